@@ -1,0 +1,1 @@
+"""Readers' tables, their consensus, splits, and the COCO files made of them."""

@@ -1,0 +1,87 @@
+"""Box geometry in numpy; the format stands in every name.
+
+``xyxy`` is (x_min, y_min, x_max, y_max), ``xywh`` is (x_min, y_min, width, height), both in absolute pixels with
+continuous coordinates: a box that covers pixel columns 0…9 is x_min 0, x_max 10. Every function takes and returns
+float64 arrays of shape (N, 4); N may be 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Boxes = NDArray[np.float64]
+
+
+def as_boxes(boxes: ArrayLike) -> Boxes:
+    """Return ``boxes`` as a (N, 4) float64 array; an empty list gives (0, 4)."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def xyxy_to_xywh(boxes_xyxy: ArrayLike) -> Boxes:
+    """Return the boxes as (x_min, y_min, width, height)."""
+    boxes = as_boxes(boxes_xyxy).copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
+
+
+def xywh_to_xyxy(boxes_xywh: ArrayLike) -> Boxes:
+    """Return the boxes as (x_min, y_min, x_max, y_max)."""
+    boxes = as_boxes(boxes_xywh).copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def area(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Return the (N,) areas in square pixels; 0 for a box without extent."""
+    boxes = as_boxes(boxes_xyxy)
+    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    return sides[:, 0] * sides[:, 1]
+
+
+def iou_matrix(boxes_xyxy: ArrayLike, others_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Return the (N, M) intersection over union; 0 where both boxes are without extent."""
+    boxes, others = as_boxes(boxes_xyxy), as_boxes(others_xyxy)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    sides = np.clip(high - low, 0, None)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = area(boxes)[:, None] + area(others)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def clip_to_image(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> Boxes:
+    """Return the boxes cut at the image's border (0…width, 0…height)."""
+    height, width = size_hw
+    return np.clip(as_boxes(boxes_xyxy), 0, np.array([width, height, width, height], dtype=np.float64))
+
+
+def scale(boxes_xyxy: ArrayLike, scale_x: float, scale_y: float) -> Boxes:
+    """Return the boxes in an image that was resized by these factors."""
+    return as_boxes(boxes_xyxy) * np.array([scale_x, scale_y, scale_x, scale_y])
+
+
+def flip_horizontal(boxes_xyxy: ArrayLike, width: int) -> Boxes:
+    """Return the boxes in the image mirrored left to right."""
+    boxes = as_boxes(boxes_xyxy)
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def rotate_90_ccw(boxes_xyxy: ArrayLike, width: int) -> Boxes:
+    """Return the boxes in the image turned by 90° counter-clockwise (``numpy.rot90``): (x, y) → (y, width − x).
+
+    Args:
+        boxes_xyxy: boxes in the image before the turn.
+        width: that image's width; it becomes the height.
+    """
+    boxes = as_boxes(boxes_xyxy)
+    return np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
+
+
+def translate(boxes_xyxy: ArrayLike, offset_x: float, offset_y: float) -> Boxes:
+    """Return the boxes in an image whose origin moved by these offsets, as padding on the left and top does."""
+    return as_boxes(boxes_xyxy) + np.array([offset_x, offset_y, offset_x, offset_y], dtype=np.float64)

@@ -1,0 +1,74 @@
+"""What every command-line app shares: errors as one sentence and an exit code, mmdet's ``--cfg-options a=1 b=2``."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from cxr_mmdet.errors import CxrError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+stdout = Console(soft_wrap=True)
+"""Results go here."""
+stderr = Console(stderr=True, soft_wrap=True)
+"""Progress, notes and errors go here."""
+
+CFG_OPTIONS = "--cfg-options"
+
+
+class CxrCommand(TyperCommand):
+    """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do."""
+        return super().parse_args(ctx, _repeat_cfg_options(args))
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except CxrError as error:
+            stderr.print(f"error: {error}", style="bold red", markup=False, highlight=False)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            stderr.print("interrupted: what was finished is kept.", style="bold red")
+            raise typer.Exit(130) from None
+
+
+class CxrTyper(typer.Typer):
+    """A typer app with the project's habits; its commands are :class:`CxrCommand`."""
+
+    def __init__(self, **options: Any) -> None:
+        defaults = {"add_completion": False, "pretty_exceptions_show_locals": False, "rich_markup_mode": "rich"}
+        super().__init__(**(defaults | options))
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register a command."""
+        return super().command(*args, **({"cls": CxrCommand} | options))
+
+
+def is_terminal() -> bool:
+    """Return whether progress may be drawn: stderr is a terminal that somebody watches."""
+    return sys.stderr.isatty()
+
+
+def _repeat_cfg_options(args: list[str]) -> list[str]:
+    repeated: list[str] = []
+    rest = deque(args)
+    while rest:
+        arg = rest.popleft()
+        repeated.append(arg)
+        if arg != CFG_OPTIONS:
+            continue
+        while rest and "=" in rest[0] and not rest[0].startswith("-"):
+            repeated.append(rest.popleft())
+            if rest and "=" in rest[0] and not rest[0].startswith("-"):
+                repeated.append(CFG_OPTIONS)
+    return repeated

@@ -1,0 +1,1 @@
+"""Prepared folders as mmdet datasets, and the transforms that are ours."""

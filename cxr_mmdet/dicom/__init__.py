@@ -1,0 +1,1 @@
+"""One way from a file to the pixels of a radiograph."""

@@ -1,0 +1,1 @@
+"""What hangs on mmengine's Runner: metrics, hooks, loops, configs."""

@@ -1,0 +1,38 @@
+"""What a user can get wrong, as exceptions whose message is the whole answer."""
+
+from __future__ import annotations
+
+
+class CxrError(Exception):
+    """A problem the user can solve: one sentence that says where, got, expected and the remedy.
+
+    The command line prints the message and leaves with ``exit_code``; a traceback is only for our own mistakes.
+    """
+
+    exit_code = 1
+
+
+class UsageError(CxrError):
+    """The command itself is wrong: an option, a path or a config that does not exist."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A config that cannot be read, or that says something the project does not know."""
+
+
+class DicomError(CxrError):
+    """A file that is not a radiograph we can show; the message names the file and the reason."""
+
+
+class TableError(CxrError):
+    """A table of readers' boxes that contradicts itself or its pictures; the message names file and line."""
+
+
+class DatasetError(CxrError):
+    """A prepared folder or COCO file that cannot be trained on or evaluated."""
+
+
+class CheckpointError(CxrError):
+    """Weights that are missing, unreachable, damaged or made for another model."""

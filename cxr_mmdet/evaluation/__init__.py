@@ -1,0 +1,1 @@
+"""JSON in, scores out: no model, no mmdet, no torch."""

@@ -1,0 +1,1 @@
+"""What mmdet's models need from us."""
