@@ -72,7 +72,7 @@ def flip_horizontal(boxes_xyxy: ArrayLike, width: int) -> Boxes:
 
 
 def rotate_90_ccw(boxes_xyxy: ArrayLike, width: int) -> Boxes:
-    """Return the boxes in the image turned by 90° counter-clockwise (``numpy.rot90``): (x, y) → (y, width − x).
+    """Return the boxes in the image turned by 90° counter-clockwise (``numpy.rot90``): (x, y) → (y, width - x).
 
     Args:
         boxes_xyxy: boxes in the image before the turn.
