@@ -26,11 +26,11 @@ CFG_OPTIONS = "--cfg-options"
 class CxrCommand(TyperCommand):
     """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do."""
         return super().parse_args(ctx, _repeat_cfg_options(args))
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
@@ -46,10 +46,14 @@ class CxrTyper(typer.Typer):
     """A typer app with the project's habits; its commands are :class:`CxrCommand`."""
 
     def __init__(self, **options: Any) -> None:
-        defaults = {"add_completion": False, "pretty_exceptions_show_locals": False, "rich_markup_mode": "rich"}
+        defaults: dict[str, Any] = {
+            "add_completion": False,
+            "pretty_exceptions_show_locals": False,
+            "rich_markup_mode": "rich",
+        }
         super().__init__(**(defaults | options))
 
-    def command(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def command(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:  # type: ignore[override]
         """Register a command."""
         return super().command(*args, **({"cls": CxrCommand} | options))
 
