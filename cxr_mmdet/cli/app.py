@@ -51,10 +51,6 @@ class CxrTyper(typer.Typer):
             "pretty_exceptions_show_locals": False,
             "rich_markup_mode": "rich",
         }
-            "add_completion": False,
-            "pretty_exceptions_show_locals": False,
-            "rich_markup_mode": "rich",
-        }
         super().__init__(**(defaults | options))
 
     def command(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
