@@ -1,1 +1,23 @@
 """Prepared folders as mmdet datasets, and the transforms that are ours."""
+
+from cxr_mmdet.datasets.cxr_dataset import CxrDataset
+from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
+from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
+from cxr_mmdet.datasets.transforms import (
+    GreyToThreeChannels,
+    LoadGreyImage,
+    MinorityFlipRot90,
+    PackRadiograph,
+    PadToSquare,
+)
+
+__all__ = [
+    "CxrDataset",
+    "GreyToThreeChannels",
+    "LoadGreyImage",
+    "MinorityAugmentedDataset",
+    "MinorityFlipRot90",
+    "PackRadiograph",
+    "PadToSquare",
+    "SeededInfiniteSampler",
+]

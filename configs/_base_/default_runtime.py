@@ -1,0 +1,29 @@
+_base_ = "mmdet::_base_/default_runtime.py"
+
+custom_imports = dict(imports=["cxr_mmdet.datasets", "cxr_mmdet.engine"], allow_failed_imports=False)
+
+# Everything counts in iterations, as the reference project does. The best checkpoint is the one with the highest
+# mAP@.5 on the validation split; three others are kept, so that a kill while saving loses at most one interval.
+default_hooks = dict(
+    logger=dict(interval=50, log_metric_by_epoch=False),
+    checkpoint=dict(
+        _delete_=True,
+        type="CheckpointHook",
+        by_epoch=False,
+        interval=500,
+        max_keep_ckpts=3,
+        save_best="bbox/mAP_50",
+        rule="greater",
+    ),
+)
+custom_hooks = [
+    dict(type="IterationSeedHook"),
+    dict(type="PretrainedReportHook"),
+    dict(type="BestSoFarHook", metric="bbox/mAP_50"),
+    dict(type="CurvesHook"),
+    dict(type="ProgressHook"),
+]
+log_processor = dict(by_epoch=False)
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
+
+randomness = dict(seed=42)

@@ -1,0 +1,49 @@
+"""``test CONFIG CHECKPOINT``: mAP of a trained detector on a prepared folder."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, stdout
+from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, Launcher, LauncherOption, WorkDirOption
+
+app = CxrTyper(help=__doc__)
+
+
+class Split(str, Enum):
+    """A split of the prepared folder."""
+
+    val = "val"
+    train = "train"
+
+
+@app.command()
+def test(
+    config: ConfigArgument,
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of training.")],
+    split: Annotated[Split, typer.Option(help="The images to score on.")] = Split.val,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="For detections.json and metrics.json.", show_default="<work dir>/test_<split>"),
+    ] = None,
+    data_root: DataRootOption = None,
+    work_dir: WorkDirOption = None,
+    launcher: LauncherOption = Launcher.none,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Score a checkpoint: mAP@[.5:.95], mAP@.5 and per class, as a table and as files."""
+    from cxr_mmdet.engine.config import load_config
+    from cxr_mmdet.engine.running import score_checkpoint
+    from cxr_mmdet.evaluation.report import metrics_table
+
+    loaded = load_config(config, data_root=data_root, work_dir=work_dir, cfg_options=cfg_options or [])
+    outcome = score_checkpoint(loaded, checkpoint, split=split.value, out_dir=out, launcher=launcher.value)
+    if outcome is None:
+        return
+    stdout.print(metrics_table(outcome.scores))
+    for name in ("detections.json", "metrics.json"):
+        stdout.print(outcome.out_dir / name, highlight=False)

@@ -1,0 +1,76 @@
+"""``train CONFIG``: train a detector on a prepared folder."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, stdout
+
+app = CxrTyper(help=__doc__)
+
+
+class Launcher(str, Enum):
+    """Who starts the processes of a distributed run."""
+
+    none = "none"
+    pytorch = "pytorch"
+    slurm = "slurm"
+
+
+ConfigArgument = Annotated[str, typer.Argument(help="A config's path, or the name of a recipe such as retina_5cls.")]
+DataRootOption = Annotated[
+    Path | None, typer.Option(help="The prepared folder; replaces the config's data_root everywhere.")
+]
+WorkDirOption = Annotated[Path | None, typer.Option(help="Where the run writes.", show_default="work_dirs/<config>")]
+LauncherOption = Annotated[Launcher, typer.Option(help="pytorch under torchrun, slurm under srun.")]
+CfgOptions = Annotated[
+    list[str] | None,
+    typer.Option(CFG_OPTIONS, metavar="KEY=VALUE…", help="Override config keys, as train_cfg.max_iters=500."),
+]
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    data_root: DataRootOption = None,
+    work_dir: WorkDirOption = None,
+    load_from: Annotated[
+        str | None, typer.Option(help="Starting weights: a file, a URL, or none for random weights.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the work dir's newest checkpoint.")] = False,
+    amp: Annotated[bool, typer.Option("--amp", help="Mixed precision; needs a GPU.")] = False,
+    auto_scale_lr: Annotated[
+        bool, typer.Option("--auto-scale-lr", help="Scale the learning rate to the real batch size.")
+    ] = False,
+    launcher: LauncherOption = Launcher.none,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Train a detector; the best checkpoint by mAP@.5 on the validation split is kept.
+
+    For several GPUs: torchrun --nproc_per_node=N tools/train.py CONFIG --launcher pytorch
+    """
+    from cxr_mmdet.engine import config as configs
+    from cxr_mmdet.engine.running import is_main_process
+    from cxr_mmdet.engine.running import train as run
+
+    loaded = configs.load_config(
+        config, data_root=data_root, work_dir=work_dir, load_from=load_from, cfg_options=cfg_options or []
+    )
+    if amp:
+        configs.enable_amp(loaded)
+    if auto_scale_lr:
+        loaded.auto_scale_lr.enable = True
+    outcome = run(loaded, launcher=launcher.value, resume=resume)
+    if not is_main_process():
+        return
+    stdout.print(f"work dir         {outcome.work_dir}", highlight=False)
+    for title, path in {
+        "best checkpoint": outcome.best_checkpoint,
+        "last checkpoint": outcome.last_checkpoint,
+        "curves": outcome.curves,
+    }.items():
+        stdout.print(f"{title:<16} {path or 'none'}", highlight=False)

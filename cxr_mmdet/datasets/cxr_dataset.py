@@ -1,0 +1,98 @@
+"""A prepared folder as an mmdet dataset that refuses to train on labels other than the ones it was told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import BaseDetDataset
+from mmdet.registry import DATASETS
+
+from cxr_mmdet.annotations.coco import read_coco
+from cxr_mmdet.datasets.sampler import seed_draw
+from cxr_mmdet.errors import DatasetError
+
+_MISSING_SHOWN = 3
+
+
+@DATASETS.register_module()
+class CxrDataset(BaseDetDataset):
+    """Radiographs of a prepared folder with their boxes; images without boxes are kept, they are data.
+
+    ``metainfo['classes']`` must be the categories of the COCO file, in its order: mmdet's own ``CocoDataset`` skips a
+    class it cannot find and shifts every later label (mmdetection #9611). Without ``metainfo`` the file's are taken.
+
+    Args:
+        ann_file: the COCO file, relative to ``data_root``.
+        data_root: the prepared folder.
+        kwargs: as ``mmengine.dataset.BaseDataset`` takes them.
+
+    Raises:
+        DatasetError: no such file, classes that disagree, no image at all, or images that are missing.
+    """
+
+    def __init__(self, *, data_prefix: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(data_prefix=data_prefix or {"img": "images"}, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one entry an image, as mmdet's pipelines expect them."""
+        coco = read_coco(self.ann_file)
+        names = tuple(category["name"] for category in coco["categories"])
+        self._check_classes(names)
+        if not coco["images"]:
+            raise DatasetError(f"{self.ann_file}: holds no image; prepare the data with another --val-ratio or source.")
+        self._check_files(coco["images"])
+        label_of = {category["id"]: label for label, category in enumerate(coco["categories"])}
+        instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+        for annotation in coco["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            instances[annotation["image_id"]].append(
+                {
+                    "bbox": [x, y, x + width, y + height],
+                    "bbox_label": label_of[annotation["category_id"]],
+                    "ignore_flag": int(annotation.get("iscrowd", 0)),
+                    "votes": annotation.get("votes", 1),
+                }
+            )
+        return [
+            {
+                "img_path": os.path.join(self.data_prefix["img"], image["file_name"]),
+                "img_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
+                "instances": instances[image["id"]],
+            }
+            for image in coco["images"]
+        ]
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """Return the sample after the pipeline; a draw of ours seeds the transforms by its position."""
+        seed_draw(idx)
+        return super().__getitem__(int(idx))
+
+    def _check_classes(self, names: tuple[str, ...]) -> None:
+        expected = tuple(self.metainfo.get("classes", ()))
+        if not expected:
+            self._metainfo["classes"] = names
+        elif expected != names:
+            raise DatasetError(
+                f"{self.ann_file}: holds the classes {_listed(names)}, the config expects {_listed(expected)}, in this "
+                "order; prepare the data with the config's label set, or change `classes` and `num_classes` in the "
+                "config."
+            )
+
+    def _check_files(self, images: list[dict[str, Any]]) -> None:
+        folder = Path(self.data_prefix["img"])
+        present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        missing = [image["file_name"] for image in images if image["file_name"] not in present]
+        if missing:
+            shown = ", ".join(missing[:_MISSING_SHOWN]) + (", …" if len(missing) > _MISSING_SHOWN else "")
+            raise DatasetError(
+                f"{self.ann_file}: {len(missing)} of {len(images)} images are not in {folder} ({shown}); run "
+                "tools/prepare_data.py build again, or correct --data-root."
+            )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return "[" + ", ".join(names) + "]"

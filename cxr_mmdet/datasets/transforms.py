@@ -1,0 +1,129 @@
+"""The pipeline steps that mmdet lacks: one-plane loading, minority copies, centred squares.
+
+Pictures stay one plane of shape (H, W) until ``GreyToThreeChannels``, so that every step between costs a third.
+Each step keeps ``gt_bboxes`` exact; ``pad_offset`` tells evaluation and prediction how to get back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.registry import TRANSFORMS
+
+from cxr_mmdet import boxes
+from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.errors import DatasetError
+
+Results = dict[str, Any]
+
+
+@TRANSFORMS.register_module()
+class LoadGreyImage(BaseTransform):
+    """Load a prepared picture as one plane: ``img`` is (H, W) uint8.
+
+    Raises:
+        DatasetError: the file cannot be decoded, or its size is not the one in the COCO file.
+    """
+
+    def transform(self, results: Results) -> Results:
+        """Add ``img``, ``img_shape``, ``ori_shape`` (height, width) to ``results``."""
+        path = results["img_path"]
+        image = cv2.imread(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            raise DatasetError(f"{path}: not a picture that can be decoded; prepare it again.")
+        expected = (results.get("height", image.shape[0]), results.get("width", image.shape[1]))
+        if image.shape != expected:
+            raise DatasetError(
+                f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, the COCO file says {expected[1]}x{expected[0]}; "
+                "the folder holds pictures of two preparations, run tools/prepare_data.py build --force."
+            )
+        results.update(img=image, img_shape=image.shape, ori_shape=image.shape)
+        return results
+
+
+@TRANSFORMS.register_module()
+class MinorityFlipRot90(BaseTransform):
+    """Turn a virtual copy into what it stands for: mirrored, or rotated by 90° counter-clockwise (head to the left).
+
+    Does nothing to originals and to entries of datasets without copies. Note that mirroring a chest moves the heart
+    to the right side; the reference project does it to the minority classes only, and so does this.
+    """
+
+    def transform(self, results: Results) -> Results:
+        """Change ``img``, ``img_shape`` and ``gt_bboxes`` according to the entry's variant."""
+        variant = Variant(results.get(VARIANT_KEY, Variant.ORIGINAL))
+        width = results["img"].shape[1]
+        if variant is Variant.HORIZONTAL_FLIP:
+            results["img"] = cv2.flip(results["img"], 1)
+            _replace_boxes(results, boxes.flip_horizontal(_boxes_xyxy(results), width))
+        elif variant is Variant.ROTATE_90_CCW:
+            results["img"] = cv2.rotate(results["img"], cv2.ROTATE_90_COUNTERCLOCKWISE)
+            _replace_boxes(results, boxes.rotate_90_ccw(_boxes_xyxy(results), width))
+        results["img_shape"] = results["img"].shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class PadToSquare(BaseTransform):
+    """Pad a picture to a square with black, the picture in the centre (an odd pixel goes to the right or bottom).
+
+    Must stand before any resizing: ``pad_offset`` is in pixels of the prepared picture.
+    """
+
+    def transform(self, results: Results) -> Results:
+        """Change ``img``, ``img_shape``, ``gt_bboxes``; add ``pad_offset`` (left, top) in pixels."""
+        if "scale_factor" in results:
+            raise DatasetError("PadToSquare stands after a resizing step in the pipeline; move it before.")
+        height, width = results["img"].shape[:2]
+        side = max(height, width)
+        left, top = (side - width) // 2, (side - height) // 2
+        results["img"] = cv2.copyMakeBorder(
+            results["img"], top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT, value=0
+        )
+        _replace_boxes(results, boxes.translate(_boxes_xyxy(results), left, top))
+        results.update(img_shape=results["img"].shape[:2], pad_offset=(left, top))
+        return results
+
+
+@TRANSFORMS.register_module()
+class GreyToThreeChannels(BaseTransform):
+    """Show one plane as three equal channels, (H, W) → (H, W, 3), without copying: the array has stride 0."""
+
+    def transform(self, results: Results) -> Results:
+        """Change ``img``."""
+        plane = results["img"]
+        results["img"] = np.broadcast_to(plane[:, :, None], (*plane.shape, 3))
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackRadiograph(PackDetInputs):
+    """mmdet's ``PackDetInputs`` that also carries ``pad_offset``, without which boxes cannot be mapped back."""
+
+    def __init__(
+        self,
+        meta_keys: tuple[str, ...] = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "pad_offset"),
+    ) -> None:
+        super().__init__(meta_keys=meta_keys)
+
+    def transform(self, results: Results) -> Results:
+        """Return ``inputs`` (3, H, W) uint8 and ``data_samples``."""
+        results.setdefault("pad_offset", (0, 0))
+        results.setdefault("scale_factor", (1.0, 1.0))
+        return super().transform(results)
+
+
+def _boxes_xyxy(results: Results) -> np.ndarray:
+    if "gt_bboxes" not in results:
+        return boxes.as_boxes([])
+    return boxes.as_boxes(results["gt_bboxes"].tensor.numpy())
+
+
+def _replace_boxes(results: Results, boxes_xyxy: np.ndarray) -> None:
+    if "gt_bboxes" in results:
+        old = results["gt_bboxes"]
+        results["gt_bboxes"] = type(old)(old.tensor.new_tensor(boxes_xyxy), clone=False)

@@ -1,0 +1,184 @@
+"""From the name of a config and the user's options to a config that a run can be built from."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from cxr_mmdet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+_KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
+    "auto_scale_lr",
+    "classes",
+    "custom_imports",
+    "data_root",
+    "log_level",
+    "test_pipeline",
+    "train_pipeline",
+    "vis_backends",
+}
+"""Top-level keys that mean something: the Runner's parameters and the variables of our dataset bases."""
+
+NO_WEIGHTS = "none"
+
+
+def config_folder() -> Path:
+    """Return the folder of the configs: inside the wheel, or beside the package in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Return the names of the recipes, without suffix."""
+    return sorted(path.stem for path in config_folder().glob("*.py"))
+
+
+def resolve_config(name: str) -> Path:
+    """Return the path of a config given as a path, or by the name of a recipe such as ``retina_5cls``.
+
+    Raises:
+        ConfigError: there is no such config; the message offers the nearest names.
+    """
+    path = Path(name)
+    candidates = [path, config_folder() / path.name, config_folder() / f"{path.name}.py"]
+    for candidate in candidates:
+        if candidate.suffix == ".py" and candidate.is_file():
+            return candidate
+    names = config_names()
+    near = difflib.get_close_matches(path.stem, names, n=3) or names
+    raise ConfigError(f"{name}: no such config; give a path, or one of the recipes: {', '.join(near)}.")
+
+
+def load_config(
+    name: str,
+    *,
+    data_root: Path | None = None,
+    work_dir: Path | None = None,
+    load_from: str | None = None,
+    cfg_options: Sequence[str] = (),
+) -> Config:
+    """Return the config ``name`` with the user's options put in.
+
+    Args:
+        name: a path or the name of a recipe.
+        data_root: replaces every dataset's and evaluator's ``data_root``.
+        work_dir: where the run writes; ``work_dirs/<config>`` if neither this nor the config says.
+        load_from: starting weights, a file or URL; ``none`` starts from random weights, and then lets the backbone's
+            norms and first stage train, without which a random backbone stays random.
+        cfg_options: ``key=value`` as MMDetection's tools take them, put in first.
+
+    Raises:
+        ConfigError: no such config, one that cannot be read, or a key that nothing would read.
+    """
+    path = resolve_config(name)
+    config = _read(path)
+    config.merge_from_dict(_parse_options(cfg_options, config))
+    unknown = sorted(set(config) - _KNOWN_KEYS)
+    if unknown:
+        raise ConfigError(f"{path}: nothing reads the key {', '.join(unknown)}; {_nearest(unknown[0], _KNOWN_KEYS)}")
+    if data_root is not None:
+        for part in _with_annotations(config):
+            part["data_root"] = str(data_root)
+    if work_dir is not None or config.get("work_dir") is None:
+        config.work_dir = str(work_dir or Path("work_dirs") / path.stem)
+    if load_from is not None:
+        config.load_from = None if load_from == NO_WEIGHTS else load_from
+    if load_from == NO_WEIGHTS:
+        train_whole_backbone(config)
+    return config
+
+
+def train_whole_backbone(config: Config) -> None:
+    """Let every stage and norm of the backbone train, and ask for no weights of its own: for a random start."""
+    config.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
+
+
+def enable_amp(config: Config) -> None:
+    """Turn mixed precision on.
+
+    Raises:
+        ConfigError: there is no GPU, without which mmengine has no mixed precision.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError("--amp: needs a CUDA device, none was found; leave --amp away on the CPU.")
+    config.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
+
+
+def check_class_counts(config: Config, classes: Sequence[str]) -> None:
+    """Check every ``num_classes`` of the model against the dataset's classes.
+
+    Raises:
+        ConfigError: they differ; training would fail late or, with fewer classes, silently learn nonsense.
+    """
+    for where, count in _num_classes(config.model, "model"):
+        if count != len(classes):
+            raise ConfigError(
+                f"{where} is {count}, the data holds {len(classes)} classes ({', '.join(classes)}); "
+                f"pass --cfg-options {where}={len(classes)}, or choose the recipe of this label set."
+            )
+
+
+def _read(path: Path) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program: anything can happen in it
+        raise ConfigError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
+
+
+def _parse_options(options: Sequence[str], config: Config) -> dict[str, Any]:
+    parsed = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--cfg-options {option}: is not of the form key=value, as in train_cfg.max_iters=500.")
+        first = key.split(".", 1)[0]
+        known = set(config) | _KNOWN_KEYS
+        if first not in known:
+            raise ConfigError(f"--cfg-options {option}: nothing reads the key {first}; {_nearest(first, known)}")
+        parsed[key] = DictAction._parse_iterable(value)
+    return parsed
+
+
+def _nearest(key: str, known: set[str] | frozenset[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"did you mean {near[0]}?" if near else "remove it."
+
+
+def _with_annotations(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield every part of the config that names an annotation file: datasets, however wrapped, and evaluators."""
+    if isinstance(config, dict):
+        if "ann_file" in config:
+            yield config
+        for value in config.values():
+            yield from _with_annotations(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _with_annotations(value)
+
+
+def _num_classes(config: Any, where: str) -> Iterator[tuple[str, int]]:
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == "num_classes":
+                yield f"{where}.{key}", value
+            else:
+                yield from _num_classes(value, f"{where}.{key}")
+    elif isinstance(config, (list, tuple)):
+        for index, value in enumerate(config):
+            yield from _num_classes(value, f"{where}.{index}")
+
+
+def annotated_parts(config: Any) -> list[dict[str, Any]]:
+    """Return every dataset and evaluator of ``config`` (a part of a config) that names an annotation file."""
+    return list(_with_annotations(config))

@@ -1,0 +1,200 @@
+"""Training and testing: a checked config in, checkpoints and scores out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pickle
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.error import URLError
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import find_latest_checkpoint
+
+from cxr_mmdet.engine.config import annotated_parts, check_class_counts
+from cxr_mmdet.engine.metrics import CxrMetric
+from cxr_mmdet.errors import CheckpointError, ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mmengine.config import Config
+
+    from cxr_mmdet.evaluation.coco import CocoScores
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """Where a finished training left things.
+
+    Attributes:
+        work_dir: the run's folder.
+        best_checkpoint: the checkpoint with the highest validation mAP@.5; None when there was no validation.
+        last_checkpoint: the newest one.
+        curves: the picture of losses, learning rate and mAP, if anything was logged.
+    """
+
+    work_dir: Path
+    best_checkpoint: Path | None
+    last_checkpoint: Path | None
+    curves: Path | None
+
+
+@dataclass(frozen=True)
+class ScoringOutcome:
+    """Scores of a checkpoint, and the folder with ``detections.json`` and ``metrics.json``; on rank 0 only."""
+
+    scores: CocoScores
+    out_dir: Path
+
+
+def train(config: Config, *, launcher: str = "none", resume: bool = False) -> TrainingOutcome:
+    """Train as ``config`` says, resuming from the newest checkpoint in its work dir if asked.
+
+    Raises:
+        ConfigError: the config contradicts itself or the data, or cannot be built.
+        CheckpointError: starting weights or the checkpoint to resume cannot be had or do not fit.
+        DatasetError: the prepared folder is not as the config expects.
+    """
+    work_dir = Path(config.work_dir)
+    if resume:
+        if not find_latest_checkpoint(str(work_dir)):
+            raise CheckpointError(
+                f"{work_dir}: holds no checkpoint to resume; leave --resume away, or name its folder."
+            )
+        config.resume, config.load_from = True, None
+    runner = _build_runner(config, launcher)
+    check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
+    runner.train()
+    best = sorted(work_dir.glob("best_*.pth"), key=os.path.getmtime)
+    last = find_latest_checkpoint(str(work_dir))
+    curves = work_dir / "curves.png"
+    return TrainingOutcome(
+        work_dir=work_dir,
+        best_checkpoint=best[-1] if best else None,
+        last_checkpoint=Path(last) if last else None,
+        curves=curves if curves.is_file() else None,
+    )
+
+
+def score_checkpoint(
+    config: Config, checkpoint: str, *, split: str = "val", out_dir: Path | None = None, launcher: str = "none"
+) -> ScoringOutcome | None:
+    """Score ``checkpoint`` on a split of the prepared folder.
+
+    Args:
+        config: the config it was trained with.
+        checkpoint: a file.
+        split: ``val``, or ``train``: the training images through the test pipeline, without virtual copies.
+        out_dir: where detections and metrics go; the work dir's ``test_<split>`` by default.
+        launcher: as mmengine's.
+
+    Returns:
+        The scores; None on other ranks than the first.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or another model's.
+        ConfigError: the config contradicts the data.
+        DatasetError: the prepared folder is not as the config expects.
+    """
+    if not Path(checkpoint).is_file():
+        raise UsageError(f"{checkpoint}: no such checkpoint; training writes them into work_dirs/<config>/.")
+    folder = out_dir or Path(config.work_dir) / f"test_{split}"
+    config.update(load_from=checkpoint, resume=False)
+    _select_split(config, split)
+    config.test_evaluator.update(
+        out_dir=str(folder), collect_dir=str(folder / ".collect") if launcher != "none" else None
+    )
+    for training_part in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        config[training_part] = None
+    for validation_part in ("val_dataloader", "val_cfg", "val_evaluator"):
+        config[validation_part] = None
+    runner = _build_runner(config, launcher)
+    check_class_counts(config, runner.test_dataloader.dataset.metainfo["classes"])
+    runner.test()
+    if not is_main_process():
+        return None
+    metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, CxrMetric))
+    assert metric.scores is not None, "the test loop evaluates on the main process"
+    return ScoringOutcome(scores=metric.scores, out_dir=folder)
+
+
+def _select_split(config: Config, split: str) -> None:
+    if split == "val":
+        return
+    training = annotated_parts(config.train_dataloader)
+    if len(training) != 1:
+        raise ConfigError(f"--split {split}: the config trains on {len(training)} annotation files, not on one.")
+    for part in annotated_parts([config.test_dataloader, config.test_evaluator]):
+        part["ann_file"] = training[0]["ann_file"]
+
+
+def _build_runner(config: Config, launcher: str) -> CheckedRunner:
+    config.launcher = launcher
+    if launcher != "none" and not torch.cuda.is_available():
+        config.env_cfg.dist_cfg.backend = "gloo"
+    return CheckedRunner.from_cfg(config)
+
+
+def _explained(build: Callable[..., _T]) -> Callable[..., _T]:
+    """Turn what building a part from its config raises into a sentence that names the part."""
+
+    @functools.wraps(build)
+    def explained(self: Runner, *args: Any, **kwargs: Any) -> _T:
+        try:
+            return build(self, *args, **kwargs)
+        except (TypeError, KeyError, ImportError) as error:
+            part = build.__name__.removeprefix("build_")
+            raise ConfigError(f"the config's {part} cannot be built: {error}") from error
+
+    return explained
+
+
+class CheckedRunner(Runner):
+    """mmengine's Runner whose user errors are sentences: what cannot be built, weights that cannot be loaded."""
+
+    build_model = _explained(Runner.build_model)
+    build_optim_wrapper = _explained(Runner.build_optim_wrapper)
+    build_param_scheduler = _explained(Runner.build_param_scheduler)
+    build_train_loop = _explained(Runner.build_train_loop)
+    build_val_loop = _explained(Runner.build_val_loop)
+    build_test_loop = _explained(Runner.build_test_loop)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Return mmengine's logger, its console on stderr: stdout is for results."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setStream(sys.stderr)
+        return logger
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """Load weights.
+
+        Raises:
+            CheckpointError: they are missing, out of reach, or damaged.
+        """
+        try:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{filename}: no such file; correct --load-from, or start from random weights by --load-from none."
+            ) from error
+        except (URLError, ConnectionError, TimeoutError) as error:
+            raise CheckpointError(
+                f"{filename}: cannot be downloaded ({error}); download it where there is a network and pass "
+                "--load-from FILE, or start from random weights by --load-from none."
+            ) from error
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(
+                f"{filename}: is not a readable checkpoint ({reason}); train or copy it again."
+            ) from error

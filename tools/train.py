@@ -1,0 +1,6 @@
+"""Launch `train` from a checkout, as MMDetection's tools are."""
+
+from cxr_mmdet.cli.train import app
+
+if __name__ == "__main__":
+    app()
