@@ -1,0 +1,232 @@
+"""COCO's twelve numbers and the same per class, from plain dicts; undefined is ``None``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from cxr_mmdet.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.evaluation.results import CocoDict, Detection
+
+SCHEMA_VERSION = 1
+
+# Places in faster-coco-eval's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
+AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
+IOU_50, IOU_75 = 0, 5
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class's scores, 0…1; ``None`` where the ground truth holds no box of the class.
+
+    ``ap`` averages over IoU 0.50:0.05:0.95 as ``ar_100`` does, which is the recall at the largest cap on detections.
+    ``ground_truth_boxes`` leaves crowd boxes out; ``detections`` counts all that were handed in, before any cap.
+    """
+
+    name: str
+    ap: float | None
+    ap_50: float | None
+    ap_75: float | None
+    ar_100: float | None
+    ground_truth_boxes: int
+    detections: int
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """COCO's numbers, 0…1, over all classes that have boxes; ``None`` where no class has any.
+
+    ``mean_ap`` is mAP@[.5:.95]. ``mean_ar`` maps the cap on detections per image and class to the average recall.
+    Small is an area under 32², large over 96² pixels of the prepared image. ``per_class`` stands in the order of the
+    ground truth's categories.
+    """
+
+    mean_ap: float | None
+    mean_ap_50: float | None
+    mean_ap_75: float | None
+    mean_ap_small: float | None
+    mean_ap_medium: float | None
+    mean_ap_large: float | None
+    mean_ar: Mapping[int, float | None]
+    mean_ar_small: float | None
+    mean_ar_medium: float | None
+    mean_ar_large: float | None
+    per_class: tuple[ClassScores, ...]
+    images: int
+    ground_truth_boxes: int
+    detections: int
+
+    def to_metrics(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds; every score is 0…1 or null where it is undefined.
+
+        Keys: ``schema_version``; ``mean_ap`` (mAP@[.5:.95]), ``mean_ap_50``, ``mean_ap_75``, ``mean_ap_small``,
+        ``mean_ap_medium``, ``mean_ap_large``; ``mean_ar_1``, ``mean_ar_10``, ``mean_ar_100`` (the number is the cap on
+        detections per image and class), ``mean_ar_small``, ``mean_ar_medium``, ``mean_ar_large``; the counts
+        ``images``, ``ground_truth_boxes``, ``detections``; ``per_class``, a list in label order of ``name``, ``ap``,
+        ``ap_50``, ``ap_75``, ``ar_100``, ``ground_truth_boxes``, ``detections``.
+        """
+        metrics: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | vars(self)
+        metrics |= {f"mean_ar_{cap}": value for cap, value in metrics.pop("mean_ar").items()}
+        metrics["per_class"] = [dict(vars(scores)) for scores in self.per_class]
+        return metrics
+
+
+def evaluate_coco(
+    ground_truth: CocoDict,
+    detections: Sequence[Detection],
+    max_detections: tuple[int, int, int] = (1, 10, 100),
+) -> CocoScores:
+    """Return the scores of ``detections``, equal to those of pycocotools.
+
+    All images of the ground truth count, also those without boxes and those nothing was detected on. No detection at
+    all is a legal result: 0 for every class with boxes. Nothing is printed and the arguments stay as they are.
+
+    Args:
+        ground_truth: COCO dict; ``area`` and ``iscrowd`` may be missing from annotations.
+        detections: COCO results; equal scores rank in the order of the list.
+        max_detections: rising caps on detections per image and class; precision is taken at the last.
+
+    Raises:
+        DatasetError: a detection names an image or a category that the ground truth lacks.
+    """
+    _require_known_ids(ground_truth, detections)
+    boxes = [_ground_truth_entry(index, entry) for index, entry in enumerate(ground_truth["annotations"], 1)]
+    found = [_detection_entry(index, entry) for index, entry in enumerate(detections, 1)]
+    precision, recall = _accumulate(ground_truth, boxes, found, max_detections)
+    box_counts = Counter(box["category_id"] for box in boxes if not box["iscrowd"])
+    found_counts = Counter(entry["category_id"] for entry in found)
+    place = {category_id: place for place, category_id in enumerate(_category_ids(ground_truth))}
+    per_class = tuple(
+        _class_scores(
+            category["name"],
+            precision[:, :, place[category["id"]], AREAS["all"], -1],
+            recall[:, place[category["id"]], AREAS["all"], -1],
+            box_counts[category["id"]],
+            found_counts[category["id"]],
+        )
+        for category in ground_truth["categories"]
+    )
+    all_areas = precision[..., AREAS["all"], -1]
+    return CocoScores(
+        mean_ap=_mean(all_areas),
+        mean_ap_50=_mean(all_areas[IOU_50]),
+        mean_ap_75=_mean(all_areas[IOU_75]),
+        mean_ap_small=_mean(precision[..., AREAS["small"], -1]),
+        mean_ap_medium=_mean(precision[..., AREAS["medium"], -1]),
+        mean_ap_large=_mean(precision[..., AREAS["large"], -1]),
+        mean_ar={cap: _mean(recall[..., AREAS["all"], column]) for column, cap in enumerate(max_detections)},
+        mean_ar_small=_mean(recall[..., AREAS["small"], -1]),
+        mean_ar_medium=_mean(recall[..., AREAS["medium"], -1]),
+        mean_ar_large=_mean(recall[..., AREAS["large"], -1]),
+        per_class=per_class,
+        images=len(ground_truth["images"]),
+        ground_truth_boxes=box_counts.total(),
+        detections=len(found),
+    )
+
+
+def _require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -> None:
+    for key, group in (("image_id", "images"), ("category_id", "categories")):
+        known = {entry["id"] for entry in ground_truth[group]}
+        unknown = {entry[key] for entry in detections} - known
+        if unknown:
+            raise DatasetError(
+                f"detections: {key} {min(unknown, key=repr)!r} is not among the ground truth's {group}; "
+                "do the detections belong to another file?"
+            )
+
+
+def _ground_truth_entry(annotation_id: int, annotation: Mapping[str, Any]) -> dict[str, Any]:
+    # Fresh ids from 1: COCO's matching stores ids and reads 0 as "unmatched".
+    box = [float(value) for value in annotation["bbox"]]
+    return {
+        "id": annotation_id,
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "bbox": box,
+        "area": float(annotation.get("area", box[2] * box[3])),
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+    }
+
+
+def _detection_entry(detection_id: int, detection: Detection) -> dict[str, Any]:
+    box = [float(value) for value in detection["bbox"]]
+    return {
+        "id": detection_id,
+        "image_id": detection["image_id"],
+        "category_id": detection["category_id"],
+        "bbox": box,
+        "area": box[2] * box[3],
+        "iscrowd": 0,
+        "score": float(detection["score"]),
+    }
+
+
+def _category_ids(ground_truth: CocoDict) -> list[int]:
+    return sorted(category["id"] for category in ground_truth["categories"])
+
+
+def _accumulate(
+    ground_truth: CocoDict,
+    boxes: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    max_detections: tuple[int, int, int],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return COCO's precision (10, 101, classes, 4, 3) and recall (10, classes, 4, 3); -1 where undefined."""
+    shared = {
+        "images": [{"id": image["id"]} for image in ground_truth["images"]],
+        "categories": [{"id": category["id"], "name": category["name"]} for category in ground_truth["categories"]],
+    }
+    shape = (10, 101, len(shared["categories"]), len(AREAS), len(max_detections))
+    if not shared["images"] or not shared["categories"]:
+        return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
+    evaluation = COCOeval_faster(
+        COCO({**shared, "annotations": boxes}, print_function=_silent),
+        COCO({**shared, "annotations": found}, print_function=_silent),
+        iouType="bbox",
+        print_function=_silent,
+    )
+    evaluation.params.maxDets = list(max_detections)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.reshape(evaluation.eval["precision"], shape), np.reshape(
+        evaluation.eval["recall"], (shape[0], *shape[2:])
+    )
+
+
+def _silent(*_: Any) -> None:
+    """Take what faster-coco-eval would print."""
+
+
+def _class_scores(
+    name: str,
+    precision: NDArray[np.float64],
+    recall: NDArray[np.float64],
+    ground_truth_boxes: int,
+    detections: int,
+) -> ClassScores:
+    return ClassScores(
+        name=name,
+        ap=_mean(precision),
+        ap_50=_mean(precision[IOU_50]),
+        ap_75=_mean(precision[IOU_75]),
+        ar_100=_mean(recall),
+        ground_truth_boxes=ground_truth_boxes,
+        detections=detections,
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Return the mean of what is defined, as COCO does; ``None`` where nothing is."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
