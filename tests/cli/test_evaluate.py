@@ -1,0 +1,121 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli.evaluate import app
+from cxr_mmdet.evaluation.coco import evaluate_coco
+from cxr_mmdet.evaluation.tables import metrics_table
+from cxr_mmdet.labels import LABELS_14
+
+HIT, CLOSE = [10, 10, 40, 60], [10, 10, 40, 40]  # IoU 1600 / 2400: counts at 4 of COCO's 10 thresholds
+
+
+@pytest.fixture
+def invoke():
+    def invoke(*args):
+        return CliRunner().invoke(app, [str(arg) for arg in args])
+
+    return invoke
+
+
+def make_ground_truth(boxes=((1, 1, HIT),)):
+    return {
+        "images": [{"id": 1}, {"id": 2}],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(LABELS_14, 1)],
+        "annotations": [
+            {"id": index, "image_id": image_id, "category_id": category_id, "bbox": bbox}
+            for index, (image_id, category_id, bbox) in enumerate(boxes, 1)
+        ],
+    }
+
+
+def make_detection(bbox=CLOSE, **changes):
+    return {"image_id": 1, "category_id": 1, "bbox": bbox, "score": 0.9} | changes
+
+
+def write(path, value):
+    path.write_text(json.dumps(value))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write(tmp_path / "val.json", make_ground_truth()), write(tmp_path / "detections.json", [make_detection()])
+
+
+def test_prints_the_table_and_writes_metrics(invoke, files, tmp_path):
+    result = invoke("run", *files, "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].strip() == "mAP@[.5:.95] 0.400   mAP@.5 1.000   (2 images)"
+    rows = {line.split("  ")[1]: line.split() for line in result.stdout.splitlines() if line.startswith("  ")}
+    assert rows["Aortic enlargement"][2:] == ["0.400", "1.000", "0.000", "1", "1"]
+    assert rows["Pulmonary fibrosis"][2:] == ["n/a", "–", "–", "0", "0"]
+    assert "metrics.json" not in result.stdout
+    assert "metrics.json" in result.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics == evaluate_coco(make_ground_truth(), [make_detection()]).to_metrics()
+
+
+def test_writes_nothing_without_out(invoke, files, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    assert invoke("run", *files).exit_code == 0
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_same_input_same_bytes(invoke, files, tmp_path):
+    for name in ("a", "b"):
+        invoke("run", *files, "--out", tmp_path / name)
+    assert (tmp_path / "a" / "metrics.json").read_bytes() == (tmp_path / "b" / "metrics.json").read_bytes()
+
+
+def test_refuses_to_overwrite_without_force(invoke, files, tmp_path):
+    target = write(tmp_path / "metrics.json", "mine")
+    refused = invoke("run", *files, "--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "pass --force" in refused.stderr
+    assert json.loads(target.read_text()) == "mine"
+    assert invoke("run", *files, "--out", tmp_path, "--force").exit_code == 0
+    assert json.loads(target.read_text())["mean_ap"] == pytest.approx(0.4)
+
+
+def test_no_detections_are_a_legal_zero(invoke, files, tmp_path):
+    result = invoke("run", files[0], write(tmp_path / "none.json", []))
+    assert result.exit_code == 0
+    assert "mAP@[.5:.95] 0.000" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("ground_truth", "detections", "message"),
+    [
+        (make_ground_truth(), {}, "expected a list of COCO results"),
+        (make_ground_truth(), [make_detection(image_id=7)], "entry 0: image_id 7 is not among the ground truth's"),
+        (make_ground_truth(), [make_detection(score=2)], "score 2 of image 1 is not a number in 0…1"),
+        (make_ground_truth(boxes=()), [], "holds no boxes, so there is nothing to score against"),
+        ([], [], "expected a COCO object"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_1(invoke, tmp_path, ground_truth, detections, message):
+    paths = write(tmp_path / "val.json", ground_truth), write(tmp_path / "detections.json", detections)
+    result = invoke("run", *paths, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_is_a_usage_error(invoke, files, tmp_path):
+    result = invoke("run", files[0], tmp_path / "gone.json")
+    assert result.exit_code == 2
+    assert "gone.json" in result.stderr
+
+
+def test_table_fits_80_columns_with_whole_names():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(metrics_table(evaluate_coco(make_ground_truth(), [])))
+    text = console.export_text()
+    assert all(name in text for name in (*LABELS_14, "mean of findings", "detections"))
