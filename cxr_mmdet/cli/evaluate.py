@@ -37,7 +37,7 @@ def run(
     """Print mAP@[.5:.95], mAP@.5 and the scores of each finding."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
     from cxr_mmdet.evaluation.results import read_detections, read_ground_truth
-    from cxr_mmdet.evaluation.tables import metrics_table
+    from cxr_mmdet.evaluation.report import metrics_table
     from cxr_mmdet.files import write_json
 
     target = out / METRICS_FILE if out else None

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli.evaluate import app
 from cxr_mmdet.evaluation.coco import evaluate_coco
-from cxr_mmdet.evaluation.tables import metrics_table
+from cxr_mmdet.evaluation.report import metrics_table
 from cxr_mmdet.labels import LABELS_14
 
 HIT, CLOSE = [10, 10, 40, 60], [10, 10, 40, 40]  # IoU 1600 / 2400: counts at 4 of COCO's 10 thresholds
@@ -52,7 +52,7 @@ def test_prints_the_table_and_writes_metrics(invoke, files, tmp_path):
     assert result.stdout.splitlines()[0].strip() == "mAP@[.5:.95] 0.400   mAP@.5 1.000   (2 images)"
     rows = {line.split("  ")[1]: line.split() for line in result.stdout.splitlines() if line.startswith("  ")}
     assert rows["Aortic enlargement"][2:] == ["0.400", "1.000", "0.000", "1", "1"]
-    assert rows["Pulmonary fibrosis"][2:] == ["n/a", "–", "–", "0", "0"]
+    assert rows["Pulmonary fibrosis"][2:] == ["n/a", "n/a", "n/a", "0", "0"]
     assert "metrics.json" not in result.stdout
     assert "metrics.json" in result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
