@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     Boxes = NDArray[np.float64]
 
+XYXY_COLUMNS = ["x_min", "y_min", "x_max", "y_max"]
+"""The columns that hold a box in every table of the project."""
+
 
 def as_boxes(boxes: ArrayLike) -> Boxes:
     """Return ``boxes`` as a (N, 4) float64 array; an empty list gives (0, 4)."""
@@ -45,12 +48,21 @@ def area(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
 
 def iou_matrix(boxes_xyxy: ArrayLike, others_xyxy: ArrayLike) -> NDArray[np.float64]:
     """Return the (N, M) intersection over union; 0 where both boxes are without extent."""
-    boxes, others = as_boxes(boxes_xyxy), as_boxes(others_xyxy)
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    sides = np.clip(high - low, 0, None)
-    intersection = sides[..., 0] * sides[..., 1]
-    union = area(boxes)[:, None] + area(others)[None, :] - intersection
+    return iou(as_boxes(boxes_xyxy)[:, None], as_boxes(others_xyxy)[None, :])
+
+
+def iou(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of boxes paired by broadcasting; 0 where both are without extent.
+
+    Args:
+        boxes_xyxy: (..., 4).
+        others_xyxy: (..., 4), whose leading axes broadcast with those of ``boxes_xyxy``.
+    """
+    low = np.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    high = np.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
+    intersection = np.clip(high - low, 0, None).prod(axis=-1)
+    areas = [np.clip(b[..., 2:] - b[..., :2], 0, None).prod(axis=-1) for b in (boxes_xyxy, others_xyxy)]
+    union = areas[0] + areas[1] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 

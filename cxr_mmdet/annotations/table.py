@@ -1,0 +1,236 @@
+"""The readers' table: VinBigData's ``train.csv`` → validated rows, or one sentence that names file and line."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.errors import TableError
+from cxr_mmdet.labels import NO_FINDING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+TEXT_COLUMNS = ["image_id", "class_name", "rad_id"]
+REQUIRED_COLUMNS = [*TEXT_COLUMNS, *XYXY_COLUMNS]
+
+MISSING_NUMBERS = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
+NO_BOX = (0.0, 0.0, 1.0, 1.0)
+"""What the competition writes in place of an empty box."""
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Return the validated rows of a readers' table in VinBigData's format.
+
+    Expected columns: image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max, in any order, further ones
+    are ignored; comma-separated UTF-8 with or without byte order mark, LF or CRLF, plain or compressed as its suffix
+    says. Without ``class_id`` the classes are numbered in alphabetical order. Rows of "No finding" have an empty box
+    or 0, 0, 1, 1.
+
+    Returns:
+        One row for each row of the file, in its order, with a fresh index: image_id, class_name, reader (str),
+        class_id (int), x_min, y_min, x_max, y_max (float, absolute pixels, NaN for "No finding"), line (int, the
+        1-based line in the file).
+
+    Raises:
+        TableError: the file cannot be read as such a table or contradicts itself.
+    """
+    path = Path(path)
+    raw = _read_csv(path)
+    missing = [column for column in REQUIRED_COLUMNS if column not in raw]
+    if missing:
+        raise TableError(_missing_columns(path, missing, list(raw.columns)))
+    # Blank lines are read as empty rows so that every row knows its line.
+    lines = pd.Series(np.arange(2, len(raw) + 2), index=raw.index)
+    filled = ~raw.isna().all(axis=1)
+    raw, lines = raw[filled].reset_index(drop=True), lines[filled].reset_index(drop=True)
+    if raw.empty:
+        raise TableError(f"{path}: holds a header but no row; expected one row a box or 'No finding'.")
+
+    check = _Checker(path, lines.to_numpy())
+    rows = _text(raw, check)
+    boxes = pd.DataFrame({column: _numbers(raw[column], check) for column in XYXY_COLUMNS})
+    rows["class_id"] = _class_ids(raw, rows["class_name"], check)
+    boxes = _empty_no_finding(rows, boxes, check)
+    _check_boxes(rows, boxes, check)
+    rows = pd.concat([rows, boxes], axis=1)
+    rows["line"] = lines
+    _check_contradictions(rows, check)
+    return rows[["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]]
+
+
+def class_names(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Return the classes of a validated table without "No finding", by class id."""
+    classes = rows.loc[rows["class_name"] != NO_FINDING, ["class_id", "class_name"]].drop_duplicates()
+    return tuple(classes.sort_values("class_id")["class_name"])
+
+
+class _Checker:
+    """Turns a mask of bad rows into the error that names the first one's line and counts the others."""
+
+    def __init__(self, path: Path, lines: NDArray[np.int64]) -> None:
+        self.path = path
+        self.lines = lines
+
+    def refuse(self, bad: pd.Series | NDArray[np.bool_], message: str | Callable[[int], str]) -> None:
+        """Raise when any row is bad; ``message`` says what is wrong, a function says it of the row at a position."""
+        positions = np.flatnonzero(np.asarray(bad, dtype=bool))
+        if not len(positions):
+            return
+        first = int(positions[0])
+        others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
+        said = message if isinstance(message, str) else message(first)
+        raise TableError(f"{self.path}, line {self.lines[first]}{others}: {said}")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # "NA" or "None" may be somebody's name, so only the numbers have words for missing.
+    missing = dict.fromkeys(["class_id", *XYXY_COLUMNS], MISSING_NUMBERS) | {column: [""] for column in TEXT_COLUMNS}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                dtype=dict.fromkeys(TEXT_COLUMNS, str),
+                encoding="utf-8-sig",
+                index_col=False,
+                keep_default_na=False,
+                low_memory=False,
+                na_values=missing,
+                skip_blank_lines=False,
+            )
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file; expected the readers' table.") from None
+    except pd.errors.EmptyDataError:
+        raise TableError(f"{path}: is empty; expected a header with {', '.join(REQUIRED_COLUMNS)}.") from None
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: is not UTF-8 text ({error.reason}); save it as CSV in UTF-8.") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
+        raise TableError(f"{path}: rows and header do not match ({reason}); quote names that hold commas.") from None
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+def _missing_columns(path: Path, missing: list[str], found: list[str]) -> str:
+    if len(found) == 1:
+        separator = next((s for s in (";", "\t", "|") if s in found[0]), None)
+        if separator:
+            return f"{path}: columns are separated by {separator!r}, expected commas; save the table with commas."
+    return f"{path}, line 1: no column {', '.join(missing)}, found {', '.join(found)}; expected VinBigData's columns."
+
+
+def _text(raw: pd.DataFrame, check: _Checker) -> pd.DataFrame:
+    text = {column: raw[column].fillna("").str.strip() for column in TEXT_COLUMNS}
+    for column, values in text.items():
+        check.refuse(values == "", f"{column} is empty; expected a name in every row.")
+    # The id becomes the name of a file.
+    image_ids = text["image_id"]
+    check.refuse(
+        image_ids.str.contains(r"[/\\\x00]", regex=True) | image_ids.isin([".", ".."]),
+        lambda i: f"image_id {image_ids[i]!r} cannot name a file; expected no slash and no path.",
+    )
+    return pd.DataFrame({"image_id": image_ids, "class_name": text["class_name"], "reader": text["rad_id"]})
+
+
+def _numbers(column: pd.Series, check: _Checker) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        numbers = column.astype(np.float64)
+    else:
+        text = column.astype("string")
+        parsed = pd.to_numeric(text, errors="coerce").astype("Float64")
+        numbers = pd.Series(parsed.to_numpy(np.float64, na_value=np.nan), name=column.name)
+        check.refuse(
+            text.notna() & numbers.isna(), lambda i: f"{column.name} is {text[i]!r}, expected a number or nothing."
+        )
+    check.refuse(np.isinf(numbers), lambda i: f"{column.name} is {numbers[i]}, expected a finite number or nothing.")
+    return numbers
+
+
+def _class_ids(raw: pd.DataFrame, names: pd.Series, check: _Checker) -> pd.Series:
+    if "class_id" not in raw:
+        order = [*sorted(set(names) - {NO_FINDING}), NO_FINDING]
+        return names.map({name: number for number, name in enumerate(order)}).astype(np.int64)
+    numbers = _numbers(raw["class_id"], check)
+    check.refuse(
+        numbers.isna() | (numbers < 0) | (numbers % 1 != 0),
+        lambda i: f"class_id is {raw['class_id'][i]}, expected a whole number from 0.",
+    )
+    ids = numbers.astype(np.int64)
+    _check_class_ids(names, ids, check)
+    return ids
+
+
+def _check_class_ids(names: pd.Series, ids: pd.Series, check: _Checker) -> None:
+    """Refuse a class with two ids or an id with two classes; the rarer pair is the slip whose line is named."""
+    counts = pd.DataFrame({"name": names, "id": ids}).value_counts(sort=False).reset_index()
+    name_of: dict[int, str] = {}
+    id_of: dict[str, int] = {}
+    counts = counts.sort_values("count", ascending=False, kind="stable")
+    for name, number in zip(counts["name"], counts["id"], strict=True):
+        if name not in id_of and number not in name_of:
+            id_of[name], name_of[number] = number, name
+    check.refuse(
+        names.map(id_of) != ids,
+        lambda i: (
+            f"class_id {ids[i]} contradicts class_name {names[i]!r}; elsewhere "
+            + (f"{names[i]!r} has id {id_of[names[i]]}" if names[i] in id_of else f"{ids[i]} is {name_of[ids[i]]!r}")
+            + "."
+        ),
+    )
+
+
+def _empty_no_finding(rows: pd.DataFrame, boxes: pd.DataFrame, check: _Checker) -> pd.DataFrame:
+    normal = rows["class_name"] == NO_FINDING
+    placeholder = (boxes.to_numpy() == NO_BOX).all(axis=1)
+    check.refuse(
+        normal & boxes.notna().any(axis=1) & ~placeholder,
+        lambda i: f"'{NO_FINDING}' has the box {_show(boxes, i)}, expected no box; name the finding or empty the box.",
+    )
+    return boxes.mask(normal)
+
+
+def _check_boxes(rows: pd.DataFrame, boxes: pd.DataFrame, check: _Checker) -> None:
+    finding = rows["class_name"] != NO_FINDING
+    check.refuse(
+        finding & boxes.isna().any(axis=1),
+        lambda i: (
+            f"{rows['class_name'][i]!r} lacks {', '.join(c for c in XYXY_COLUMNS if np.isnan(boxes[c][i]))}; "
+            "expected four coordinates."
+        ),
+    )
+    _check_extent(boxes["x_min"], boxes["x_max"], check)
+    _check_extent(boxes["y_min"], boxes["y_max"], check)
+
+
+def _check_extent(low: pd.Series, high: pd.Series, check: _Checker) -> None:
+    check.refuse(
+        high <= low,
+        lambda i: f"{high.name} {high[i]:g} is not beyond {low.name} {low[i]:g}; correct or remove the row.",
+    )
+
+
+def _check_contradictions(rows: pd.DataFrame, check: _Checker) -> None:
+    check.refuse(
+        rows.duplicated([*rows.columns.drop("line")]),
+        "repeats an earlier row (same image, class, reader and box); remove one of them.",
+    )
+    readings = rows.groupby(["image_id", "reader"], sort=False).ngroup()
+    normal = rows["class_name"] == NO_FINDING
+    check.refuse(
+        normal & readings.isin(readings[~normal]),
+        lambda i: (
+            f"reader {rows['reader'][i]} says '{NO_FINDING}' and draws a box on image {rows['image_id'][i]}; "
+            "remove one of them."
+        ),
+    )
+
+
+def _show(boxes: pd.DataFrame, position: int) -> str:
+    return ", ".join("" if np.isnan(value) else f"{value:g}" for value in boxes.iloc[position])

@@ -1,0 +1,186 @@
+"""The COCO file: what build writes, pycocotools reads; what is wrong with a file is said at once."""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from pycocotools.coco import COCO
+
+from cxr_mmdet.annotations.coco import CocoImage, build_coco, read_coco, validate, write_coco
+from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.errors import DatasetError
+
+LABELS = ("Nodule/Mass", "Aortic enlargement")
+
+
+def image(name, *, width=100, height=80, group=None):
+    return CocoImage(name, f"{name}.png", width, height, group or name, 4 * width, 4 * height)
+
+
+def boxes(*rows):
+    return pd.DataFrame(rows, columns=["image_id", "class_name", *XYXY_COLUMNS, "votes"])
+
+
+@pytest.fixture
+def coco():
+    """Two images, one without a box; two boxes."""
+    rows = boxes(("b", "Aortic enlargement", 10, 20, 30, 50.5, 3), ("b", "Nodule/Mass", 1, 2, 4, 6, 1))
+    return build_coco([image("b"), image("a", group="P7")], rows, LABELS)
+
+
+def test_entries_hold_what_the_next_room_needs(coco):
+    assert coco["categories"] == [{"id": 1, "name": "Nodule/Mass"}, {"id": 2, "name": "Aortic enlargement"}]
+    assert coco["images"][0] == {
+        "id": 1,
+        "file_name": "a.png",
+        "width": 100,
+        "height": 80,
+        "image_id": "a",
+        "group": "P7",
+        "original_width": 400,
+        "original_height": 320,
+    }
+    assert [entry["image_id"] for entry in coco["images"]] == ["a", "b"]
+    assert coco["annotations"] == [
+        {"id": 1, "image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0, "votes": 1},
+        {
+            "id": 2,
+            "image_id": 2,
+            "category_id": 2,
+            "bbox": [10, 20, 20, 30.5],
+            "area": 20 * 30.5,
+            "iscrowd": 0,
+            "votes": 3,
+        },
+    ]
+
+
+def test_boxes_are_clipped_to_the_image_and_those_of_others_left_out():
+    rows = boxes(
+        ("a", "Nodule/Mass", -5, -6, 20, 90, 1),
+        ("a", "Other lesion", 1, 1, 2, 2, 1),
+        ("elsewhere", "Nodule/Mass", 1, 1, 2, 2, 1),
+    )
+    coco = build_coco([image("a")], rows, LABELS)
+    assert [entry["bbox"] for entry in coco["annotations"]] == [[0, 0, 20, 80]]
+
+
+def test_a_box_outside_its_image_is_refused():
+    with pytest.raises(DatasetError, match="width and height above 0"):
+        build_coco([image("a")], boxes(("a", "Nodule/Mass", 101, 1, 110, 2, 1)), LABELS)
+
+
+def test_the_order_of_images_and_rows_changes_nothing(coco):
+    rng = np.random.default_rng(0)
+    images = [image(f"{i:02}") for i in range(20)]
+    x = rng.uniform(0, 50, (200, 2))
+    rows = boxes(
+        *((f"{rng.integers(20):02}", LABELS[rng.integers(2)], *low, *(low + rng.uniform(1, 30, 2)), 1) for low in x)
+    )
+    expected = build_coco(images, rows, LABELS)
+    assert build_coco(images[::-1], rows.sample(frac=1, random_state=1), LABELS) == expected
+
+
+def test_pycocotools_reads_what_is_written(coco, tmp_path):
+    write_coco(tmp_path / "train.json", coco)
+    index = COCO(tmp_path / "train.json")
+    assert index.getImgIds() == [1, 2]
+    assert index.getAnnIds(imgIds=2) == [1, 2]
+    assert index.getAnnIds(imgIds=1) == []
+    assert index.loadCats(index.getCatIds())[1]["name"] == "Aortic enlargement"
+
+
+def test_round_trip_and_same_bytes(coco, tmp_path):
+    write_coco(tmp_path / "one.json", coco)
+    assert read_coco(tmp_path / "one.json") == coco
+    write_coco(tmp_path / "two.json", dict(reversed(coco.items())))
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_images_without_boxes_are_enough(tmp_path):
+    coco = build_coco([image("a")], boxes(), LABELS)
+    assert coco["annotations"] == []
+    assert len(coco["images"]) == 1
+
+
+def test_a_box_over_the_whole_image_stays_valid_after_rounding():
+    for width in (1 / 3 * 1024, 700.00006):
+        coco = build_coco(
+            [image("a", width=1024, height=1024)], boxes(("a", LABELS[0], 1024 - width, 0, 1024, 1024, 1)), LABELS
+        )
+        validate(coco)
+
+
+BROKEN = [
+    (lambda c: c.pop("images"), "no list of images"),
+    (lambda c: c.update(annotations={}), "no list of annotations"),
+    (lambda c: c["categories"].clear(), "no category"),
+    (lambda c: c["categories"].reverse(), "expected id 1"),
+    (lambda c: c["categories"][1].update(name="Nodule/Mass"), "category name Nodule/Mass occurs 2 times"),
+    (lambda c: c["categories"][1].update(name=["x"]), "category 2 is"),
+    (lambda c: c["images"].append(7), "image at position 2 is int"),
+    (lambda c: c["images"][0].pop("group"), "image 1 lacks or misspells group"),
+    (lambda c: c["images"][0].update(width=0), "image 1 (a.png) has no width"),
+    (lambda c: c["images"][0].update(width=True), "image 1 lacks or misspells width"),
+    (lambda c: c["images"][0].update(id=2), "image id 2 occurs 2 times"),
+    (lambda c: c["images"][0].update(file_name="b.png"), "file_name b.png occurs 2 times"),
+    (lambda c: c["images"][0].update(image_id="b"), "image_id b occurs 2 times"),
+    (lambda c: c["annotations"][0].pop("votes"), "annotation 1 lacks or misspells votes"),
+    (lambda c: c["annotations"][0].update(votes=0), "annotation 1 has 0 votes"),
+    (lambda c: c["annotations"][0].update(id=2), "annotation id 2 occurs 2 times"),
+    (lambda c: c["annotations"][0].update(image_id=9), "annotation 1 belongs to image 9"),
+    (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 has category 9"),
+    (lambda c: c["annotations"][0].update(iscrowd=1), "annotation 1 has iscrowd 1"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 4]), "expected width and height above 0"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "expected four finite numbers"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "expected four finite numbers"),
+    (lambda c: c["annotations"][0].update(bbox=[98, 2, 3, 4]), "beyond its image of 100 x 80"),
+    (lambda c: c["annotations"][0].update(bbox=[-1, 2, 3, 4]), "beyond its image of 100 x 80"),
+    (lambda c: c["annotations"][0].update(area=13), "annotation 1 has area 13, expected 12"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "message"), BROKEN, ids=[message for _, message in BROKEN])
+def test_what_is_wrong_is_said(coco, break_it, message):
+    broken = copy.deepcopy(coco)
+    break_it(broken)
+    with pytest.raises(DatasetError, match=re.escape(message)):
+        validate(broken)
+    validate(coco)
+
+
+@pytest.mark.parametrize("content", [None, [], 3, "text"])
+def test_json_that_is_no_object_is_refused(content):
+    with pytest.raises(DatasetError, match="expected images, annotations and categories"):
+        validate(content)
+
+
+def test_many_problems_are_counted_and_the_file_is_named(coco, tmp_path):
+    for entry in coco["annotations"]:
+        entry.update(votes=0, iscrowd=1, category_id=9, image_id=9)
+    with pytest.raises(DatasetError, match="and 3 more"):
+        validate(coco)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(coco))
+    with pytest.raises(DatasetError, match=re.escape(f"{path}: not a valid COCO file")):
+        read_coco(path)
+
+
+def test_nothing_is_written_when_invalid(coco, tmp_path):
+    coco["categories"].clear()
+    with pytest.raises(DatasetError):
+        write_coco(tmp_path / "train.json", coco)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(DatasetError, match="no such file"):
+        read_coco(tmp_path / "none.json")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_coco(tmp_path)
+    (tmp_path / "half.json").write_text('{"images": [')
+    with pytest.raises(DatasetError, match="is not JSON"):
+        read_coco(tmp_path / "half.json")
