@@ -88,7 +88,7 @@ def load_config(
     if unknown:
         raise ConfigError(f"{path}: nothing reads the key {', '.join(unknown)}; {_nearest(unknown[0], _KNOWN_KEYS)}")
     if data_root is not None:
-        for part in _with_annotations(config):
+        for part in annotated_parts(config._cfg_dict):
             part["data_root"] = str(data_root)
     if work_dir is not None or config.get("work_dir") is None:
         config.work_dir = str(work_dir or Path("work_dirs") / path.stem)
@@ -129,6 +129,11 @@ def check_class_counts(config: Config, classes: Sequence[str]) -> None:
             )
 
 
+def annotated_parts(config: Any) -> list[dict[str, Any]]:
+    """Return every dataset, however wrapped, and evaluator in a part of a config: what names an annotation file."""
+    return list(_with_annotations(config))
+
+
 def _read(path: Path) -> Config:
     try:
         return Config.fromfile(path)
@@ -156,7 +161,6 @@ def _nearest(key: str, known: set[str] | frozenset[str]) -> str:
 
 
 def _with_annotations(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every part of the config that names an annotation file: datasets, however wrapped, and evaluators."""
     if isinstance(config, dict):
         if "ann_file" in config:
             yield config
@@ -177,8 +181,3 @@ def _num_classes(config: Any, where: str) -> Iterator[tuple[str, int]]:
     elif isinstance(config, (list, tuple)):
         for index, value in enumerate(config):
             yield from _num_classes(value, f"{where}.{index}")
-
-
-def annotated_parts(config: Any) -> list[dict[str, Any]]:
-    """Return every dataset and evaluator of ``config`` (a part of a config) that names an annotation file."""
-    return list(_with_annotations(config))

@@ -1,0 +1,49 @@
+# Pictures of one size that a CPU trains on, padded to squares; the leaf names the files and sizes. No flip: it would
+# exchange left and right.
+data_root = "data/lungs"
+
+train_pipeline = [
+    dict(type="LoadGreyImage"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="PadToSquare"),
+    dict(type="RandomChoiceResize", scales=[(size, size) for size in (224, 240, 256, 272, 288)], keep_ratio=True),
+    dict(type="GreyToThreeChannels"),
+    dict(type="PackRadiograph"),
+]
+test_pipeline = [
+    dict(type="LoadGreyImage"),
+    dict(type="PadToSquare"),
+    dict(type="Resize", scale=(256, 256), keep_ratio=True),
+    dict(type="GreyToThreeChannels"),
+    dict(type="PackRadiograph"),
+]
+
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type="SeededInfiniteSampler", shuffle=True),
+    dataset=dict(
+        type="CxrDataset",
+        data_root=data_root,
+        ann_file="annotations/train_auto.json",
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CxrDataset",
+        data_root=data_root,
+        ann_file="annotations/val_auto.json",
+        pipeline=test_pipeline,
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="CxrMetric", data_root=data_root, ann_file="annotations/val_auto.json")
+test_evaluator = val_evaluator

@@ -1,0 +1,78 @@
+"""Builders that tests of several rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_mmdet.annotations.coco import write_coco
+from cxr_mmdet.labels import LABELS_5
+
+PreparedFolder = Callable[..., Path]
+
+
+def _coco(split: str, sizes_hw: list[tuple[int, int]], labels: tuple[str, ...], rng: np.random.Generator) -> dict:
+    """Return a COCO file whose image i holds one box of class i, but for every fourth, which is normal."""
+    images, annotations = [], []
+    for number, (height, width) in enumerate(sizes_hw, start=1):
+        name = f"{split}{number}"
+        images.append(
+            {
+                "id": number,
+                "file_name": f"{name}.png",
+                "height": height,
+                "width": width,
+                "image_id": name,
+                "group": f"patient-{name}",
+                "original_height": 2 * height,
+                "original_width": 2 * width,
+            }
+        )
+        if number % 4 == 0:
+            continue
+        box_width, box_height = float(width // 3), float(height // 4)
+        x = float(rng.integers(0, width - int(box_width)))
+        y = float(rng.integers(0, height - int(box_height)))
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": 1 + (number - 1) % len(labels),
+                "bbox": [x, y, box_width, box_height],
+                "area": box_width * box_height,
+                "iscrowd": 0,
+                "votes": 2,
+            }
+        )
+    categories = [{"id": index, "name": name} for index, name in enumerate(labels, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture
+def prepared_folder(tmp_path: Path) -> PreparedFolder:
+    """Return a function that builds a small prepared folder: grey noise with a bright rectangle per box."""
+
+    def build(
+        *, train: int = 6, val: int = 4, labels: tuple[str, ...] = LABELS_5, name: str = "5", seed: int = 0
+    ) -> Path:
+        rng = np.random.default_rng(seed)
+        root = tmp_path / "prepared"
+        (root / "images").mkdir(parents=True)
+        for split, count in {"train": train, "val": val}.items():
+            sizes = [(int(rng.integers(60, 90)), int(rng.integers(50, 80))) for _ in range(count)]
+            coco = _coco(split, sizes, labels, rng)
+            for image in coco["images"]:
+                pixels = rng.integers(0, 90, (image["height"], image["width"]), dtype=np.uint8)
+                for annotation in coco["annotations"]:
+                    if annotation["image_id"] == image["id"]:
+                        x, y, width, height = (int(value) for value in annotation["bbox"])
+                        pixels[y : y + height, x : x + width] += 120
+                cv2.imwrite(str(root / "images" / image["file_name"]), pixels)
+            write_coco(root / "annotations" / f"{split}_{name}.json", coco)
+        return root
+
+    return build

@@ -1,0 +1,157 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PreparedFolder
+from torch.utils.data import DataLoader
+
+from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset, SeededInfiniteSampler
+from cxr_mmdet.datasets.minority import VARIANT_KEY
+from cxr_mmdet.datasets.sampler import Draw
+from cxr_mmdet.errors import ConfigError, DatasetError
+from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5
+
+PIPELINE = [
+    dict(type="LoadGreyImage"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="MinorityFlipRot90"),
+    dict(type="RandomChoiceResize", scales=[(32, 32), (48, 48), (64, 64)], keep_ratio=True),
+    dict(type="GreyToThreeChannels"),
+    dict(type="PackRadiograph"),
+]
+
+
+def build(
+    root: Path, *, ann_file: str = "annotations/train_5.json", classes: tuple = LABELS_5, **options
+) -> CxrDataset:
+    return CxrDataset(
+        data_root=str(root), ann_file=ann_file, metainfo=dict(classes=classes), pipeline=PIPELINE, **options
+    )
+
+
+def edit(root: Path, change) -> Path:
+    path = root / "annotations" / "train_5.json"
+    coco = json.loads(path.read_text())
+    change(coco)
+    path.write_text(json.dumps(coco))
+    return root
+
+
+def test_keeps_images_without_boxes_and_reads_what_the_file_holds(prepared_folder: PreparedFolder):
+    root = prepared_folder(train=8)
+    dataset = build(root)
+    coco = json.loads((root / "annotations" / "train_5.json").read_text())
+    assert len(dataset) == 8
+    assert sum(not dataset.get_data_info(i)["instances"] for i in range(8)) == 2
+    x, y, width, height = coco["annotations"][0]["bbox"]
+    assert dataset.get_data_info(0)["instances"] == [
+        {"bbox": [x, y, x + width, y + height], "bbox_label": 0, "ignore_flag": 0, "votes": 2}
+    ]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [LABELS_5[:4], LABELS_5[::-1], (*LABELS_5[:4], "Nodule")],
+    ids=["fewer", "another order", "misspelt (mmdetection #9611)"],
+)
+def test_refuses_classes_that_disagree_with_the_file(prepared_folder: PreparedFolder, classes):
+    with pytest.raises(DatasetError, match="the config expects"):
+        build(prepared_folder(), classes=classes)
+
+
+def test_takes_the_classes_of_the_file_when_told_none(prepared_folder: PreparedFolder):
+    dataset = CxrDataset(data_root=str(prepared_folder()), ann_file="annotations/train_5.json", pipeline=PIPELINE)
+    assert dataset.metainfo["classes"] == LABELS_5
+
+
+def test_names_missing_pictures(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    (root / "images" / "train2.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 6 images are not in .*train2\.png.*--data-root"):
+        build(root)
+
+
+def test_refuses_an_empty_split(prepared_folder: PreparedFolder):
+    root = edit(prepared_folder(), lambda coco: (coco["images"].clear(), coco["annotations"].clear()))
+    with pytest.raises(DatasetError, match="no image"):
+        build(root)
+
+
+def test_refuses_a_missing_file(prepared_folder: PreparedFolder):
+    with pytest.raises(DatasetError, match="no such file"):
+        build(prepared_folder(), ann_file="annotations/train_14.json")
+
+
+def test_refuses_a_picture_of_another_preparation(prepared_folder: PreparedFolder):
+    root = edit(prepared_folder(), lambda coco: coco["images"][0].update(width=coco["images"][0]["width"] + 1))
+    with pytest.raises(DatasetError, match="two preparations"):
+        build(root)[0]
+
+
+class TestMinorityAugmentedDataset:
+    def test_copies_follow_the_originals_and_only_of_minority_images(self, prepared_folder: PreparedFolder):
+        base = build(prepared_folder(train=6))
+        dataset = MinorityAugmentedDataset(base, MINORITY_LABELS_5)
+        minority = [
+            index
+            for index in range(6)
+            if {LABELS_5[label] for label in base.get_cat_ids(index)} & set(MINORITY_LABELS_5)
+        ]
+        variants = [dataset.get_data_info(index)[VARIANT_KEY] for index in range(len(dataset))]
+        assert len(minority) == 2  # images 3 (ILD) and 5 (Nodule/Mass); 4 would be Infiltration but is normal
+        assert variants == ["original"] * 6 + ["horizontal_flip", "rotate_90_ccw"] * 2
+
+    def test_copies_are_the_flipped_and_the_turned_picture(self, prepared_folder: PreparedFolder):
+        plain = [step for step in PIPELINE if step["type"] != "RandomChoiceResize"]
+        root = prepared_folder()
+        base = CxrDataset(data_root=str(root), ann_file="annotations/train_5.json", pipeline=plain)
+        dataset = MinorityAugmentedDataset(base, ["ILD"])
+        original, flipped, turned = (dataset[index]["inputs"].numpy() for index in (2, 6, 7))
+        np.testing.assert_array_equal(flipped, original[:, :, ::-1])
+        np.testing.assert_array_equal(turned, np.rot90(original, axes=(1, 2)))
+
+    def test_refuses_an_unknown_class(self, prepared_folder: PreparedFolder):
+        with pytest.raises(ConfigError, match="Nodule is not one of"):
+            MinorityAugmentedDataset(build(prepared_folder()), ["Nodule"])
+
+    def test_refuses_a_pipeline_that_would_ignore_the_copies(self, prepared_folder: PreparedFolder):
+        pipeline = [step for step in PIPELINE if step["type"] != "MinorityFlipRot90"]
+        base = CxrDataset(data_root=str(prepared_folder()), ann_file="annotations/train_5.json", pipeline=pipeline)
+        with pytest.raises(ConfigError, match="no MinorityFlipRot90"):
+            MinorityAugmentedDataset(base, ["ILD"])
+
+
+class TestSeededInfiniteSampler:
+    def test_draws_are_those_of_mmengine(self):
+        from mmengine.dataset import InfiniteSampler
+
+        ours, theirs = SeededInfiniteSampler(range(7), seed=3), InfiniteSampler(range(7), seed=3)
+        assert [next(iter(ours.indices)) for _ in range(20)] == [next(iter(theirs.indices)) for _ in range(20)]
+
+    def test_skip_continues_the_same_stream(self):
+        whole, rest = SeededInfiniteSampler(range(7), seed=3), SeededInfiniteSampler(range(7), seed=3)
+        rest.skip(9)
+        expected = [next(whole.indices) for _ in range(15)][9:]
+        got = [next(rest.indices) for _ in range(6)]
+        assert [(int(draw), draw.seed) for draw in got] == [(int(draw), draw.seed) for draw in expected]
+
+    def test_draws_survive_the_way_to_a_worker(self):
+        draw = pickle.loads(pickle.dumps(Draw(5, 77)))
+        assert (draw, draw.seed) == (5, 77)
+
+    @pytest.mark.parametrize("workers", [0, 1, 2])
+    def test_a_sample_does_not_depend_on_the_worker_that_makes_it(self, prepared_folder: PreparedFolder, workers):
+        dataset = MinorityAugmentedDataset(build(prepared_folder()), ["ILD"])
+
+        def draw(number_of_workers: int) -> list[tuple]:
+            sampler = SeededInfiniteSampler(dataset, seed=1)
+            loader = DataLoader(dataset, sampler=sampler, num_workers=number_of_workers, collate_fn=lambda x: x[0])
+            batches = iter(loader)
+            samples = [next(batches) for _ in range(12)]
+            return [(sample["data_samples"].img_id, tuple(sample["inputs"].shape)) for sample in samples]
+
+        reference = draw(0)
+        assert draw(workers) == reference
+        assert len({shape for _, shape in reference}) > 3  # the resizing is random indeed

@@ -1,0 +1,211 @@
+"""The recipes: every number of docs/recipes.md, read back from the config that a user would train."""
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from cxr_mmdet.engine import config as configs
+from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
+
+RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
+SHORT_EDGES = (640, 672, 704, 736, 768, 800)
+
+
+def load(name: str, *options: str) -> Config:
+    return configs.load_config(name, cfg_options=options)
+
+
+def inner_dataset(config: Config) -> dict:
+    dataset = config.train_dataloader.dataset
+    return dataset.get("dataset", dataset)
+
+
+def step(pipeline: list, name: str) -> dict:
+    return next(dict(transform) for transform in pipeline if transform["type"] == name)
+
+
+def test_the_recipes_are_there():
+    assert set(RECIPES) | {"retina_phantom", "retina_lungs"} <= set(configs.config_names())
+
+
+@pytest.mark.parametrize("name", configs.config_names())
+def test_every_config_builds_its_model_and_holds_no_key_that_nothing_reads(name):
+    config = load(name)  # raises on unknown keys
+    init_default_scope("mmdet")
+    model = MODELS.build(config.model)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
+    configs.check_class_counts(config, inner_dataset(config).metainfo.classes)
+    assert config.auto_scale_lr.base_batch_size == config.train_dataloader.batch_size
+
+
+@pytest.mark.parametrize("name", configs.config_names())
+def test_normal_studies_stay_in_every_training_set(name):
+    assert "filter_cfg" not in inner_dataset(load(name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+class TestRecipe:
+    def test_labels_and_files(self, name):
+        config = load(name)
+        labels, spec = (LABELS_14, "14") if "14cls" in name else (LABELS_5, "5")
+        for part in (inner_dataset(config), config.val_dataloader.dataset, config.test_dataloader.dataset):
+            assert tuple(part.metainfo.classes) == labels
+        assert inner_dataset(config).ann_file == f"annotations/train_{spec}.json"
+        for part in (config.val_dataloader.dataset, config.val_evaluator, config.test_evaluator):
+            assert part.ann_file == f"annotations/val_{spec}.json"
+
+    def test_neck_on_res3_to_res5(self, name):
+        model = load(name).model
+        assert (model.backbone.depth, model.backbone.out_indices) == (50, (1, 2, 3))
+        assert model.neck.in_channels == [512, 1024, 2048]
+        assert model.neck.get("start_level", 0) == 0
+        assert model.neck.out_channels == 256
+
+    def test_solver(self, name):
+        config = load(name)
+        assert config.train_dataloader.batch_size == 1
+        assert config.optim_wrapper.optimizer.type == "SGD"
+        assert config.optim_wrapper.optimizer.lr == 0.001
+        assert config.train_cfg.max_iters == (2000 if "14cls" in name else 5000)
+
+    def test_short_edge(self, name):
+        config = load(name)
+        resize = step(inner_dataset(config).pipeline, "RandomChoiceResize")
+        assert [tuple(scale) for scale in resize["scales"]] == [(1333, edge) for edge in SHORT_EDGES]
+        assert step(config.test_dataloader.dataset.pipeline, "Resize")["scale"] == (1333, 800)
+
+    def test_scores_and_nms_when_testing(self, name):
+        test_cfg = load(name).model.test_cfg
+        test_cfg = test_cfg.get("rcnn", test_cfg)
+        assert (test_cfg.score_thr, test_cfg.nms.type, test_cfg.nms.iou_threshold) == (0.05, "nms", 0.5)
+
+    def test_starts_from_coco_by_a_public_address(self, name):
+        config = load(name)
+        assert config.load_from.startswith("https://")
+        assert ("retinanet" if "retina" in name else "faster_rcnn") in config.load_from
+        assert "r50_fpn_mstrain_3x_coco" in config.load_from
+        assert config.model.backbone.init_cfg is None  # the weights come as a whole detector
+
+    def test_no_random_flip(self, name):
+        assert "RandomFlip" not in {transform["type"] for transform in inner_dataset(load(name)).pipeline}
+
+
+@pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls"])
+def test_retinanet_has_p6_and_p7_from_res5(name):
+    model = load(name).model
+    assert (model.neck.add_extra_convs, model.neck.num_outs) == ("on_input", 5)
+    assert model.bbox_head.anchor_generator.strides == [8, 16, 32, 64, 128]
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_14cls", "faster_rcnn_5cls"])
+def test_faster_rcnn_follows_its_neck(name):
+    model = load(name).model
+    assert model.neck.num_outs == 4
+    assert model.rpn_head.anchor_generator.strides == [8, 16, 32, 64]
+    assert model.rpn_head.anchor_generator.scales == [8]
+    extractor = model.roi_head.bbox_roi_extractor
+    assert extractor.featmap_strides == [8, 16, 32]
+    assert extractor.finest_scale == 224 // 2  # P3 up to the canonical 224 px, P4 up to 448
+    assert model.train_cfg.rcnn.sampler.num == 64
+
+
+@pytest.mark.parametrize("name", ["retina_5cls", "faster_rcnn_5cls"])
+def test_five_classes_are_padded_squares_with_minority_copies(name):
+    config = load(name)
+    dataset = config.train_dataloader.dataset
+    assert dataset.type == "MinorityAugmentedDataset"
+    assert tuple(dataset.minority_classes) == MINORITY_LABELS_5
+    names = [transform["type"] for transform in inner_dataset(config).pipeline]
+    assert names.index("MinorityFlipRot90") < names.index("PadToSquare") < names.index("RandomChoiceResize")
+    assert "PadToSquare" in [transform["type"] for transform in config.test_dataloader.dataset.pipeline]
+
+
+def rates(name: str, iterations: int) -> list[float]:
+    """Return the learning rate of each iteration, by mmengine's own schedulers."""
+    import torch
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    config = load(name)
+    base = config.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
+    schedulers = [
+        PARAM_SCHEDULERS.build({"end": config.train_cfg.max_iters} | dict(item), default_args=dict(optimizer=optimizer))
+        for item in config.param_scheduler
+    ]
+    history = []
+    for _ in range(iterations):
+        history.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return history
+
+
+@pytest.mark.parametrize(("name", "total"), [("retina_14cls", 2000), ("faster_rcnn_5cls", 5000)])
+def test_rates_are_detectron2s_warmup_cosine(name, total):
+    """lr(i) = 0.001 · (1 + cos(πi/N))/2 · w(i); w rises linearly from 1/1000 to 1 over 100 iterations."""
+    import math
+
+    history = rates(name, total)
+    for iteration in (0, 1, 50, 98, 99, 100, 101, 500, total // 2, total - 1):
+        cosine = 0.5 * (1 + math.cos(math.pi * iteration / total))
+        # mmengine reaches the full rate with the 100th step, Detectron2 with the 101st.
+        warm_up = min(1.0, 0.001 + 0.999 * iteration / 99)
+        assert history[iteration] == pytest.approx(0.001 * cosine * warm_up, rel=1e-6, abs=1e-12)
+
+
+def test_the_multi_step_alternative_is_a_base():
+    config = Config.fromfile(configs.config_folder() / "_base_" / "schedules" / "multi_step.py")
+    steps = config.param_scheduler[1]
+    assert (steps.milestones, steps.gamma) == ([200, 1900], 0.1)
+
+
+class TestLoadConfig:
+    def test_names_near_recipes_for_a_typing_error(self):
+        with pytest.raises(ConfigError, match="retina_5cls"):
+            load("retina_5cl")
+
+    def test_a_recipe_is_found_by_name_path_and_file_name(self):
+        assert {configs.resolve_config(name).name for name in ("retina_5cls", "configs/retina_5cls.py")} == {
+            "retina_5cls.py"
+        }
+
+    def test_a_broken_config_is_one_sentence(self, tmp_path):
+        path = tmp_path / "mine.py"
+        path.write_text("model = dict(\n")
+        with pytest.raises(ConfigError, match=r"mine\.py: cannot be read as a config: SyntaxError"):
+            load(str(path))
+
+    def test_an_unknown_key_in_a_config(self, tmp_path):
+        path = tmp_path / "mine.py"
+        path.write_text(f"_base_ = ['{configs.config_folder()}/retina_5cls.py']\nload_form = None\n")
+        with pytest.raises(ConfigError, match="load_form; did you mean load_from"):
+            load(str(path))
+
+    @pytest.mark.parametrize("option", ["optim_wraper.optimizer.lr=1", "train_cfg.max_iters", "=3"])
+    def test_a_wrong_option(self, option):
+        with pytest.raises(ConfigError, match="--cfg-options"):
+            load("retina_5cls", option)
+
+    def test_options_reach_nested_keys(self):
+        config = load("retina_5cls", "train_cfg.max_iters=7", "model.bbox_head.anchor_generator.strides=[4,8,16,32,64]")
+        assert config.train_cfg.max_iters == 7
+        assert config.model.bbox_head.anchor_generator.strides == [4, 8, 16, 32, 64]
+
+    def test_data_root_reaches_wrapped_datasets_and_evaluators(self, tmp_path):
+        config = configs.load_config("retina_5cls", data_root=tmp_path)
+        roots = {part["data_root"] for part in configs.annotated_parts(config._cfg_dict)}
+        assert roots == {str(tmp_path)}
+        assert len(configs.annotated_parts(config._cfg_dict)) == 5  # train, val, test, two evaluators
+
+    def test_random_weights_let_the_whole_backbone_train(self):
+        config = configs.load_config("retina_5cls", load_from="none")
+        assert config.load_from is None
+        backbone = config.model.backbone
+        assert (backbone.frozen_stages, backbone.norm_eval, backbone.init_cfg) == (-1, False, None)
+
+    def test_another_class_count_is_refused_with_the_remedy(self):
+        with pytest.raises(ConfigError, match=r"model\.bbox_head\.num_classes=2"):
+            configs.check_class_counts(load("retina_5cls"), ("Right lung", "Left lung"))

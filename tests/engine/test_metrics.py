@@ -1,0 +1,66 @@
+import json
+
+import pytest
+import torch
+from conftest import PreparedFolder
+
+from cxr_mmdet.engine.metrics import CxrMetric
+
+
+def samples(metric: CxrMetric, *, score: float = 0.9, pad: tuple[int, int] = (0, 0)) -> list[dict]:
+    """Return perfect predictions, as the evaluator hands them over, on pictures padded by ``pad``."""
+    label_of = {category["id"]: label for label, category in enumerate(metric.ground_truth["categories"])}
+    left, top = pad
+    result = []
+    for image in metric.ground_truth["images"]:
+        own = [entry for entry in metric.ground_truth["annotations"] if entry["image_id"] == image["id"]]
+        boxes = [[x + left, y + top, x + w + left, y + h + top] for x, y, w, h in (entry["bbox"] for entry in own)]
+        result.append(
+            {
+                "img_id": image["id"],
+                "ori_shape": (image["height"], image["width"]),
+                "pad_offset": pad,
+                "pred_instances": {
+                    "bboxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                    "labels": torch.tensor([label_of[entry["category_id"]] for entry in own], dtype=torch.long),
+                    "scores": torch.full((len(own),), score),
+                },
+            }
+        )
+    return result
+
+
+@pytest.fixture
+def metric(prepared_folder: PreparedFolder) -> CxrMetric:
+    return CxrMetric(ann_file="annotations/val_5.json", data_root=str(prepared_folder(val=12)))
+
+
+@pytest.mark.parametrize("pad", [(0, 0), (13, 4)])
+def test_perfect_predictions_score_one_whatever_the_padding(metric, pad):
+    metric.process(None, samples(metric, pad=pad))
+    scores = metric.evaluate(size=12)
+    assert scores["bbox/mAP"] == scores["bbox/mAP_50"] == pytest.approx(1.0)
+    assert scores["bbox/AP_50/Nodule/Mass"] == pytest.approx(1.0)
+
+
+def test_no_detection_is_zero(metric):
+    empty = samples(metric)
+    for sample in empty:
+        sample["pred_instances"] = {name: value[:0] for name, value in sample["pred_instances"].items()}
+    metric.process(None, empty)
+    assert metric.evaluate(size=12)["bbox/mAP_50"] == 0.0
+
+
+def test_undefined_scores_are_left_out(prepared_folder: PreparedFolder):
+    metric = CxrMetric(ann_file="annotations/val_5.json", data_root=str(prepared_folder(val=1)))
+    metric.process(None, samples(metric))
+    assert {name for name in metric.evaluate(size=1) if "AP_50/" in name} == {"bbox/AP_50/Aortic enlargement"}
+
+
+def test_files_are_written(metric, tmp_path):
+    metric.out_dir = str(tmp_path / "out")
+    metric.process(None, samples(metric))
+    metric.evaluate(size=12)
+    detections = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(detections) == len(metric.ground_truth["annotations"])
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["mean_ap_50"] == pytest.approx(1.0)
