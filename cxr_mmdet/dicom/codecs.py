@@ -1,0 +1,145 @@
+"""Encoded pixel data to stored values: the fastest correct codec of each transfer syntax, with others behind it.
+
+pydicom's decoders do the book-keeping (fragments, planes, signs, unused bits), the libraries behind them the decoding;
+all are permissively licensed. imagecodecs (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH) joins pydicom through its plugin
+interface, which asks this module for ``DECODER_DEPENDENCIES``, ``is_available`` and the decoding function.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import imagecodecs
+import numpy as np
+from pydicom import uid
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+
+from cxr_mmdet.dicom.codestream import read_codestream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydicom import Dataset
+    from pydicom.pixels.decoders.base import Decoder, DecodeRunner
+
+OWN_PLUGIN = "imagecodecs"
+
+_JPEG = (OWN_PLUGIN, "gdcm", "pylibjpeg", "pillow")
+_JPEG2000 = (OWN_PLUGIN, "pylibjpeg", "gdcm")
+PREFERENCE: dict[uid.UID, tuple[str, ...]] = {
+    uid.RLELossless: ("pylibjpeg", "pydicom"),
+    uid.JPEGBaseline8Bit: _JPEG,
+    uid.JPEGExtended12Bit: _JPEG,
+    uid.JPEGLossless: _JPEG,
+    uid.JPEGLosslessSV1: _JPEG,
+    uid.JPEGLSLossless: (OWN_PLUGIN, "pyjpegls", "gdcm"),
+    uid.JPEGLSNearLossless: (OWN_PLUGIN, "pyjpegls", "gdcm"),
+    uid.JPEG2000Lossless: _JPEG2000,
+    uid.JPEG2000: _JPEG2000,
+    uid.HTJ2KLossless: ("pylibjpeg", OWN_PLUGIN),
+    uid.HTJ2KLosslessRPCL: ("pylibjpeg", OWN_PLUGIN),
+    uid.HTJ2K: ("pylibjpeg", OWN_PLUGIN),
+}
+"""Plugins of pydicom in the order they are tried; see docs/benchmarks.md for the measurement."""
+
+_CODESTREAM_SYNTAXES = frozenset(PREFERENCE) - {uid.RLELossless}
+
+
+class CodecError(ValueError):
+    """Pixel data that could not be turned into values; the message is the reason alone."""
+
+
+def decode_frame(dataset: Dataset, syntax: uid.UID, index: int) -> tuple[np.ndarray, str]:
+    """Return one frame's stored values and its photometric interpretation after decoding.
+
+    Returns:
+        (H, W) or (H, W, 3) integers, and the colour space they are in; YBR is converted to RGB.
+
+    Raises:
+        CodecError: no codec for the syntax, or data that contradict the header, are cut off or damaged.
+    """
+    decoder = _decoder(syntax)
+    if syntax in _CODESTREAM_SYNTAXES:
+        _check_codestream(dataset, index)
+    plugins = [name for name in PREFERENCE.get(syntax, ("",)) if not name or name in decoder.available_plugins]
+    reasons = []
+    for plugin in plugins:
+        try:
+            array, facts = decoder.as_array(dataset, index=index, decoding_plugin=plugin)
+        # A library at its wits' end raises anything, from ValueError to RuntimeError and its own types.
+        except Exception as error:
+            reasons.append(_one_line(error))
+            continue
+        return array, str(facts["photometric_interpretation"])
+    raise CodecError(f"the pixel data cannot be decoded ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def _decoder(syntax: uid.UID) -> Decoder:
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise CodecError(f"its transfer syntax {syntax.name} ({syntax}) does not encode single pictures") from None
+    if syntax in DECODER_DEPENDENCIES and OWN_PLUGIN not in decoder.available_plugins:
+        decoder.add_plugin(OWN_PLUGIN, (__name__, "decode_with_imagecodecs"))
+    if not decoder.is_available:
+        needed = " or ".join(decoder.missing_dependencies)
+        raise CodecError(f"no codec for its transfer syntax {syntax.name} ({syntax}) is installed; install {needed}")
+    return decoder
+
+
+def _check_codestream(dataset: Dataset, index: int) -> None:
+    frame_count = int(dataset.get("NumberOfFrames") or 1)
+    try:
+        stream = read_codestream(get_frame(dataset.PixelData, index, number_of_frames=frame_count))
+    except CodecError:
+        raise
+    # pydicom's fragment parser raises struct.error, EOFError, IndexError... on damaged items.
+    except Exception as error:
+        raise CodecError(_one_line(error)) from None
+    stated = (dataset.Rows, dataset.Columns)
+    if stream.size_hw != stated:
+        height, width = stream.size_hw
+        raise CodecError(f"the codestream holds {width} x {height} pixels, the header says {stated[1]} x {stated[0]}")
+    if stream.components != dataset.SamplesPerPixel:
+        raise CodecError(
+            f"the codestream holds {stream.components} components, the header says {dataset.SamplesPerPixel}"
+        )
+    if stream.precision > dataset.BitsAllocated:
+        raise CodecError(
+            f"the codestream has {stream.precision} bits a value, the header allocates {dataset.BitsAllocated}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text.removeprefix("Unable to decode as exceptions were raised by all available plugins: ")
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+# What follows is pydicom's plugin interface (pydicom docs, "Decoding plugins").
+
+_DECODE: dict[uid.UID, Callable[[bytes], np.ndarray]] = {
+    **dict.fromkeys(uid.JPEGTransferSyntaxes[:4], lambda data: imagecodecs.jpeg8_decode(data)),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, lambda data: imagecodecs.jpegls_decode(data)),
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), lambda data: imagecodecs.jpeg2k_decode(data, numthreads=1)),
+    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), lambda data: imagecodecs.htj2k_decode(data)),
+}
+
+DECODER_DEPENDENCIES: dict[uid.UID, tuple[str, ...]] = dict.fromkeys(_DECODE, ("imagecodecs",))
+
+
+def is_available(syntax: str) -> bool:
+    """Return whether imagecodecs decodes the syntax."""
+    return syntax in DECODER_DEPENDENCIES
+
+
+def decode_with_imagecodecs(source: bytes, runner: DecodeRunner) -> Any:
+    """Return one decoded grey frame as a flat buffer, as pydicom's plugins do."""
+    if runner.samples_per_pixel != 1:
+        raise NotImplementedError("colour is left to the other plugins, which know DICOM's colour spaces")
+    array = np.ascontiguousarray(_DECODE[runner.transfer_syntax](source))
+    if array.shape != (runner.rows, runner.columns):
+        raise ValueError(f"decoded to {array.shape} instead of {(runner.rows, runner.columns)}")
+    runner.set_option("bits_allocated", array.dtype.itemsize * 8)
+    return cast("Any", array.reshape(-1).view(np.uint8).data)

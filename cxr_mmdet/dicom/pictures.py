@@ -1,0 +1,51 @@
+"""Radiographs that come as PNG, JPEG or TIFF: the same strictness as for DICOM, without its display attributes."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cxr_mmdet.errors import DicomError
+
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_GREY_MODES = frozenset({"L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+def picture_format(content: bytes) -> str | None:
+    """Return PNG, JPEG or TIFF by the first bytes, else None; the file's name is not asked."""
+    return next((name for magic, name in _MAGIC.items() if content.startswith(magic)), None)
+
+
+def _plain_mode(mode: str) -> str:
+    return "L" if mode == "1" else "RGB"
+
+
+def read_picture(content: bytes, name: str, *, max_pixels: int) -> np.ndarray:
+    """Return (H, W) grey values as stored: uint8, or 16-bit integers, or float; colour becomes luminance.
+
+    Pillow reads them because it refuses a truncated file, where OpenCV fills the rest with grey or black.
+
+    Raises:
+        DicomError: damaged, truncated, several pages, or more pixels than ``max_pixels``.
+    """
+    kind = picture_format(content)
+    try:
+        with Image.open(BytesIO(content), formats=[kind] if kind else None) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DicomError(f"{name}: {width} x {height} pixels is beyond the limit of {max_pixels:,} pixels")
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1:
+                raise DicomError(f"{name}: holds {pages} pages; a radiograph is one picture")
+            values = np.asarray(image if image.mode in _GREY_MODES else image.convert(_plain_mode(image.mode)))
+    except UnidentifiedImageError:
+        raise DicomError(f"{name}: damaged {kind} picture, its header cannot be read") from None
+    except DicomError:
+        raise
+    # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error... depending on where the damage is.
+    except Exception as error:
+        raise DicomError(f"{name}: damaged {kind} picture ({error})") from None
+    return cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) if values.ndim == 3 else values

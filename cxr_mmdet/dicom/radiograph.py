@@ -1,0 +1,173 @@
+"""The one way from a file to the pixels of a radiograph, whatever the scanner wrote (DICOM PS3.3 C.7.6.3, C.11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from pydicom import Dataset
+
+from cxr_mmdet.dicom.attributes import numbers
+from cxr_mmdet.dicom.codecs import CodecError, decode_frame
+from cxr_mmdet.dicom.pictures import picture_format, read_picture
+from cxr_mmdet.dicom.source import MAX_PIXELS, is_dicom, parse_dataset, picture_dataset, read_bytes, transfer_syntax
+from cxr_mmdet.dicom.windowing import Rendering, render_by_percentiles, render_grey
+from cxr_mmdet.errors import DicomError
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A radiograph ready to show, and where it comes from; what identifies the patient stays out of the repr.
+
+    Attributes:
+        pixels: (H, W) uint8, or uint16 where asked for; C-contiguous, 0 is black.
+        size_hw: rows and columns as stored.
+        pixel_spacing: millimetres between rows and between columns, at the patient where known, else at the detector.
+        photometric: the file's Photometric Interpretation, or the picture format's colour.
+        windowing: how values became levels, such as ``window 1 of 2 (LINEAR)``.
+        transfer_syntax: the encoding's name.
+        warnings: what was odd about the file, one sentence each.
+        burned_in_annotation: whether the file says that text is burnt into the pixels; None when it says nothing.
+        patient_id: Patient ID, None when absent or empty.
+    """
+
+    pixels: np.ndarray = field(repr=False)
+    size_hw: tuple[int, int]
+    pixel_spacing: tuple[float, float] | None
+    photometric: str
+    windowing: str
+    transfer_syntax: str
+    warnings: tuple[str, ...] = ()
+    burned_in_annotation: bool | None = None
+    patient_id: str | None = field(default=None, repr=False)
+
+
+def read_radiograph(
+    source: str | Path | bytes | Dataset,
+    *,
+    window: int | str = 0,
+    frame: int | None = None,
+    bits: Literal[8, 16] = 8,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> Radiograph:
+    """Return the radiograph in ``source`` as its file asks it to be shown.
+
+    The order is the standard's: Modality LUT or rescale, VOI LUT or window, inversion, once (PS3.3 C.11, PS3.4 N.2).
+    Without a usable window the range between robust percentiles is shown, and ``windowing`` says so.
+
+    Args:
+        source: a DICOM, PNG, JPEG or TIFF file or its content, or a dataset that holds the pixel data.
+        window: which of the file's views, counted from 0 with VOI LUTs before windows, or its explanation.
+        frame: which frame of a multi-frame picture, counted from 0.
+        bits: of a grey level in ``pixels``.
+        max_pixels: rows times columns beyond which nothing is decoded.
+        name: how messages call the source; its path by default.
+
+    Raises:
+        DicomError: the source is not a radiograph we can show; the message names it and the reason.
+    """
+    if isinstance(source, Dataset):
+        return _read_dataset(source, name or "the dataset", window, frame, bits, max_pixels)
+    if isinstance(source, bytes):
+        content, name = source, name or "the uploaded file"
+    else:
+        content, name = read_bytes(Path(source)), name or str(source)
+    kind = None if is_dicom(content) else picture_format(content)
+    if kind is not None:
+        return _read_picture(content, name, kind, bits, max_pixels)
+    return _read_dataset(parse_dataset(content, name), name, window, frame, bits, max_pixels)
+
+
+def _read_dataset(
+    dataset: Dataset, name: str, window: int | str, frame: int | None, bits: int, max_pixels: int
+) -> Radiograph:
+    dataset = picture_dataset(dataset, name, max_pixels=max_pixels)
+    syntax = transfer_syntax(dataset)
+    try:
+        stored, photometric = decode_frame(dataset, syntax, _frame_index(dataset, frame, name))
+        rendering = _render(stored, photometric, dataset, window, bits)
+    except CodecError as error:
+        raise DicomError(f"{name}: {error}") from None
+    except ValueError as error:
+        raise DicomError(f"{name}: {error}") from None
+    height, width = rendering.levels.shape
+    patient_id = str(dataset.get("PatientID") or "").strip()
+    return Radiograph(
+        pixels=rendering.levels,
+        size_hw=(height, width),
+        pixel_spacing=_pixel_spacing(dataset),
+        photometric=str(dataset.PhotometricInterpretation),
+        windowing=rendering.how,
+        transfer_syntax=syntax.name,
+        warnings=rendering.warnings,
+        burned_in_annotation={"YES": True, "NO": False}.get(str(dataset.get("BurnedInAnnotation")).strip().upper()),
+        patient_id=patient_id or None,
+    )
+
+
+def _read_picture(content: bytes, name: str, kind: str, bits: int, max_pixels: int) -> Radiograph:
+    values = read_picture(content, name, max_pixels=max_pixels)
+    if values.dtype == np.uint8:
+        rendering = Rendering(_to_bits(np.ascontiguousarray(values), 8, bits), "as stored", ())
+    else:
+        rendering = render_by_percentiles(values, bits=bits)
+    height, width = values.shape
+    return Radiograph(
+        pixels=rendering.levels,
+        size_hw=(height, width),
+        pixel_spacing=None,
+        photometric="grey",
+        windowing=rendering.how,
+        transfer_syntax=kind,
+        warnings=rendering.warnings,
+    )
+
+
+def _render(stored: np.ndarray, photometric: str, dataset: Dataset, window: int | str, bits: int) -> Rendering:
+    if stored.ndim == 2 and photometric != "PALETTE COLOR":
+        return render_grey(stored, dataset, window=window, bits=bits)
+    if photometric == "PALETTE COLOR":
+        return _render_palette(stored, dataset, bits)
+    grey = cv2.cvtColor(np.ascontiguousarray(stored), cv2.COLOR_RGB2GRAY)
+    return Rendering(_to_bits(grey, int(dataset.BitsStored), bits), "colour as stored", ())
+
+
+def _render_palette(stored: np.ndarray, dataset: Dataset, bits: int) -> Rendering:
+    from pydicom.pixels import apply_color_lut
+
+    colours = apply_color_lut(stored, dataset)
+    grey = cv2.cvtColor(np.ascontiguousarray(colours[..., :3]), cv2.COLOR_RGB2GRAY)
+    return Rendering(_to_bits(grey, grey.dtype.itemsize * 8, bits), "palette", ())
+
+
+def _to_bits(grey: np.ndarray, have: int, want: int) -> np.ndarray:
+    """Scale grey levels of ``have`` bits so that full scale stays full scale."""
+    if have == want:
+        return grey
+    dtype = np.uint8 if want == 8 else np.uint16
+    return np.rint(grey * (np.iinfo(dtype).max / (2**have - 1))).clip(0, np.iinfo(dtype).max).astype(dtype)
+
+
+def _frame_index(dataset: Dataset, frame: int | None, name: str) -> int:
+    count = int((numbers(dataset, "NumberOfFrames") or [1])[0])
+    if frame is None and count > 1:
+        raise DicomError(f"{name}: holds {count} frames; a radiograph is one picture, or choose a frame")
+    if frame is not None and not 0 <= frame < max(count, 1):
+        raise DicomError(f"{name}: frame {frame} does not exist, the file holds {count}, counted from 0")
+    return frame or 0
+
+
+def _pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """Return row and column spacing in mm: Pixel Spacing may be calibrated, Imager Pixel Spacing is the detector's."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        spacing = numbers(dataset, keyword)
+        if len(spacing) == 2 and min(spacing) > 0:
+            return spacing[0], spacing[1]
+    return None

@@ -1,0 +1,145 @@
+"""From bytes to a DICOM dataset whose picture may be decoded, or a refusal that says why."""
+
+from __future__ import annotations
+
+import copy
+import struct
+import zlib
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import pydicom
+from pydicom import uid
+from pydicom.errors import InvalidDicomError
+
+from cxr_mmdet.errors import DicomError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydicom import Dataset
+
+MAX_FILE_BYTES = 2 << 30
+"""Of the file, and of what a deflated one unpacks to."""
+
+MAX_PIXELS = 150_000_000
+"""Five times the largest detector's picture; a header that asks for more is damaged or hostile."""
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+_DEFAULTS = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "PixelRepresentation": 0,
+}
+"""What files that predate DICOM 3 leave out (ACR-NEMA knew no other kind of picture)."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        DicomError: there is no such file, it cannot be read, it is empty, or larger than any radiograph.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DicomError(f"{path}: the file is larger than {MAX_FILE_BYTES >> 20} MiB, no radiograph is")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DicomError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DicomError(f"{path}: cannot be read ({error.strerror})") from None
+    return content
+
+
+def is_dicom(content: bytes) -> bool:
+    """Return whether ``content`` has the 128-byte preamble and prefix of a DICOM file (PS3.10 7.1)."""
+    return content[128:132] == b"DICM"
+
+
+def parse_dataset(content: bytes, name: str) -> Dataset:
+    """Return the dataset in ``content``, also where preamble and file meta are missing.
+
+    Raises:
+        DicomError: not DICOM, damaged, or it inflates beyond the limit.
+    """
+    if not content:
+        raise DicomError(f"{name}: the file is empty")
+    if is_dicom(content):
+        _check_inflated_size(content, name)
+    try:
+        dataset = pydicom.dcmread(BytesIO(content), force=not is_dicom(content))
+        known = any(keyword in dataset for keyword in ("SOPClassUID", "Rows", *PIXEL_KEYWORDS))
+    except InvalidDicomError:
+        raise DicomError(f"{name}: not a DICOM file, nor a PNG, JPEG or TIFF picture") from None
+    # The parser raises whatever the damage makes happen: struct.error, EOFError, KeyError, OverflowError, zlib.error...
+    except Exception as error:
+        what = "damaged DICOM file" if is_dicom(content) else "not a DICOM file, nor a PNG, JPEG or TIFF picture"
+        raise DicomError(f"{name}: {what} ({type(error).__name__})") from None
+    if not known and not is_dicom(content):
+        raise DicomError(f"{name}: not a DICOM file, nor a PNG, JPEG or TIFF picture")
+    return dataset
+
+
+def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS) -> Dataset:
+    """Return ``dataset``, or a copy completed by defaults, once its header describes a picture that may be decoded.
+
+    Raises:
+        DicomError: no pixel data, no or an impossible size, or more pixels than ``max_pixels``.
+    """
+    if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
+        kind = uid.UID(str(dataset.get("SOPClassUID") or "")).name or "an unknown kind of object"
+        raise DicomError(f"{name}: holds no picture, it is {kind}")
+    missing = {keyword: value for keyword, value in _DEFAULTS.items() if dataset.get(keyword) in (None, "")}
+    if missing:
+        dataset = copy.copy(dataset)
+        for keyword, value in missing.items():
+            setattr(dataset, keyword, value)
+    rows, columns = (_positive_int(dataset, keyword, name) for keyword in ("Rows", "Columns"))
+    if rows * columns > max_pixels:
+        raise DicomError(f"{name}: {columns} x {rows} pixels is beyond the limit of {max_pixels:,} pixels")
+    for keyword in ("BitsAllocated", "SamplesPerPixel"):
+        _positive_int(dataset, keyword, name)
+    if "BitsStored" not in dataset and "PixelData" in dataset:
+        dataset = copy.copy(dataset)
+        dataset.BitsStored = dataset.BitsAllocated
+    return dataset
+
+
+def transfer_syntax(dataset: Dataset) -> uid.UID:
+    """Return how the pixel data are encoded; without file meta, the plain encoding the parser recognised."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is not None and meta.get("TransferSyntaxUID"):
+        return uid.UID(str(meta.TransferSyntaxUID))
+    is_implicit, is_little = getattr(dataset, "original_encoding", (None, None))
+    if is_little is False:
+        return uid.ExplicitVRBigEndian
+    return uid.ExplicitVRLittleEndian if is_implicit is False else uid.ImplicitVRLittleEndian
+
+
+def _positive_int(dataset: Dataset, keyword: str, name: str) -> int:
+    value = dataset.get(keyword)
+    if isinstance(value, int) and value > 0:
+        return value
+    raise DicomError(f"{name}: the header gives {'no' if value in (None, '') else 'an impossible'} {keyword}")
+
+
+def _check_inflated_size(content: bytes, name: str) -> None:
+    """Refuse a deflated dataset (PS3.5 A.5) that unpacks to more than any radiograph, before pydicom unpacks it."""
+    try:
+        (meta_length,) = struct.unpack_from("<I", content, 140)
+    except struct.error:
+        raise DicomError(f"{name}: damaged DICOM file, it ends inside the file meta information") from None
+    meta_end = 144 + meta_length
+    if uid.DeflatedExplicitVRLittleEndian.encode() not in content[132:meta_end]:
+        return
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    total, rest = 0, content[meta_end:]
+    while rest and total <= MAX_FILE_BYTES:
+        try:
+            total += len(inflate.decompress(rest, 1 << 24))
+        except zlib.error:
+            raise DicomError(f"{name}: damaged DICOM file, its deflated part cannot be unpacked") from None
+        rest = inflate.unconsumed_tail
+    if total > MAX_FILE_BYTES:
+        raise DicomError(f"{name}: unpacks to more than {MAX_FILE_BYTES >> 20} MiB, no radiograph does")

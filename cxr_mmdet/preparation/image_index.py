@@ -1,0 +1,123 @@
+"""The note beside a prepared folder that says which pictures are finished and what they were made from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.files import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INDEX_NAME = "images.json"
+
+RENDERING_VERSION = 1
+"""Raised whenever the same file gives other pixels than before, so that prepared folders are made anew."""
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One finished picture.
+
+    Attributes:
+        image_id: the picture's name without suffix.
+        path: where the PNG lies.
+        size_hw: its height and width.
+        original_size_hw: the source's; boxes scale by the ratio, per axis.
+        patient_id: None when the source names none.
+        windowing: how values became grey levels.
+        warnings: what was odd about the source.
+        burned_in_annotation: whether the source says that text is burnt into the pixels; None when it says nothing.
+    """
+
+    image_id: str
+    path: Path
+    size_hw: tuple[int, int]
+    original_size_hw: tuple[int, int]
+    patient_id: str | None = field(repr=False)
+    windowing: str
+    warnings: tuple[str, ...]
+    burned_in_annotation: bool | None
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """What tells a changed file from an unchanged one without reading it."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> SourceState:
+        """Return the state of ``path`` now."""
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+class ImageIndex:
+    """The finished pictures of one prepared folder, as of its ``images.json``."""
+
+    def __init__(self, path: Path, short_edge: int, entries: dict[str, Any]) -> None:
+        self._path = path
+        self._short_edge = short_edge
+        self._entries = entries
+
+    @classmethod
+    def load(cls, path: Path, *, short_edge: int) -> ImageIndex:
+        """Read the index; one made with another short edge or by another version counts as empty.
+
+        Raises:
+            DatasetError: the file is not an index.
+        """
+        if not path.is_file():
+            return cls(path, short_edge, {})
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            made_by = (document["rendering_version"], document["short_edge"])
+            entries = document["images"] if made_by == (RENDERING_VERSION, short_edge) else {}
+        except (ValueError, KeyError, TypeError):
+            raise DatasetError(f"{path}: not an index of prepared pictures; remove it to prepare them anew") from None
+        return cls(path, short_edge, entries)
+
+    def get(self, image_id: str, source: Path, out_dir: Path) -> PreparedImage | None:
+        """Return the finished picture, or None when it is missing or its source has changed since."""
+        entry = self._entries.get(image_id)
+        path = out_dir / f"{image_id}.png"
+        try:
+            if entry is None or not path.is_file() or SourceState(**entry["source"]) != SourceState.of(source):
+                return None
+        except OSError:
+            return None
+        return PreparedImage(
+            image_id=image_id,
+            path=path,
+            size_hw=_pair(entry["size_hw"]),
+            original_size_hw=_pair(entry["original_size_hw"]),
+            patient_id=entry["patient_id"],
+            windowing=entry["windowing"],
+            warnings=tuple(entry["warnings"]),
+            burned_in_annotation=entry["burned_in_annotation"],
+        )
+
+    def put(self, image: PreparedImage, state: SourceState) -> None:
+        """Note that a picture is finished."""
+        entry = asdict(image)
+        del entry["image_id"], entry["path"]
+        self._entries[image.image_id] = entry | {"source": asdict(state)}
+
+    def save(self) -> None:
+        """Write the index beside the pictures."""
+        document = {
+            "rendering_version": RENDERING_VERSION,
+            "short_edge": self._short_edge,
+            "images": self._entries,
+        }
+        write_json(self._path, document, indent=1)
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = values
+    return first, second

@@ -1,0 +1,220 @@
+"""One way from a file to pixels: order of steps, inversion, windows and refusals, against pydicom and formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+from cxr_mmdet.dicom.radiograph import read_radiograph
+from cxr_mmdet.errors import DicomError
+
+RAMP12 = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+
+
+def make_dataset(
+    pixels: np.ndarray, *, bits_stored: int = 12, photometric: str = "MONOCHROME2", **attributes: Any
+) -> Dataset:
+    """A minimal DX image with ``pixels`` uncompressed."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["radiograph"])
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    dataset.PatientID = "SECRET-4711"
+    dataset.PatientName = "Doe^Jane"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = photometric
+    dataset.BitsAllocated = pixels.dtype.itemsize * 8
+    dataset.BitsStored = bits_stored
+    dataset.HighBit = bits_stored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OW"
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def lut_item(first: int, entries: np.ndarray, bits: int) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries) % 65536, first, bits]
+    item.LUTData = entries.astype("<u2").tobytes()
+    item["LUTData"].VR = "OW"
+    return item
+
+
+def by_pydicom(dataset: Dataset) -> np.ndarray:
+    """pydicom's display values, brought to 8 bits by its documented output range, MONOCHROME1 inverted."""
+    stored = dataset.pixel_array
+    modality = apply_modality_lut(stored, dataset)
+    shown = apply_voi_lut(modality, dataset).astype(np.float64)
+    if "VOILUTSequence" in dataset:
+        low, high = 0, 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
+    else:
+        signed = dataset.PixelRepresentation == 1
+        span = 2**dataset.BitsStored
+        low, high = (-(span // 2), span // 2 - 1) if signed else (0, span - 1)
+        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+        low, high = low * slope + intercept, high * slope + intercept
+    levels = (shown - low) / (high - low) * 255
+    return 255 - levels if dataset.PhotometricInterpretation == "MONOCHROME1" else levels
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"WindowCenter": 2048, "WindowWidth": 4096},
+        {"WindowCenter": 1000, "WindowWidth": 500, "VOILUTFunction": "LINEAR"},
+        {"WindowCenter": 1000, "WindowWidth": 500, "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": 1000, "WindowWidth": 500, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": [700, 2000], "WindowWidth": [900, 100]},
+        {"WindowCenter": 0, "WindowWidth": 2000, "RescaleSlope": 2, "RescaleIntercept": -1024},
+        {"VOILUTSequence": Sequence([lut_item(100, np.arange(4000)[::-1], 12)])},
+    ],
+)
+def test_display_is_pydicoms_within_one_grey_level(photometric: str, attributes: dict[str, Any]) -> None:
+    dataset = make_dataset(RAMP12, photometric=photometric, **attributes)
+    radiograph = read_radiograph(dataset)
+    assert radiograph.warnings == ()
+    assert np.abs(radiograph.pixels - by_pydicom(dataset)).max() <= 1
+
+
+def test_signed_pixels_are_pydicoms() -> None:
+    pixels = (RAMP12.astype(np.int32) - 2048).astype(np.int16)
+    dataset = make_dataset(pixels, WindowCenter=-500, WindowWidth=700)
+    assert np.abs(read_radiograph(dataset).pixels - by_pydicom(dataset)).max() <= 1
+
+
+def test_monochrome1_with_inverse_shape_is_inverted_once() -> None:
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    plain = read_radiograph(make_dataset(RAMP12, **window)).pixels
+    for photometric, shape in [("MONOCHROME1", None), ("MONOCHROME1", "INVERSE"), ("MONOCHROME2", "INVERSE")]:
+        attributes = window | ({"PresentationLUTShape": shape} if shape else {})
+        inverted = read_radiograph(make_dataset(RAMP12, photometric=photometric, **attributes)).pixels
+        assert np.abs(255 - plain.astype(int) - inverted).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({}, "no window"),
+        ({"WindowCenter": 2048, "WindowWidth": 0}, "no window"),
+        ({"WindowCenter": 50000, "WindowWidth": 100}, "outside the data"),
+        ({"WindowCenter": 1e9, "WindowWidth": 1e9}, "outside the data"),
+        ({"WindowCenter": "", "WindowWidth": ""}, "no window"),
+    ],
+)
+def test_without_a_usable_window_percentiles_are_shown(attributes: dict[str, Any], reason: str) -> None:
+    radiograph = read_radiograph(make_dataset(RAMP12, **attributes))
+    assert radiograph.windowing.startswith("percentiles 0.5-99.5")
+    assert reason in radiograph.windowing
+    # 4096 values, each once: 0.5 % is value 20 (the 21st), 99.5 % is value 4075.
+    assert radiograph.pixels.ravel()[20] == 0
+    assert radiograph.pixels.ravel()[21] == round(255 / (4075 - 20))
+    assert radiograph.pixels.ravel()[2048] == round(255 * (2048 - 20) / (4075 - 20))
+    assert radiograph.pixels.ravel()[4075] == 255
+
+
+def test_padding_does_not_stretch_the_percentiles() -> None:
+    pixels = RAMP12 // 8 + 1000
+    plain = read_radiograph(make_dataset(pixels)).pixels
+    pixels = np.vstack([pixels, np.full_like(pixels, 0)])
+    padded = read_radiograph(make_dataset(pixels, PixelPaddingValue=0)).pixels
+    np.testing.assert_array_equal(padded[:64], plain)
+    assert not np.array_equal(read_radiograph(make_dataset(pixels)).pixels[:64], plain)
+
+
+def test_another_window_by_number_or_name() -> None:
+    names = {"WindowCenterWidthExplanation": ["LUNG", "BONE"]}
+    dataset = make_dataset(RAMP12, WindowCenter=[700, 2000], WindowWidth=[900, 100], **names)
+    first, second = read_radiograph(dataset), read_radiograph(dataset, window=1)
+    assert first.windowing == "window 1 of 2 (LINEAR)"
+    assert second.windowing == "window 2 of 2 (LINEAR)"
+    np.testing.assert_array_equal(read_radiograph(dataset, window="bone").pixels, second.pixels)
+    with pytest.raises(DicomError, match="the file has 2"):
+        read_radiograph(dataset, window=2)
+    with pytest.raises(DicomError, match="'LUNG', 'BONE'"):
+        read_radiograph(dataset, window="heart")
+
+
+def test_a_constant_picture_is_a_warning() -> None:
+    radiograph = read_radiograph(make_dataset(np.full((8, 8), 7, np.uint16)))
+    assert not radiograph.pixels.any()
+    assert radiograph.warnings == ("the picture is constant",)
+
+
+def test_what_the_radiograph_says_of_itself_and_what_not() -> None:
+    dataset = make_dataset(RAMP12[:32], ImagerPixelSpacing=[0.2, 0.1], BurnedInAnnotation="YES")
+    radiograph = read_radiograph(dataset)
+    assert radiograph.size_hw == (32, 64)
+    assert radiograph.pixel_spacing == (0.2, 0.1)
+    assert radiograph.burned_in_annotation is True
+    assert radiograph.patient_id == "SECRET-4711"
+    assert "SECRET" not in repr(radiograph)
+    assert "Doe" not in repr(radiograph)
+    assert radiograph.pixels.flags.c_contiguous
+
+
+def test_path_bytes_and_dataset_give_the_same(tmp_path: Any) -> None:
+    dataset = make_dataset(RAMP12, WindowCenter=2048, WindowWidth=4096)
+    path = tmp_path / "a.dicom"
+    dataset.save_as(path, enforce_file_format=True)
+    expected = read_radiograph(dataset).pixels
+    for source in (path, str(path), path.read_bytes(), dcmread(path)):
+        np.testing.assert_array_equal(read_radiograph(source).pixels, expected)
+    bare = tmp_path / "bare.dicom"  # no preamble, no file meta
+    del dataset.file_meta
+    dcmwrite(bare, dataset, implicit_vr=True, little_endian=True)
+    np.testing.assert_array_equal(read_radiograph(bare).pixels, expected)
+
+
+def test_big_endian(tmp_path: Any) -> None:
+    dataset = make_dataset(RAMP12, WindowCenter=2048, WindowWidth=4096)
+    expected = read_radiograph(dataset).pixels
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = RAMP12.astype(">u2").tobytes()
+    dcmwrite(tmp_path / "big.dcm", dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "big.dcm").pixels, expected)
+
+
+def test_refusals_name_the_file_and_the_reason(tmp_path: Any) -> None:
+    path = tmp_path / "bad.dcm"
+
+    def refusal() -> str:
+        with pytest.raises(DicomError) as caught:
+            read_radiograph(path)
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    assert "no such file" in refusal()
+    path.write_bytes(b"")
+    assert "empty" in refusal()
+    path.write_bytes(b"hello, this is no picture at all" * 40)
+    assert "not a DICOM file" in refusal()
+    make_dataset(RAMP12).save_as(path, enforce_file_format=True)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "decoded" in refusal()
+    dataset = make_dataset(RAMP12)
+    del dataset.PixelData
+    dataset.save_as(path, enforce_file_format=True)
+    assert "holds no picture" in refusal()
+    make_dataset(RAMP12, Rows=65535, Columns=65535).save_as(path, enforce_file_format=True)
+    assert "beyond the limit" in refusal()
+    make_dataset(RAMP12, NumberOfFrames=2).save_as(path, enforce_file_format=True)
+    assert "2 frames" in refusal()

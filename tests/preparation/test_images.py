@@ -1,0 +1,148 @@
+"""Folders of radiographs: what is found, what is written, what a second run does, what a bad file does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.preparation.images import find_radiographs, prepare_images, shrink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_dicom(path: Path, size_hw: tuple[int, int] = (60, 40), patient: str = "P1", value: int = 0) -> Path:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    dataset.PatientID = patient
+    dataset.Rows, dataset.Columns = size_hw
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.WindowCenter, dataset.WindowWidth = 128, 256
+    dataset.PixelData = ((np.indices(size_hw).sum(0) * 2 + value) % 256).astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(4):
+        write_dicom(tmp_path / "src" / "train" / f"i{number}.dicom", patient=f"P{number // 2}", value=number)
+    return tmp_path / "src"
+
+
+def test_radiographs_are_found_in_train_or_in_the_folder_itself(folder: Path) -> None:
+    (folder / "train" / "notes.txt").write_text("not a picture")
+    (folder / "train" / ".hidden.dicom").write_text("not either")
+    assert list(find_radiographs(folder)) == ["i0", "i1", "i2", "i3"]
+    assert find_radiographs(folder / "train") == find_radiographs(folder)
+
+
+def test_nothing_found_and_two_of_a_name_are_errors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such folder"):
+        find_radiographs(tmp_path / "elsewhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no radiograph"):
+        find_radiographs(tmp_path / "empty")
+    (folder / "train" / "i2.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"i2\.dicom and i2\.png"):
+        find_radiographs(folder)
+
+
+def test_pictures_shrink_to_the_short_edge_and_never_grow(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "images"
+    for short_edge, expected in [(20, (30, 20)), (0, (60, 40)), (1000, (60, 40))]:
+        prepared = prepare_images(find_radiographs(folder), out, short_edge=short_edge)
+        assert prepared.failures == ()
+        assert [image.image_id for image in prepared.images] == ["i0", "i1", "i2", "i3"]
+        first = prepared.images[0]
+        assert (first.size_hw, first.original_size_hw) == (expected, (60, 40))
+        assert cv2.imread(str(first.path), cv2.IMREAD_UNCHANGED).shape == expected  # one plane
+        assert [image.patient_id for image in prepared.images] == ["P0", "P0", "P1", "P1"]
+
+
+def test_shrinking_averages_areas() -> None:
+    picture = np.array([[0, 100], [200, 100]], np.uint8).repeat(8, 0).repeat(8, 1)
+    np.testing.assert_array_equal(shrink(picture, 2), [[0, 100], [200, 100]])
+    assert shrink(picture, 1)[0, 0] == (0 + 100 + 200 + 100) // 4
+    assert shrink(np.zeros((1, 500), np.uint8), 1).shape == (1, 500)
+
+
+def test_parallel_and_serial_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    serial = prepare_images(find_radiographs(folder), tmp_path / "a" / "images", short_edge=20)
+    parallel = prepare_images(find_radiographs(folder), tmp_path / "b" / "images", short_edge=20, jobs=2)
+    for one, other in zip(serial.images, parallel.images, strict=True):
+        assert one.path.read_bytes() == other.path.read_bytes()
+    assert (tmp_path / "a" / "images.json").read_bytes() == (tmp_path / "b" / "images.json").read_bytes()
+
+
+def test_a_second_run_renders_only_what_is_missing_or_changed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "images"
+    sources = find_radiographs(folder)
+    first = prepare_images(sources, out)
+    counts: list[int] = []
+    again = prepare_images(sources, out, progress=counts.append)
+    assert (again.images, again.reused, sum(counts)) == (first.images, 4, 4)
+
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "i0.png").unlink()
+    write_dicom(sources["i1"], size_hw=(50, 40))
+    os.utime(sources["i1"], ns=(1, 1))
+    third = prepare_images(sources, out)
+    assert third.reused == 2
+    assert third.images[1].original_size_hw == (50, 40)
+    untouched = [name for name, time in before.items() if (out / name).stat().st_mtime_ns == time]
+    assert sorted(untouched) == ["i2.png", "i3.png"]
+    assert prepare_images(sources, out, short_edge=30).reused == 0
+
+
+def test_one_bad_file_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "i1.dicom").write_bytes(b"nonsense")
+    (folder / "train" / "i2.dicom").write_bytes((folder / "train" / "i2.dicom").read_bytes()[:-9])
+    prepared = prepare_images(find_radiographs(folder), tmp_path / "out" / "images")
+    assert [image.image_id for image in prepared.images] == ["i0", "i3"]
+    assert [failure.image_id for failure in prepared.failures] == ["i1", "i2"]
+    assert "not a DICOM file" in prepared.failures[0].reason
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["i0.png", "i3.png"]
+
+
+def test_an_interrupted_run_resumes(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "images"
+
+    def interrupt(count: int, seen: list[int] = []) -> None:  # noqa: B006
+        seen.append(count)
+        if sum(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_images(find_radiographs(folder), out, progress=interrupt)
+    assert prepare_images(find_radiographs(folder), out).reused >= 2
+
+
+def test_a_damaged_index_is_named(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "images"
+    prepare_images(find_radiographs(folder), out)
+    (out.parent / "images.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"images\.json"):
+        prepare_images(find_radiographs(folder), out)
+
+
+def test_prepared_pictures_carry_no_patient_data(folder: Path, tmp_path: Path) -> None:
+    write_dicom(folder / "train" / "i0.dicom", patient="SECRET-4711")
+    prepared = prepare_images(find_radiographs(folder), tmp_path / "out" / "images")
+    assert prepared.images[0].patient_id == "SECRET-4711"
+    assert "SECRET" not in repr(prepared)
+    assert b"SECRET" not in prepared.images[0].path.read_bytes()
