@@ -1,6 +1,8 @@
 import io
 import json
 
+import cv2
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -23,7 +25,7 @@ def invoke():
 
 def make_ground_truth(boxes=((1, 1, HIT),)):
     return {
-        "images": [{"id": 1}, {"id": 2}],
+        "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}],
         "categories": [{"id": index, "name": name} for index, name in enumerate(LABELS_14, 1)],
         "annotations": [
             {"id": index, "image_id": image_id, "category_id": category_id, "bbox": bbox}
@@ -112,6 +114,32 @@ def test_a_missing_file_is_a_usage_error(invoke, files, tmp_path):
     result = invoke("run", files[0], tmp_path / "gone.json")
     assert result.exit_code == 2
     assert "gone.json" in result.stderr
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for image_id in (1, 2):
+        cv2.imwrite(str(folder / f"{image_id}.png"), np.full((80, 100), 60, np.uint8))
+    return folder
+
+
+def test_gallery_writes_one_page_and_names_it(invoke, files, pictures, tmp_path):
+    page = tmp_path / "page.html"
+    command = ("gallery", *files, "--images", pictures, "--out", page, "--title", "Trial")
+    result = invoke(*command)
+    assert (result.exit_code, result.stdout.strip()) == (0, str(page))
+    assert "<h1>Trial</h1>" in page.read_text(encoding="utf-8")
+    assert invoke(*command).exit_code == 2
+    assert invoke(*command, "--force").exit_code == 0
+
+
+def test_gallery_names_the_picture_it_misses(invoke, files, pictures, tmp_path):
+    (pictures / "2.png").unlink()
+    result = invoke("gallery", *files, "--images", pictures, "--out", tmp_path / "page.html")
+    assert result.exit_code == 1
+    assert "2.png: cannot be read" in result.stderr
 
 
 def test_table_fits_80_columns_with_whole_names():
