@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(PY) tools/prepare_data.py build $(DEMO)/phantom $(DEMO)/prepared --labels 5 --jobs 2 --force
 	$(PY) tools/train.py configs/retina_phantom.py --data-root $(DEMO)/prepared --work-dir $(DEMO)/run
 	$(PY) tools/test.py configs/retina_phantom.py $(DEMO)/run --data-root $(DEMO)/prepared --out $(DEMO)/scores
-	$(PY) tools/evaluate.py gallery $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --images $(DEMO)/prepared/images --out $(DEMO)/gallery.html
+	$(PY) tools/evaluate.py gallery $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --images $(DEMO)/prepared/images --out $(DEMO)/gallery.html --force
 
 # One thread a worker: the workers share the cores.
 test: $(STAMP)
