@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,7 +16,7 @@ from typer.core import TyperCommand
 from cxr_mmdet.errors import CxrError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 stdout = Console(soft_wrap=True)
 """Results go here."""
@@ -58,9 +61,31 @@ class CxrTyper(typer.Typer):
         return super().command(*args, **({"cls": CxrCommand} | options))
 
 
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import without the lines that mmdet's distributions print about packages nobody needs."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
 def is_terminal() -> bool:
     """Return whether progress may be drawn: stderr is a terminal that somebody watches."""
     return sys.stderr.isatty()
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes the number of things just done and of all; draws only in a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=not is_terminal(), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, advance=done, total=total)
+
+        yield report
 
 
 def _repeat_cfg_options(args: list[str]) -> list[str]:

@@ -1,0 +1,187 @@
+"""``prepare_data build|phantom``: from radiographs and the readers' table to a folder to train on."""
+
+from __future__ import annotations
+
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.errors import UsageError
+
+if TYPE_CHECKING:
+    from cxr_mmdet.preparation.build import BuildSummary
+
+app = CxrTyper(no_args_is_help=True)
+
+SHOWN_FAILURES = 20
+
+JobsOption = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+
+
+class FusionMethod(str, Enum):
+    """How several readers' boxes become one set."""
+
+    wbf = "wbf"
+    nms = "nms"
+    none = "none"
+
+
+class GroupBy(str, Enum):
+    """What must not stand on both sides of the split."""
+
+    patient = "patient"
+    image = "image"
+
+
+@app.callback()
+def prepare_data() -> None:
+    """Prepare radiographs for training, or make synthetic ones."""
+
+
+@app.command(no_args_is_help=True)
+def build(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", exists=True, file_okay=False, help="Holds train.csv and train/<image_id>.dicom (or .png …)."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="14|5|auto|FILE",
+            help="Classes: the competition's 14, the reference's 5, auto for the table's own by class id, or a file "
+            "with one name a line. Repeat it to write several label sets of the same pictures.",
+            show_default="14",
+        ),
+    ] = None,
+    val_ratio: Annotated[float, typer.Option(help="Share of the images to validate on.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 42,
+    group_by: Annotated[
+        GroupBy, typer.Option(help="Keep images of one patient (DICOM PatientID) on one side of the split.")
+    ] = GroupBy.patient,
+    short_edge: Annotated[int, typer.Option(min=0, help="Shorter side at most, in pixels; 0: full size.")] = 1024,
+    fusion: Annotated[FusionMethod, typer.Option(help="How several readers' boxes become one set.")] = FusionMethod.wbf,
+    fusion_iou: Annotated[
+        float, typer.Option(min=0, max=1, help="Overlap above which two boxes are one finding.")
+    ] = 0.4,
+    minority: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Count training images of this class three times, as MinorityAugmentedDataset trains on them. "
+            "Repeatable.",
+            show_default="ILD, Infiltration and Nodule/Mass for --labels 5",
+        ),
+    ] = None,
+    drop_normals: Annotated[
+        bool,
+        typer.Option("--drop-normals", help="Leave out images with none of the classes, as the reference's 5 do."),
+    ] = False,
+    clip_boxes: Annotated[
+        bool, typer.Option("--clip-boxes", help="Cut boxes that reach beyond their picture instead of stopping.")
+    ] = False,
+    unread_as_normal: Annotated[
+        bool,
+        typer.Option("--unread-as-normal", help="A radiograph without a row is normal; else it counts as failed."),
+    ] = False,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="So many radiographs may fail before the exit code is 1.")
+    ] = 0,
+    jobs: JobsOption = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier build; unchanged radiographs are not rendered again.")
+    ] = False,
+) -> None:
+    """Render the radiographs, fuse the readers' boxes, split by patient, and write COCO files and manifest.json.
+
+    Radiographs that cannot be read, rows without a file and files without a row are left out, listed in failures.csv,
+    and make the exit code 1 unless --max-failures allows them. An interrupted build is completed by the same command.
+    """
+    from cxr_mmdet.annotations.consensus import Fusion
+    from cxr_mmdet.preparation.build import BuildOptions, build_dataset
+
+    options = BuildOptions(
+        labels=tuple(labels or ["14"]),
+        val_ratio=val_ratio,
+        seed=seed,
+        short_edge=short_edge,
+        fusion=Fusion(fusion.value),
+        fusion_iou=fusion_iou,
+        minority=tuple(minority) if minority else None,
+        drop_normals=drop_normals,
+        group_by_patient=group_by is GroupBy.patient,
+        clip_boxes=clip_boxes,
+        unread_as_normal=unread_as_normal,
+    )
+    with progress_bar("preparing radiographs") as progress:
+        summary = build_dataset(src, out, options, jobs=jobs, force=force, progress=progress)
+    _print_build(summary)
+    if len(summary.failures) > max_failures:
+        raise typer.Exit(1)
+
+
+@app.command(no_args_is_help=True)
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of radiographs.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    size: Annotated[int, typer.Option(min=1, help="Longer side of a radiograph in pixels, about.")] = 1024,
+    abnormal_share: Annotated[float, typer.Option(min=0, max=1, help="Share of radiographs with findings.")] = 0.3,
+    labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="The findings to draw.")] = "14",
+    readers: Annotated[int, typer.Option(min=1, help="Readers of each radiograph.")] = 3,
+    jobs: JobsOption = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom.")] = False,
+) -> None:
+    """Make synthetic chest radiographs with known findings, laid out like VinBigData, plus truth.csv."""
+    from cxr_mmdet.labels import LABELS_14, resolve_labels
+    from cxr_mmdet.phantom import write_phantoms
+
+    names = resolve_labels(labels, LABELS_14)
+    if force:
+        _remove_phantom(out)
+    with progress_bar("drawing radiographs") as progress:
+        summary = write_phantoms(
+            out,
+            images=images,
+            seed=seed,
+            size=size,
+            abnormal_share=abnormal_share,
+            readers=readers,
+            jobs=jobs,
+            labels=names,
+            progress=lambda done: progress(done, images),
+        )
+    stdout.print(summary)
+
+
+def _remove_phantom(out: Path) -> None:
+    if (out / "train").exists() and not (out / "truth.csv").is_file():
+        raise UsageError(f"{out}: holds radiographs but no truth.csv, so no phantom; --force does not remove them.")
+    shutil.rmtree(out / "train", ignore_errors=True)
+    for name in ("train.csv", "truth.csv"):
+        (out / name).unlink(missing_ok=True)
+
+
+def _print_build(summary: BuildSummary) -> None:
+    from cxr_mmdet.preparation.build import FAILURES_NAME
+    from cxr_mmdet.preparation.counts import counts_table
+
+    for counts in summary.label_sets:
+        columns = {"train": counts.train}
+        if counts.label_set.minority:
+            columns["train, augmented"] = counts.train_augmented
+        stdout.print(counts_table(f"labels {counts.label_set.name}", columns | {"val": counts.val}))
+    for note in summary.notes:
+        stderr.print(f"note: {note}", markup=False, highlight=False)
+    for failure in summary.failures[:SHOWN_FAILURES]:
+        stderr.print(f"failed: {failure.reason}", style="red", markup=False, highlight=False)
+    if summary.failures:
+        count = len(summary.failures)
+        stderr.print(f"{count} failed; all in {summary.out / FAILURES_NAME}", style="bold red", highlight=False)
+    stderr.print(f"wrote {summary.images} radiographs to {summary.out}", highlight=False)

@@ -1,0 +1,124 @@
+"""The label sets of a build: which classes, which images, and the COCO file of each split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.annotations.coco import CocoImage, build_coco
+from cxr_mmdet.annotations.table import class_names
+from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, resolve_labels
+from cxr_mmdet.preparation.counts import SplitCounts, count_split
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """A set of classes in training order; ``name`` ends the names of its files."""
+
+    name: str
+    labels: tuple[str, ...]
+    minority: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The COCO files of one label set."""
+
+    label_set: LabelSet
+    train: dict[str, Any]
+    val: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LabelSetCounts:
+    """What was written for one label set; ``train_augmented`` counts the virtual minority copies as well."""
+
+    label_set: LabelSet
+    train: SplitCounts
+    train_augmented: SplitCounts
+    val: SplitCounts
+
+
+def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequence[str] | None) -> tuple[LabelSet, ...]:
+    """Return the label sets that ``--labels`` names.
+
+    Args:
+        specs: each ``14``, ``5``, ``auto`` or a file of class names.
+        rows: the readers' table.
+        minority: classes to augment; None takes the reference's for its five classes, and none for other sets.
+
+    Raises:
+        UsageError: two sets have one name, a set has nothing in common with the table, or no set holds a minority
+            class.
+    """
+    in_table = class_names(rows)
+    label_sets = []
+    for spec in specs:
+        labels = resolve_labels(spec, in_table)
+        if set(labels).isdisjoint(in_table):
+            raise UsageError(
+                f"--labels {spec}: the table holds none of these classes, but {', '.join(in_table) or 'no finding'}; "
+                "use --labels auto or a file with these names."
+            )
+        wanted = minority if minority is not None else MINORITY_LABELS_5 if labels == LABELS_5 else ()
+        label_sets.append(LabelSet(Path(spec).stem, labels, tuple(name for name in labels if name in wanted)))
+    for name, count in Counter(label_set.name for label_set in label_sets).items():
+        if count > 1:
+            raise UsageError(f"--labels: {count} sets would write train_{name}.json; rename the file of class names.")
+    unknown = [name for name in minority or () if not any(name in label_set.labels for label_set in label_sets)]
+    if unknown:
+        raise UsageError(f"--minority {unknown[0]}: no label set holds this class; expected one of its class names.")
+    return tuple(label_sets)
+
+
+def build_splits(
+    label_set: LabelSet,
+    images: Iterable[CocoImage],
+    boxes: pd.DataFrame,
+    val_groups: Collection[str],
+    *,
+    drop_normals: bool,
+) -> Splits:
+    """Return the COCO files of one label set.
+
+    Args:
+        label_set: the classes.
+        images: all prepared images.
+        boxes: the consensus in prepared-image pixels, all classes.
+        val_groups: the groups to validate on.
+        drop_normals: leave out the images that hold none of the labels.
+
+    Raises:
+        DatasetError: a split would be empty, or nothing could be learnt or measured.
+    """
+    kept = list(images)
+    if drop_normals:
+        holders = set(boxes.loc[boxes["class_name"].isin(label_set.labels), "image_id"])
+        kept = [image for image in kept if image.image_id in holders]
+    train = build_coco([image for image in kept if image.group not in val_groups], boxes, label_set.labels)
+    val = build_coco([image for image in kept if image.group in val_groups], boxes, label_set.labels)
+    for split, coco in (("train", train), ("val", val)):
+        if not coco["annotations"]:
+            raise DatasetError(
+                f"labels {label_set.name}: none of {len(coco['images'])} {split} images holds a box of these classes; "
+                "expected some on both sides, so prepare more radiographs or change --seed or --val-ratio."
+            )
+    return Splits(label_set, train, val)
+
+
+def count_splits(splits: Splits) -> LabelSetCounts:
+    """Return the counts of both splits, validation never augmented."""
+    return LabelSetCounts(
+        label_set=splits.label_set,
+        train=count_split(splits.train),
+        train_augmented=count_split(splits.train, splits.label_set.minority),
+        val=count_split(splits.val),
+    )
