@@ -11,3 +11,4 @@ model = dict(bbox_head=dict(num_classes=2))
 train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 val_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 test_dataloader = val_dataloader
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))

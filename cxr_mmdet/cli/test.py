@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, stdout
+from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stdout
 from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, Launcher, LauncherOption, WorkDirOption
 
 app = CxrTyper(help=__doc__)
@@ -24,7 +24,7 @@ class Split(str, Enum):
 @app.command()
 def test(
     config: ConfigArgument,
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of training.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a run's folder for its best one.")],
     split: Annotated[Split, typer.Option(help="The images to score on.")] = Split.val,
     out: Annotated[
         Path | None,
@@ -36,8 +36,9 @@ def test(
     cfg_options: CfgOptions = None,
 ) -> None:
     """Score a checkpoint: mAP@[.5:.95], mAP@.5 and per class, as a table and as files."""
-    from cxr_mmdet.engine.config import load_config
-    from cxr_mmdet.engine.running import score_checkpoint
+    with quiet_imports():
+        from cxr_mmdet.engine.config import load_config
+        from cxr_mmdet.engine.running import score_checkpoint
     from cxr_mmdet.evaluation.report import metrics_table
 
     loaded = load_config(config, data_root=data_root, work_dir=work_dir, cfg_options=cfg_options or [])

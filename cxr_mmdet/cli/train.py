@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, stdout
+from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, quiet_imports, stdout
 
 app = CxrTyper(help=__doc__)
 
@@ -53,9 +53,10 @@ def train(
 
     For several GPUs: torchrun --nproc_per_node=N tools/train.py CONFIG --launcher pytorch
     """
-    from cxr_mmdet.engine import config as configs
-    from cxr_mmdet.engine.running import is_main_process
-    from cxr_mmdet.engine.running import train as run
+    with quiet_imports():
+        from cxr_mmdet.engine import config as configs
+        from cxr_mmdet.engine.running import is_main_process
+        from cxr_mmdet.engine.running import train as run
 
     loaded = configs.load_config(
         config, data_root=data_root, work_dir=work_dir, load_from=load_from, cfg_options=cfg_options or []

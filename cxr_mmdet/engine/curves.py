@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cxr_mmdet.files import atomic_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -18,10 +19,17 @@ Scalars = dict[str, dict[int, float]]
 _MAP_NAMES = {"bbox/mAP": "mAP@[.5:.95]", "bbox/mAP_50": "mAP@.5"}
 
 
-def read_scalars(work_dir: Path) -> Scalars:
-    """Return every scalar that the runs in ``work_dir`` logged; where a resumed run went again, its value stands."""
+def read_scalars(work_dir: Path, runs: Sequence[str]) -> Scalars:
+    """Return every scalar that these runs logged; where a resumed run went over the same iterations, its value stands.
+
+    Args:
+        work_dir: the folder of the runs.
+        runs: their folders' names in it, the oldest first.
+    """
     scalars: Scalars = {}
-    for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
+    for path in (work_dir / run / "vis_data" / "scalars.json" for run in runs):
+        if not path.is_file():
+            continue
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
@@ -34,13 +42,17 @@ def read_scalars(work_dir: Path) -> Scalars:
     return scalars
 
 
-def draw_curves(work_dir: Path) -> Path | None:
+def draw_curves(work_dir: Path, runs: Sequence[str]) -> Path | None:
     """Draw ``curves.png`` in ``work_dir``: losses, learning rate, validation mAP over iterations.
+
+    Args:
+        work_dir: the folder of the runs.
+        runs: their folders' names in it, the oldest first.
 
     Returns:
         The picture's path, or None when nothing was logged.
     """
-    scalars = read_scalars(work_dir)
+    scalars = read_scalars(work_dir, runs)
     losses = {name: scalars[name] for name in sorted(scalars) if name.startswith("loss")}
     maps = {title: scalars[name] for name, title in _MAP_NAMES.items() if name in scalars}
     if not losses and not maps:

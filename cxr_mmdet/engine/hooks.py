@@ -83,10 +83,22 @@ class CurvesHook(Hook):
 
     priority = "VERY_LOW"
 
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep the folders of the runs that led here over a resume."""
+        checkpoint["runs"] = [*self.runs, runner.timestamp]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take up those folders."""
+        if runner._resume:
+            self.runs = checkpoint.get("runs", [])
+
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Draw the picture from the scalars of this run and of those it resumed."""
-        draw_curves(Path(runner.work_dir))
+        draw_curves(Path(runner.work_dir), [*self.runs, runner.timestamp])
 
 
 @HOOKS.register_module()

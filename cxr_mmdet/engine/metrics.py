@@ -6,19 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
 from cxr_mmdet import boxes
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.evaluation.coco import CocoScores, evaluate_coco
-from cxr_mmdet.evaluation.results import write_detections
+from cxr_mmdet.evaluation.results import detections_from_arrays, write_detections
 from cxr_mmdet.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy as np
 
 
 @METRICS.register_module()
@@ -40,24 +39,18 @@ class CxrMetric(BaseMetric):
         self.ground_truth = read_coco(os.path.join(data_root, ann_file))
         self.out_dir = out_dir
         self.scores: CocoScores | None = None
-        self._category_ids = [category["id"] for category in self.ground_truth["categories"]]
+        self._category_ids = np.array([category["id"] for category in self.ground_truth["categories"]])
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep the detections of each image; the batch itself is not needed."""
         for sample in data_samples:
             predictions = sample["pred_instances"]
-            boxes_xywh = boxes.xyxy_to_xywh(to_prepared_pixels(predictions["bboxes"].numpy(force=True), sample))
-            detections = [
-                {
-                    "image_id": int(sample["img_id"]),
-                    "category_id": self._category_ids[int(label)],
-                    "bbox": bbox,
-                    "score": float(score),
-                }
-                for bbox, label, score in zip(
-                    boxes_xywh.tolist(), predictions["labels"].tolist(), predictions["scores"].tolist(), strict=True
-                )
-            ]
+            detections = detections_from_arrays(
+                sample["img_id"],
+                to_prepared_pixels(predictions["bboxes"].numpy(force=True), sample),
+                predictions["scores"].numpy(force=True),
+                self._category_ids[predictions["labels"].numpy(force=True)],
+            )
             self.results.append(detections)
 
     def compute_metrics(self, results: list[list[dict[str, Any]]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts
 from cxr_mmdet.engine.metrics import CxrMetric
-from cxr_mmdet.errors import CheckpointError, ConfigError, UsageError
+from cxr_mmdet.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.evaluation.coco import CocoScores
 
 _T = TypeVar("_T")
+_CONSOLE_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,11 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
     runner.train()
-    best = sorted(work_dir.glob("best_*.pth"), key=os.path.getmtime)
     last = find_latest_checkpoint(str(work_dir))
     curves = work_dir / "curves.png"
     return TrainingOutcome(
         work_dir=work_dir,
-        best_checkpoint=best[-1] if best else None,
+        best_checkpoint=best_checkpoint(work_dir),
         last_checkpoint=Path(last) if last else None,
         curves=curves if curves.is_file() else None,
     )
@@ -92,7 +92,7 @@ def score_checkpoint(
 
     Args:
         config: the config it was trained with.
-        checkpoint: a file.
+        checkpoint: a file, or a run's folder, which stands for its best checkpoint.
         split: ``val``, or ``train``: the training images through the test pipeline, without virtual copies.
         out_dir: where detections and metrics go; the work dir's ``test_<split>`` by default.
         launcher: as mmengine's.
@@ -105,10 +105,9 @@ def score_checkpoint(
         ConfigError: the config contradicts the data.
         DatasetError: the prepared folder is not as the config expects.
     """
-    if not Path(checkpoint).is_file():
-        raise UsageError(f"{checkpoint}: no such checkpoint; training writes them into work_dirs/<config>/.")
+    path = find_checkpoint(checkpoint)
     folder = out_dir or Path(config.work_dir) / f"test_{split}"
-    config.update(load_from=checkpoint, resume=False)
+    config.update(load_from=str(path), resume=False)
     _select_split(config, split)
     config.test_evaluator.update(
         out_dir=str(folder), collect_dir=str(folder / ".collect") if launcher != "none" else None
@@ -125,6 +124,24 @@ def score_checkpoint(
     metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, CxrMetric))
     assert metric.scores is not None, "the test loop evaluates on the main process"
     return ScoringOutcome(scores=metric.scores, out_dir=folder)
+
+
+def best_checkpoint(work_dir: Path) -> Path | None:
+    """Return the best checkpoint of the run in ``work_dir``; the newest, should two runs have left one."""
+    return max(work_dir.glob("best_*.pth"), key=os.path.getmtime, default=None)
+
+
+def find_checkpoint(name: str) -> Path:
+    """Return the checkpoint ``name``, or the best one of the run in the folder ``name``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(name)
+    found = best_checkpoint(path) if path.is_dir() else path
+    if found is None or not found.is_file():
+        raise CheckpointError(f"{name}: no such checkpoint; training writes them into work_dirs/<config>/.")
+    return found
 
 
 def _select_split(config: Config, split: str) -> None:
@@ -169,11 +186,12 @@ class CheckedRunner(Runner):
     build_test_loop = _explained(Runner.build_test_loop)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
-        """Return mmengine's logger, its console on stderr: stdout is for results."""
+        """Return mmengine's logger; its console is stderr, without the long dumps that the log file holds."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.setStream(sys.stderr)
+                handler.addFilter(lambda record: record.getMessage().count("\n") < _CONSOLE_LINES)
         return logger
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +211,7 @@ class CheckedRunner(Runner):
                 f"{filename}: cannot be downloaded ({error}); download it where there is a network and pass "
                 "--load-from FILE, or start from random weights by --load-from none."
             ) from error
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(
                 f"{filename}: is not a readable checkpoint ({reason}); train or copy it again."

@@ -1,0 +1,228 @@
+"""Whole runs of the tools as users start them, small: kill and resume, several processes, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli import test, train
+
+if TYPE_CHECKING:
+    from conftest import PreparedFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "train_dataloader.batch_size=2",
+    "train_dataloader.num_workers=1",
+    "default_hooks.checkpoint.interval=2",
+    "default_hooks.logger.interval=1",
+    "train_dataloader.dataset.pipeline.3.scales=[(64,64),(96,96)]",
+    "val_dataloader.dataset.pipeline.2.scale=(64,64)",
+    "test_dataloader.dataset.pipeline.2.scale=(64,64)",
+]
+# A Faster R-CNN whose RoI sampling draws at random in the training process, with ResNet-18 in place of 50.
+FASTER = [
+    *(option for option in TINY if "pipeline.3" not in option),
+    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
+    "model.backbone.depth=18",
+    "model.neck.in_channels=[128,256,512]",
+    "model.roi_head.bbox_head.fc_out_channels=64",
+]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def command(tool: str, *arguments: str, options: list[str] = TINY) -> list[str]:
+    return [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments, "--cfg-options", *options]
+
+
+def run(*arguments: str, cwd: Path, options: list[str] = TINY) -> subprocess.CompletedProcess[str]:
+    tool, *rest = arguments
+    done = subprocess.run(
+        command(tool, *rest, options=options), cwd=cwd, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "options", "start"),
+    [("retina_phantom", TINY, []), ("faster_rcnn_5cls", FASTER, ["--load-from", "none"])],
+    ids=["RetinaNet", "Faster R-CNN, minority copies"],
+)
+def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
+    prepared_folder: PreparedFolder, tmp_path: Path, config, options, start
+):
+    root = prepared_folder()
+    options = [*options, "train_cfg.max_iters=8", "train_cfg.val_interval=4"]
+    arguments = ["train", config, "--data-root", str(root), *start]
+    run(*arguments, "--work-dir", "whole", cwd=tmp_path, options=options)
+
+    with (tmp_path / "killed.log").open("w") as log:
+        victim = subprocess.Popen(
+            command(*arguments, "--work-dir", "killed", options=options),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        wait_for(tmp_path / "killed" / "last_checkpoint", victim)
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.wait()
+    assert not (tmp_path / "killed" / "iter_8.pth").exists()
+    resumed = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
+    assert "curves" in resumed.stdout
+
+    expected, got = (weights(tmp_path / name / "iter_8.pth") for name in ("whole", "killed"))
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert time.monotonic() < deadline, "no checkpoint within 300 s"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_like_one(prepared_folder: PreparedFolder, tmp_path: Path):
+    root = prepared_folder(val=5)  # odd, so that one process pads its share
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+
+    def distributed(tool: str, *arguments: str, options: list[str]) -> str:
+        _, *rest = command(tool, *arguments, "--launcher", "pytorch", options=options)
+        done = subprocess.run([*torchrun, *rest], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    options = [*TINY, "train_cfg.max_iters=4", "train_cfg.val_interval=4", "model.test_cfg.score_thr=0.0"]
+    distributed("train", "retina_phantom", "--data-root", str(root), "--work-dir", "run", options=options)
+    assert (tmp_path / "run" / "iter_4.pth").is_file()
+
+    arguments = ["retina_phantom", "run/iter_4.pth", "--data-root", str(root), "--work-dir", "run", "--out"]
+    table = distributed("test", *arguments, "two", options=options)
+    assert table.count("mAP@[.5:.95]") == 1  # one process prints
+    run("test", *arguments, "one", cwd=tmp_path, options=options)
+    one, two = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("one", "two"))
+    assert len(one) > 0
+    assert one == two
+    assert (tmp_path / "one" / "metrics.json").read_bytes() == (tmp_path / "two" / "metrics.json").read_bytes()
+    assert not (tmp_path / ".dist_test").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a checkpoint of a RetinaNet of 5 classes, just initialised."""
+    from cxr_mmdet.engine.config import load_config
+    from cxr_mmdet.engine.running import CheckedRunner
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = load_config("retina_phantom", work_dir=folder / "run")
+    for key in [key for key in config if key.startswith(("train_", "val_", "test_")) or key == "optim_wrapper"]:
+        config[key] = None
+    config.param_scheduler = None
+    runner = CheckedRunner.from_cfg(config)
+    torch.save({"state_dict": runner.model.state_dict(), "meta": {}}, folder / "start.pth")
+    return folder
+
+
+def failing(arguments: list[str], cwd: Path, code: int, options: list[str] = TINY) -> str:
+    """Return the message of a command that must fail with ``code``, in one sentence and without a traceback."""
+    tool, *rest = arguments
+    app = {"train": train.app, "test": test.app}[tool]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        result = CliRunner().invoke(app, [*rest, "--cfg-options", *options])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.stderr
+    assert "Traceback" not in result.stderr
+    (message,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    return message
+
+
+class TestBadInput:
+    def test_no_such_config(self, tmp_path):
+        assert "no such config" in failing(["train", "retina_6cls"], tmp_path, 2)
+
+    def test_no_such_checkpoint(self, tmp_path):
+        assert "no such checkpoint" in failing(["test", "retina_phantom", "best.pth"], tmp_path, 1)
+
+    def test_a_data_root_without_the_files(self, tmp_path):
+        message = failing(["train", "retina_phantom", "--data-root", "nowhere"], tmp_path, 1)
+        assert "nowhere/annotations/" in message
+        assert "prepare_data.py" in message
+
+    def test_classes_that_differ_from_the_file(self, prepared_folder, tmp_path):
+        root = prepared_folder(labels=("Left lung", "Right lung"))
+        message = failing(["train", "retina_phantom", "--data-root", str(root)], tmp_path, 1)
+        assert "holds the classes [Left lung, Right lung], the config expects [Aortic enlargement" in message
+
+    def test_a_model_of_another_class_count(self, prepared_folder, tmp_path):
+        options = [*TINY, "model.bbox_head.num_classes=3"]
+        message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
+        assert "model.bbox_head.num_classes is 3, the data holds 5 classes" in message
+
+    def test_an_empty_training_split(self, prepared_folder, tmp_path):
+        root = prepared_folder(train=0)
+        assert "holds no image" in failing(["train", "retina_phantom", "--data-root", str(root)], tmp_path, 1)
+
+    def test_a_missing_image(self, prepared_folder, tmp_path):
+        root = prepared_folder()
+        (root / "images" / "val1.png").unlink()
+        assert "val1.png" in failing(["train", "retina_phantom", "--data-root", str(root)], tmp_path, 1)
+
+    def test_a_checkpoint_of_another_class_count(self, prepared_folder, tmp_path, trained):
+        labels = ("Right lung", "Left lung")
+        root = prepared_folder(labels=labels, name="auto")
+        arguments = ["test", "retina_lungs", str(trained / "start.pth"), "--data-root", str(root)]
+        assert "another number of classes" in failing(arguments, tmp_path, 1)
+
+    def test_a_damaged_checkpoint(self, prepared_folder, tmp_path, trained):
+        path = tmp_path / "cut.pth"
+        path.write_bytes((trained / "start.pth").read_bytes()[:5000])
+        arguments = ["test", "retina_phantom", str(path), "--data-root", str(prepared_folder())]
+        assert "is not a readable checkpoint" in failing(arguments, tmp_path, 1)
+
+    def test_pretrained_weights_without_a_network(self, prepared_folder, tmp_path):
+        address = "http://127.0.0.1:9/start.pth"  # nobody listens there
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--load-from", address]
+        message = failing(arguments, tmp_path, 1)
+        assert "cannot be downloaded" in message
+        assert "--load-from none" in message
+
+    def test_a_file_of_weights_that_is_missing(self, prepared_folder, tmp_path):
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--load-from", "gone.pth"]
+        assert "gone.pth: no such file" in failing(arguments, tmp_path, 1)
+
+    def test_nothing_to_resume(self, prepared_folder, tmp_path):
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--resume"]
+        assert "no checkpoint to resume" in failing(arguments, tmp_path, 1)
+
+    def test_an_option_that_its_part_does_not_know(self, prepared_folder, tmp_path):
+        options = [*TINY, "train_cfg.max_iter=5"]
+        message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
+        assert "train_loop cannot be built" in message
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+    def test_mixed_precision_without_a_gpu(self, prepared_folder, tmp_path):
+        assert "--amp: needs a CUDA device" in failing(["train", "retina_phantom", "--amp"], tmp_path, 2)
