@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from pydicom import Dataset
+from pydicom.pixels import apply_color_lut
 
 from cxr_mmdet.dicom.attributes import numbers
 from cxr_mmdet.dicom.codecs import CodecError, decode_frame
@@ -135,16 +136,20 @@ def _render(stored: np.ndarray, photometric: str, dataset: Dataset, window: int 
         return render_grey(stored, dataset, window=window, bits=bits)
     if photometric == "PALETTE COLOR":
         return _render_palette(stored, dataset, bits)
-    grey = cv2.cvtColor(np.ascontiguousarray(stored), cv2.COLOR_RGB2GRAY)
-    return Rendering(_to_bits(grey, int(dataset.BitsStored), bits), "colour as stored", ())
+    return Rendering(_to_bits(_luminance(stored), int(dataset.BitsStored), bits), "colour as stored", ())
 
 
 def _render_palette(stored: np.ndarray, dataset: Dataset, bits: int) -> Rendering:
-    from pydicom.pixels import apply_color_lut
-
     colours = apply_color_lut(stored, dataset)
-    grey = cv2.cvtColor(np.ascontiguousarray(colours[..., :3]), cv2.COLOR_RGB2GRAY)
-    return Rendering(_to_bits(grey, grey.dtype.itemsize * 8, bits), "palette", ())
+    grey = _luminance(colours[..., :3])
+    return Rendering(_to_bits(grey, colours.dtype.itemsize * 8, bits), "palette", ())
+
+
+def _luminance(rgb: np.ndarray) -> np.ndarray:
+    """Return the ITU-R BT.601 luma of (H, W, 3) RGB."""
+    if rgb.dtype in (np.uint8, np.uint16):
+        return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    return rgb @ np.array([0.299, 0.587, 0.114])
 
 
 def _to_bits(grey: np.ndarray, have: int, want: int) -> np.ndarray:

@@ -98,8 +98,9 @@ def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS
     rows, columns = (_positive_int(dataset, keyword, name) for keyword in ("Rows", "Columns"))
     if rows * columns > max_pixels:
         raise DicomError(f"{name}: {columns} x {rows} pixels is beyond the limit of {max_pixels:,} pixels")
-    for keyword in ("BitsAllocated", "SamplesPerPixel"):
-        _positive_int(dataset, keyword, name)
+    _positive_int(dataset, "BitsAllocated", name)
+    if _positive_int(dataset, "SamplesPerPixel", name) not in (1, 3):
+        raise DicomError(f"{name}: has {dataset.SamplesPerPixel} samples a pixel; a picture has 1 or 3")
     if "BitsStored" not in dataset and "PixelData" in dataset:
         dataset = copy.copy(dataset)
         dataset.BitsStored = dataset.BitsAllocated

@@ -61,10 +61,10 @@ class View:
 
 @dataclass(frozen=True)
 class ValueTable:
-    """The distinct stored values of a picture and where they stand.
+    """The stored values of a picture and where they stand.
 
     Attributes:
-        values: (K,) float64, ascending stored values.
+        values: (K,) float64, ascending stored values that may occur.
         counts: (K,) int64, pixels of each value; padding counts as none.
         index: (H, W) integers into ``values``.
     """
@@ -150,19 +150,8 @@ def _as_stored(value: float, dataset: Dataset) -> float:
 
 
 def _tabulate(stored: np.ndarray, padding: tuple[float, float] | None, warnings: list[str]) -> ValueTable:
-    if stored.dtype.kind == "f":
-        finite = np.isfinite(stored)
-        if not finite.all():
-            warnings.append(f"{int((~finite).sum())} pixels are not numbers and are shown as the lowest value")
-            stored = np.where(finite, stored, stored[finite].min() if finite.any() else 0)
-    low, high = stored.min(), stored.max()
-    if stored.dtype.kind in "iub" and int(high) - int(low) < _TABLE_LIMIT:
-        index = stored if low == 0 else np.subtract(stored, low, dtype=np.int32)
-        values = np.arange(int(low), int(high) + 1, dtype=np.float64)
-        counts = _histogram(index, len(values))
-    else:
-        distinct, flat, counts = np.unique(stored, return_inverse=True, return_counts=True)
-        index, values = flat.reshape(stored.shape), distinct.astype(np.float64)
+    values, index = _distinct_values(_finite(stored, warnings))
+    counts = _histogram(index, len(values))
     if padding is not None:
         inside = (values >= padding[0]) & (values <= padding[1])
         if counts[~inside].any():
@@ -172,9 +161,36 @@ def _tabulate(stored: np.ndarray, padding: tuple[float, float] | None, warnings:
     return ValueTable(values, counts, index)
 
 
+def _finite(stored: np.ndarray, warnings: list[str]) -> np.ndarray:
+    if stored.dtype.kind != "f":
+        return stored
+    finite = np.isfinite(stored)
+    if finite.all():
+        return stored
+    warnings.append(f"{int((~finite).sum())} pixels are not numbers and are shown as the lowest value")
+    return np.where(finite, stored, stored[finite].min() if finite.any() else 0)
+
+
+def _distinct_values(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that may occur, ascending, and (H, W) indices into them."""
+    low, high = stored.min(), stored.max()
+    if stored.dtype in (np.uint8, np.uint16):
+        return np.arange(int(high) + 1, dtype=np.float64), stored
+    if stored.dtype in (np.int8, np.int16):
+        # Flipping the sign bit is adding half the range: signed order becomes unsigned order in one cheap pass.
+        unsigned = stored.view(f"u{stored.dtype.itemsize}")
+        half = 1 << (8 * stored.dtype.itemsize - 1)
+        index = np.bitwise_xor(unsigned, unsigned.dtype.type(half))
+        return np.arange(-half, int(high) + 1, dtype=np.float64), index
+    if stored.dtype.kind in "iub" and int(high) - int(low) < _TABLE_LIMIT:
+        return np.arange(int(low), int(high) + 1, dtype=np.float64), (stored - low).astype(np.int32)
+    values, flat = np.unique(stored, return_inverse=True)
+    return values.astype(np.float64), flat.reshape(stored.shape)
+
+
 def _histogram(index: np.ndarray, length: int) -> np.ndarray:
     if index.dtype in (np.uint8, np.uint16):
-        # OpenCV counts 16-bit pictures several times faster than numpy.bincount, which first widens them to int64.
+        # OpenCV counts these four times faster than numpy.bincount, which first widens them to int64.
         return cv2.calcHist([index], [0], None, [length], [0, length]).ravel().astype(np.int64)
     return np.bincount(index.ravel(), minlength=length)
 
