@@ -7,7 +7,6 @@ interface, which asks this module for ``DECODER_DEPENDENCIES``, ``is_available``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -17,8 +16,11 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
 from cxr_mmdet.dicom.codestream import read_codestream
+from cxr_mmdet.dicom.rle import decode_rle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydicom import Dataset
     from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
@@ -29,7 +31,8 @@ _JPEG_LS = (OWN_PLUGIN, "pyjpegls", "gdcm")
 _JPEG2000 = (OWN_PLUGIN, "pylibjpeg", "gdcm")
 _HTJ2K = (OWN_PLUGIN, "pylibjpeg")
 PREFERENCE: dict[uid.UID, tuple[str, ...]] = {
-    uid.RLELossless: ("pylibjpeg", "pydicom"),
+    # No second: on damaged data pydicom's own decoder fills in, and pylibjpeg-rle panics past `except Exception`.
+    uid.RLELossless: (OWN_PLUGIN,),
     uid.JPEGBaseline8Bit: _JPEG,
     uid.JPEGExtended12Bit: _JPEG,
     uid.JPEGLossless: _JPEG,
@@ -121,36 +124,54 @@ def _one_line(error: Exception) -> str:
 # What follows is pydicom's plugin interface (pydicom docs, "Decoding plugins").
 
 
-def _decode_lossless_jpeg(data: bytes, components: int) -> np.ndarray:
+def _decode_rle(data: bytes, runner: DecodeRunner) -> np.ndarray:
+    runner.set_option("planar_configuration", 1)
+    size_hw = (runner.rows, runner.columns)
+    return decode_rle(data, size_hw, runner.samples_per_pixel, runner.bits_allocated // 8)
+
+
+def _decode_lossless_jpeg(data: bytes, runner: DecodeRunner) -> np.ndarray:
     # Naming both colour spaces alike keeps libjpeg from converting; what the components mean is DICOM's to say.
-    return imagecodecs.jpeg8_decode(data, **({"colorspace": "RGB", "outcolorspace": "RGB"} if components == 3 else {}))
+    space = "RGB" if runner.samples_per_pixel == 3 else None
+    return _by_pixel(imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space), runner)
 
 
-def _decode_jpeg(data: bytes, components: int) -> np.ndarray:
-    _require_grey(components)
-    return imagecodecs.jpeg8_decode(data)
+def _decode_jpeg(data: bytes, runner: DecodeRunner) -> np.ndarray:
+    _require_grey(runner)
+    return _by_pixel(imagecodecs.jpeg8_decode(data), runner)
 
 
-def _decode_jpeg_ls(data: bytes, components: int) -> np.ndarray:
-    return imagecodecs.jpegls_decode(data)
+def _decode_jpeg_ls(data: bytes, runner: DecodeRunner) -> np.ndarray:
+    return _by_pixel(imagecodecs.jpegls_decode(data), runner)
 
 
-def _decode_jpeg2000(data: bytes, components: int) -> np.ndarray:
-    _require_grey(components)
-    return imagecodecs.jpeg2k_decode(data, numthreads=1)
+def _decode_jpeg2000(data: bytes, runner: DecodeRunner) -> np.ndarray:
+    _require_grey(runner)
+    return _by_pixel(imagecodecs.jpeg2k_decode(data, numthreads=1), runner)
 
 
-def _decode_htj2k(data: bytes, components: int) -> np.ndarray:
-    _require_grey(components)
-    return imagecodecs.htj2k_decode(data)
+def _decode_htj2k(data: bytes, runner: DecodeRunner) -> np.ndarray:
+    _require_grey(runner)
+    return _by_pixel(imagecodecs.htj2k_decode(data), runner)
 
 
-def _require_grey(components: int) -> None:
-    if components != 1:
+def _by_pixel(array: np.ndarray, runner: DecodeRunner) -> np.ndarray:
+    components = runner.samples_per_pixel
+    expected = (runner.rows, runner.columns) if components == 1 else (runner.rows, runner.columns, components)
+    if array.shape != expected:
+        raise ValueError(f"decoded to {array.shape} instead of {expected}")
+    if components > 1:
+        runner.set_option("planar_configuration", 0)
+    return array
+
+
+def _require_grey(runner: DecodeRunner) -> None:
+    if runner.samples_per_pixel != 1:
         raise NotImplementedError("lossy colour is left to the plugins that follow pydicom's rules on colour spaces")
 
 
-_DECODE: dict[str, Callable[[bytes, int], np.ndarray]] = {
+_DECODE: dict[str, Callable[[bytes, DecodeRunner], np.ndarray]] = {
+    uid.RLELossless: _decode_rle,
     uid.JPEGBaseline8Bit: _decode_jpeg,
     uid.JPEGExtended12Bit: _decode_jpeg,
     uid.JPEGLossless: _decode_lossless_jpeg,
@@ -164,7 +185,7 @@ _DECODE: dict[str, Callable[[bytes, int], np.ndarray]] = {
     uid.HTJ2K: _decode_htj2k,
 }
 
-DECODER_DEPENDENCIES = {syntax: ("imagecodecs",) for syntax in _DECODE}
+DECODER_DEPENDENCIES = dict.fromkeys(_DECODE, ("imagecodecs",))
 
 
 def is_available(syntax: str) -> bool:
@@ -173,13 +194,7 @@ def is_available(syntax: str) -> bool:
 
 
 def decode_with_imagecodecs(source: bytes, runner: DecodeRunner) -> Any:
-    """Return one decoded frame as a flat buffer, colour by pixel, as pydicom's plugins do."""
-    components = runner.samples_per_pixel
-    array = np.ascontiguousarray(_DECODE[runner.transfer_syntax](source, components))
-    expected = (runner.rows, runner.columns) if components == 1 else (runner.rows, runner.columns, components)
-    if array.shape != expected:
-        raise ValueError(f"decoded to {array.shape} instead of {expected}")
-    if components > 1:
-        runner.set_option("planar_configuration", 0)
+    """Return one decoded frame as a flat buffer, as pydicom's plugins do; ``runner`` learns its depth and layout."""
+    array = np.ascontiguousarray(_DECODE[runner.transfer_syntax](source, runner))
     runner.set_option("bits_allocated", array.dtype.itemsize * 8)
     return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,52 @@
+"""DICOM's RLE (PS3.5 Annex G): PackBits runs, one segment for each byte of each sample."""
+
+from __future__ import annotations
+
+import struct
+
+import imagecodecs
+import numpy as np
+
+_HEADER = struct.Struct("<16I")
+
+
+def decode_rle(frame: bytes, size_hw: tuple[int, int], samples: int, bytes_per_sample: int) -> np.ndarray:
+    """Return (samples, H, W) unsigned integers of ``bytes_per_sample`` bytes.
+
+    Raises:
+        ValueError: the header contradicts the picture, or a segment is damaged or too short.
+    """
+    height, width = size_hw
+    planes = np.empty((samples, height * width, bytes_per_sample), np.uint8)
+    segments = _segments(frame, samples * bytes_per_sample)
+    for number, segment in enumerate(segments):
+        sample, byte = divmod(number, bytes_per_sample)
+        # Segments start with the most significant byte.
+        planes[sample, :, bytes_per_sample - 1 - byte] = _unpack(segment, height * width)
+    return planes.view(f"<u{bytes_per_sample}").reshape(samples, height, width)
+
+
+def _segments(frame: bytes, expected: int) -> list[bytes]:
+    if len(frame) < _HEADER.size:
+        raise ValueError("the RLE data end inside their header")
+    count, *offsets = _HEADER.unpack_from(frame)
+    if count != expected:
+        raise ValueError(f"the RLE data have {count} segments, the header needs {expected}")
+    ends = [*offsets[1:count], len(frame)]
+    starts = offsets[:count]
+    if any(not _HEADER.size <= start < end <= len(frame) for start, end in zip(starts, ends, strict=True)):
+        raise ValueError("the RLE segments overlap or lie outside the data")
+    return [frame[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _unpack(segment: bytes, length: int) -> np.ndarray:
+    try:
+        unpacked = imagecodecs.packbits_decode(segment)
+    except imagecodecs.ImcdError:
+        if segment[-1:] != b"\0":
+            raise ValueError("an RLE segment is damaged or cut off") from None
+        # A zero that pads the segment to even length looks like a run whose byte is missing.
+        return _unpack(segment[:-1], length)
+    if len(unpacked) < length:
+        raise ValueError(f"an RLE segment holds {len(unpacked)} of {length} bytes")
+    return np.frombuffer(unpacked, np.uint8, length)
