@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.boxes import XYXY_COLUMNS, clip_to_image, xyxy_to_xywh
+from cxr_mmdet.boxes import XYXY_COLUMNS, xyxy_to_xywh
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.files import write_json
 
@@ -78,18 +78,10 @@ def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequenc
         DatasetError: the result is not a file to train on, for instance since a box lies outside its image.
     """
     ordered = sorted(images, key=lambda image: image.image_id)
-    category_of = {name: number for number, name in enumerate(labels, start=1)}
-    kept = boxes[boxes["class_name"].isin(labels)]
-    kept = kept.assign(category_id=kept["class_name"].map(category_of))
-    by_image = dict(tuple(kept.groupby("image_id", sort=False)))
-    annotations: list[dict[str, Any]] = []
-    for number, image in enumerate(ordered, start=1):
-        if image.image_id in by_image:
-            annotations += _annotations(image, number, by_image[image.image_id], first_id=len(annotations) + 1)
     coco = {
         "images": [_image_entry(number, image) for number, image in enumerate(ordered, start=1)],
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for name, number in category_of.items()],
+        "annotations": _annotation_entries(ordered, boxes, labels),
+        "categories": [{"id": number, "name": name} for number, name in enumerate(labels, start=1)],
     }
     validate(coco)
     return coco
@@ -154,22 +146,35 @@ def _image_entry(number: int, image: CocoImage) -> dict[str, Any]:
     }
 
 
-def _annotations(image: CocoImage, number: int, boxes: pd.DataFrame, first_id: int) -> list[dict[str, Any]]:
-    boxes = boxes.sort_values(["category_id", *XYXY_COLUMNS], kind="stable")
-    clipped = clip_to_image(boxes[XYXY_COLUMNS].to_numpy(), (image.height, image.width))
-    bboxes_xywh = np.round(xyxy_to_xywh(clipped), DECIMALS)
+def _annotation_entries(
+    images: Sequence[CocoImage], boxes: pd.DataFrame, labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    number_of = {image.image_id: number for number, image in enumerate(images)}
+    category_of = {name: number for number, name in enumerate(labels, start=1)}
+    kept = boxes[boxes["class_name"].isin(labels) & boxes["image_id"].isin(number_of)]
+    kept = kept.assign(image=kept["image_id"].map(number_of), category=kept["class_name"].map(category_of))
+    kept = kept.sort_values(["image", "category", *XYXY_COLUMNS], kind="stable")
+    sizes_whwh = np.array([(image.width, image.height) * 2 for image in images]).reshape(-1, 4)
+    clipped = np.clip(kept[XYXY_COLUMNS].to_numpy(np.float64), 0, sizes_whwh[kept["image"].to_numpy(np.int64)])
     return [
         {
-            "id": first_id + index,
-            "image_id": number,
-            "category_id": int(category_id),
-            "bbox": bbox.tolist(),
-            "area": round(float(bbox[2] * bbox[3]), DECIMALS),
+            "id": number,
+            "image_id": image + 1,
+            "category_id": category,
+            "bbox": bbox_xywh,
+            "area": round(bbox_xywh[2] * bbox_xywh[3], DECIMALS),
             "iscrowd": 0,
-            "votes": int(votes),
+            "votes": votes,
         }
-        for index, (bbox, category_id, votes) in enumerate(
-            zip(bboxes_xywh, boxes["category_id"], boxes["votes"], strict=True)
+        for number, (image, category, votes, bbox_xywh) in enumerate(
+            zip(
+                kept["image"].tolist(),
+                kept["category"].tolist(),
+                kept["votes"].tolist(),
+                np.round(xyxy_to_xywh(clipped), DECIMALS).tolist(),
+                strict=True,
+            ),
+            start=1,
         )
     ]
 

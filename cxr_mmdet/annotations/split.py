@@ -32,8 +32,8 @@ def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozense
     sizes = Counter(groups)
     if len(sizes) < 2:
         raise DatasetError(
-            f"{len(groups)} images of {len(sizes)} patient(s) cannot be split into training and validation; "
-            "expected at least 2 patients."
+            f"{len(groups)} images of {len(sizes)} patient(s) cannot be split into training and validation; expected "
+            "at least 2 patients. If the PatientID is only a placeholder, pass --group-by image."
         )
     # At least one image for each side, however small the ratio.
     wanted = min(max(round(val_ratio * len(groups)), 1), len(groups) - 1)
