@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 
 import typer
@@ -15,8 +16,18 @@ def build_app() -> typer.Typer:
     """Return the app that holds the app of each tool under its name."""
     app = CxrTyper(name="cxr", no_args_is_help=True, help="Chest X-ray abnormality detection.")
     for name in TOOLS:
-        app.add_typer(importlib.import_module(f"cxr_mmdet.cli.{name}").app, name=name)
+        _add_tool(app, name, importlib.import_module(f"cxr_mmdet.cli.{name}").app)
     return app
+
+
+def _add_tool(app: typer.Typer, name: str, tool: typer.Typer) -> None:
+    """Add a tool under its name; typer by itself would ask for ``cxr train train`` where a tool has one command."""
+    if tool.registered_callback is not None or len(tool.registered_commands) > 1:
+        app.add_typer(tool, name=name)
+        return
+    command = copy.copy(tool.registered_commands[0])
+    command.name = name
+    app.registered_commands.append(command)
 
 
 def main() -> None:
