@@ -1,0 +1,80 @@
+"""What every command shares."""
+
+import io
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli import app as shared
+from cxr_mmdet.cli.app import CxrTyper, progress_bar
+from cxr_mmdet.errors import CxrError, TableError, UsageError
+
+
+def run(function, *args):
+    app = CxrTyper()
+    app.command()(function)
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.mark.parametrize(("error", "code"), [(CxrError, 1), (TableError, 1), (UsageError, 2)])
+def test_an_error_is_its_message_and_its_exit_code(error, code):
+    def fail():
+        raise error("train.csv, line 3: [bold] is no markup here.")
+
+    result = run(fail)
+    assert result.exit_code == code
+    assert result.stderr == "error: train.csv, line 3: [bold] is no markup here.\n"
+    assert result.stdout == ""
+
+
+def test_an_interruption_is_said_and_leaves_with_130():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    result = run(interrupted)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    def mistake():
+        raise ZeroDivisionError("ours")
+
+    assert isinstance(run(mistake).exception, ZeroDivisionError)
+
+
+def test_one_cfg_options_takes_several_values():
+    seen = {}
+
+    def command(
+        name: str,
+        cfg_options: list[str] = typer.Option([], "--cfg-options"),  # noqa: B008
+        flag: bool = False,
+    ):
+        seen.update(name=name, cfg_options=cfg_options, flag=flag)
+
+    assert run(command, "--cfg-options", "a=1", "b.c=(1,2)", "d=x", "--flag", "config").exit_code == 0
+    assert seen == {"name": "config", "cfg_options": ["a=1", "b.c=(1,2)", "d=x"], "flag": True}
+    assert run(command, "config", "--cfg-options", "a=1", "--cfg-options", "b=2").exit_code == 0
+    assert seen["cfg_options"] == ["a=1", "b=2"]
+
+
+def test_progress_is_silent_without_a_terminal(capsys):
+    with progress_bar("working") as progress:
+        progress(1, 2)
+        progress(1, 2)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_progress_counts_up_in_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(shared, "is_terminal", lambda: True)
+    monkeypatch.setattr(shared, "stderr", Console(file=screen, force_terminal=True, width=80))
+    with progress_bar("working") as progress:
+        for _ in range(3):
+            progress(2, 6)
+    assert "working" in screen.getvalue()
+    assert "6/6" in screen.getvalue()

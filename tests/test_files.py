@@ -1,0 +1,60 @@
+"""Files that are either whole or not there."""
+
+import os
+import stat
+
+import pytest
+
+from cxr_mmdet.files import atomic_path, write_json
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "new/folder/picture.png"
+    with atomic_path(target) as temporary:
+        assert temporary.suffix == ".png"
+        assert temporary.parent == target.parent
+        temporary.write_bytes(b"content")
+        assert not target.exists()
+    assert target.read_bytes() == b"content"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "data.json"
+    target.write_text("old")
+
+    def fail():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_json(tmp_path / "ours.json", {})
+    assert stat.S_IMODE(os.stat(tmp_path / "ours.json").st_mode) == stat.S_IMODE(os.stat(tmp_path / "plain").st_mode)
+
+
+def test_long_names_are_fine(tmp_path):
+    name = "x" * 250 + ".json"
+    write_json(tmp_path / name, [])
+    assert (tmp_path / name).exists()
+
+
+def test_same_content_same_bytes(tmp_path):
+    write_json(tmp_path / "one.json", {"b": 1, "a": ["ä", None]})
+    write_json(tmp_path / "two.json", {"a": ["ä", None], "b": 1})
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert (tmp_path / "one.json").read_text(encoding="utf-8") == '{"a": ["ä", null], "b": 1}\n'
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_has_no_word_for_is_refused(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "bad.json", {"a": value})
+    assert not list(tmp_path.iterdir())

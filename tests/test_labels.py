@@ -1,0 +1,59 @@
+"""The label sets and where a user's own comes from."""
+
+import re
+
+import pytest
+
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5, NO_FINDING, NO_FINDING_ID, resolve_labels
+
+
+def test_the_competitions_ids_are_the_positions():
+    assert len(LABELS_14) == NO_FINDING_ID == 14
+    assert list(LABELS_14) == sorted(LABELS_14, key=str.lower)
+    assert LABELS_14.index("Nodule/Mass") == 8
+    assert set(MINORITY_LABELS_5) < set(LABELS_5) < set(LABELS_14)
+    assert [label for label in LABELS_14 if label in LABELS_5] == list(LABELS_5)
+
+
+def test_named_sets():
+    assert resolve_labels("14", []) == LABELS_14
+    assert resolve_labels("5", ["anything"]) == LABELS_5
+
+
+def test_auto_keeps_the_order_it_is_given_and_leaves_out_no_finding():
+    assert resolve_labels("auto", ["Right lung", NO_FINDING, "Left lung", "Right lung"]) == ("Right lung", "Left lung")
+
+
+def test_auto_needs_a_class():
+    with pytest.raises(UsageError, match="found no class in the table"):
+        resolve_labels("auto", [NO_FINDING])
+
+
+@pytest.mark.parametrize(
+    "text", ["ILD\nCardiomegaly\n", "\ufeffILD\r\n\r\n  Cardiomegaly  \r\n", "# mine\nILD # first\n\n#x\nCardiomegaly"]
+)
+def test_a_file_of_names(tmp_path, text):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(text.encode())
+    assert resolve_labels(str(path), []) == ("ILD", "Cardiomegaly")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing\n\n", "holds no class name"),
+        ("ILD\nCardiomegaly\nILD\n", "names ILD more than once"),
+        ("ILD\nNo finding\n", "is the absence of boxes"),
+    ],
+)
+def test_a_file_that_is_no_label_set_is_refused(tmp_path, text, message):
+    path = tmp_path / "labels.txt"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(str(path)) + ".*" + message):
+        resolve_labels(str(path), [])
+
+
+def test_a_missing_file_is_refused_with_the_other_choices():
+    with pytest.raises(UsageError, match="neither 14, 5 nor auto, and no such file"):
+        resolve_labels("15", [])
