@@ -8,6 +8,8 @@ import imagecodecs
 import numpy as np
 
 _HEADER = struct.Struct("<16I")
+_PADDING = 4
+"""Bytes that zeros behind a segment may unpack to; more than that means damage."""
 
 
 def decode_rle(frame: bytes, size_hw: tuple[int, int], samples: int, bytes_per_sample: int) -> np.ndarray:
@@ -47,6 +49,6 @@ def _unpack(segment: bytes, length: int) -> np.ndarray:
             raise ValueError("an RLE segment is damaged or cut off") from None
         # A zero that pads the segment to even length looks like a run whose byte is missing.
         return _unpack(segment[:-1], length)
-    if len(unpacked) < length:
-        raise ValueError(f"an RLE segment holds {len(unpacked)} of {length} bytes")
+    if not length <= len(unpacked) <= length + _PADDING:
+        raise ValueError(f"an RLE segment holds {len(unpacked)} bytes instead of {length}")
     return np.frombuffer(unpacked, np.uint8, length)
