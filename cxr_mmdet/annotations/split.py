@@ -27,8 +27,7 @@ def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozense
         UsageError: ``val_ratio`` is out of range.
         DatasetError: the groups cannot be divided into two sides.
     """
-    if not 0 < val_ratio < 1:
-        raise UsageError(f"--val-ratio {val_ratio}: expected a share above 0 and below 1, such as 0.2.")
+    check_val_ratio(val_ratio)
     sizes = Counter(groups)
     if len(sizes) < 2:
         raise DatasetError(
@@ -46,6 +45,16 @@ def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozense
             taken += sizes[group]
     # Every group is larger than what is wanted: the smallest comes closest.
     return frozenset(val or {min(order, key=lambda group: sizes[group])})
+
+
+def check_val_ratio(val_ratio: float) -> None:
+    """Refuse a share of images that leaves one side empty.
+
+    Raises:
+        UsageError: ``val_ratio`` is not above 0 and below 1.
+    """
+    if not 0 < val_ratio < 1:
+        raise UsageError(f"--val-ratio {val_ratio}: expected a share above 0 and below 1, such as 0.2.")
 
 
 def _hash(seed: int, group: str) -> bytes:

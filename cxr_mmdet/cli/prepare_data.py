@@ -13,6 +13,7 @@ from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
+    from cxr_mmdet.phantom import PhantomSummary
     from cxr_mmdet.preparation.build import BuildSummary
 
 app = CxrTyper(no_args_is_help=True)
@@ -131,7 +132,7 @@ def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     images: Annotated[int, typer.Option(min=1, help="Number of radiographs.")],
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    size: Annotated[int, typer.Option(min=1, help="Longer side of a radiograph in pixels, about.")] = 1024,
+    size: Annotated[int, typer.Option(min=1, help="Short edge of a radiograph in pixels.")] = 1024,
     abnormal_share: Annotated[float, typer.Option(min=0, max=1, help="Share of radiographs with findings.")] = 0.3,
     labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="The findings to draw.")] = "14",
     readers: Annotated[int, typer.Option(min=1, help="Readers of each radiograph.")] = 3,
@@ -155,9 +156,9 @@ def phantom(
             readers=readers,
             jobs=jobs,
             labels=names,
-            progress=lambda done: progress(done, images),
+            progress=lambda _: progress(1, images),
         )
-    stdout.print(summary)
+    _print_phantom(summary)
 
 
 def _remove_phantom(out: Path) -> None:
@@ -168,6 +169,22 @@ def _remove_phantom(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
+def _print_phantom(summary: PhantomSummary) -> None:
+    from rich.table import Table
+
+    table = Table("class", title="phantom", title_justify="left")
+    table.add_column("true\nboxes", justify="right")
+    table.add_column("readers'\nboxes", justify="right")
+    for label, count in summary.truth_boxes.items():
+        table.add_row(label, str(count), str(summary.reader_boxes[label]))
+    stdout.print(table)
+    stderr.print(
+        f"wrote {summary.images} radiographs of {summary.patients} patients to {summary.path}, "
+        f"{summary.abnormal_images} of them with findings",
+        highlight=False,
+    )
+
+
 def _print_build(summary: BuildSummary) -> None:
     from cxr_mmdet.preparation.build import FAILURES_NAME
     from cxr_mmdet.preparation.counts import counts_table
@@ -175,7 +192,7 @@ def _print_build(summary: BuildSummary) -> None:
     for counts in summary.label_sets:
         columns = {"train": counts.train}
         if counts.label_set.minority:
-            columns["train, augmented"] = counts.train_augmented
+            columns["augmented"] = counts.train_augmented
         stdout.print(counts_table(f"labels {counts.label_set.name}", columns | {"val": counts.val}))
     for note in summary.notes:
         stderr.print(f"note: {note}", markup=False, highlight=False)

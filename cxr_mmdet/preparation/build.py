@@ -17,7 +17,7 @@ from cxr_mmdet.annotations.consensus import (
     fuse_readers,
 )
 from cxr_mmdet.annotations.placement import keep_within_images, scale_to_prepared
-from cxr_mmdet.annotations.split import split_groups
+from cxr_mmdet.annotations.split import check_val_ratio, split_groups
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import atomic_path, write_json
@@ -126,6 +126,7 @@ def build_dataset(
         TableError: the table contradicts itself or a picture.
         DatasetError: there is nothing to train on or to validate on.
     """
+    check_val_ratio(options.val_ratio)
     _check_out(out, force=force)
     table = src / TABLE_NAME
     rows = read_table(table)

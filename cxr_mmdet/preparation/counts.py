@@ -57,7 +57,7 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
 def counts_table(title: str, columns: Mapping[str, SplitCounts]) -> Table:
     """Return the table of images and boxes: a row for each class, two columns for each entry of ``columns``."""
     table = Table(title=title, title_justify="left")
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)
     for name in columns:
         table.add_column(f"{name}\nimages", justify="right")
         table.add_column("\nboxes", justify="right")
