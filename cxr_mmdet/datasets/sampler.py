@@ -33,8 +33,8 @@ class Draw(int):
         draw.seed = seed
         return draw
 
-    def __getnewargs__(self) -> tuple[int, int]:  # pickled on its way to a worker process
-        return int(self), self.seed
+    def __reduce__(self) -> tuple[type[Draw], tuple[int, int]]:  # pickled on its way to a worker process
+        return Draw, (int(self), self.seed)
 
     def at(self, index: int) -> Draw:
         """Return another index with this draw's seed, for datasets that wrap datasets."""

@@ -23,12 +23,14 @@ _KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"
     "classes",
     "custom_imports",
     "data_root",
+    "find_unused_parameters",
     "log_level",
+    "sync_bn",
     "test_pipeline",
     "train_pipeline",
     "vis_backends",
 }
-"""Top-level keys that mean something: the Runner's parameters and the variables of our dataset bases."""
+"""Top-level keys that mean something: what the Runner takes or looks up, and the variables of our dataset bases."""
 
 NO_WEIGHTS = "none"
 

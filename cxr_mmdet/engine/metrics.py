@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from cxr_mmdet import boxes
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.evaluation.coco import CocoScores, evaluate_coco
-from cxr_mmdet.evaluation.results import detections_from_arrays, write_detections
+from cxr_mmdet.evaluation.results import detections_from_arrays, sort_detections, write_detections
 from cxr_mmdet.files import write_json
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class CxrMetric(BaseMetric):
 
     def compute_metrics(self, results: list[list[dict[str, Any]]]) -> dict[str, float]:
         """Return the scores by name, and write the files when ``out_dir`` is set."""
-        detections = [detection for of_image in results for detection in of_image]
+        # COCO breaks ties of scores by the order of the list, and several processes hand them over in another order.
+        detections = sort_detections(detection for of_image in results for detection in of_image)
         self.scores = evaluate_coco(self.ground_truth, detections)
         if self.out_dir is not None:
             write_detections(Path(self.out_dir) / "detections.json", detections)

@@ -157,8 +157,24 @@ def _select_split(config: Config, split: str) -> None:
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     config.launcher = launcher
     if launcher != "none" and not torch.cuda.is_available():
-        config.env_cfg.dist_cfg.backend = "gloo"
+        _distribute_over_cpus(config, launcher)
     return CheckedRunner.from_cfg(config)
+
+
+def _distribute_over_cpus(config: Config, launcher: str) -> None:
+    """Join the processes by gloo, which mmengine's own set-up cannot: it asks for a CUDA device of each."""
+    if launcher != "pytorch":
+        raise ConfigError(f"--launcher {launcher}: needs GPUs; on CPUs use torchrun and --launcher pytorch.")
+    if "RANK" not in os.environ:
+        raise ConfigError("--launcher pytorch: RANK is not set; start as torchrun --nproc_per_node=N tools/train.py …")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    config.model_wrapper_cfg = {
+        "type": "MMDistributedDataParallel",
+        "device_ids": None,
+        "broadcast_buffers": False,
+        "find_unused_parameters": config.get("find_unused_parameters", False),
+    }
 
 
 def _explained(build: Callable[..., _T]) -> Callable[..., _T]:

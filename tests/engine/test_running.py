@@ -37,6 +37,11 @@ FASTER = [
     "model.backbone.depth=18",
     "model.neck.in_channels=[128,256,512]",
     "model.roi_head.bbox_head.fc_out_channels=64",
+    "model.rpn_head.feat_channels=32",
+    "model.neck.out_channels=32",
+    "model.rpn_head.in_channels=32",
+    "model.roi_head.bbox_roi_extractor.out_channels=32",
+    "model.roi_head.bbox_head.in_channels=32",
 ]
 
 
@@ -71,7 +76,7 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     prepared_folder: PreparedFolder, tmp_path: Path, config, options, start
 ):
     root = prepared_folder()
-    options = [*options, "train_cfg.max_iters=8", "train_cfg.val_interval=4"]
+    options = [*options, "train_cfg.max_iters=6", "train_cfg.val_interval=3"]
     arguments = ["train", config, "--data-root", str(root), *start]
     run(*arguments, "--work-dir", "whole", cwd=tmp_path, options=options)
 
@@ -87,11 +92,11 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
         wait_for(tmp_path / "killed" / "last_checkpoint", victim)
         os.killpg(victim.pid, signal.SIGKILL)
         victim.wait()
-    assert not (tmp_path / "killed" / "iter_8.pth").exists()
+    assert not (tmp_path / "killed" / "iter_6.pth").exists()
     resumed = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
     assert "curves" in resumed.stdout
 
-    expected, got = (weights(tmp_path / name / "iter_8.pth") for name in ("whole", "killed"))
+    expected, got = (weights(tmp_path / name / "iter_6.pth") for name in ("whole", "killed"))
     assert expected.keys() == got.keys()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
 

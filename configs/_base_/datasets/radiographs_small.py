@@ -30,8 +30,9 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
+# One picture at a time: what a picture gets then does not depend on its neighbours, nor on the number of processes.
 val_dataloader = dict(
-    batch_size=4,
+    batch_size=1,
     num_workers=1,
     persistent_workers=True,
     drop_last=False,
