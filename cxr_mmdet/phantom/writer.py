@@ -1,0 +1,191 @@
+"""A folder of phantoms as VinBigData lays it out: ``train/*.dicom``, ``train.csv``, and the truth beside it."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import joblib
+
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import atomic_path
+from cxr_mmdet.labels import LABELS_14, NO_FINDING, NO_FINDING_ID
+from cxr_mmdet.phantom.cases import plan_case
+from cxr_mmdet.phantom.dicom_file import draw_encoding, image_id, write_dicom
+from cxr_mmdet.phantom.patient import patient_number
+from cxr_mmdet.phantom.readers import POOL, draw_pool, read
+from cxr_mmdet.phantom.render import render_phantom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.phantom.scene import Box
+
+    Row = tuple[str, str, int, str, float | None, float | None, float | None, float | None]
+
+COLUMNS = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
+TRUTH = "truth"
+SMALLEST_SIZE, LARGEST_SIZE = 128, 4096
+
+
+@dataclass(frozen=True)
+class PhantomSummary:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        images: how many.
+        patients: how many.
+        abnormal_images: images with at least one finding.
+        truth_boxes: boxes drawn, by label, in the labels' order.
+        reader_boxes: boxes of all readers, likewise.
+    """
+
+    path: Path
+    images: int
+    patients: int
+    abnormal_images: int
+    truth_boxes: dict[str, int]
+    reader_boxes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    out: Path
+    seed: int
+    size: int
+    abnormal_share: float
+    readers: int
+    labels: tuple[str, ...]
+
+
+def write_phantoms(
+    out: Path,
+    *,
+    images: int,
+    seed: int,
+    size: int = 1024,
+    abnormal_share: float = 0.3,
+    readers: int = 3,
+    jobs: int = 1,
+    labels: Sequence[str] = LABELS_14,
+    progress: Callable[[int], None] | None = None,
+) -> PhantomSummary:
+    """Write synthetic radiographs with known findings; the same arguments give the same bytes, whatever ``jobs`` is.
+
+    Image ``i`` depends on the seed and ``i`` only, so a larger set begins with the smaller one.
+
+    Args:
+        out: folder to make; it must not exist or be empty.
+        images: how many.
+        seed: not negative.
+        size: short edge in pixels.
+        abnormal_share: share of patients with findings, 0…1.
+        readers: readers an image.
+        jobs: processes, as joblib counts them (-1: one a core).
+        labels: findings that occur, a subset of the 14.
+        progress: called with the number of images done, after each.
+
+    Raises:
+        UsageError: an argument is out of range, or the folder holds something.
+    """
+    job = _Job(out, seed, size, abnormal_share, readers, tuple(label for label in LABELS_14 if label in labels))
+    _check(job, images, jobs, labels)
+    truth: list[Row] = []
+    marks: list[Row] = []
+    for done, (true_rows, reader_rows) in enumerate(_write_all(job, images, jobs), start=1):
+        truth += true_rows
+        marks += reader_rows
+        if progress is not None:
+            progress(done)
+    _write_csv(out / "train.csv", marks)
+    _write_csv(out / "truth.csv", truth)
+    return PhantomSummary(
+        path=out,
+        images=images,
+        patients=len({patient_number(seed, index) for index in range(images)}),
+        abnormal_images=len({row[0] for row in truth if row[2] != NO_FINDING_ID}),
+        truth_boxes=_count(truth, job.labels),
+        reader_boxes=_count(marks, job.labels),
+    )
+
+
+def _check(job: _Job, images: int, jobs: int, labels: Sequence[str]) -> None:
+    unknown = [label for label in labels if label not in LABELS_14]
+    problems = (
+        (images < 1, f"--images {images}: at least one image is needed."),
+        (job.seed < 0, f"--seed {job.seed}: seeds are whole numbers from 0."),
+        (
+            not SMALLEST_SIZE <= job.size <= LARGEST_SIZE,
+            f"--size {job.size}: the short edge must be between {SMALLEST_SIZE} and {LARGEST_SIZE} pixels.",
+        ),
+        (
+            not 0 <= job.abnormal_share <= 1,
+            f"--abnormal-share {job.abnormal_share}: a share is a number from 0 to 1.",
+        ),
+        (
+            not 1 <= job.readers <= len(POOL),
+            f"--readers {job.readers}: the pool holds {len(POOL)}; ask for 1 to {len(POOL)}.",
+        ),
+        (jobs == 0, "--jobs 0: ask for 1 or more processes, or -1 for one a core."),
+        (
+            bool(unknown),
+            f"--labels: {', '.join(map(repr, unknown))} cannot be drawn; choose from {', '.join(LABELS_14)}.",
+        ),
+        (not labels, "--labels: no finding is named; name at least one of the 14."),
+        (
+            job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())),
+            f"{job.out}: is there and not an empty folder; name another one, or remove it first (--force).",
+        ),
+    )
+    for wrong, message in problems:
+        if wrong:
+            raise UsageError(message)
+
+
+def _write_all(job: _Job, images: int, jobs: int) -> Iterator[tuple[list[Row], list[Row]]]:
+    if jobs == 1:
+        return (_write_one(job, index) for index in range(images))
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    return parallel(joblib.delayed(_write_one_in_worker)(job, index) for index in range(images))
+
+
+def _write_one_in_worker(job: _Job, index: int) -> tuple[list[Row], list[Row]]:
+    # The processes share the cores already; OpenCV's own threads would only get in their way.
+    cv2.setNumThreads(1)
+    return _write_one(job, index)
+
+
+def _write_one(job: _Job, index: int) -> tuple[list[Row], list[Row]]:
+    """Write one DICOM file and return its rows of truth.csv and train.csv."""
+    case = plan_case(job.seed, index, abnormal_share=job.abnormal_share, labels=job.labels)
+    phantom = render_phantom(case, size=job.size)
+    name = image_id(job.seed, index)
+    write_dicom(job.out / "train" / f"{name}.dicom", phantom, draw_encoding(case))
+    truth = _rows(name, TRUTH, [(finding.label, finding.box_xyxy) for finding in phantom.findings])
+    marks = []
+    for reading in read(phantom, draw_pool(job.seed), readers=job.readers, labels=job.labels):
+        marks += _rows(name, reading.reader, [(mark.label, mark.box_xyxy) for mark in reading.marks])
+    return truth, marks
+
+
+def _rows(name: str, reader: str, boxes: Sequence[tuple[str, Box]]) -> list[Row]:
+    if not boxes:
+        return [(name, NO_FINDING, NO_FINDING_ID, reader, None, None, None, None)]
+    return [(name, label, LABELS_14.index(label), reader, *box) for label, box in boxes]
+
+
+def _write_csv(path: Path, rows: Iterable[Row]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def _count(rows: Iterable[Row], labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(row[1] for row in rows)
+    return {label: counts[label] for label in labels}
