@@ -15,6 +15,7 @@ from pydicom import uid
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
+from cxr_mmdet.dicom.attributes import frame_count, one_line
 from cxr_mmdet.dicom.codestream import read_codestream
 from cxr_mmdet.dicom.rle import decode_rle
 
@@ -50,6 +51,9 @@ PREFERENCE: dict[uid.UID, tuple[str, ...]] = {
 _CODESTREAM_SYNTAXES = frozenset(PREFERENCE) - {uid.RLELossless}
 
 
+_PYDICOM_PREFACE = "Unable to decode as exceptions were raised by all available plugins:\n"
+
+
 class CodecError(ValueError):
     """Pixel data that could not be turned into values; the message is the reason alone."""
 
@@ -73,7 +77,7 @@ def decode_frame(dataset: Dataset, syntax: uid.UID, index: int) -> tuple[np.ndar
             array, facts = decoder.as_array(dataset, index=index, decoding_plugin=plugin)
         # A library at its wits' end raises anything, from ValueError to RuntimeError and its own types.
         except Exception as error:
-            reasons.append(_one_line(error))
+            reasons.append(one_line(str(error).removeprefix(_PYDICOM_PREFACE)))
             continue
         return array.astype(array.dtype.newbyteorder("="), copy=False), str(facts["photometric_interpretation"])
     raise CodecError(f"the pixel data cannot be decoded ({'; '.join(dict.fromkeys(reasons))})")
@@ -83,7 +87,9 @@ def _decoder(syntax: uid.UID) -> Decoder:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise CodecError(f"its transfer syntax {syntax.name} ({syntax}) does not encode single pictures") from None
+        raise CodecError(
+            f"its transfer syntax {one_line(syntax.name)} ({one_line(syntax)}) is not one of pictures"
+        ) from None
     if syntax in DECODER_DEPENDENCIES and OWN_PLUGIN not in decoder.available_plugins:
         decoder.add_plugin(OWN_PLUGIN, (__name__, "decode_with_imagecodecs"))
     if not decoder.is_available:
@@ -93,14 +99,11 @@ def _decoder(syntax: uid.UID) -> Decoder:
 
 
 def _check_codestream(dataset: Dataset, index: int) -> None:
-    frame_count = int(dataset.get("NumberOfFrames") or 1)
     try:
-        stream = read_codestream(get_frame(dataset.PixelData, index, number_of_frames=frame_count))
-    except CodecError:
-        raise
+        stream = read_codestream(get_frame(dataset.PixelData, index, number_of_frames=frame_count(dataset)))
     # pydicom's fragment parser raises struct.error, EOFError, IndexError... on damaged items.
     except Exception as error:
-        raise CodecError(_one_line(error)) from None
+        raise CodecError(f"the pixel data are damaged ({one_line(str(error)) or type(error).__name__})") from None
     stated = (dataset.Rows, dataset.Columns)
     if stream.size_hw != stated:
         height, width = stream.size_hw
@@ -113,12 +116,6 @@ def _check_codestream(dataset: Dataset, index: int) -> None:
         raise CodecError(
             f"the codestream has {stream.precision} bits a value, the header allocates {dataset.BitsAllocated}"
         )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text.removeprefix("Unable to decode as exceptions were raised by all available plugins: ")
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 # What follows is pydicom's plugin interface (pydicom docs, "Decoding plugins").

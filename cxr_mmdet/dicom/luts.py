@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.dicom.attributes import numbers
+from cxr_mmdet.dicom.attributes import numbers, value_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -38,7 +38,7 @@ class Lut:
 def read_lut(item: Dataset, dataset: Dataset) -> Lut | None:
     """Return the table in a sequence item of ``dataset``, or None where descriptor or data are missing."""
     descriptor = numbers(item, "LUTDescriptor")
-    entries = _lut_entries(item.get("LUTData"), dataset, int(descriptor[0]) if descriptor else 0)
+    entries = _lut_entries(value_of(item, "LUTData"), dataset, int(descriptor[0]) if descriptor else 0)
     if len(descriptor) != 3 or entries is None:
         return None
     needed = max(1, math.ceil(math.log2(float(entries.max()) + 1)))

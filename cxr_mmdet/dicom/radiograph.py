@@ -11,8 +11,8 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import apply_color_lut
 
-from cxr_mmdet.dicom.attributes import numbers
-from cxr_mmdet.dicom.codecs import CodecError, decode_frame
+from cxr_mmdet.dicom.attributes import frame_count, numbers, one_line, text_of
+from cxr_mmdet.dicom.codecs import decode_frame
 from cxr_mmdet.dicom.pictures import picture_format, read_picture
 from cxr_mmdet.dicom.source import MAX_PIXELS, is_dicom, parse_dataset, picture_dataset, read_bytes, transfer_syntax
 from cxr_mmdet.dicom.windowing import Rendering, render_by_percentiles, render_grey
@@ -94,12 +94,9 @@ def _read_dataset(
     try:
         stored, photometric = decode_frame(dataset, syntax, _frame_index(dataset, frame, name))
         rendering = _render(stored, photometric, dataset, window, bits)
-    except CodecError as error:
-        raise DicomError(f"{name}: {error}") from None
     except ValueError as error:
         raise DicomError(f"{name}: {error}") from None
     height, width = rendering.levels.shape
-    patient_id = str(dataset.get("PatientID") or "").strip()
     return Radiograph(
         pixels=rendering.levels,
         size_hw=(height, width),
@@ -108,8 +105,8 @@ def _read_dataset(
         windowing=rendering.how,
         transfer_syntax=syntax.name,
         warnings=rendering.warnings,
-        burned_in_annotation={"YES": True, "NO": False}.get(str(dataset.get("BurnedInAnnotation")).strip().upper()),
-        patient_id=patient_id or None,
+        burned_in_annotation={"YES": True, "NO": False}.get(text_of(dataset, "BurnedInAnnotation").upper()),
+        patient_id=text_of(dataset, "PatientID") or None,
     )
 
 
@@ -140,7 +137,11 @@ def _render(stored: np.ndarray, photometric: str, dataset: Dataset, window: int 
 
 
 def _render_palette(stored: np.ndarray, dataset: Dataset, bits: int) -> Rendering:
-    colours = apply_color_lut(stored, dataset)
+    try:
+        colours = apply_color_lut(stored, dataset)
+    # A palette that is missing, short or of odd types fails anywhere inside pydicom.
+    except Exception as error:
+        raise ValueError(f"its colour palette is unusable ({one_line(str(error))})") from None
     grey = _luminance(colours[..., :3])
     return Rendering(_to_bits(grey, colours.dtype.itemsize * 8, bits), "palette", ())
 
@@ -154,17 +155,17 @@ def _luminance(rgb: np.ndarray) -> np.ndarray:
 
 def _to_bits(grey: np.ndarray, have: int, want: int) -> np.ndarray:
     """Scale grey levels of ``have`` bits so that full scale stays full scale."""
-    if have == want:
-        return grey
     dtype = np.uint8 if want == 8 else np.uint16
+    if have == want and grey.dtype == dtype:
+        return grey
     return np.rint(grey * (np.iinfo(dtype).max / (2**have - 1))).clip(0, np.iinfo(dtype).max).astype(dtype)
 
 
 def _frame_index(dataset: Dataset, frame: int | None, name: str) -> int:
-    count = int((numbers(dataset, "NumberOfFrames") or [1])[0])
+    count = frame_count(dataset)
     if frame is None and count > 1:
         raise DicomError(f"{name}: holds {count} frames; a radiograph is one picture, or choose a frame")
-    if frame is not None and not 0 <= frame < max(count, 1):
+    if frame is not None and not 0 <= frame < count:
         raise DicomError(f"{name}: frame {frame} does not exist, the file holds {count}, counted from 0")
     return frame or 0
 

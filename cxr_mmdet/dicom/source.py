@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import struct
 import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pydicom
-from pydicom import uid
+from pydicom import DataElement, Dataset, uid
+from pydicom.datadict import dictionary_VR
 from pydicom.errors import InvalidDicomError
 
+from cxr_mmdet.dicom.attributes import numbers, one_line, text_of, value_of
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from pydicom import Dataset
 
 MAX_FILE_BYTES = 2 << 30
 """Of the file, and of what a deflated one unpacks to."""
@@ -88,41 +87,56 @@ def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS
         DicomError: no pixel data, no or an impossible size, or more pixels than ``max_pixels``.
     """
     if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
-        kind = uid.UID(str(dataset.get("SOPClassUID") or "")).name or "an unknown kind of object"
-        raise DicomError(f"{name}: holds no picture, it is {kind}")
-    missing = {keyword: value for keyword, value in _DEFAULTS.items() if dataset.get(keyword) in (None, "")}
-    if missing:
-        dataset = copy.copy(dataset)
-        for keyword, value in missing.items():
-            setattr(dataset, keyword, value)
+        kind = uid.UID(text_of(dataset, "SOPClassUID")).name
+        raise DicomError(f"{name}: holds no picture, it is {one_line(kind) or 'cut off or an unknown kind of object'}")
+    dataset = _completed(dataset)
     rows, columns = (_positive_int(dataset, keyword, name) for keyword in ("Rows", "Columns"))
     if rows * columns > max_pixels:
         raise DicomError(f"{name}: {columns} x {rows} pixels is beyond the limit of {max_pixels:,} pixels")
-    _positive_int(dataset, "BitsAllocated", name)
-    if _positive_int(dataset, "SamplesPerPixel", name) not in (1, 3):
-        raise DicomError(f"{name}: has {dataset.SamplesPerPixel} samples a pixel; a picture has 1 or 3")
-    if "BitsStored" not in dataset and "PixelData" in dataset:
-        dataset = copy.copy(dataset)
-        dataset.BitsStored = dataset.BitsAllocated
+    for keyword in ("BitsAllocated", "BitsStored"):
+        _positive_int(dataset, keyword, name)
+    samples = _positive_int(dataset, "SamplesPerPixel", name)
+    if samples not in (1, 3):
+        raise DicomError(f"{name}: has {samples} samples a pixel; a picture has 1 or 3")
     return dataset
 
 
 def transfer_syntax(dataset: Dataset) -> uid.UID:
     """Return how the pixel data are encoded; without file meta, the plain encoding the parser recognised."""
     meta = getattr(dataset, "file_meta", None)
-    if meta is not None and meta.get("TransferSyntaxUID"):
-        return uid.UID(str(meta.TransferSyntaxUID))
+    stated = "" if meta is None else text_of(meta, "TransferSyntaxUID")
+    if stated:
+        return uid.UID(stated)
     is_implicit, is_little = getattr(dataset, "original_encoding", (None, None))
     if is_little is False:
         return uid.ExplicitVRBigEndian
     return uid.ExplicitVRLittleEndian if is_implicit is False else uid.ImplicitVRLittleEndian
 
 
+def _completed(dataset: Dataset) -> Dataset:
+    """Return ``dataset`` with defaults for what is missing or unreadable; the caller's own stays as it is."""
+    defaults = {**_DEFAULTS, "BitsStored": value_of(dataset, "BitsAllocated")}
+    fixes = {keyword: value for keyword, value in defaults.items() if value_of(dataset, keyword) is None}
+    if "NumberOfFrames" in dataset and not numbers(dataset, "NumberOfFrames"):
+        fixes["NumberOfFrames"] = 1
+    if not fixes:
+        return dataset
+    completed = Dataset()  # copy.copy() and Dataset.copy() would share the elements
+    completed.update(dataset)
+    completed.set_original_encoding(*dataset.original_encoding)
+    if hasattr(dataset, "file_meta"):
+        completed.file_meta = dataset.file_meta
+    for keyword, value in fixes.items():
+        # Setting the attribute would first convert the unreadable value that it replaces.
+        completed[keyword] = DataElement(keyword, dictionary_VR(keyword), value)
+    return completed
+
+
 def _positive_int(dataset: Dataset, keyword: str, name: str) -> int:
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     if isinstance(value, int) and value > 0:
         return value
-    raise DicomError(f"{name}: the header gives {'no' if value in (None, '') else 'an impossible'} {keyword}")
+    raise DicomError(f"{name}: the header gives {'no' if value is None else 'an impossible'} {keyword}")
 
 
 def _check_inflated_size(content: bytes, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from cxr_mmdet.dicom.attributes import numbers, strings
+from cxr_mmdet.dicom.attributes import items, numbers, strings, text_of, value_of
 from cxr_mmdet.dicom.luts import read_lut
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def is_inverted(dataset: Dataset, warnings: list[str]) -> bool:
     MONOCHROME1 says so (PS3.3 C.7.6.3.1.2), and so does Presentation LUT Shape INVERSE (C.11.6), which must accompany
     it in DX images: two names of one inversion, not two inversions.
     """
-    monochrome1 = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    shape = dataset.get("PresentationLUTShape")
+    monochrome1 = text_of(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    shape = text_of(dataset, "PresentationLUTShape")
     if monochrome1 and shape == "IDENTITY":
         warnings.append("MONOCHROME1 contradicts Presentation LUT Shape IDENTITY; shown as MONOCHROME1")
     return monochrome1 or shape == "INVERSE"
@@ -141,7 +141,7 @@ def padding_range(dataset: Dataset) -> tuple[float, float] | None:
 
 def _as_stored(value: float, dataset: Dataset) -> float:
     """Return ``value`` with the sign that Pixel Representation gives it: writers mix up US and SS."""
-    signed = dataset.get("PixelRepresentation") == 1
+    signed = value_of(dataset, "PixelRepresentation") == 1
     if signed and value > 0x7FFF:
         return value - 0x10000
     if not signed and value < 0:
@@ -205,7 +205,7 @@ def _look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def _modality_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> np.ndarray:
     """Apply the Modality LUT or the rescale slope and intercept (PS3.3 C.11.1)."""
-    for item in dataset.get("ModalityLUTSequence") or []:
+    for item in items(dataset, "ModalityLUTSequence")[:1]:
         lut = read_lut(item, dataset)
         if lut is None:
             warnings.append("the Modality LUT is unreadable and was left out")
@@ -224,22 +224,22 @@ def _views(dataset: Dataset, warnings: list[str]) -> list[View]:
 
 
 def _lut_views(dataset: Dataset, warnings: list[str]) -> list[View]:
-    items = list(dataset.get("VOILUTSequence") or [])
+    sequence = items(dataset, "VOILUTSequence")
     views = []
-    for number, item in enumerate(items, 1):
+    for number, item in enumerate(sequence, 1):
         lut = read_lut(item, dataset)
-        how = f"VOI LUT {number} of {len(items)}"
+        how = f"VOI LUT {number} of {len(sequence)}"
         if lut is None:
             warnings.append(f"{how} is unreadable and was left out")
             continue
-        views.append(View(how, str(item.get("LUTExplanation") or ""), lut.shade))
+        views.append(View(how, text_of(item, "LUTExplanation"), lut.shade))
     return views
 
 
 def _window_views(dataset: Dataset, warnings: list[str]) -> list[View]:
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     names = strings(dataset, "WindowCenterWidthExplanation")
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    function = text_of(dataset, "VOILUTFunction").upper() or "LINEAR"
     if function not in _WINDOW_FUNCTIONS:
         warnings.append(f"VOI LUT Function {function!r} is unknown; LINEAR was used")
         function = "LINEAR"
