@@ -21,6 +21,11 @@ from cxr_mmdet.errors import DicomError
 if TYPE_CHECKING:
     from typing import Literal
 
+SQUARE_TOLERANCE = 0.01
+"""Spacings that differ by less come from rounding or calibration."""
+
+MAX_ASPECT = 5.0
+
 
 @dataclass(frozen=True)
 class Radiograph:
@@ -30,6 +35,7 @@ class Radiograph:
         pixels: (H, W) uint8, or uint16 where asked for; C-contiguous, 0 is black.
         size_hw: rows and columns as stored.
         pixel_spacing: millimetres between rows and between columns, at the patient where known, else at the detector.
+        pixel_aspect: height of a pixel over its width, 1 where the file says nothing credible.
         photometric: the file's Photometric Interpretation, or the picture format's colour.
         windowing: how values became levels, such as ``window 1 of 2 (LINEAR)``.
         transfer_syntax: the encoding's name.
@@ -41,6 +47,7 @@ class Radiograph:
     pixels: np.ndarray = field(repr=False)
     size_hw: tuple[int, int]
     pixel_spacing: tuple[float, float] | None
+    pixel_aspect: float
     photometric: str
     windowing: str
     transfer_syntax: str
@@ -97,14 +104,16 @@ def _read_dataset(
     except ValueError as error:
         raise DicomError(f"{name}: {error}") from None
     height, width = rendering.levels.shape
+    warnings = list(rendering.warnings)
     return Radiograph(
         pixels=rendering.levels,
         size_hw=(height, width),
         pixel_spacing=_pixel_spacing(dataset),
+        pixel_aspect=_pixel_aspect(dataset, warnings),
         photometric=str(dataset.PhotometricInterpretation),
         windowing=rendering.how,
         transfer_syntax=syntax.name,
-        warnings=rendering.warnings,
+        warnings=tuple(warnings),
         burned_in_annotation={"YES": True, "NO": False}.get(text_of(dataset, "BurnedInAnnotation").upper()),
         patient_id=text_of(dataset, "PatientID") or None,
     )
@@ -121,6 +130,7 @@ def _read_picture(content: bytes, name: str, kind: str, bits: int, max_pixels: i
         pixels=rendering.levels,
         size_hw=(height, width),
         pixel_spacing=None,
+        pixel_aspect=1.0,
         photometric="grey",
         windowing=rendering.how,
         transfer_syntax=kind,
@@ -177,3 +187,17 @@ def _pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
         if len(spacing) == 2 and min(spacing) > 0:
             return spacing[0], spacing[1]
     return None
+
+
+def _pixel_aspect(dataset: Dataset, warnings: list[str]) -> float:
+    """Return the height of a pixel over its width: Pixel Aspect Ratio (PS3.3 C.7.6.3.1.7), else by the spacing."""
+    ratio = numbers(dataset, "PixelAspectRatio")
+    height, width = ratio if len(ratio) == 2 and min(ratio) > 0 else _pixel_spacing(dataset) or (1.0, 1.0)
+    aspect = height / width
+    if abs(aspect - 1) < SQUARE_TOLERANCE:
+        return 1.0
+    if not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+        warnings.append(f"pixels {aspect:.3g} times as high as wide are not credible and are taken as square")
+        return 1.0
+    warnings.append(f"pixels are {aspect:.3g} times as high as wide")
+    return aspect

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.image_index import INDEX_NAME, ImageIndex, PreparedImage, SourceState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -109,16 +111,17 @@ def prepare_images(
     report(reused)
     failures: list[Failure] = []
     try:
-        for count, result in enumerate(_prepare_all(todo, out_dir, short_edge, jobs), 1):
-            report(1)
-            if isinstance(result, Failure):
-                failures.append(result)
-                continue
-            image, state = result
-            done[image.image_id] = image
-            index.put(image, state)
-            if count % _SAVE_EVERY == 0:
-                index.save()
+        with closing(_prepare_all(todo, out_dir, short_edge, jobs)) as results:
+            for count, result in enumerate(results, 1):
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    image, state = result
+                    done[image.image_id] = image
+                    index.put(image, state)
+                if count % _SAVE_EVERY == 0:
+                    index.save()
+                report(1)
     finally:
         index.save()
     return PreparedImages(
@@ -130,7 +133,7 @@ def prepare_images(
 
 def _prepare_all(
     todo: list[tuple[str, Path]], out_dir: Path, short_edge: int, jobs: int | None
-) -> Iterator[tuple[PreparedImage, SourceState] | Failure]:
+) -> Generator[tuple[PreparedImage, SourceState] | Failure, None, None]:
     if jobs == 1 or len(todo) < 2:
         return (prepare_image(image_id, path, out_dir, short_edge) for image_id, path in todo)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
@@ -143,12 +146,15 @@ def prepare_image(
     """Render one radiograph; the source's state is taken before reading, so that a change meanwhile is seen later."""
     try:
         state = SourceState.of(path)
-        radiograph = read_radiograph(path)
+        with warnings.catch_warnings():
+            # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
+            warnings.simplefilter("ignore")
+            radiograph = read_radiograph(path)
     except DicomError as error:
         return Failure(image_id, path, str(error))
     except OSError as error:
         return Failure(image_id, path, f"{path}: cannot be read ({error.strerror})")
-    pixels = shrink(radiograph.pixels, short_edge)
+    pixels = shrink(radiograph.pixels, short_edge, radiograph.pixel_aspect)
     target = out_dir / f"{image_id}.png"
     with atomic_path(target) as temporary:
         if not cv2.imwrite(str(temporary), pixels, PNG_OPTIONS):
@@ -167,11 +173,18 @@ def prepare_image(
     return image, state
 
 
-def shrink(pixels: np.ndarray, short_edge: int) -> np.ndarray:
-    """Return ``pixels`` with a shorter side of at most ``short_edge`` (0: as it is), by area interpolation."""
+def shrink(pixels: np.ndarray, short_edge: int, pixel_aspect: float = 1.0) -> np.ndarray:
+    """Return ``pixels`` made square and with a shorter side of at most ``short_edge``, by area interpolation.
+
+    Args:
+        pixels: (H, W).
+        short_edge: 0 keeps the size.
+        pixel_aspect: height of a pixel over its width; the denser axis shrinks, so that no axis ever grows.
+    """
     height, width = pixels.shape
-    scale = short_edge / min(height, width) if short_edge else 1.0
-    if scale >= 1:
+    square_height, square_width = height * min(1.0, pixel_aspect), width / max(1.0, pixel_aspect)
+    scale = min(1.0, short_edge / min(square_height, square_width)) if short_edge else 1.0
+    size_hw = (max(1, round(square_height * scale)), max(1, round(square_width * scale)))
+    if size_hw == (height, width):
         return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels, size_hw[::-1], interpolation=cv2.INTER_AREA)

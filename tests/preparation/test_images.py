@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
@@ -79,6 +79,19 @@ def test_shrinking_averages_areas() -> None:
     np.testing.assert_array_equal(shrink(picture, 2), [[0, 100], [200, 100]])
     assert shrink(picture, 1)[0, 0] == (0 + 100 + 200 + 100) // 4
     assert shrink(np.zeros((1, 500), np.uint8), 1).shape == (1, 500)
+
+
+def test_pixels_become_square_by_shrinking_the_denser_axis(tmp_path: Path) -> None:
+    assert shrink(np.zeros((100, 80), np.uint8), 0, 2.0).shape == (100, 40)
+    assert shrink(np.zeros((100, 80), np.uint8), 0, 0.5).shape == (50, 80)
+    assert shrink(np.zeros((100, 80), np.uint8), 20, 2.0).shape == (50, 20)
+    path = write_dicom(tmp_path / "flat.dcm", size_hw=(60, 40))
+    dataset = dcmread(path)
+    dataset.PixelAspectRatio = [1, 2]
+    dataset.save_as(path)
+    image = prepare_images({"flat": path}, tmp_path / "out" / "images").images[0]
+    assert (image.size_hw, image.original_size_hw) == ((30, 40), (60, 40))
+    assert image.warnings == ("pixels are 0.5 times as high as wide",)
 
 
 def test_parallel_and_serial_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
