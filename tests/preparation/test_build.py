@@ -361,6 +361,15 @@ def test_a_build_that_failed_late_is_completed_by_the_same_call(src, out):
     assert {path.name: path.stat().st_mtime_ns for path in (out / "images").iterdir()} == rendered
 
 
+def test_a_replacement_that_fails_does_not_pass_for_a_finished_build(src, out):
+    build_dataset(src, out, OPTIONS)
+    rows = table_rows(IMAGES)
+    write_table(src / "train.csv", [(*rows[0][:6], 5000, rows[0][7]), *rows[1:]])
+    with pytest.raises(TableError):
+        build_dataset(src, out, OPTIONS, force=True)
+    assert not (out / "manifest.json").exists()
+
+
 def test_a_folder_with_something_else_in_it_is_refused_even_by_force(src, out, tmp_path):
     out.mkdir()
     (out / "thesis.docx").touch()
