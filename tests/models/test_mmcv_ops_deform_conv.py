@@ -1,0 +1,208 @@
+"""Deformable convolutions against ordinary ones, a loop over single samples, and numerical differentiation."""
+
+import itertools
+import math
+
+import mmcv._ext
+import pytest
+import torch
+from mmcv.ops import (
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+    deform_conv2d,
+    modulated_deform_conv2d,
+)
+from torch.nn import functional
+
+import cxr_mmdet  # noqa: F401
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+# stride, padding, dilation, groups, offset groups
+GEOMETRIES = [(1, 1, 1, 1, 1), (2, 0, 1, 2, 1), (1, 2, 2, 1, 2), ((1, 2), (0, 1), (2, 1), 2, 4)]
+
+
+def operands(geometry, batch=2, kernel=(3, 2), device="cpu", dtype=torch.float64):
+    """Return features, offsets, masks, weight and bias for a convolution from 4 to 6 channels."""
+    stride, padding, dilation, groups, offset_groups = geometry
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    features, weight, bias = random(batch, 4, 7, 8), random(6, 4 // groups, *kernel), random(6)
+    spread = functional.conv2d(features, weight, None, stride, padding, dilation, groups).shape[2:]
+    taps = offset_groups * kernel[0] * kernel[1]
+    return features, 1.5 * random(batch, 2 * taps, *spread), random(batch, taps, *spread).sigmoid(), weight, bias
+
+
+def bilinear(plane, y, x):
+    height, width = plane.shape
+    top, left = math.floor(y), math.floor(x)
+    value = 0.0
+    for row, column in itertools.product((top, top + 1), (left, left + 1)):
+        if 0 <= row < height and 0 <= column < width:
+            value += float(plane[row, column]) * (1 - abs(y - row)) * (1 - abs(x - column))
+    return value
+
+
+def convolve_by_loop(features, offset, mask, weight, bias, geometry):
+    stride, padding, dilation = (value if isinstance(value, tuple) else (value, value) for value in geometry[:3])
+    groups, offset_groups = geometry[3:]
+    batch, out_height, out_width = offset.size(0), *offset.shape[2:]
+    kernel_h, kernel_w = weight.shape[2:]
+    output = bias[None, :, None, None].repeat(batch, 1, out_height, out_width)
+    for n, o, i, j, c, ky, kx in itertools.product(
+        *(range(size) for size in (batch, weight.size(0), out_height, out_width, weight.size(1), kernel_h, kernel_w))
+    ):
+        channel = o // (weight.size(0) // groups) * weight.size(1) + c
+        tap = channel // (features.size(1) // offset_groups) * kernel_h * kernel_w + ky * kernel_w + kx
+        y = i * stride[0] - padding[0] + ky * dilation[0] + float(offset[n, 2 * tap, i, j])
+        x = j * stride[1] - padding[1] + kx * dilation[1] + float(offset[n, 2 * tap + 1, i, j])
+        output[n, o, i, j] += weight[o, c, ky, kx] * mask[n, tap, i, j] * bilinear(features[n, channel], y, x)
+    return output
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_version_1_equals_loop(geometry, device):
+    features, offset, mask, weight, _ = operands(geometry, batch=1, kernel=(2, 2))
+    expected = convolve_by_loop(features, offset, torch.ones_like(mask), weight, torch.zeros(6).double(), geometry)
+    output = deform_conv2d(features.to(device), offset.to(device), weight.to(device), *geometry)
+    torch.testing.assert_close(output.cpu(), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_version_2_equals_loop(geometry, device):
+    tensors = operands(geometry, batch=1, kernel=(2, 2))
+    expected = convolve_by_loop(*tensors, geometry)
+    output = modulated_deform_conv2d(*(tensor.to(device) for tensor in tensors), *geometry)
+    torch.testing.assert_close(output.cpu(), expected)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES[:3])
+@pytest.mark.parametrize("im2col_step", [1, 2, 32])
+def test_without_offsets_it_is_a_convolution(geometry, im2col_step):
+    features, offset, mask, weight, bias = operands(geometry)
+    still = torch.zeros_like(offset)
+    expected = functional.conv2d(features, weight, None, *geometry[:4])
+    torch.testing.assert_close(deform_conv2d(features, still, weight, *geometry, False, im2col_step), expected)
+    half = modulated_deform_conv2d(features, still, torch.full_like(mask, 0.5), weight, bias, *geometry)
+    torch.testing.assert_close(half, expected / 2 + bias[:, None, None])
+    unbiased = modulated_deform_conv2d(features, still, torch.ones_like(mask), weight, None, *geometry)
+    torch.testing.assert_close(unbiased, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("geometry", GEOMETRIES[1:])
+def test_version_1_gradient(geometry, device):
+    features, offset, _, weight, _ = operands(geometry, batch=1, kernel=(2, 2), device=device)
+    learnt = [tensor.requires_grad_() for tensor in (features, offset, weight)]
+    assert torch.autograd.gradcheck(lambda *tensors: deform_conv2d(*tensors, *geometry), learnt)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("geometry", GEOMETRIES[1:])
+def test_version_2_gradient(geometry, with_bias, device):
+    tensors = operands(geometry, batch=1, kernel=(2, 2), device=device)
+    learnt = [tensor.requires_grad_() for tensor in (tensors if with_bias else tensors[:4])]
+
+    def convolve(features, offset, mask, weight, bias=None):
+        return modulated_deform_conv2d(features, offset, mask, weight, bias, *geometry)
+
+    assert torch.autograd.gradcheck(convolve, learnt)
+
+
+@pytest.fixture
+def version_1():
+    features, offset, _, weight, _ = operands(GEOMETRIES[0])
+    learnt = [tensor.requires_grad_() for tensor in (features, offset, weight)]
+    output = deform_conv2d(*learnt, *GEOMETRIES[0])
+    generator = torch.Generator().manual_seed(1)
+    upstream = [torch.randn(output.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+    return output, learnt, upstream
+
+
+def test_weight_alone_has_the_same_gradient(version_1):
+    output, (features, offset, weight), (upstream, _) = version_1
+    together = torch.autograd.grad(output, [features, offset, weight], upstream, retain_graph=True)
+    (alone,) = torch.autograd.grad(output, weight, upstream)
+    torch.testing.assert_close(alone, together[2])
+
+
+def test_weight_gradient_is_never_that_of_an_earlier_backward(version_1):
+    output, (features, _, weight), (first, second) = version_1
+    (expected,) = torch.autograd.grad(output, weight, second, retain_graph=True)
+    torch.autograd.grad(output, features, first, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(output, weight, second, retain_graph=True)[0], expected)
+    torch.autograd.grad(output, features, first, retain_graph=True)
+    first.copy_(second)
+    torch.testing.assert_close(torch.autograd.grad(output, weight, first)[0], expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_precisions(dtype, device):
+    tensors = [tensor.requires_grad_() for tensor in operands(GEOMETRIES[2], device=device, dtype=dtype)]
+    features, offset, _, weight, _ = tensors
+    doubles = [tensor.detach().double() for tensor in tensors]
+    plain = deform_conv2d(features, offset, weight, *GEOMETRIES[2])
+    modulated = modulated_deform_conv2d(*tensors, *GEOMETRIES[2])
+    assert plain.dtype == modulated.dtype == dtype
+    close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5}
+    expected = deform_conv2d(doubles[0], doubles[1], doubles[3], *GEOMETRIES[2]).to(dtype)
+    torch.testing.assert_close(plain, expected, **close)
+    torch.testing.assert_close(modulated, modulated_deform_conv2d(*doubles, *GEOMETRIES[2]).to(dtype), **close)
+    (plain.sum() + modulated.sum()).backward()
+    assert all(tensor.grad.dtype == dtype and tensor.grad.isfinite().all() for tensor in tensors)
+
+
+@pytest.mark.parametrize("layer", [DeformConv2dPack(4, 6, 3, padding=1), ModulatedDeformConv2dPack(4, 6, 3, padding=1)])
+def test_packed_layers_learn_their_offsets(layer):
+    features = torch.randn(2, 4, 7, 8)
+    out = layer(features)
+    assert out.shape == (2, 6, 7, 8)
+    out.pow(2).sum().backward()
+    assert layer.conv_offset.weight.grad.abs().sum() > 0
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def test_layer_on_a_map_smaller_than_its_kernel():
+    layer = DeformConv2d(4, 6, 3, padding=1).double()
+    features = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+    still = torch.zeros(1, 18, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(layer(features, still), functional.conv2d(features, layer.weight, padding=1))
+
+
+def test_modulated_layer_has_a_bias():
+    layer = ModulatedDeformConv2d(4, 6, 3, padding=1).double()
+    layer.bias.data.copy_(torch.arange(6))
+    out = layer(torch.zeros(1, 4, 5, 5).double(), torch.zeros(1, 18, 5, 5).double(), torch.ones(1, 9, 5, 5).double())
+    torch.testing.assert_close(out, torch.arange(6).double()[None, :, None, None].expand(1, 6, 5, 5))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_empty_batch(device):
+    # Of the operators themselves: mmcv's wrappers refuse it.
+    tensors = features, offset, mask, weight, bias = operands((1, 1, 1, 1, 1), batch=0, kernel=(3, 3), device=device)
+    output, scratch = features.new_zeros(0, 6, 7, 8), features.new_empty(0)
+    square = {"kH": 3, "kW": 3, "dH": 1, "dW": 1, "padH": 1, "padW": 1, "dilationH": 1, "dilationW": 1}
+    square |= {"group": 1, "deformable_group": 1, "im2col_step": 1}
+    mmcv._ext.deform_conv_forward(features, weight, offset, output, scratch, scratch, **square)
+    by_features, by_weight, by_offset, by_mask, by_bias = (torch.zeros_like(tensors[i]) for i in (0, 3, 1, 2, 4))
+    mmcv._ext.deform_conv_backward_input(features, offset, output, by_features, by_offset, weight, scratch, **square)
+    mmcv._ext.deform_conv_backward_parameters(features, offset, output, by_weight, scratch, scratch, scale=1, **square)
+    square = {"stride_h": 1, "stride_w": 1, "pad_h": 1, "pad_w": 1, "dilation_h": 1, "dilation_w": 1}
+    square |= {"kernel_h": 3, "kernel_w": 3, "group": 1, "deformable_group": 1, "with_bias": True}
+    mmcv._ext.modulated_deform_conv_forward(features, weight, bias, scratch, offset, mask, output, scratch, **square)
+    gradients = by_features, by_weight, by_bias, by_offset, by_mask
+    mmcv._ext.modulated_deform_conv_backward(
+        features, weight, bias, scratch, offset, mask, scratch, *gradients, output, **square
+    )
+    assert not any(gradient.any() for gradient in gradients)
