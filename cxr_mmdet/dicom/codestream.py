@@ -62,7 +62,7 @@ def _read_jpeg(frame: bytes) -> Codestream:
             break
     if found is None:
         raise ValueError("the codestream has no frame header")
-    if frame.find(_END, place) < 0:
+    if frame.rfind(_END, place) < 0:
         raise ValueError("the codestream is cut off: its end marker is missing")
     return found
 
@@ -98,7 +98,7 @@ def _check_tile_parts(frame: bytes, start: int) -> None:
     while frame[place : place + 2] == _SOT:
         (length,) = struct.unpack_from(">I", frame, place + 6)
         if length == 0:  # the last tile-part, up to the end marker
-            if frame.find(_END, place) < 0:
+            if frame.rfind(_END, place) < 0:
                 raise ValueError("the codestream is cut off: its end marker is missing")
             return
         if length < 14:

@@ -137,7 +137,14 @@ def _prepare_all(
     if jobs == 1 or len(todo) < 2:
         return (prepare_image(image_id, path, out_dir, short_edge) for image_id, path in todo)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    return parallel(joblib.delayed(prepare_image)(image_id, path, out_dir, short_edge) for image_id, path in todo)
+    return parallel(joblib.delayed(_prepare_in_worker)(image_id, path, out_dir, short_edge) for image_id, path in todo)
+
+
+def _prepare_in_worker(
+    image_id: str, path: Path, out_dir: Path, short_edge: int
+) -> tuple[PreparedImage, SourceState] | Failure:
+    cv2.setNumThreads(1)  # one process a core: OpenCV's own threads would only get in each other's way
+    return prepare_image(image_id, path, out_dir, short_edge)
 
 
 def prepare_image(
