@@ -42,8 +42,7 @@ def xywh_to_xyxy(boxes_xywh: ArrayLike) -> Boxes:
 def area(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
     """Return the (N,) areas in square pixels; 0 for a box without extent."""
     boxes = as_boxes(boxes_xyxy)
-    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
-    return sides[:, 0] * sides[:, 1]
+    return _extent(boxes[:, :2], boxes[:, 2:])
 
 
 def iou_matrix(boxes_xyxy: ArrayLike, others_xyxy: ArrayLike) -> NDArray[np.float64]:
@@ -60,8 +59,8 @@ def iou(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> ND
     """
     low = np.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
     high = np.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
-    intersection = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [np.clip(b[..., 2:] - b[..., :2], 0, None).prod(axis=-1) for b in (boxes_xyxy, others_xyxy)]
+    intersection = _extent(low, high)
+    areas = _extent(boxes_xyxy[..., :2], boxes_xyxy[..., 2:]), _extent(others_xyxy[..., :2], others_xyxy[..., 2:])
     union = areas[0] + areas[1] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
@@ -97,3 +96,9 @@ def rotate_90_ccw(boxes_xyxy: ArrayLike, width: int) -> Boxes:
 def translate(boxes_xyxy: ArrayLike, offset_x: float, offset_y: float) -> Boxes:
     """Return the boxes in an image whose origin moved by these offsets, as padding on the left and top does."""
     return as_boxes(boxes_xyxy) + np.array([offset_x, offset_y, offset_x, offset_y], dtype=np.float64)
+
+
+def _extent(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the areas between lower and upper corners, both (..., 2); 0 where they are out of order."""
+    sides = np.maximum(high - low, 0)
+    return sides[..., 0] * sides[..., 1]

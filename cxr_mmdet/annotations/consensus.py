@@ -7,6 +7,7 @@ together. Boxes stay in pixels, for intersection over union does not change when
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -60,18 +61,15 @@ def fuse_readers(
         the share of the image's readers behind the box, at most 1; else the box's own), votes (number of distinct
         readers) and readers (tuple of their names, sorted).
     """
-    scores = rows["score"] if "score" in rows else pd.Series(1.0, index=rows.index)
-    found = rows[(rows["class_name"] != NO_FINDING) & (scores >= skip_threshold)]
-    found = found.assign(score=scores[found.index], n_readers=_readers_per_image(rows)[found.index])
-    keys = ["image_id", "class_name"]
-    # Ties end with the reader, so that the tuples of readers are the only thing a renaming can change.
-    found = found.sort_values([*keys, "score", *XYXY_COLUMNS, "reader"], ascending=[True, True, *[False] * 6])
-    groups = np.asarray(found.groupby(keys, sort=False).ngroup(), dtype=np.int64)
-    boxes, box_scores = found[XYXY_COLUMNS].to_numpy(np.float64), found["score"].to_numpy(np.float64)
+    scores = rows["score"].to_numpy(np.float64) if "score" in rows else np.ones(len(rows))
+    kept = np.flatnonzero((rows["class_name"] != NO_FINDING).to_numpy() & (scores >= skip_threshold))
+    readings = _Readings.of(rows, scores).take(kept)
+    readings = readings.take(readings.canonical_order())
     fuse = Fusion(method) is Fusion.WBF
     if Fusion(method) is Fusion.NONE:
-        return _fused_rows(found, np.arange(len(found)), fuse=fuse)
-    return _fused_rows(found, cluster_boxes(boxes, box_scores, groups, iou_threshold, fuse=fuse), fuse=fuse)
+        return _fuse_clusters(readings, np.arange(len(kept)), fuse=fuse)
+    clusters = cluster_boxes(readings.boxes_xyxy, readings.scores, readings.groups(), iou_threshold, fuse=fuse)
+    return _fuse_clusters(readings, clusters, fuse=fuse)
 
 
 def cluster_boxes(
@@ -97,13 +95,61 @@ def cluster_boxes(
         filled = positions >= 0
         found = _cluster_padded(boxes_xyxy[positions], scores[positions], filled.sum(axis=1), iou_threshold, fuse=fuse)
         local[positions[filled]] = found[filled]
-    _, clusters = np.unique(np.stack([groups, local], axis=1), axis=0, return_inverse=True)
-    return clusters.reshape(-1)
+    clusters_per_group = np.zeros(groups.max(initial=-1) + 1, dtype=np.int64)
+    np.maximum.at(clusters_per_group, groups, local + 1)
+    return (np.cumsum(clusters_per_group) - clusters_per_group)[groups] + local
 
 
-def _readers_per_image(rows: pd.DataFrame) -> pd.Series:
-    """Return for each row how many readers looked at its image, with or without a finding."""
-    return rows.groupby("image_id", sort=False)["reader"].transform("nunique")
+@dataclass(frozen=True)
+class _Readings:
+    """Readers' boxes as arrays of one length; names are numbers into sorted arrays of names, for strings are slow.
+
+    ``n_readers`` says for each box how many readers looked at its image, with or without a finding.
+    """
+
+    image_names: NDArray[np.object_]
+    class_names: NDArray[np.object_]
+    reader_names: NDArray[np.object_]
+    images: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    readers: NDArray[np.int64]
+    n_readers: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, scores: NDArray[np.float64]) -> _Readings:
+        """Return all rows, also those without a finding."""
+        images, image_names = pd.factorize(rows["image_id"], sort=True)
+        classes, class_names = pd.factorize(rows["class_name"], sort=True)
+        readers, reader_names = pd.factorize(rows["reader"], sort=True)
+        seen = np.unique(images * len(reader_names) + readers) // max(len(reader_names), 1)
+        return cls(
+            image_names=np.asarray(image_names, dtype=object),
+            class_names=np.asarray(class_names, dtype=object),
+            reader_names=np.asarray(reader_names, dtype=object),
+            images=images,
+            classes=classes,
+            readers=readers,
+            n_readers=np.bincount(seen, minlength=len(image_names))[images],
+            boxes_xyxy=rows[XYXY_COLUMNS].to_numpy(np.float64),
+            scores=scores,
+        )
+
+    def take(self, positions: NDArray[np.int64]) -> _Readings:
+        """Return the readings at these positions."""
+        names = ("images", "classes", "readers", "n_readers", "boxes_xyxy", "scores")
+        return replace(self, **{name: getattr(self, name)[positions] for name in names})
+
+    def canonical_order(self) -> NDArray[np.int64]:
+        """Return the order in which boxes are looked at; only boxes alike in all numbers are left to their order."""
+        descending = [-column for column in self.boxes_xyxy.T[::-1]]
+        return np.lexsort((*descending, -self.scores, self.classes, self.images))
+
+    def groups(self) -> NDArray[np.int64]:
+        """Return the number of each box's image and class, from 0 without gaps."""
+        _, groups = np.unique(self.images * len(self.class_names) + self.classes, return_inverse=True)
+        return groups.reshape(-1)
 
 
 def _padded_groups(groups: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -170,15 +216,37 @@ def _cluster_padded(
     return clusters
 
 
-def _fused_rows(found: pd.DataFrame, clusters: NDArray[np.integer], *, fuse: bool) -> pd.DataFrame:
-    by_cluster = found.groupby(clusters, sort=True)
-    fused = by_cluster[["image_id", "class_name", *XYXY_COLUMNS, "score"]].first()
+def _fuse_clusters(readings: _Readings, clusters: NDArray[np.integer], *, fuse: bool) -> pd.DataFrame:
+    """Return a row for each cluster, sorted: the weighted mean of its boxes, or its founding box."""
+    _, founders, members = np.unique(clusters, return_index=True, return_counts=True)
+    founding = readings.take(founders)
+    boxes, scores = founding.boxes_xyxy, founding.scores
     if fuse:
-        members = by_cluster.size()
-        weighted = found[XYXY_COLUMNS].mul(found["score"], axis=0).groupby(clusters).sum()
-        fused[XYXY_COLUMNS] = weighted.div(by_cluster["score"].sum(), axis=0)
-        readers = by_cluster["n_readers"].first()
-        fused["score"] = by_cluster["score"].mean() * np.minimum(members, readers) / readers
-    fused["votes"] = by_cluster["reader"].nunique()
-    fused["readers"] = by_cluster["reader"].unique().map(lambda names: tuple(sorted(names)))
-    return fused.sort_values(["image_id", "class_name", *XYXY_COLUMNS]).reset_index(drop=True)
+        weights = np.bincount(clusters, readings.scores)
+        sums = [
+            np.bincount(clusters, readings.scores * side, minlength=len(founders)) for side in readings.boxes_xyxy.T
+        ]
+        boxes = np.stack(sums, axis=1) / weights[:, None]
+        # The mean score, times the share of the image's readers behind it.
+        scores = weights / members * np.minimum(members, founding.n_readers) / founding.n_readers
+    readers = _readers_of_clusters(readings, clusters)
+    order = np.lexsort((*boxes.T[::-1], founding.classes, founding.images))
+    return pd.DataFrame(
+        {
+            "image_id": founding.image_names[founding.images[order]],
+            "class_name": founding.class_names[founding.classes[order]],
+            **dict(zip(XYXY_COLUMNS, boxes[order].T, strict=True)),
+            "score": scores[order],
+            "votes": np.array([len(names) for names in readers], dtype=np.int64)[order],
+            "readers": pd.Series(readers, dtype=object).to_numpy()[order],
+        }
+    )
+
+
+def _readers_of_clusters(readings: _Readings, clusters: NDArray[np.integer]) -> list[tuple[str, ...]]:
+    """Return the sorted names of the distinct readers of each cluster."""
+    pairs = np.unique(clusters * len(readings.reader_names) + readings.readers)
+    owners, readers = np.divmod(pairs, max(len(readings.reader_names), 1))
+    ends = np.cumsum(np.bincount(owners)).tolist()
+    names = readings.reader_names[readers].tolist()
+    return [tuple(names[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
