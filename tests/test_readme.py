@@ -1,0 +1,67 @@
+"""The README's walk-through, run as it stands there, on fewer and smaller pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WALK_THROUGH = re.compile(r"<!-- walk-through -->\n```sh\n(.*?)```", re.DOTALL)
+SHRINK = {"phantom": ["--images", "16", "--size", "160"]}
+TINY = [
+    "train_cfg.max_iters=2",
+    "train_cfg.val_interval=2",
+    "default_hooks.checkpoint.interval=2",
+    "train_dataloader.batch_size=2",
+    "train_dataloader.num_workers=0",
+    "train_dataloader.persistent_workers=False",
+    "train_dataloader.dataset.pipeline.3.scales=[(96,96)]",
+    "val_dataloader.dataset.pipeline.2.scale=(96,96)",
+    "test_dataloader.dataset.pipeline.2.scale=(96,96)",
+]
+
+
+def walk_through() -> list[list[str]]:
+    (block,) = WALK_THROUGH.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    lines = block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def shrunk(command: list[str]) -> list[str]:
+    """Return the command on this Python, with sizes a test can afford put last, where they win."""
+    assert command[0] == "python", command
+    rest = [str(ROOT / command[1]) if command[1].startswith("tools/") else command[1], *command[2:]]
+    for name, options in SHRINK.items():
+        if name in command:
+            rest += options
+    if command[1] in {"tools/train.py", "tools/test.py"}:
+        rest += ["--cfg-options", *TINY]
+    return [sys.executable, *rest]
+
+
+@pytest.mark.slow
+def test_the_walk_through_runs(tmp_path: Path):
+    commands = walk_through()
+    assert {command[1] for command in commands} >= {
+        "tools/prepare_data.py",
+        "tools/train.py",
+        "tools/test.py",
+        "tools/evaluate.py",
+    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for command in commands:
+        done = subprocess.run(shrunk(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-3000:]}"
+
+
+def test_every_file_the_readme_and_docs_point_to_is_there():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", page.read_text(encoding="utf-8"))
+        for link in filter(None, (first or second for first, second in links)):
+            assert (page.parent / link).exists(), f"{page.name} points to {link}, which is not there"
