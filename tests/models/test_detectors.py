@@ -8,8 +8,6 @@ from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
 
-import cxr_mmdet  # noqa: F401
-
 SHRINK = 8
 CHANNELS = {"in_channels", "out_channels", "feat_channels", "embed_dims", "num_feats", "compressed_channels"} | {
     "fc_out_channels",

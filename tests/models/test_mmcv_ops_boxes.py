@@ -10,17 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops import batched_nms, bbox_overlaps, nms, nms_match, soft_nms
 
-import cxr_mmdet  # noqa: F401
-
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
-]
 METHODS = {"naive": 0, "linear": 1, "gaussian": 2}
 
 
 def random_boxes(count, seed=0, size=40):
-    """Return boxes and scores that overlap a lot; boxes on whole pixels and scores in tenths force ties."""
+    """Return boxes and scores that overlap a lot, on whole pixels."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.randint(0, size, (count, 2), generator=generator)
     extent = torch.randint(1, size // 2, (count, 2), generator=generator)
@@ -63,7 +57,6 @@ def soft_nms_by_loop(boxes, scores, threshold, sigma, min_score, method, offset)
     return picked
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7])
 def test_nms_equals_loop(threshold, offset, device):
@@ -89,7 +82,6 @@ def test_nms_offset_counts_the_last_pixel():
     assert mmcv._ext.nms(boxes, scores, iou_threshold=0.6, offset=1).tolist() == [0]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_nms_takes_other_precisions(dtype, device):
     # 1000 x 1000 pixels: an area that float16 cannot hold.
@@ -98,7 +90,6 @@ def test_nms_takes_other_precisions(dtype, device):
     assert mmcv._ext.nms(boxes, scores, iou_threshold=0.5, offset=0).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_nothing_in_nothing_out(offset, device):
     boxes, scores = torch.zeros(0, 4, device=device), torch.zeros(0, device=device)
@@ -191,7 +182,6 @@ def test_soft_nms_of_mmcvs_docstring():
     assert len(kept) == len(dets) == 5
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_soft_nms_half_precision(device):
     boxes = torch.tensor([[0, 0, 1000, 1000], [0, 0, 1000, 500]], dtype=torch.float16, device=device)
     dets, kept = soft_nms(boxes, torch.tensor([0.5, 0.75], dtype=torch.float16, device=device), 0.3)
@@ -221,7 +211,6 @@ def test_nms_match_includes_the_threshold():
     assert mmcv._ext.nms_match(dets, iou_threshold=0.51) == [[0], [1]]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("mode", ["iou", "iof"])
 def test_bbox_overlaps_equals_loop(mode, offset, device):

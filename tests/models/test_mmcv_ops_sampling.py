@@ -10,12 +10,6 @@ from mmcv.ops import MaskedConv2d, MultiScaleDeformableAttention, carafe, carafe
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from torch.nn import functional
 
-import cxr_mmdet  # noqa: F401
-
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
-]
 LEVELS = [(4, 5), (2, 3)]
 STARTS = [0, 4 * 5]
 BATCH, QUERIES, HEADS, POINTS, CHANNELS = 2, 3, 2, 2, 4
@@ -50,14 +44,12 @@ def attend_by_loop(value, locations, weights):
     return output.flatten(2)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_attention_equals_loop(device):
     value, shapes, starts, locations, weights = attention_operands(device)
     attended = mmcv._ext.ms_deform_attn_forward(value, shapes, starts, locations, weights, im2col_step=64)
     torch.testing.assert_close(attended.cpu(), attend_by_loop(value.cpu(), locations.cpu(), weights.cpu()))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_attention_gradient(device):
     value, shapes, starts, locations, weights = attention_operands(device)
 
@@ -68,7 +60,6 @@ def test_attention_gradient(device):
     assert torch.autograd.gradcheck(attend, learnt)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_attention_precisions(dtype, device):
     operands = attention_operands(device, dtype)
@@ -123,7 +114,6 @@ def carafe_by_upsampling(features, masks, kernel, groups, scale):
     return output
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("function", [carafe, carafe_naive])
 @pytest.mark.parametrize(("kernel", "groups", "scale"), [(3, 2, 2), (5, 1, 3), (1, 4, 1)])
 def test_carafe_equals_definition(kernel, groups, scale, function, device):
@@ -132,7 +122,6 @@ def test_carafe_equals_definition(kernel, groups, scale, function, device):
     torch.testing.assert_close(function(features, masks, kernel, groups, scale), expected)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_carafe_gradient(device):
     features, masks = carafe_operands(device)
     expected = carafe_by_upsampling(features, masks, 3, 2, 2)
@@ -149,7 +138,6 @@ def test_carafe_gradient(device):
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, [features, masks], upstream))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_carafe_half_precision(dtype, device):
     features, masks = (tensor.detach() for tensor in carafe_operands(device, dtype))
@@ -159,7 +147,6 @@ def test_carafe_half_precision(dtype, device):
     torch.testing.assert_close(output, carafe_by_upsampling(features.double(), masks.double(), 3, 2, 2).to(dtype))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (1, 0), ((3, 5), (1, 2))])
 def test_masked_convolution_is_a_convolution_where_chosen(kernel, padding, device):
     layer = MaskedConv2d(3, 4, kernel, padding=padding).double().to(device)
