@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 import numpy as np
-from pydicom import uid
-from pydicom.encaps import get_frame
+from pydicom import Dataset, uid
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import get_decoder
 
 from cxr_mmdet.dicom.attributes import frame_count, one_line
@@ -22,7 +22,6 @@ from cxr_mmdet.dicom.rle import decode_rle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pydicom import Dataset
     from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
 OWN_PLUGIN = "imagecodecs"
@@ -48,8 +47,12 @@ PREFERENCE: dict[uid.UID, tuple[str, ...]] = {
 }
 """Plugins of pydicom in the order they are tried, fastest first; those that are not installed are passed over."""
 
+_HUFFMAN_JPEG = frozenset(syntax for syntax, plugins in PREFERENCE.items() if plugins == _JPEG)
 _CODESTREAM_SYNTAXES = frozenset(PREFERENCE) - {uid.RLELossless}
 
+
+_FLAT_END = 16
+_SURPLUS = np.random.default_rng(0).integers(0, 255, 1 << 14, np.uint8).tobytes()  # no 0xFF, which starts a marker
 
 _PYDICOM_PREFACE = "Unable to decode as exceptions were raised by all available plugins:\n"
 
@@ -68,19 +71,38 @@ def decode_frame(dataset: Dataset, syntax: uid.UID, index: int) -> tuple[np.ndar
         CodecError: no codec for the syntax, or data that contradict the header, are cut off or damaged.
     """
     decoder = _decoder(syntax)
-    if syntax in _CODESTREAM_SYNTAXES:
-        _check_codestream(dataset, index)
+    frame = _checked_codestream(dataset, index) if syntax in _CODESTREAM_SYNTAXES else b""
     plugins = [name for name in PREFERENCE.get(syntax, ("",)) if not name or name in decoder.available_plugins]
     reasons = []
     for plugin in plugins:
         try:
             array, facts = decoder.as_array(dataset, index=index, decoding_plugin=plugin)
+            ran_dry = syntax in _HUFFMAN_JPEG and _ran_dry(array, frame, dataset, decoder, plugin)
         # A library at its wits' end raises anything, from ValueError to RuntimeError and its own types.
         except Exception as error:
             reasons.append(one_line(str(error).removeprefix(_PYDICOM_PREFACE)))
             continue
+        if ran_dry:
+            raise CodecError("the codestream ends before its picture does")
         return array.astype(array.dtype.newbyteorder("="), copy=False), str(facts["photometric_interpretation"])
     raise CodecError(f"the pixel data cannot be decoded ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def _ran_dry(array: np.ndarray, frame: bytes, dataset: Dataset, decoder: Decoder, plugin: str) -> bool:
+    """Return whether the decoder invented the end of the picture: JPEG libraries paint what is missing flat, silently.
+
+    A flat end may also be a collimator's shadow. What tells them apart is whether bytes put before the end marker
+    change the picture: a decoder that had all it needed passes over them.
+    """
+    if np.ptp(array[-1, -_FLAT_END:]) > 0:
+        return False
+    end = frame.rfind(b"\xff\xd9")
+    trial = Dataset()
+    trial.update(dataset)
+    trial.file_meta = dataset.file_meta
+    trial.NumberOfFrames = 1
+    trial.PixelData = encapsulate([frame[:end] + _SURPLUS + frame[end:]])
+    return not np.array_equal(decoder.as_array(trial, index=0, decoding_plugin=plugin)[0], array)
 
 
 def _decoder(syntax: uid.UID) -> Decoder:
@@ -98,9 +120,11 @@ def _decoder(syntax: uid.UID) -> Decoder:
     return decoder
 
 
-def _check_codestream(dataset: Dataset, index: int) -> None:
+def _checked_codestream(dataset: Dataset, index: int) -> bytes:
+    """Return the frame's codestream once its own header agrees with the dataset's."""
     try:
-        stream = read_codestream(get_frame(dataset.PixelData, index, number_of_frames=frame_count(dataset)))
+        frame = get_frame(dataset.PixelData, index, number_of_frames=frame_count(dataset))
+        stream = read_codestream(frame)
     # pydicom's fragment parser raises struct.error, EOFError, IndexError... on damaged items.
     except Exception as error:
         raise CodecError(f"the pixel data are damaged ({one_line(str(error)) or type(error).__name__})") from None
@@ -116,6 +140,7 @@ def _check_codestream(dataset: Dataset, index: int) -> None:
         raise CodecError(
             f"the codestream has {stream.precision} bits a value, the header allocates {dataset.BitsAllocated}"
         )
+    return frame
 
 
 # What follows is pydicom's plugin interface (pydicom docs, "Decoding plugins").

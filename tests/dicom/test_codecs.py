@@ -237,6 +237,24 @@ def test_a_codestream_with_a_hole_is_refused_or_whole(removed: int) -> None:
                 pytest.fail(f"{syntax}: {read_radiograph(dataset)}")
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.70"])
+def test_a_jpeg_that_runs_dry_is_refused_but_a_dark_border_is_not(syntax: str) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    bits = 8 if syntax.endswith("50") else 12
+    pixels = synthetic(f"{bits} bit")
+    pixels[100:] = 0
+
+    def dataset(keep: float) -> Dataset:
+        lossless = {"lossless": True} if syntax.endswith("70") else {"level": 95}
+        frame = imagecodecs.jpeg8_encode(pixels, bitspersample=bits, **lossless)
+        return with_frame(make_dataset(pixels, bits), UID(syntax), frame[: int(len(frame) * keep)] + b"\xff\xd9")
+
+    assert read_radiograph(dataset(1)).size_hw == pixels.shape
+    for keep in (0.4, 0.6, 0.8):
+        with pytest.raises(DicomError, match="ends before its picture"):
+            pytest.fail(str(read_radiograph(dataset(keep))))
+
+
 def test_the_codestreams_own_size_is_checked_before_decoding() -> None:
     for dataset in coded_datasets().values():
         if dataset.file_meta.TransferSyntaxUID == RLELossless:
