@@ -95,6 +95,8 @@ def write_phantoms(
     """
     job = _Job(out, seed, size, abnormal_share, readers, tuple(label for label in LABELS_14 if label in labels))
     _check(job, images, jobs, labels)
+    # From the first moment the folder can be told from somebody's radiographs, so --force may clear an interrupted one.
+    _write_csv(out / "truth.csv", [])
     truth: list[Row] = []
     marks: list[Row] = []
     for done, (true_rows, reader_rows) in enumerate(_write_all(job, images, jobs), start=1):
