@@ -1,6 +1,6 @@
 _base_ = "retinanet_r50_fpn.py"
 
-# Small enough to train on a CPU in minutes, from random weights: ResNet-18 (its res3–res5 have 128, 256, 512 channels),
+# Small enough to train on a CPU in minutes, from random weights: ResNet-18 (its res3 to res5 have 128, 256, 512 channels),
 # half the head's width and depth, every norm and stage trainable. Decoded boxes are judged by GIoU, which fits boxes
 # tighter in a short training than the base's L1 on deltas.
 model = dict(
