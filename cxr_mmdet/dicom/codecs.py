@@ -80,7 +80,7 @@ def decode_frame(dataset: Dataset, syntax: uid.UID, index: int) -> tuple[np.ndar
             ran_dry = syntax in _HUFFMAN_JPEG and _ran_dry(array, frame, dataset, decoder, plugin)
         # A library at its wits' end raises anything, from ValueError to RuntimeError and its own types.
         except Exception as error:
-            reasons.append(one_line(str(error).removeprefix(_PYDICOM_PREFACE)))
+            reasons.append(one_line(str(error).removeprefix(_PYDICOM_PREFACE).split(" - ")[0]))
             continue
         if ran_dry:
             raise CodecError("the codestream ends before its picture does")

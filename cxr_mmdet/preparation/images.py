@@ -11,6 +11,7 @@ import cv2
 import joblib
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
+from cxr_mmdet.dicom.source import is_dicom
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.image_index import INDEX_NAME, ImageIndex, PreparedImage, SourceState
@@ -62,7 +63,7 @@ def find_radiographs(source: Path) -> dict[str, Path]:
     folder = source / "train" if (source / "train").is_dir() else source
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: (path.stem, path.name)):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.name.startswith(".") or not _looks_like_a_radiograph(path):
             continue
         if path.stem in found:
             raise DatasetError(
@@ -72,6 +73,16 @@ def find_radiographs(source: Path) -> dict[str, Path]:
     if not found:
         raise DatasetError(f"{folder}: holds no radiograph; expected <image_id>.dicom, .dcm, .png, .jpg or .tif")
     return found
+
+
+def _looks_like_a_radiograph(path: Path) -> bool:
+    """Return whether the name says so; archives write DICOM without any suffix, there the content decides."""
+    if not path.is_file():
+        return False
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    with path.open("rb") as file:
+        return is_dicom(file.read(132))
 
 
 def prepare_images(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
@@ -93,6 +94,83 @@ def test_display_is_pydicoms_within_one_grey_level(photometric: str, attributes:
     radiograph = read_radiograph(dataset)
     assert radiograph.warnings == ()
     assert np.abs(radiograph.pixels - by_pydicom(dataset)).max() <= 1
+
+
+@pytest.mark.parametrize("file_name", ["vlut_04.dcm", "mlut_18.dcm"])
+def test_luts_of_shipped_files_are_pydicoms(file_name: str) -> None:
+    path = get_testdata_file(file_name, download=False)
+    if path is None:
+        pytest.skip("needs the package pydicom-data")
+    dataset = dcmread(path)
+    shown = read_radiograph(path, bits=16)
+    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float64)
+    if file_name == "mlut_18.dcm":  # no VOI: percentiles of what the Modality LUT gives
+        low, high = np.percentile(values, [0.5, 99.5], method="inverted_cdf")
+        assert shown.windowing.startswith("percentiles")
+        values = np.clip((values - low) / (high - low), 0, 1)
+    else:
+        values /= 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
+    assert np.abs(shown.pixels - values * 65535).max() <= 0.5 + 1e-6
+
+
+def test_a_modality_lut_replaces_the_rescale() -> None:
+    lut = lut_item(0, (np.arange(4096) ** 2 // 4096).astype(np.uint16), 12)
+    dataset = make_dataset(RAMP12, ModalityLUTSequence=Sequence([lut]), WindowCenter=1500, WindowWidth=2000)
+    values = RAMP12.astype(int) ** 2 // 4096
+    expected = np.clip((values - 1499.5) / 1999 + 0.5, 0, 1) * 255
+    assert np.abs(read_radiograph(dataset).pixels - expected).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("broken", ["LUTDescriptor", "LUTData"])
+def test_a_broken_voi_lut_gives_way_to_the_window(broken: str) -> None:
+    item = lut_item(0, np.arange(4096), 12)
+    delattr(item, broken)
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    radiograph = read_radiograph(make_dataset(RAMP12, VOILUTSequence=Sequence([item]), **window))
+    assert radiograph.windowing == "window 1 of 1 (LINEAR)"
+    assert radiograph.warnings == ("VOI LUT 1 of 1 is unreadable and was left out",)
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.float32])
+def test_wide_pixels(dtype: type) -> None:
+    pixels = (RAMP12.astype(np.int64) * 1000 - 5).astype(dtype)
+    if dtype is np.uint32:
+        pixels[0, 0] = 0
+    dataset = make_dataset(pixels, bits_stored=32)
+    if dtype is np.float32:
+        dataset.FloatPixelData = pixels.tobytes()
+        del dataset.PixelData
+    shown = read_radiograph(dataset).pixels
+    reference = read_radiograph(make_dataset(RAMP12)).pixels
+    np.testing.assert_array_equal(shown, reference)
+
+
+def test_overlay_bits_above_the_stored_ones_are_ignored() -> None:
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    clean = read_radiograph(make_dataset(RAMP12, **window)).pixels
+    np.testing.assert_array_equal(read_radiograph(make_dataset(RAMP12 | 0xA000, **window)).pixels, clean)
+
+
+def test_completing_a_dataset_leaves_the_callers_as_it_was() -> None:
+    dataset = make_dataset(RAMP12)
+    del dataset.SamplesPerPixel, dataset.PhotometricInterpretation
+    assert read_radiograph(dataset).photometric == "MONOCHROME2"
+    assert "SamplesPerPixel" not in dataset
+
+
+@pytest.mark.parametrize(
+    ("attributes", "aspect"),
+    [
+        ({"PixelAspectRatio": [2, 1]}, 2.0),
+        ({"ImagerPixelSpacing": [0.15, 0.3]}, 0.5),
+        ({"ImagerPixelSpacing": [0.1431, 0.143]}, 1.0),
+        ({"PixelAspectRatio": [90, 1]}, 1.0),
+        ({"PixelSpacing": [0, 0]}, 1.0),
+    ],
+)
+def test_pixel_aspect(attributes: dict[str, Any], aspect: float) -> None:
+    radiograph = read_radiograph(make_dataset(RAMP12, **attributes))
+    assert radiograph.pixel_aspect == pytest.approx(aspect)
 
 
 def test_signed_pixels_are_pydicoms() -> None:

@@ -46,9 +46,15 @@ def folder(tmp_path: Path) -> Path:
 
 def test_radiographs_are_found_in_train_or_in_the_folder_itself(folder: Path) -> None:
     (folder / "train" / "notes.txt").write_text("not a picture")
+    (folder / "train" / "README").write_text("not a picture either" * 20)
     (folder / "train" / ".hidden.dicom").write_text("not either")
     assert list(find_radiographs(folder)) == ["i0", "i1", "i2", "i3"]
     assert find_radiographs(folder / "train") == find_radiographs(folder)
+
+
+def test_an_archives_files_without_suffix_are_known_by_their_content(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "IM000001")
+    assert find_radiographs(tmp_path) == {"IM000001": tmp_path / "IM000001"}
 
 
 def test_nothing_found_and_two_of_a_name_are_errors(folder: Path, tmp_path: Path) -> None:
