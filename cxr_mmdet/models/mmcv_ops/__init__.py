@@ -34,7 +34,7 @@ def operator_backend() -> str:
     """
     try:
         extension = importlib.import_module("mmcv._ext")
-    except ImportError:
+    except (ImportError, OSError, RuntimeError):  # the latter two: torchvision was built for another torch
         return "none"
     spec = extension.__spec__
     return "torchvision (cxr_mmdet)" if spec is not None and spec.origin == __name__ else "mmcv (compiled)"

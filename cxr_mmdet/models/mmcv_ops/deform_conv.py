@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 
 import torch
+import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
 from cxr_mmdet.models.mmcv_ops.precision import widen

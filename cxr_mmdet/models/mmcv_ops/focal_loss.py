@@ -96,8 +96,6 @@ def softmax_focal_loss_forward(
         gamma: focusing exponent.
         alpha: factor of the loss.
     """
-    if softmax.numel() == 0:
-        return
     probability, factor = _of_target(widen(softmax), target, weight)
     output.copy_((1 - probability).pow_(gamma) * _safe_log(probability) * factor * -alpha)
 
@@ -113,8 +111,6 @@ def softmax_focal_loss_backward(
     alpha: float,
 ) -> None:
     """Fill ``grad_input`` (N, C) with the derivative by the logits below the softmax, ``buff`` (N,) with its factor."""
-    if softmax.numel() == 0:
-        return
     probability, factor = _of_target(widen(softmax), target, weight)
     # The clamp keeps 0 * 0^(gamma - 1) at 0 where a probability is exactly 1 and gamma below 1.
     rest = (1 - probability).clamp_(min=torch.finfo(probability.dtype).tiny)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
 from cxr_mmdet.models.mmcv_ops.precision import widen
