@@ -27,9 +27,9 @@ def test_size_and_end(kind: str) -> None:
     assert stream.precision in (12, 16)
     assert read_codestream(frame + b"\0") == stream  # padded to even length
     for length in (len(frame) - 2, len(frame) // 2):
-        with pytest.raises(ValueError, match="cut off|end inside"):
+        with pytest.raises(ValueError, match=r"cut off|end inside"):
             read_codestream(frame[:length])
-    with pytest.raises(ValueError, match="codestream"):
+    with pytest.raises(ValueError, match=r"codestream|no JPEG"):
         read_codestream(frame[:12])
 
 
