@@ -238,7 +238,7 @@ def _coco_image(image: PreparedImage, *, group_by_patient: bool) -> CocoImage:
         file_name=image.path.name,
         width=width,
         height=height,
-        group=(image.patient_id if group_by_patient else None) or image.image_id,
+        group=(image.patient if group_by_patient else None) or image.image_id,
         original_width=original_width,
         original_height=original_height,
     )

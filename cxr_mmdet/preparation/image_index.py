@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import DatasetError
@@ -27,7 +27,7 @@ class PreparedImage:
         path: where the PNG lies.
         size_hw: its height and width.
         original_size_hw: the source's; boxes scale by the ratio, per axis.
-        patient_id: None when the source names none.
+        patient: the pseudonym of its Patient ID; None when the source names none.
         windowing: how values became grey levels.
         warnings: what was odd about the source.
         burned_in_annotation: whether the source says that text is burnt into the pixels; None when it says nothing.
@@ -37,7 +37,7 @@ class PreparedImage:
     path: Path
     size_hw: tuple[int, int]
     original_size_hw: tuple[int, int]
-    patient_id: str | None = field(repr=False)
+    patient: str | None
     windowing: str
     warnings: tuple[str, ...]
     burned_in_annotation: bool | None
@@ -96,7 +96,7 @@ class ImageIndex:
             path=path,
             size_hw=_pair(entry["size_hw"]),
             original_size_hw=_pair(entry["original_size_hw"]),
-            patient_id=entry["patient_id"],
+            patient=entry["patient"],
             windowing=entry["windowing"],
             warnings=tuple(entry["warnings"]),
             burned_in_annotation=entry["burned_in_annotation"],

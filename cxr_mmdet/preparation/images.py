@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from contextlib import closing
 from dataclasses import dataclass
@@ -183,12 +184,20 @@ def prepare_image(
         path=target,
         size_hw=(height, width),
         original_size_hw=radiograph.size_hw,
-        patient_id=radiograph.patient_id,
+        patient=pseudonym(radiograph.patient_id) if radiograph.patient_id else None,
         windowing=radiograph.windowing,
         warnings=radiograph.warnings,
         burned_in_annotation=radiograph.burned_in_annotation,
     )
     return image, state
+
+
+def pseudonym(patient_id: str) -> str:
+    """Return a name that is the same for the same Patient ID, so that prepared folders do not carry the ID itself.
+
+    It keeps a patient's pictures together; it does not anonymise: who knows the IDs can find theirs again.
+    """
+    return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:16]
 
 
 def shrink(pixels: np.ndarray, short_edge: int, pixel_aspect: float = 1.0) -> np.ndarray:
