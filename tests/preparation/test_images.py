@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.preparation.images import find_radiographs, prepare_images, shrink, pseudonym
+from cxr_mmdet.preparation.images import find_radiographs, prepare_images, pseudonym, shrink
 
 if TYPE_CHECKING:
     from pathlib import Path
