@@ -109,31 +109,43 @@ def test_version_2_gradient(geometry, with_bias, device):
     assert torch.autograd.gradcheck(convolve, learnt)
 
 
-@pytest.fixture
-def version_1():
+def test_weight_alone_has_the_same_gradient():
     features, offset, _, weight, _ = operands(GEOMETRIES[0])
     learnt = [tensor.requires_grad_() for tensor in (features, offset, weight)]
     output = deform_conv2d(*learnt, *GEOMETRIES[0])
+    together = torch.autograd.grad(output, learnt, torch.ones_like(output))
+    alone = deform_conv2d(features.detach(), offset.detach(), weight, *GEOMETRIES[0]).sum()
+    torch.testing.assert_close(torch.autograd.grad(alone, weight)[0], together[2])
+
+
+def test_weight_gradient_is_never_that_of_an_earlier_backward():
+    features, offset, _, weight, _ = operands(GEOMETRIES[0])
+    geometry = {"kH": 3, "kW": 2, "dH": 1, "dW": 1, "padH": 1, "padW": 1, "dilationH": 1, "dilationW": 1}
+    geometry |= {"group": 1, "deformable_group": 1, "im2col_step": 2}
     generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(output.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
-    return output, learnt, upstream
+    first, second = (torch.randn(2, 6, *offset.shape[2:], generator=generator, dtype=torch.float64) for _ in range(2))
 
+    def by_weight(upstream, scratch):
+        gradient = torch.zeros_like(weight)
+        mmcv._ext.deform_conv_backward_parameters(
+            features, offset, upstream, gradient, scratch, scratch, scale=1, **geometry
+        )
+        return gradient
 
-def test_weight_alone_has_the_same_gradient(version_1):
-    output, (features, offset, weight), (upstream, _) = version_1
-    together = torch.autograd.grad(output, [features, offset, weight], upstream, retain_graph=True)
-    (alone,) = torch.autograd.grad(output, weight, upstream)
-    torch.testing.assert_close(alone, together[2])
+    def by_input(upstream, scratch):
+        gradients = torch.zeros_like(features), torch.zeros_like(offset)
+        mmcv._ext.deform_conv_backward_input(features, offset, upstream, *gradients, weight, scratch, **geometry)
 
-
-def test_weight_gradient_is_never_that_of_an_earlier_backward(version_1):
-    output, (features, _, weight), (first, second) = version_1
-    (expected,) = torch.autograd.grad(output, weight, second, retain_graph=True)
-    torch.autograd.grad(output, features, first, retain_graph=True)
-    torch.testing.assert_close(torch.autograd.grad(output, weight, second, retain_graph=True)[0], expected)
-    torch.autograd.grad(output, features, first, retain_graph=True)
+    scratch = torch.zeros(0)
+    expected = by_weight(second, torch.zeros(0))
+    by_input(first, scratch)
+    torch.testing.assert_close(by_weight(second, scratch), expected)  # of another output gradient
+    by_input(first, scratch)
     first.copy_(second)
-    torch.testing.assert_close(torch.autograd.grad(output, weight, first)[0], expected)
+    torch.testing.assert_close(by_weight(first, scratch), expected)  # of one that changed since
+    by_input(second, scratch)
+    torch.testing.assert_close(by_weight(second, scratch), expected)  # kept
+    torch.testing.assert_close(by_weight(second, scratch), expected)  # and used up
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
