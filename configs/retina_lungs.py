@@ -11,4 +11,5 @@ model = dict(bbox_head=dict(num_classes=2))
 train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 val_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 test_dataloader = val_dataloader
+train_cfg = dict(max_iters=1200, val_interval=300)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))

@@ -21,7 +21,7 @@ TINY = [
     "train_dataloader.batch_size=2",
     "train_dataloader.num_workers=0",
     "train_dataloader.persistent_workers=False",
-    "train_dataloader.dataset.pipeline.3.scales=[(96,96)]",
+    "train_dataloader.dataset.dataset.pipeline.4.scales=[(96,96)]",
     "val_dataloader.dataset.pipeline.2.scale=(96,96)",
     "test_dataloader.dataset.pipeline.2.scale=(96,96)",
 ]

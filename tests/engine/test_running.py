@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from conftest import PreparedFolder
 
 ROOT = Path(__file__).resolve().parents[2]
+TINY_TEST = ["val_dataloader.dataset.pipeline.2.scale=(64,64)", "test_dataloader.dataset.pipeline.2.scale=(64,64)"]
 TINY = [
+    *TINY_TEST,
     "train_dataloader.batch_size=2",
     "train_dataloader.num_workers=1",
     "default_hooks.checkpoint.interval=2",
     "default_hooks.logger.interval=1",
-    "train_dataloader.dataset.pipeline.3.scales=[(64,64),(96,96)]",
-    "val_dataloader.dataset.pipeline.2.scale=(64,64)",
-    "test_dataloader.dataset.pipeline.2.scale=(64,64)",
+    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
 ]
 # A Faster R-CNN whose RoI sampling draws at random in the training process, with ResNet-18 in place of 50.
 FASTER = [
-    *(option for option in TINY if "pipeline.3" not in option),
-    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
+    *TINY,
     "model.backbone.depth=18",
     "model.neck.in_channels=[128,256,512]",
     "model.roi_head.bbox_head.fc_out_channels=64",
@@ -200,7 +199,7 @@ class TestBadInput:
         labels = ("Right lung", "Left lung")
         root = prepared_folder(labels=labels, name="auto")
         arguments = ["test", "retina_lungs", str(trained / "start.pth"), "--data-root", str(root)]
-        assert "another number of classes" in failing(arguments, tmp_path, 1)
+        assert "another number of classes" in failing(arguments, tmp_path, 1, TINY_TEST)
 
     def test_a_damaged_checkpoint(self, prepared_folder, tmp_path, trained):
         path = tmp_path / "cut.pth"

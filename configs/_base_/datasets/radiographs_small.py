@@ -5,6 +5,7 @@ data_root = "data/lungs"
 train_pipeline = [
     dict(type="LoadGreyImage"),
     dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="MinorityFlipRot90"),
     dict(type="PadToSquare"),
     dict(type="RandomChoiceResize", scales=[(size, size) for size in (224, 240, 256, 272, 288)], keep_ratio=True),
     dict(type="GreyToThreeChannels"),

@@ -1,7 +1,7 @@
 # For random weights and minutes of CPU: AdamW, a short warm-up, one half cosine over all iterations.
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.0005, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=4)
