@@ -1,6 +1,7 @@
 """Prepared folders as mmdet datasets, and the transforms that are ours."""
 
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
+from cxr_mmdet.datasets.exposure import RandomExposure
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
 from cxr_mmdet.datasets.transforms import (
@@ -19,5 +20,6 @@ __all__ = [
     "MinorityFlipRot90",
     "PackRadiograph",
     "PadToSquare",
+    "RandomExposure",
     "SeededInfiniteSampler",
 ]

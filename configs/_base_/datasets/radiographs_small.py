@@ -7,7 +7,21 @@ train_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="MinorityFlipRot90"),
     dict(type="PadToSquare"),
-    dict(type="RandomChoiceResize", scales=[(size, size) for size in (224, 240, 256, 272, 288)], keep_ratio=True),
+    # Wider or narrower chests: both sides are drawn, up to an eighth from the size of testing.
+    dict(
+        type="RandomChoiceResize",
+        scales=[(width, height) for width in (224, 240, 256, 272, 288) for height in (224, 240, 256, 272, 288)],
+        keep_ratio=False,
+    ),
+    dict(
+        type="RandomAffine",
+        max_rotate_degree=0,  # a turned box no longer fits its finding
+        max_shear_degree=0,
+        max_translate_ratio=0.08,
+        scaling_ratio_range=(0.9, 1.1),
+        border_val=(0, 0, 0),
+    ),
+    dict(type="RandomExposure"),
     dict(type="GreyToThreeChannels"),
     dict(type="PackRadiograph"),
 ]
