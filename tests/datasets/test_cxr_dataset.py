@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PreparedFolder
+from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset, SeededInfiniteSampler
@@ -12,6 +13,8 @@ from cxr_mmdet.datasets.minority import VARIANT_KEY
 from cxr_mmdet.datasets.sampler import Draw
 from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5
+
+init_default_scope("mmdet")
 
 PIPELINE = [
     dict(type="LoadGreyImage"),
@@ -155,3 +158,8 @@ class TestSeededInfiniteSampler:
         reference = draw(0)
         assert draw(workers) == reference
         assert len({shape for _, shape in reference}) > 3  # the resizing is random indeed
+
+    def test_one_plane_of_a_picture_comes_from_a_worker(self, prepared_folder: PreparedFolder):
+        loader = DataLoader(build(prepared_folder()), num_workers=1, collate_fn=lambda samples: samples[0]["inputs"])
+        inputs = next(iter(loader))
+        assert inputs.untyped_storage().nbytes() == inputs[0].nbytes

@@ -110,3 +110,25 @@ def test_loading_refuses_what_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"not a png")
     with pytest.raises(DatasetError, match=r"a\.png: not a picture"):
         run({"img_path": str(tmp_path / "a.png")}, dict(type="LoadGreyImage"))
+
+
+def packed(image: np.ndarray) -> dict:
+    return run({"img": image, "img_shape": image.shape, "img_id": 1}, dict(type="PackRadiograph"))
+
+
+def test_packing_keeps_three_equal_channels_one_plane():
+    plane = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    three = run({"img": plane}, dict(type="GreyToThreeChannels"))["img"]
+    inputs = packed(three)["inputs"]
+    assert torch.equal(inputs, packed(three.copy())["inputs"])  # mmdet's own way, three planes in memory
+    assert inputs.untyped_storage().nbytes() == plane.nbytes
+    assert packed(three)["data_samples"].img_shape == (3, 4, 3)
+    plane[:] = 0  # the sample does not hang on the loader's buffer
+    assert inputs[2].tolist() == np.arange(12).reshape(3, 4).tolist()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 1), (3, 4, 3)], ids=["one plane", "one channel", "colour"])
+def test_packing_other_pictures_is_mmdets(shape):
+    image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    expected = torch.from_numpy(image.reshape(3, 4, -1).transpose(2, 0, 1))
+    assert torch.equal(packed(image)["inputs"], expected)
