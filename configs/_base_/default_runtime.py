@@ -1,6 +1,8 @@
 _base_ = "mmdet::_base_/default_runtime.py"
 
-custom_imports = dict(imports=["cxr_mmdet.datasets", "cxr_mmdet.engine"], allow_failed_imports=False)
+custom_imports = dict(
+    imports=["cxr_mmdet.datasets", "cxr_mmdet.engine", "cxr_mmdet.models.data_preprocessor"], allow_failed_imports=False
+)
 
 # Everything counts in iterations, as the reference project does. The best checkpoint is the one with the highest
 # mAP@.5 on the validation split; three others are kept, so that a kill while saving loses at most one interval.

@@ -3,6 +3,7 @@ _base_ = "mmdet::_base_/models/faster-rcnn_r50_fpn.py"
 # FPN on res3, res4, res5: P3, P4, P5 and a pooled P6 for proposals, so strides start at 8. Stock COCO checkpoints
 # number the neck's levels from res2; PretrainedReportHook moves them down by one (fpn_level_shift).
 model = dict(
+    data_preprocessor=dict(type="GreyDetDataPreprocessor"),
     backbone=dict(out_indices=(1, 2, 3), init_cfg=None),
     neck=dict(in_channels=[512, 1024, 2048], num_outs=4),
     # Anchor sides 64, 128, 256, 512: 8 times the stride.
