@@ -156,7 +156,7 @@ def _abdominal_gas(frame: Frame, patient: Patient, anatomy: Anatomy, rng: np.ran
     if not patient.stomach:
         return np.zeros((1, 1), np.float32)
     x = 62 * anatomy.scale[0] + float(rng.normal(0, 6))
-    top = anatomy.diaphragm_y(LEFT, x) + 9
+    top = anatomy.diaphragm_y(LEFT, x) + 14
     width, height = 34 * patient.stomach, 24 * patient.stomach
     depth = frame.depth(ellipse((x, top + height), (width, height), -8))
     level = smoothstep(frame.grid[1], top + 1.35 * height + 3, top + 1.35 * height - 2)

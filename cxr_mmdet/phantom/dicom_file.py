@@ -107,9 +107,9 @@ def write_dicom(path: Path, phantom: Phantom, encoding: Encoding) -> None:
 
 def _identity(phantom: Phantom, encoding: Encoding) -> Dataset:
     case = phantom.case
-    # Digital X-ray allows no rescale but the identity (PS3.3 C.8.11.3); computed radiography does.
-    rescaled = (encoding.slope, encoding.intercept) != (1.0, 0.0)
-    digital = not rescaled and case.index % 4 != 3
+    # Digital X-ray demands a window and allows no rescale but the identity (PS3.3 C.8.11.3); computed radiography may.
+    plain = (encoding.slope, encoding.intercept) == (1.0, 0.0) and encoding.window != "none"
+    digital = plain and case.index % 4 != 3
     uid = {
         name: generate_uid(entropy_srcs=[name, str(case.seed), str(case.patient.number), str(case.index)])
         for name in ("study", "series", "instance")
@@ -127,9 +127,10 @@ def _identity(phantom: Phantom, encoding: Encoding) -> Dataset:
     dataset.PatientName = f"Phantom^{case.patient.number}"
     dataset.PatientSex = "F" if case.patient.female else "M"
     dataset.PatientAge = f"{case.patient.age:03d}Y"
-    for empty in ("PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
-                  "SeriesNumber", "Laterality"):  # fmt: skip
+    for empty in ("PatientBirthDate", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"):
         setattr(dataset, empty, None)
+    dataset.StudyID = "1"
+    dataset.SeriesNumber = 1
     dataset.InstanceNumber = 1
     dataset.Manufacturer = "cxr_mmdet phantom"
     dataset.BodyPartExamined = "CHEST"
@@ -155,6 +156,8 @@ def _add_digital_x_ray(dataset: Dataset, encoding: Encoding) -> None:
     dataset.LossyImageCompression = "00"
     dataset.BurnedInAnnotation = "NO"
     dataset.ImageLaterality = "U"
+    dataset.DetectorType = None
+    dataset.PositionerType = None
     dataset.AcquisitionContextSequence = []
     region = Dataset()
     region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "51185008", "SCT", "Chest"

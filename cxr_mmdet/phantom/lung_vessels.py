@@ -65,8 +65,8 @@ def _trunks(anatomy: Anatomy, rng: np.random.Generator) -> _Tips:
         parts.append(
             _Tips(
                 at=_TRUNKS[:, :2] * [side, 1] + np.asarray(hilum),
-                angle=np.radians(_TRUNKS[:, 2] + rng.normal(0, 7, count)),
-                radius=_TRUNKS[:, 3] * rng.uniform(0.85, 1.1, count),
+                angle=np.radians(_TRUNKS[:, 2] + rng.normal(0, 11, count)),
+                radius=_TRUNKS[:, 3] * rng.uniform(0.7, 1.0, count),
                 side=np.full(count, float(side)),
             )
         )
@@ -77,7 +77,7 @@ def _grow(tips: _Tips, rng: np.random.Generator) -> tuple[Points, _Tips]:
     """Return one generation's paths, (N, 6, 2), and the ends of the next: two at each end, some twigs on the way."""
     count = len(tips.radius)
     length = (8 + 6.5 * tips.radius**0.9) * rng.uniform(0.7, 1.3, count)
-    turns = tips.angle[:, None] + np.cumsum(rng.normal(0, 0.15, (count, 5)), axis=1)
+    turns = tips.angle[:, None] + np.cumsum(rng.normal(0, 0.165, (count, 5)), axis=1)
     steps = np.stack([tips.side[:, None] * np.cos(turns), np.sin(turns)], axis=2) * (length / 5)[:, None, None]
     paths = np.concatenate([tips.at[:, None], tips.at[:, None] + np.cumsum(steps, axis=1)], axis=1)
     heading = turns[:, -1]

@@ -105,7 +105,7 @@ def _net(scene: Scene, rng: np.random.Generator, severity: float, side: int, sta
     top, bottom = scene.lung_top(), scene.lung_bottom(side)
     first = top + (bottom - top) * (start + rng.uniform(-0.03, 0.03))
     middle = (side * 82 * scene.anatomy.scale[0], (first + bottom + 30) / 2)
-    window = scene.window(middle, (74, (bottom + 30 - first) / 2 + 8))
+    window = scene.window(middle, (76, (bottom + 30 - first) / 2 + 20))
     frame = window.frame
     x, y = frame.grid
     upper_edge = smoothstep(y, first - 4, first + 14)

@@ -48,7 +48,7 @@ def thickening(scene: Scene, rng: np.random.Generator, severity: float) -> Shado
 def _cap(scene: Scene, rng: np.random.Generator, severity: float, side: int) -> Shadow | None:
     top = scene.lung_top()
     height = 17 + 15 * severity
-    window = scene.window((side * 56, top + height / 2), (48, height / 2 + 6))
+    window = scene.window((side * 56, top + height / 2 + 10), (52, height / 2 + 18))
     x, y = window.frame.grid
     lower_edge = (
         top

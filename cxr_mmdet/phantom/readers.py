@@ -99,7 +99,7 @@ def draw_pool(seed: int) -> dict[str, Reader]:
             keenness=float(rng.normal(0.0, 0.35)),
             jitter=float(rng.uniform(0.025, 0.05)),
             generosity=float(rng.normal(0.02, 0.02)),
-            fancy=float(rng.uniform(0.01, 0.08)),
+            fancy=float(rng.uniform(0.01, 0.07)),
             slip=float(rng.uniform(0.01, 0.05)),
         )
     return pool
@@ -143,11 +143,11 @@ def _reading(
         for finding in findings
         if rng.random() < _chance_to_see(reader, finding)
     ]
-    imagined = [label for label in _IMAGINED if label in labels]
-    if findings and imagined and rng.random() < reader.fancy:
-        weights = np.array([FREQUENCY[label] for label in imagined])
-        label = imagined[int(rng.choice(len(imagined), p=weights / weights.sum()))]
-        marks.append(Mark(reader.name, label, _imagined_box(rng, size_hw)))
+    if findings and rng.random() < reader.fancy:
+        weights = np.array([FREQUENCY[label] for label in _IMAGINED])
+        label = _IMAGINED[int(rng.choice(len(_IMAGINED), p=weights / weights.sum()))]
+        box = _imagined_box(rng, size_hw)
+        marks += [Mark(reader.name, label, box)] if label in labels else []
     return Reading(reader.name, tuple(marks))
 
 

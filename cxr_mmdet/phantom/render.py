@@ -88,12 +88,12 @@ def render_phantom(case: Case, *, size: int = 1024, omit: Collection[int] = ()) 
         omit: positions in ``case.findings`` to leave out; every other pixel stays the same, noise included.
     """
     frame = frame_of(case, size)
-    scene = _scene(case, frame, case.findings)
-    drawn = _draw_all(case, scene)
+    scene = scene_of(case, frame, case.findings)
+    drawn = draw_findings(case, scene)
     kept = [i for i in range(len(case.findings)) if i not in omit]
     chest = scene.chest
     if any(case.findings[i].label in (AORTA, HEART) for i in omit):
-        chest = _scene(case, frame, [case.findings[i] for i in kept]).chest
+        chest = scene_of(case, frame, [case.findings[i] for i in kept]).chest
     findings = [
         DrawnFinding(case.findings[i].label, case.findings[i].severity, box) for i in kept for box, _ in drawn[i]
     ]
@@ -127,7 +127,8 @@ def frame_of(case: Case, size: int) -> Frame:
     return Frame.place((height, size), spacing, origin, view.tilt)
 
 
-def _scene(case: Case, frame: Frame, findings: Collection[PlannedFinding]) -> Scene:
+def scene_of(case: Case, frame: Frame, findings: Collection[PlannedFinding]) -> Scene:
+    """Return the patient's chest; of the findings only an enlarged heart and aorta are part of it."""
     severity = {finding.label: finding.severity for finding in findings}
     anatomy = build_anatomy(
         case.patient,
@@ -138,7 +139,7 @@ def _scene(case: Case, frame: Frame, findings: Collection[PlannedFinding]) -> Sc
     return Scene(frame, anatomy, build_chest(frame, case.seed, case.patient, case.view, anatomy))
 
 
-def _draw_all(case: Case, scene: Scene) -> list[list[tuple[Box, Shadow | None]]]:
+def draw_findings(case: Case, scene: Scene) -> list[list[tuple[Box, Shadow | None]]]:
     """Return for every planned finding its boxes and shadows; heart and aorta are part of the anatomy."""
     drawn: list[list[tuple[Box, Shadow | None]]] = []
     occupied: list[Box] = []

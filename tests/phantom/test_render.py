@@ -9,9 +9,10 @@ from cxr_mmdet.boxes import iou_matrix
 from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom import PlannedFinding, plan_case, render_phantom
 from cxr_mmdet.phantom.anatomy import CAGE_HALF_WIDTH, LEFT, RIGHT, build_anatomy
-from cxr_mmdet.phantom.render import AORTA, HEART, frame_of
+from cxr_mmdet.phantom.render import AORTA, HEART, draw_findings, frame_of, scene_of
 
 SIZE = 320
+DRAWN = [label for label in LABELS_14 if label not in (AORTA, HEART)]
 VISIBLE = 0.03
 """A difference in grey that one can see."""
 
@@ -60,7 +61,23 @@ class TestEveryFinding:
             assert (finding.label, finding.severity) == (label, severity)
 
 
-@pytest.mark.parametrize("label", [label for label in LABELS_14 if label not in (AORTA, HEART)])
+@pytest.mark.parametrize("label", DRAWN)
+def test_no_shadow_is_cut_off_by_its_window(label):
+    for index in range(700, 706):
+        case = with_finding(label, (index - 699) / 7, index)
+        frame = frame_of(case, 192)
+        height, width = frame.size_hw
+        shadows = [shadow for _, shadow in draw_findings(case, scene_of(case, frame, case.findings))[0]]
+        assert shadows
+        for shadow in shadows:
+            x_min, y_min, x_max, y_max = shadow.box_xyxy
+            assert x_min > shadow.columns.start or x_min == 0
+            assert y_min > shadow.rows.start or y_min == 0
+            assert x_max < shadow.columns.stop or x_max == width
+            assert y_max < shadow.rows.stop or y_max == height
+
+
+@pytest.mark.parametrize("label", DRAWN)
 def test_boxes_are_tight(label):
     """The visible change reaches close to every side of the box, in most pictures."""
     reached = []
