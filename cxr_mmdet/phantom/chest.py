@@ -45,9 +45,11 @@ class Chest:
 def build_chest(frame: Frame, seed: int, patient: Patient, view: View, anatomy: Anatomy) -> Chest:
     """Return the layers; the same patient has the same markings in every image."""
     rng = generator(seed, Stream.TEXTURE, patient.number)
+    # Soft parts without a sharp edge are drawn at half the resolution.
     half = frame.halved()
     trunk = _trunk(half, patient, anatomy, rng)
-    soft = trunk + _breasts(half, patient, anatomy, rng) - _abdominal_gas(half, patient, anatomy, rng)
+    front = _breasts(half, patient, anatomy, rng) if patient.female else _pectorals(half)
+    soft = trunk + front - _abdominal_gas(half, patient, anatomy, rng)
     full, inner = _lung_depth(frame, patient, anatomy)
     lung = np.maximum(full - _occlusion(frame, patient, anatomy), 0)
     solid = frame.enlarged(soft)
@@ -94,9 +96,8 @@ def _trunk(frame: Frame, patient: Patient, anatomy: Anatomy, rng: np.random.Gene
     round_off = 0.55 * chord(depth, 20) / np.float32(40) + 0.45 * chord(depth, radius) / np.float32(2 * radius)
     height = np.float32(patient.depth) * (0.82 + 0.18 * smoothstep(y, -165, -50))
     trunk = round_off * height + 6 * smoothstep(depth, 0, 5)
-    arms = chord(
-        frame.depth_of(frame.stroke(anatomy.arms, anatomy.arm_width, value=1, antialias=False)), anatomy.arm_width / 2
-    )
+    arm = frame.stroke(anatomy.arms, anatomy.arm_width, value=1, antialias=False)
+    arms = chord(frame.depth_of(arm), anatomy.arm_width / 2)
     streaks = 1.6 * frame.noise(rng, 6.0) + 2.8 * frame.noise(rng, 22.0) + 3.2 * frame.noise(rng, 60.0)
     trunk = trunk + streaks * round_off
     return frame.blur(np.maximum(trunk, arms * np.float32(1.9)), 0.6)
@@ -135,11 +136,15 @@ def _airways(frame: Frame, anatomy: Anatomy) -> Plane:
     return frame.blur(chord(frame.depth(*outlines), 8.6), 0.7) * np.float32(0.95)
 
 
-def _breasts(frame: Frame, patient: Patient, anatomy: Anatomy, rng: np.random.Generator) -> Plane:
+def _pectorals(frame: Frame) -> Plane:
+    """Return a man's chest muscles, millimetres of tissue."""
     x, y = frame.grid
-    if not patient.breast:
-        muscle = smoothstep(y, -70, -30) * smoothstep(y, 75, 30) * smoothstep(np.abs(x), 25, 60)
-        return muscle * smoothstep(np.abs(x), 150, 105) * np.float32(7)
+    outwards = smoothstep(np.abs(x), 25, 60) * smoothstep(np.abs(x), 150, 105)
+    return 7 * outwards * smoothstep(y, -70, -30) * smoothstep(y, 75, 30)
+
+
+def _breasts(frame: Frame, patient: Patient, anatomy: Anatomy, rng: np.random.Generator) -> Plane:
+    """Return a woman's breasts, millimetres of tissue: sharp below, melting into the chest wall above."""
     total = np.zeros(frame.size_hw, np.float32)
     size = 0.82 + patient.breast / 170
     drop = 78 + 0.5 * patient.breast + float(rng.normal(0, 4))
@@ -147,7 +152,8 @@ def _breasts(frame: Frame, patient: Patient, anatomy: Anatomy, rng: np.random.Ge
         center = (side * (90 + 2 * rng.normal()) + anatomy.sway * 90, drop + 3 * rng.normal())
         outline = ellipse(center, (74 * size, 72 * size), side * -14)
         dome = chord(frame.depth(outline), 68 * size) / np.float32(136 * size)
-        total += dome**0.75 * smoothstep(y, center[1] - 75 * size, center[1] + 25) * np.float32(patient.breast)
+        rising = smoothstep(frame.grid[1], center[1] - 75 * size, center[1] + 25)
+        total += dome**0.75 * rising * np.float32(patient.breast)
     return frame.blur(total, 1.0)
 
 

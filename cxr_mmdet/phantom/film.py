@@ -20,7 +20,6 @@ WATER_PER_MM = 0.0195
 VEIL = 0.008
 """Scattered light that lies evenly over the detector, by the unattenuated beam: it flattens what is dense."""
 
-
 _DARKEST, _BRIGHTEST = -1.5, 2.5
 """Greys beyond these are black and white whatever the film."""
 
@@ -119,7 +118,7 @@ def _mark(picture: Plane, view: View) -> Plane:
     x, y = round(view.marker_at[0] * width - letter_w / 2), round(view.marker_at[1] * height + letter_h / 2)
     ink = np.zeros(picture.shape, np.uint8)
     cv2.putText(ink, view.marker, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
-    if view.ink:
+    if view.framed:
         pad = round(0.45 * letter_h)
         corners = (x - pad, y - letter_h - pad), (x + letter_w + pad, y + pad)
         cv2.rectangle(ink, *corners, 200, max(1, thick // 2), cv2.LINE_AA)

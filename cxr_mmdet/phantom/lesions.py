@@ -80,8 +80,8 @@ def _hiatal_hernia(scene: Scene, rng: np.random.Generator, severity: float) -> S
     frame = window.frame
     depth = frame.depth(ellipse(center, (radius, 0.88 * radius), rng.uniform(-15, 15)))
     body = chord(depth, radius)
-    gas = smoothstep(frame.grid[1] - center[1], 1.0, -1.0) * chord(np.maximum(depth - 2.5, 0), radius)
-    return cast(window, frame.blur(0.75 * body - 1.45 * gas, 0.7), share=0.1, grain_mm=0.8, beyond_air=True)
+    gas = smoothstep(frame.grid[1] - center[1], 1.5, -1.5) * chord(np.maximum(depth - 2.5, 0), radius)
+    return cast(window, frame.blur(0.5 * body - 1.05 * gas, 1.0), share=0.1, grain_mm=0.8, beyond_air=True)
 
 
 def _mediastinal_mass(scene: Scene, rng: np.random.Generator, severity: float) -> Shadow | None:

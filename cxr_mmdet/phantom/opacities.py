@@ -158,14 +158,14 @@ def lung_opacity(scene: Scene, rng: np.random.Generator, severity: float) -> Sha
 
 
 def nodule(scene: Scene, rng: np.random.Generator, severity: float) -> Shadows:
-    """Return one to four round shadows, from 7 mm to a mass of 65 mm."""
+    """Return one to four round shadows, from 8 mm to a mass of 70 mm."""
     count = int(rng.choice([1, 2, 3, 4], p=[0.55, 0.22, 0.13, 0.10]))
     return [_nodule(scene, rng, severity) for _ in range(count)]
 
 
 def _nodule(scene: Scene, rng: np.random.Generator, severity: float) -> Shadow | None:
     center = scene.place(rng, either_side(rng), (0.12, 0.94), (0.12, 0.88))
-    radius = 3.9 * math.exp(rng.uniform(0.25, 1.2) + 1.0 * severity * rng.random())
+    radius = 3.9 * math.exp(rng.uniform(0.0, 1.2) + 1.0 * severity * rng.random())
     window = scene.window(center, (1.6 * radius + 2, 1.6 * radius + 2))
     frame = window.frame
     lobes = 1 + 0.06 * rng.standard_normal(12)
@@ -236,11 +236,5 @@ def _arch_rim(scene: Scene, rng: np.random.Generator, severity: float) -> Shadow
     first = rng.uniform(-1.5, -0.6)
     arc = inset[np.argsort(angle)][(np.sort(angle) > first) & (np.sort(angle) < first + 1.1 + 0.9 * severity)]
     window = scene.window((float(middle[0]), float(middle[1])), (50, 50))
-    ink = window.frame.stroke([arc], 1.8 + 0.8 * severity)
-    return cast(
-        window,
-        window.frame.softened(ink, 0.4) * np.float32(22 + 12 * severity),
-        share=0.15,
-        grain_mm=0.3,
-        beyond_air=True,
-    )
+    lime = window.frame.softened(window.frame.stroke([arc], 1.8 + 0.8 * severity), 0.4)
+    return cast(window, lime * np.float32(22 + 12 * severity), grain_mm=0.3, beyond_air=True)

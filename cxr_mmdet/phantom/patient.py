@@ -89,7 +89,7 @@ class View:
         collimation: border that was not exposed, share of the width, left, top, right, bottom; 0 for none.
         marker: the lead letter, empty for none.
         marker_at: its place, shares of width and height.
-        ink: the letter's look, 0 plain, 1 framed.
+        framed: whether a line runs round the letter.
     """
 
     projection: str
@@ -107,7 +107,7 @@ class View:
     collimation: tuple[float, float, float, float]
     marker: str
     marker_at: tuple[float, float]
-    ink: int
+    framed: bool
 
 
 def patient_number(seed: int, index: int) -> int:
@@ -148,7 +148,7 @@ def draw_view(seed: int, index: int) -> View:
     """Return the exposure of image ``index``."""
     rng = generator(seed, Stream.VIEW, index)
     projection = "AP" if rng.random() < 0.15 else "PA"
-    border = tuple(float(v) for v in rng.uniform(0.01, 0.05, 4) * (rng.random(4) < 0.6))
+    left, top, right, bottom = (float(v) for v in rng.uniform(0.01, 0.05, 4) * (rng.random(4) < 0.6))
     collimated = rng.random() < 0.3
     lettered = rng.random() < 0.75
     letter = "R" if rng.random() < 0.6 else "L"
@@ -166,8 +166,8 @@ def draw_view(seed: int, index: int) -> View:
         gamma=float(np.exp(rng.normal(0, 0.12))),
         detail=float(rng.uniform(0.75, 1.6)),
         scatter=float(rng.uniform(0.1, 0.3)),
-        collimation=border if collimated else (0.0, 0.0, 0.0, 0.0),  # type: ignore[arg-type]
+        collimation=(left, top, right, bottom) if collimated else (0.0, 0.0, 0.0, 0.0),
         marker=letter if lettered else "",
         marker_at=(float(side if letter == "R" else 1 - side), float(rng.uniform(0.05, 0.16))),
-        ink=int(rng.integers(0, 2)),
+        framed=bool(rng.random() < 0.5),
     )

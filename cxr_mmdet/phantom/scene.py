@@ -103,7 +103,10 @@ class Scene:
         return self.anatomy.diaphragm_y(side, side * 72 * self.anatomy.scale[0])
 
     def span(self, side: int, y: float) -> tuple[float, float]:
-        """Return how far from the midline the visible lung begins and ends at this height, millimetres."""
+        """Return how far from the midline the aerated lung begins and ends at this height, millimetres.
+
+        Where none is in the picture, a usual place is returned.
+        """
         outwards = np.linspace(6, 150, 97)
         points = np.stack([side * outwards, np.full_like(outwards, y)], axis=1)
         columns, rows = np.round(self.frame.to_pixels(points)).astype(int).T

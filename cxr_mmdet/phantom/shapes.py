@@ -140,10 +140,12 @@ class Frame:
     def noise(self, rng: np.random.Generator, cell_mm: float) -> Plane:
         """Return smooth noise of about unit deviation whose blobs are ``cell_mm`` apart.
 
-        It is laid over the image's field, so the same generator state gives the same pattern at every image size.
+        It is laid over the image's field, so the same generator state gives the same pattern at every image size; one
+        number is drawn from ``rng`` whatever the size, so what is drawn afterwards stays the same too.
         """
+        own = np.random.Generator(np.random.PCG64(int(rng.integers(1 << 62))))
         height, width = (max(2, round(side * self.spacing / cell_mm)) for side in self.size_hw)
-        coarse = rng.standard_normal((height, width), dtype=np.float32)
+        coarse = own.standard_normal((height, width), dtype=np.float32)
         return cv2.resize(coarse, self.size_hw[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(1.25)
 
     def _fixed_point(self, points_mm: ArrayLike) -> NDArray[np.int32]:

@@ -26,7 +26,6 @@ _RIBS = (
     (15, 104, 131), (41, 106, 125), (68, 106, 116), (96, 116, 100), (124, 124, 74), (151, 150, 48),
 )  # fmt: skip
 
-
 _BLADE = [
     (158, -82), (150, -62), (141, -20), (130, 34), (121, 46), (112, 30), (103, -20), (98, -66), (112, -88), (138, -92),
 ]  # fmt: skip
@@ -34,22 +33,20 @@ _BLADE_BORDER = [(156, -74), (148, -54), (140, -16), (129, 34)]
 
 
 @dataclass(frozen=True)
-class Rib:
-    """One rib's path: from the spine round the side to the front, in the image plane; the second part faces forward."""
+class _Rib:
+    """One rib in the image plane: from the spine to where it turns at the side, and from there to the front."""
 
-    side: int
-    number: int
     back: Points
     front: Points
     half_width: float
 
 
-def ribs(patient: Patient, anatomy: Anatomy) -> list[Rib]:
+def _ribs(patient: Patient, anatomy: Anatomy) -> list[_Rib]:
     """Return the 24 ribs."""
     return [_rib(patient, anatomy, side, i) for side in (RIGHT, LEFT) for i in range(len(_RIBS))]
 
 
-def _rib(patient: Patient, anatomy: Anatomy, side: int, i: int) -> Rib:
+def _rib(patient: Patient, anatomy: Anatomy, side: int, i: int) -> _Rib:
     head_y, drop, end = _RIBS[i]
     angle = np.radians(np.linspace(2, end, 56))
     fall = drop * patient.rib_slope * 0.625 * (1 - np.cos(angle))
@@ -64,19 +61,19 @@ def _rib(patient: Patient, anatomy: Anatomy, side: int, i: int) -> Rib:
     path = np.stack([side * x + anatomy.sway * depth, y], axis=1)
     turn = int(np.argmax(reach)) + 1
     width = (5.2 if i in (0, 1, 10, 11) else 5.9) * (0.94 if patient.female else 1.04)
-    return Rib(side, i + 1, path[: turn + 1], path[turn - 1 :], width)
+    return _Rib(path[: turn + 1], path[turn - 1 :], width)
 
 
 def draw_skeleton(frame: Frame, patient: Patient, view: View, anatomy: Anatomy) -> Plane:
     """Return the bones' thickness as millimetres of water beyond the soft tissue they replace."""
-    hoops = ribs(patient, anatomy)
+    hoops = _ribs(patient, anatomy)
     backs = [ribbon(rib.back, _rib_widths(rib.back, rib.half_width)) for rib in hoops]
     fronts = [ribbon(rib.front, _rib_widths(rib.front, rib.half_width * 1.1)) for rib in hoops if len(rib.front) > 2]
-    bone = _tubes(frame, fronts, shell=1.8, core=6.0, cortex=1.5)
-    # The front ends lie farthest from the detector and fade into cartilage.
-    bone = frame.blur(bone, 0.9)
+    # The front ends fade into cartilage.
+    bone = frame.blur(_tubes(frame, fronts, shell=1.8, core=6.0, cortex=1.5), 0.9)
     bone += _tubes(frame, backs, shell=3.4, core=8.5, cortex=1.6)
     x, y = frame.grid
+    # Over the mediastinum and the belly scattered light drowns the ribs.
     bone *= smoothstep(np.abs(x), 12, 36) * (1 - 0.4 * smoothstep(y, 70, 140))
     bone += _tubes(frame, _collarbones(patient, view, anatomy), shell=5.0, core=8.0, cortex=2.0)
     bone += _spine(frame, anatomy)
