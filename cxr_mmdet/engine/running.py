@@ -107,7 +107,8 @@ def score_checkpoint(
     """
     path = find_checkpoint(checkpoint)
     folder = out_dir or Path(config.work_dir) / f"test_{split}"
-    config.update(load_from=str(path), resume=False)
+    # The run's own folder keeps the config it was trained with: the Runner dumps what it gets into its work dir.
+    config.update(load_from=str(path), resume=False, work_dir=str(folder))
     _select_split(config, split)
     config.test_evaluator.update(
         out_dir=str(folder), collect_dir=str(folder / ".collect") if launcher != "none" else None
