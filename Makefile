@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml
 
 # Synthetic radiographs → prepared folder → training → mAP on patients never seen → a page to look at.
 demo: $(STAMP)
-	$(PY) tools/prepare_data.py phantom $(DEMO)/phantom --images 400 --seed 7 --size 512 --labels 5 --abnormal-share 0.75 --jobs 2 --force
+	$(PY) tools/prepare_data.py phantom $(DEMO)/phantom --images 520 --seed 7 --size 512 --labels 5 --abnormal-share 0.85 --jobs 2 --force
 	$(PY) tools/prepare_data.py build $(DEMO)/phantom $(DEMO)/prepared --labels 5 --jobs 2 --force
 	$(PY) tools/train.py configs/retina_phantom.py --data-root $(DEMO)/prepared --work-dir $(DEMO)/run
 	$(PY) tools/test.py configs/retina_phantom.py $(DEMO)/run --data-root $(DEMO)/prepared --out $(DEMO)/scores
