@@ -1,4 +1,7 @@
-"""Builders that tests of several rooms share."""
+"""Builders that tests of several rooms share.
+
+cxr_mmdet is imported here before any test module imports mmcv or mmdet, which need the operators it supplies.
+"""
 
 from __future__ import annotations
 
@@ -76,3 +79,13 @@ def prepared_folder(tmp_path: Path) -> PreparedFolder:
         return root
 
     return build
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the tensors lie; the CUDA case is skipped where there is none."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return request.param
