@@ -7,9 +7,10 @@ _base_ = [
 
 # Bring your own labels: copy this leaf, and change the classes (in the order of the prepared folder) and num_classes.
 classes = ("Right lung", "Left lung")
-model = dict(bbox_head=dict(num_classes=2))
+# Anchors from 64 px, twice the usual: lungs then belong to strides of 8 and 16 px, which see their edges, not to 32.
+model = dict(bbox_head=dict(num_classes=2, anchor_generator=dict(octave_base_scale=8)))
 train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 val_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=1200, val_interval=300)
+train_cfg = dict(max_iters=1000, val_interval=250)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))
