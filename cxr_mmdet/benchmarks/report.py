@@ -1,0 +1,69 @@
+"""Comparisons as people read them: tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from cxr_mmdet.benchmarks.harness import Spread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cxr_mmdet.benchmarks.harness import Comparison
+    from cxr_mmdet.benchmarks.pipeline import StepTime
+
+_MEGABYTE = 1e6
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return one row an alternative: milliseconds of an item, items a second per core, times as fast as the first."""
+    timings = comparison.timings
+    table = _table(f"{comparison.title}: ms per {comparison.item}, {len(timings[0].wall_s)} rounds")
+    with_memory = any(entry.peak_bytes is not None for entry in timings)
+    for header in ("clock", "CPU", f"{comparison.item}s/s/core", "speed", "quartiles", *["peak MB"] * with_memory):
+        table.add_column(header, justify="right", no_wrap=True)
+    for entry in timings:
+        cpu, speed_up = Spread.of(entry.cpu_s), comparison.speed_up(entry)
+        table.add_row(
+            entry.name,
+            _milliseconds(Spread.of(entry.wall_s).median),
+            _milliseconds(cpu.median),
+            f"{1 / cpu.median:.3g}",
+            f"{speed_up.median:.2f}x",
+            f"{speed_up.low:.2f}-{speed_up.high:.2f}",
+            *[_megabytes(entry.peak_bytes)] * with_memory,
+        )
+    return table
+
+
+def steps_table(steps: Sequence[StepTime]) -> Table:
+    """Return where a picture's CPU time goes, step by step."""
+    table = _table("Where the time goes: CPU ms per picture")
+    for header in ("stock mmdet", "cxr_mmdet"):
+        table.add_column(header, justify="right")
+    for step in steps:
+        stock = "" if step.stock_s is None else _milliseconds(step.stock_s)
+        table.add_row(step.step, stock, _milliseconds(step.ours_s))
+    return table
+
+
+def machine_line(machine: Mapping[str, str]) -> str:
+    """Return the machine and versions as one line."""
+    return ", ".join(value if " " in value else f"{name} {value}" for name, value in machine.items())
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
+
+
+def _megabytes(size: int | None) -> str:
+    return "n/a" if size is None else f"{size / _MEGABYTE:.0f}"

@@ -1,0 +1,134 @@
+"""Imports run one way, and nothing left of ``datasets`` knows torch: docs/architecture.md, as a test."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "cxr_mmdet"
+
+FOUNDATION = frozenset({"errors", "labels", "boxes", "files", "drawing"})
+"""These may import each other."""
+
+ORDER = (
+    FOUNDATION,
+    {"dicom", "annotations", "evaluation", "phantom"},
+    {"preparation"},
+    {"datasets", "models"},
+    {"engine"},
+    {"benchmarks", "doctor"},
+    {"cli"},
+    {"tools"},
+)
+"""A room imports from the rooms left of its own place only; rooms of one place do not know each other."""
+
+PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
+TORCH_FREE = sorted(room for room, place in PLACE.items() if place < PLACE["datasets"])
+FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine"}
+
+
+def modules(room: str) -> list[Path]:
+    """Return the files of a room."""
+    if room == "tools":
+        return sorted((ROOT / "tools").glob("*.py"))
+    folder = PACKAGE / room
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield the dotted names of everything a file imports, at the top, in a function or for type checking."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import hides which room it reaches into"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(source: str) -> set[str]:
+    names = (name.split(".") for name in imported(source))
+    return {parts[1] for parts in names if parts[0] == "cxr_mmdet" and len(parts) > 1 and parts[1] in PLACE}
+
+
+def wrong_way(room: str, source: str) -> set[str]:
+    """Return the rooms that a file of ``room`` imports though they do not stand left of it."""
+    friends = FOUNDATION if room in FOUNDATION else {room}
+    return {other for other in rooms_imported(source) - friends if PLACE[other] >= PLACE[room]}
+
+
+def test_every_room_has_its_place():
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert files | folders | {"tools"} == set(PLACE)
+
+
+@pytest.mark.parametrize("room", sorted(PLACE))
+def test_imports_run_one_way(room: str):
+    wrong = {str(path.relative_to(ROOT)): wrong_way(room, path.read_text(encoding="utf-8")) for path in modules(room)}
+    assert wrong
+    assert {path: rooms for path, rooms in wrong.items() if rooms} == {}
+
+
+@pytest.mark.parametrize("room", TORCH_FREE)
+def test_no_file_left_of_datasets_names_a_framework(room: str):
+    named = {
+        str(path.relative_to(ROOT)): {name.split(".")[0] for name in imported(path.read_text(encoding="utf-8"))}
+        for path in modules(room)
+    }
+    assert {path: names & FRAMEWORKS for path, names in named.items() if names & FRAMEWORKS} == {}
+
+
+def test_no_module_left_of_datasets_loads_a_framework():
+    """Through a third package, say: one process imports them all, and tells which one brought a framework along."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for room in TORCH_FREE
+        for path in modules(room)
+    ]
+    script = (
+        "import importlib, json, sys\n"
+        "brought, loaded = {}, set()\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    new = sorted(({FRAMEWORKS!r} & set(sys.modules)) - loaded)\n"
+        "    loaded.update(new)\n"
+        "    brought.update({name: new} if new else {})\n"
+        "print(json.dumps(brought))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(names) > 30
+    assert json.loads(done.stdout.splitlines()[-1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "expected"),
+    [
+        ("evaluation", "from cxr_mmdet.engine.config import load_config", {"engine"}),
+        ("evaluation", "def f():\n    from cxr_mmdet import engine", {"engine"}),
+        ("evaluation", "import cxr_mmdet.engine.config as c", {"engine"}),
+        ("evaluation", "if TYPE_CHECKING:\n    from cxr_mmdet.dicom import source", {"dicom"}),
+        ("evaluation", "from cxr_mmdet.evaluation.coco import x\nfrom cxr_mmdet import boxes", set()),
+        ("drawing", "from cxr_mmdet import boxes", set()),
+        ("boxes", "from cxr_mmdet import dicom", {"dicom"}),
+        ("cli", "from cxr_mmdet.benchmarks import pipeline", set()),
+        ("engine", "from cxr_mmdet.benchmarks import pipeline", {"benchmarks"}),
+    ],
+)
+def test_the_check_itself(room: str, source: str, expected: set[str]):
+    assert wrong_way(room, source) == expected
+
+
+def test_the_check_refuses_relative_imports():
+    with pytest.raises(AssertionError, match="relative"):
+        list(imported("from . import coco"))
