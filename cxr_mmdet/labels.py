@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,38 +40,105 @@ NO_FINDING = "No finding"
 NO_FINDING_ID = 14
 
 
+LABELS_22 = (
+    "Aortic enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Clavicle fracture",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged PA",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Lung cavity",
+    "Lung cyst",
+    "Mediastinal shift",
+    "Nodule/Mass",
+    "Pleural effusion",
+    "Pleural thickening",
+    "Pneumothorax",
+    "Pulmonary fibrosis",
+    "Rib fracture",
+    "Other lesion",
+)
+"""The local findings of the VinDr-CXR release, in the order of its image-level label files."""
+
+_MERGED = re.compile(r"(?P<label>.+?)\s*:\s*\[(?P<classes>[^\]]*)\]")
+
+
 def resolve_labels(spec: str, names_in_table: Iterable[str]) -> tuple[str, ...]:
-    """Return the label set that ``spec`` names, in training order.
+    """Return the label set that ``spec`` names, in training order; see :func:`resolve_label_map`."""
+    return tuple(resolve_label_map(spec, names_in_table))
+
+
+def resolve_label_map(spec: str, names_in_table: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return each label of a set, in training order, with the classes of the readers' table that it stands for.
 
     Args:
         spec: ``14``, ``5``, ``auto`` (the classes of the table, by class id where it has one, as the caller orders
-            them) or the path of a text file with one class name a line; blank lines and ``#`` comments are skipped.
+            them) or the path of a text file: a label a line, either the name of a class or, to merge classes,
+            ``Lung Opacity: [Lung Opacity, Infiltration]``. Classes that no line names are dropped; blank lines and
+            ``#`` comments are skipped; a name that holds a comma is written in double quotes.
         names_in_table: class names as they occur in the readers' table, in the order ``auto`` shall use.
 
     Raises:
-        UsageError: the file is missing, empty, or names a class twice.
+        UsageError: the file is missing, empty, or names a label or a class twice.
     """
     if spec == "14":
-        return LABELS_14
+        return {name: (name,) for name in LABELS_14}
     if spec == "5":
-        return LABELS_5
+        return {name: (name,) for name in LABELS_5}
     if spec == "auto":
         names = tuple(dict.fromkeys(name for name in names_in_table if name != NO_FINDING))
         if not names:
             raise UsageError(
                 "--labels auto found no class in the table, only 'No finding'; name the classes in a file."
             )
-        return names
+        return {name: (name,) for name in names}
     path = Path(spec)
     if not path.is_file():
         raise UsageError(f"--labels {spec}: neither 14, 5 nor auto, and no such file; write one class name a line.")
-    lines = (line.split("#", 1)[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    names = tuple(line for line in lines if line)
-    if not names:
+    return _read_label_file(path)
+
+
+def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text ({error.reason}); write one class name a line.") from None
+    labels: dict[str, tuple[str, ...]] = {}
+    owners: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.split("#", 1)[0].strip()
+        if not text:
+            continue
+        label, classes = _parse_label(text)
+        where = f"{path}, line {number}"
+        if label in labels:
+            raise UsageError(f"{where}: names {label} more than once; each label stands on one line.")
+        if not all([label, classes, *classes]):
+            raise UsageError(f"{where}: {text!r} merges nothing; expected a label and classes: Opacity: [A, B].")
+        if NO_FINDING in (label, *classes):
+            raise UsageError(f"{where}: '{NO_FINDING}' is the absence of boxes, not a class to draw; remove it.")
+        for name in classes:
+            if name in owners:
+                raise UsageError(
+                    f"{where}: class {name} is already part of the label on line {owners[name]}; a box has one label."
+                )
+            owners[name] = number
+        labels[label] = classes
+    if not labels:
         raise UsageError(f"{path}: holds no class name; write one a line.")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UsageError(f"{path}: names {', '.join(repeated)} more than once; each class stands on one line.")
-    if NO_FINDING in names:
-        raise UsageError(f"{path}: '{NO_FINDING}' is the absence of boxes, not a class to draw; remove the line.")
-    return names
+    return labels
+
+
+def _parse_label(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the label of a line and the classes it stands for; a line without brackets is a class of its own name."""
+    merged = _MERGED.fullmatch(text)
+    if not merged:
+        return text, (text,)
+    (classes,) = csv.reader([merged["classes"]], skipinitialspace=True) if merged["classes"].strip() else ([],)
+    return merged["label"], tuple(name.strip() for name in classes)

@@ -5,7 +5,16 @@ import re
 import pytest
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5, NO_FINDING, NO_FINDING_ID, resolve_labels
+from cxr_mmdet.labels import (
+    LABELS_5,
+    LABELS_14,
+    LABELS_22,
+    MINORITY_LABELS_5,
+    NO_FINDING,
+    NO_FINDING_ID,
+    resolve_label_map,
+    resolve_labels,
+)
 
 
 def test_the_competitions_ids_are_the_positions():
@@ -44,7 +53,12 @@ def test_a_file_of_names(tmp_path, text):
     [
         ("# nothing\n\n", "holds no class name"),
         ("ILD\nCardiomegaly\nILD\n", "names ILD more than once"),
-        ("ILD\nNo finding\n", "is the absence of boxes"),
+        ("ILD\nNo finding\n", "line 2: 'No finding' is the absence of boxes"),
+        ("Normal: [No finding]\n", "line 1: 'No finding' is the absence of boxes"),
+        ("Mass: [Nodule]\n\nOpacity: [Edema, Nodule]\n", "line 3: class Nodule is already part .* on line 1"),
+        ("Nodule\nMass: [Nodule, Tumor]\n", "line 2: class Nodule is already part"),
+        ("Mass: []\n", r"line 1: 'Mass: \[\]' merges nothing"),
+        ("Mass: [Nodule,,Tumor]\n", "merges nothing"),
     ],
 )
 def test_a_file_that_is_no_label_set_is_refused(tmp_path, text, message):
@@ -57,3 +71,26 @@ def test_a_file_that_is_no_label_set_is_refused(tmp_path, text, message):
 def test_a_missing_file_is_refused_with_the_other_choices():
     with pytest.raises(UsageError, match="neither 14, 5 nor auto, and no such file"):
         resolve_labels("15", [])
+
+
+def test_a_file_orders_merges_and_drops(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text('Nodule/Mass\nLung Opacity: [Lung Opacity, Infiltration]  # one finding\nOther: ["Scar, old",X]\n')
+    assert list(resolve_label_map(str(path), ["ILD"]).items()) == [
+        ("Nodule/Mass", ("Nodule/Mass",)),
+        ("Lung Opacity", ("Lung Opacity", "Infiltration")),
+        ("Other", ("Scar, old", "X")),
+    ]
+    assert resolve_labels(str(path), []) == ("Nodule/Mass", "Lung Opacity", "Other")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes("ILD".encode("utf-16"))
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        resolve_label_map(str(path), [])
+
+
+def test_the_releases_local_findings_hold_the_competitions():
+    assert len(set(LABELS_22)) == 22
+    assert set(LABELS_14) < set(LABELS_22)

@@ -70,8 +70,9 @@ def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequenc
 
     Args:
         images: all images of the split, also those without a box.
-        boxes: image_id, class_name, x_min, y_min, x_max, y_max in prepared-image pixels, votes. Rows of other images
-            or of classes outside ``labels`` are left out; boxes are clipped to the image.
+        boxes: image_id, class_name, x_min, y_min, x_max, y_max in prepared-image pixels, votes and, where known, the
+            readers behind each box. Rows of other images or of classes outside ``labels`` are left out; boxes are
+            clipped to the image.
         labels: the class names; their order is the categories' order.
 
     Raises:
@@ -97,7 +98,7 @@ def validate(coco: Any, source: str | Path | None = None) -> None:
     Raises:
         DatasetError: with everything that is wrong (the first few of each kind).
     """
-    problems = list(_problems(coco))
+    problems = list(problems_of(coco))
     if problems:
         shown = "; ".join(problems[:SHOWN_PROBLEMS])
         more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
@@ -156,6 +157,7 @@ def _annotation_entries(
     kept = kept.sort_values(["image", "category", *XYXY_COLUMNS], kind="stable")
     sizes_whwh = np.array([(image.width, image.height) * 2 for image in images]).reshape(-1, 4)
     clipped = np.clip(kept[XYXY_COLUMNS].to_numpy(np.float64), 0, sizes_whwh[kept["image"].to_numpy(np.int64)])
+    readers = [{"readers": list(names)} for names in kept["readers"]] if "readers" in kept else [{}] * len(kept)
     return [
         {
             "id": number,
@@ -165,13 +167,15 @@ def _annotation_entries(
             "area": round(bbox_xywh[2] * bbox_xywh[3], DECIMALS),
             "iscrowd": 0,
             "votes": votes,
+            **names,
         }
-        for number, (image, category, votes, bbox_xywh) in enumerate(
+        for number, (image, category, votes, bbox_xywh, names) in enumerate(
             zip(
                 kept["image"].tolist(),
                 kept["category"].tolist(),
                 kept["votes"].tolist(),
                 np.round(xyxy_to_xywh(clipped), DECIMALS).tolist(),
+                readers,
                 strict=True,
             ),
             start=1,
@@ -179,7 +183,8 @@ def _annotation_entries(
     ]
 
 
-def _problems(coco: Any) -> Iterator[str]:
+def problems_of(coco: Any) -> Iterator[str]:
+    """Yield what is wrong with a COCO file; entries that lack a key hide what else is wrong with them."""
     if not isinstance(coco, dict):
         yield f"holds {type(coco).__name__}, expected images, annotations and categories"
         return
@@ -244,6 +249,9 @@ def _annotation_problems(
         yield f"{where} has iscrowd {annotation['iscrowd']}, expected 0"
     if annotation["votes"] < 1:
         yield f"{where} has {annotation['votes']} votes, expected at least 1"
+    readers = annotation.get("readers")
+    if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != annotation["votes"]):
+        yield f"{where} has {annotation['votes']} votes, but its readers are {readers}"
     if annotation["image_id"] not in sizes_wh:
         yield f"{where} belongs to image {annotation['image_id']}, which is not listed"
         return

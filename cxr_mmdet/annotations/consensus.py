@@ -28,10 +28,13 @@ class Fusion(str, Enum):
 
     WBF = "wbf"
     NMS = "nms"
+    VOTE = "vote"
     NONE = "none"
 
 
 REFERENCE_IOU_THRESHOLD = 0.4
+MAJORITY = 2
+"""Of VinBigData's three readers of an image."""
 REFERENCE_SKIP_THRESHOLD = 0.21
 """The reference project's settings; the second skips nothing, for every reader's box has score 1."""
 
@@ -42,12 +45,14 @@ def fuse_readers(
     method: Fusion | str = Fusion.WBF,
     iou_threshold: float = REFERENCE_IOU_THRESHOLD,
     skip_threshold: float = REFERENCE_SKIP_THRESHOLD,
+    min_votes: int = MAJORITY,
 ) -> pd.DataFrame:
     """Return the consensus of the readers, the same whatever the order of the rows and the names of the readers.
 
     Boxes of one image and class are taken by descending score, equal scores by descending coordinates. WBF: a box
     joins the fused box it overlaps most, when that is above the threshold, and moves it to the weighted mean; else it
-    founds a new one. NMS: a box that overlaps an earlier kept one is dropped, and its reader votes for that one.
+    founds a new one. NMS: a box that overlaps an earlier kept one is dropped, and its reader votes for that one. Vote:
+    as WBF, but only boxes that enough readers stand behind are kept.
 
     Args:
         rows: readers' rows as :func:`cxr_mmdet.annotations.table.read_table` gives them; a column ``score`` in (0, 1]
@@ -55,6 +60,8 @@ def fuse_readers(
         method: how overlapping boxes become one; ``none`` keeps all.
         iou_threshold: intersection over union above which two boxes are one finding.
         skip_threshold: boxes with a lower score are left out.
+        min_votes: how many distinct readers a box needs; ``vote`` alone looks at it. An image that fewer readers read
+            keeps none.
 
     Returns:
         Sorted by image, class and box: image_id, class_name, x_min, y_min, x_max, y_max, score (WBF: mean score times
@@ -65,11 +72,14 @@ def fuse_readers(
     kept = np.flatnonzero((rows["class_name"] != NO_FINDING).to_numpy() & (scores >= skip_threshold))
     readings = _Readings.of(rows, scores).take(kept)
     readings = readings.take(readings.canonical_order())
-    fuse = Fusion(method) is Fusion.WBF
+    fuse = Fusion(method) in (Fusion.WBF, Fusion.VOTE)
     if Fusion(method) is Fusion.NONE:
         return _fuse_clusters(readings, np.arange(len(kept)), fuse=fuse)
     clusters = cluster_boxes(readings.boxes_xyxy, readings.scores, readings.groups(), iou_threshold, fuse=fuse)
-    return _fuse_clusters(readings, clusters, fuse=fuse)
+    fused = _fuse_clusters(readings, clusters, fuse=fuse)
+    if Fusion(method) is not Fusion.VOTE:
+        return fused
+    return fused[fused["votes"] >= min_votes].reset_index(drop=True)
 
 
 def cluster_boxes(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def keep_within_images(
-    rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]], path: Path, *, clip: bool
+    rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]], path: Path, *, clip: bool, unit: str = "line"
 ) -> tuple[pd.DataFrame, int]:
     """Return the rows with every box inside its picture, and how many boxes were clipped for it.
 
@@ -27,6 +27,7 @@ def keep_within_images(
         sizes_hw: (height, width) of each original picture.
         path: the table, for the message.
         clip: cut boxes at the border instead of refusing them.
+        unit: what the rows' places in the table count, for the message.
 
     Raises:
         TableError: a box reaches beyond its picture and ``clip`` is off, or nothing would be left of it.
@@ -38,9 +39,9 @@ def keep_within_images(
     clipped = np.clip(boxes, 0, limits)
     gone = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1, keepdims=True)
     if gone.any():
-        _refuse(rows, outside & gone, limits, path, "fix or remove the row")
+        _refuse(rows, outside & gone, limits, f"{path}, {unit}", "fix or remove the row")
     if outside.any() and not clip:
-        _refuse(rows, outside, limits, path, "fix the row, or pass --clip-boxes")
+        _refuse(rows, outside, limits, f"{path}, {unit}", "fix the row, or pass --clip-boxes")
     return rows.assign(**dict(zip(XYXY_COLUMNS, clipped.T, strict=True))), int(outside.any(axis=1).sum())
 
 
@@ -62,7 +63,7 @@ def _sizes_whwh(image_ids: pd.Series, sizes_hw: Mapping[str, tuple[int, int]]) -
 
 
 def _refuse(
-    rows: pd.DataFrame, outside: NDArray[np.bool_], limits: NDArray[np.float64], path: Path, remedy: str
+    rows: pd.DataFrame, outside: NDArray[np.bool_], limits: NDArray[np.float64], where: str, remedy: str
 ) -> None:
     bad = np.flatnonzero(outside.any(axis=1))
     row, side = bad[0], int(outside[bad[0]].argmax())
@@ -70,4 +71,4 @@ def _refuse(
     edge = "width" if side % 2 == 0 else "height"
     border = "is negative" if value < 0 else f"is beyond the image {edge} {limits[row, side]:g}"
     others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    raise TableError(f"{path}, line {rows['line'].iloc[row]}{others}: {column} {value:g} {border}; {remedy}.")
+    raise TableError(f"{where} {rows['line'].iloc[row]}{others}: {column} {value:g} {border}; {remedy}.")

@@ -1,8 +1,10 @@
-"""The readers' table: VinBigData's ``train.csv`` → validated rows, or one sentence that names file and line."""
+"""The readers' table: CSV as VinBigData has it → validated rows, or one sentence that names file and line."""
 
 from __future__ import annotations
 
+import gzip
 import warnings
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,25 +16,34 @@ from cxr_mmdet.errors import TableError
 from cxr_mmdet.labels import NO_FINDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-TEXT_COLUMNS = ["image_id", "class_name", "rad_id"]
+TEXT_COLUMNS = ["image_id", "class_name"]
 REQUIRED_COLUMNS = [*TEXT_COLUMNS, *XYXY_COLUMNS]
+READER_COLUMN = "rad_id"
+ONE_READER = "R1"
+"""Who read a table that names no reader."""
+ROW_COLUMNS = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]
+"""The columns of validated rows; docs/annotations.md describes them."""
 
 MISSING_NUMBERS = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 NO_BOX = (0.0, 0.0, 1.0, 1.0)
 """What the competition writes in place of an empty box."""
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, *, group_column: str | None = None) -> pd.DataFrame:
     """Return the validated rows of a readers' table in VinBigData's format.
 
     Expected columns: image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max, in any order, further ones
     are ignored; comma-separated UTF-8 with or without byte order mark, LF or CRLF, plain or compressed as its suffix
-    says. Without ``class_id`` the classes are numbered in alphabetical order. Rows of "No finding" have an empty box
-    or 0, 0, 1, 1.
+    says. Without ``class_id`` the classes are numbered in alphabetical order; without ``rad_id`` one reader, R1, read
+    everything. Rows of "No finding" have an empty box or 0, 0, 1, 1.
+
+    Args:
+        path: the file.
+        group_column: a further column that names each image's group, such as its patient; returned as ``group``.
 
     Returns:
         One row for each row of the file, in its order, with a fresh index: image_id, class_name, reader (str),
@@ -43,27 +54,37 @@ def read_table(path: str | Path) -> pd.DataFrame:
         TableError: the file cannot be read as such a table or contradicts itself.
     """
     path = Path(path)
-    raw = _read_csv(path)
-    missing = [column for column in REQUIRED_COLUMNS if column not in raw]
+    raw = read_csv(path, text=[group_column] if group_column else [])
+    missing = [column for column in [*REQUIRED_COLUMNS, *([group_column] if group_column else [])] if column not in raw]
     if missing:
         raise TableError(_missing_columns(path, missing, list(raw.columns)))
     # Blank lines are read as empty rows so that every row knows its line.
-    lines = pd.Series(np.arange(2, len(raw) + 2), index=raw.index)
-    filled = ~raw.isna().all(axis=1)
-    raw, lines = raw[filled].reset_index(drop=True), lines[filled].reset_index(drop=True)
+    lines = np.arange(2, len(raw) + 2)
+    filled = ~raw.isna().all(axis=1).to_numpy()
+    raw = raw[filled].reset_index(drop=True)
     if raw.empty:
         raise TableError(f"{path}: holds a header but no row; expected one row a box or 'No finding'.")
+    return check_rows(raw, Checker(path, lines[filled]), group_column=group_column)
 
-    check = _Checker(path, lines.to_numpy())
+
+def check_rows(raw: pd.DataFrame, check: Checker, *, group_column: str | None = None) -> pd.DataFrame:
+    """Return the rows that :func:`read_table` describes, from a frame with the columns of such a file.
+
+    Raises:
+        TableError: a row is wrong, or contradicts another.
+    """
     rows = _text(raw, check)
     boxes = pd.DataFrame({column: _numbers(raw[column], check) for column in XYXY_COLUMNS})
     rows["class_id"] = _class_ids(raw, rows["class_name"], check)
     boxes = _empty_no_finding(rows, boxes, check)
     _check_boxes(rows, boxes, check)
     rows = pd.concat([rows, boxes], axis=1)
-    rows["line"] = lines
+    rows["line"] = check.places
     _check_contradictions(rows, check)
-    return rows[["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]]
+    rows = rows[ROW_COLUMNS]
+    if group_column is None:
+        return rows
+    return rows.assign(group=_groups(raw[group_column], rows["image_id"], check))
 
 
 def class_names(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -72,12 +93,19 @@ def class_names(rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(classes.sort_values("class_id")["class_name"])
 
 
-class _Checker:
-    """Turns a mask of bad rows into the error that names the first one's line and counts the others."""
+class Checker:
+    """Turns a mask of bad rows into the error that names the first one's place and counts the others.
 
-    def __init__(self, path: Path, lines: NDArray[np.int64]) -> None:
+    Args:
+        path: the file.
+        places: (N,) where each row stands in it.
+        unit: what places count: lines, or the annotations of a COCO file.
+    """
+
+    def __init__(self, path: Path, places: NDArray[np.int64], unit: str = "line") -> None:
         self.path = path
-        self.lines = lines
+        self.places = places
+        self.unit = unit
 
     def refuse(self, bad: pd.Series | NDArray[np.bool_], message: str | Callable[[int], str]) -> None:
         """Raise when any row is bad; ``message`` says what is wrong, a function says it of the row at a position."""
@@ -87,18 +115,28 @@ class _Checker:
         first = int(positions[0])
         others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
         said = message if isinstance(message, str) else message(first)
-        raise TableError(f"{self.path}, line {self.lines[first]}{others}: {said}")
+        raise TableError(f"{self.path}, {self.unit} {self.places[first]}{others}: {said}")
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, *, text: Sequence[str] | None = ()) -> pd.DataFrame:
+    """Return the cells of a comma-separated file; blank lines are empty rows, and names are never taken for numbers.
+
+    Args:
+        path: the file.
+        text: further columns to leave as they are written; None: all.
+
+    Raises:
+        TableError: there is no such file, or it is not such a table.
+    """
     # "NA" or "None" may be somebody's name, so only the numbers have words for missing.
-    missing = dict.fromkeys(["class_id", *XYXY_COLUMNS], MISSING_NUMBERS) | {column: [""] for column in TEXT_COLUMNS}
+    names = (*TEXT_COLUMNS, READER_COLUMN, *(text or ()))
+    missing = dict.fromkeys(["class_id", *XYXY_COLUMNS], MISSING_NUMBERS) | {column: [""] for column in names}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 path,
-                dtype=dict.fromkeys(TEXT_COLUMNS, str),
+                dtype=str if text is None else dict.fromkeys(names, str),
                 encoding="utf-8-sig",
                 index_col=False,
                 keep_default_na=False,
@@ -108,6 +146,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
             )
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected the readers' table.") from None
+    except (IsADirectoryError, PermissionError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise TableError(f"{path}: cannot be read ({error}); expected the readers' table, a CSV file.") from None
     except pd.errors.EmptyDataError:
         raise TableError(f"{path}: is empty; expected a header with {', '.join(REQUIRED_COLUMNS)}.") from None
     except UnicodeDecodeError as error:
@@ -126,8 +166,11 @@ def _missing_columns(path: Path, missing: list[str], found: list[str]) -> str:
     return f"{path}, line 1: no column {', '.join(missing)}, found {', '.join(found)}; expected VinBigData's columns."
 
 
-def _text(raw: pd.DataFrame, check: _Checker) -> pd.DataFrame:
-    text = {column: raw[column].fillna("").str.strip() for column in TEXT_COLUMNS}
+def _text(raw: pd.DataFrame, check: Checker) -> pd.DataFrame:
+    columns = [*TEXT_COLUMNS, READER_COLUMN]
+    if READER_COLUMN not in raw:
+        raw = raw.assign(**{READER_COLUMN: ONE_READER})
+    text = {column: raw[column].fillna("").str.strip() for column in columns}
     for column, values in text.items():
         check.refuse(values == "", f"{column} is empty; expected a name in every row.")
     # The id becomes the name of a file.
@@ -136,10 +179,10 @@ def _text(raw: pd.DataFrame, check: _Checker) -> pd.DataFrame:
         image_ids.str.contains(r"[/\\\x00]", regex=True) | image_ids.isin([".", ".."]),
         lambda i: f"image_id {image_ids[i]!r} cannot name a file; expected no slash and no path.",
     )
-    return pd.DataFrame({"image_id": image_ids, "class_name": text["class_name"], "reader": text["rad_id"]})
+    return pd.DataFrame({"image_id": image_ids, "class_name": text["class_name"], "reader": text[READER_COLUMN]})
 
 
-def _numbers(column: pd.Series, check: _Checker) -> pd.Series:
+def _numbers(column: pd.Series, check: Checker) -> pd.Series:
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         numbers = column.astype(np.float64)
     else:
@@ -153,7 +196,7 @@ def _numbers(column: pd.Series, check: _Checker) -> pd.Series:
     return numbers
 
 
-def _class_ids(raw: pd.DataFrame, names: pd.Series, check: _Checker) -> pd.Series:
+def _class_ids(raw: pd.DataFrame, names: pd.Series, check: Checker) -> pd.Series:
     if "class_id" not in raw:
         order = [*sorted(set(names) - {NO_FINDING}), NO_FINDING]
         return names.map({name: number for number, name in enumerate(order)}).astype(np.int64)
@@ -167,7 +210,7 @@ def _class_ids(raw: pd.DataFrame, names: pd.Series, check: _Checker) -> pd.Serie
     return ids
 
 
-def _check_class_ids(names: pd.Series, ids: pd.Series, check: _Checker) -> None:
+def _check_class_ids(names: pd.Series, ids: pd.Series, check: Checker) -> None:
     """Refuse a class with two ids or an id with two classes; the rarer pair is the slip whose line is named."""
     counts = pd.DataFrame({"name": names, "id": ids}).value_counts(sort=False).reset_index()
     name_of: dict[int, str] = {}
@@ -186,7 +229,7 @@ def _check_class_ids(names: pd.Series, ids: pd.Series, check: _Checker) -> None:
     )
 
 
-def _empty_no_finding(rows: pd.DataFrame, boxes: pd.DataFrame, check: _Checker) -> pd.DataFrame:
+def _empty_no_finding(rows: pd.DataFrame, boxes: pd.DataFrame, check: Checker) -> pd.DataFrame:
     normal = rows["class_name"] == NO_FINDING
     placeholder = (boxes.to_numpy() == NO_BOX).all(axis=1)
     check.refuse(
@@ -196,7 +239,7 @@ def _empty_no_finding(rows: pd.DataFrame, boxes: pd.DataFrame, check: _Checker) 
     return boxes.mask(normal)
 
 
-def _check_boxes(rows: pd.DataFrame, boxes: pd.DataFrame, check: _Checker) -> None:
+def _check_boxes(rows: pd.DataFrame, boxes: pd.DataFrame, check: Checker) -> None:
     finding = rows["class_name"] != NO_FINDING
     check.refuse(
         finding & boxes.isna().any(axis=1),
@@ -209,14 +252,14 @@ def _check_boxes(rows: pd.DataFrame, boxes: pd.DataFrame, check: _Checker) -> No
     _check_extent(boxes["y_min"], boxes["y_max"], check)
 
 
-def _check_extent(low: pd.Series, high: pd.Series, check: _Checker) -> None:
+def _check_extent(low: pd.Series, high: pd.Series, check: Checker) -> None:
     check.refuse(
         high <= low,
         lambda i: f"{high.name} {high[i]:g} is not beyond {low.name} {low[i]:g}; correct or remove the row.",
     )
 
 
-def _check_contradictions(rows: pd.DataFrame, check: _Checker) -> None:
+def _check_contradictions(rows: pd.DataFrame, check: Checker) -> None:
     check.refuse(
         rows.duplicated([*rows.columns.drop("line")]),
         "repeats an earlier row (same image, class, reader and box); remove one of them.",
@@ -230,6 +273,18 @@ def _check_contradictions(rows: pd.DataFrame, check: _Checker) -> None:
             "remove one of them."
         ),
     )
+
+
+def _groups(column: pd.Series, image_ids: pd.Series, check: Checker) -> pd.Series:
+    """Return each row's group; all rows of an image must name the same one."""
+    groups = column.astype("string").str.strip().fillna("")
+    check.refuse(groups == "", f"{column.name} is empty; expected each image's group in every row.")
+    first = groups.groupby(image_ids, sort=False).transform("first")
+    check.refuse(
+        groups != first,
+        lambda i: f"{column.name} is {groups[i]!r}, but an earlier row puts image {image_ids[i]} in {first[i]!r}.",
+    )
+    return groups.astype(object)
 
 
 def _show(boxes: pd.DataFrame, position: int) -> str:

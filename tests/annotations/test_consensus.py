@@ -167,18 +167,32 @@ def test_none_keeps_every_box():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="vote"):
-        fuse_readers(phantom_like(0), method="vote")
+    with pytest.raises(ValueError, match="mean"):
+        fuse_readers(phantom_like(0), method="mean")
 
 
-@pytest.mark.parametrize("method", ["wbf", "nms", "none"])
+@pytest.mark.parametrize("min_votes", [1, 2, 3, 4])
+def test_vote_keeps_the_fused_boxes_that_enough_readers_stand_behind(min_votes):
+    rows = phantom_like(4)
+    fused = fuse_readers(rows)
+    expected = fused[fused["votes"] >= min_votes].reset_index(drop=True)
+    assert 0 < len(expected) < len(fused) or min_votes in (1, 4)
+    pd.testing.assert_frame_equal(fuse_readers(rows, method="vote", min_votes=min_votes), expected)
+
+
+def test_a_reader_who_draws_twice_is_no_majority():
+    rows = readings(("a", "ILD", "R1", (0, 0, 10, 10)), ("a", "ILD", "R1", (0, 0, 10, 11)))
+    assert fuse_readers(rows, method="vote").empty
+
+
+@pytest.mark.parametrize("method", ["wbf", "nms", "vote", "none"])
 def test_nobody_found_anything(method):
     fused = fuse_readers(readings(("a", NO_FINDING, "R1", None)), method=method)
     assert fused.empty
     assert {*XYXY_COLUMNS, "image_id", "class_name", "votes", "score", "readers"} == set(fused.columns)
 
 
-@pytest.mark.parametrize("method", ["wbf", "nms"])
+@pytest.mark.parametrize("method", ["wbf", "nms", "vote"])
 def test_the_order_of_rows_changes_nothing(method):
     rows = phantom_like(1)
     expected = fuse_readers(rows, method=method)

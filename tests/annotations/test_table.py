@@ -1,5 +1,6 @@
 """The readers' table: good rows come through as they are, each bad one is named by its line."""
 
+import gzip
 import re
 
 import numpy as np
@@ -87,6 +88,30 @@ def test_class_names_by_id_without_no_finding(table):
     assert class_names(rows) == ("Right lung", "Left lung")
 
 
+def test_without_readers_one_reader_read_everything(table):
+    rows = read_table(table("a,ILD,5,0,0,1,1", "b,No finding,14,,,,", header=HEADER.replace("rad_id,", "")))
+    assert rows["reader"].tolist() == ["R1", "R1"]
+
+
+def test_a_further_column_names_the_group(table):
+    header = f"{HEADER},patient"
+    path = table("a,ILD,5,R1,0,0,1,1,007", "a,ILD,5,R2,0,0,1,1, 007", "b,No finding,14,R1,,,,,8", header=header)
+    rows = read_table(path, group_column="patient")
+    assert rows["group"].tolist() == ["007", "007", "8"]
+    with pytest.raises(TableError, match="line 1: no column study"):
+        read_table(path, group_column="study")
+
+
+@pytest.mark.parametrize(
+    ("patient", "message"),
+    [("", "patient is empty"), ("9", "patient is '9', but an earlier row puts image a in '7'")],
+)
+def test_groups_that_contradict_are_named_by_their_line(table, patient, message):
+    path = table("a,ILD,5,R1,0,0,1,1,7", f"a,ILD,5,R2,0,0,1,1,{patient}", header=f"{HEADER},patient")
+    with pytest.raises(TableError, match=f"line 3: {message}"):
+        read_table(path, group_column="patient")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -130,7 +155,7 @@ def test_the_first_of_several_bad_rows_is_named_and_the_others_counted(table):
 
 
 def test_a_missing_column_is_named(table):
-    with pytest.raises(TableError, match=r"no column rad_id, x_min, found image_id, class_name"):
+    with pytest.raises(TableError, match=r"no column x_min, found image_id, class_name"):
         read_table(table("a,Cardiomegaly,1,2,3", header="image_id,class_name,y_min,x_max,y_max"))
 
 
@@ -163,6 +188,12 @@ def test_files_that_are_no_table(table, tmp_path):
     empty.touch()
     with pytest.raises(TableError, match="is empty"):
         read_table(empty)
+    with pytest.raises(TableError, match="cannot be read"):
+        read_table(tmp_path)
+    torn = tmp_path / "torn.csv.gz"
+    torn.write_bytes(gzip.compress(b"x" * 9999)[:20])
+    with pytest.raises(TableError, match="cannot be read"):
+        read_table(torn)
     with pytest.raises(TableError, match="holds a header but no row"):
         read_table(table())
     with pytest.raises(TableError, match="not UTF-8"):

@@ -1,0 +1,98 @@
+"""Boxes of any tool's COCO file → the same validated rows as a readers' table."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, REQUIRED_COLUMNS, Checker, check_rows
+from cxr_mmdet.boxes import xywh_to_xyxy
+from cxr_mmdet.errors import TableError
+from cxr_mmdet.evaluation.results import read_ground_truth
+from cxr_mmdet.labels import NO_FINDING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+READER_KEYS = (READER_COLUMN, "reader")
+
+
+def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFrame:
+    """Return the rows of :func:`cxr_mmdet.annotations.table.read_table`; ``line`` counts the annotations from 1.
+
+    An image is named by its ``image_id``, else by its ``file_name`` without folder and suffix. An annotation's reader
+    is its ``rad_id`` or ``reader``; where none has either, one reader, R1, drew all. An image without an annotation by
+    a reader was read by them and has no finding, unless its ``readers`` list says who read it.
+
+    Args:
+        path: a COCO annotation file with boxes in pixels of the radiographs.
+        group_column: the key of an image entry that names its group.
+
+    Raises:
+        TableError: two images have one name, an annotation lacks what others have, or rows contradict each other.
+        DatasetError: not a COCO file.
+    """
+    coco = read_ground_truth(path)
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    image_ids = _image_ids(coco["images"], path)
+    readers = _readers(coco["annotations"], path)
+    everybody = sorted(set(readers)) or [ONE_READER]
+    boxes_xyxy = xywh_to_xyxy([annotation["bbox"] for annotation in coco["annotations"]]).tolist()
+    drawn: dict[Any, set[str]] = defaultdict(set)
+    records = []
+    for place, (annotation, reader, box) in enumerate(zip(coco["annotations"], readers, boxes_xyxy, strict=True), 1):
+        drawn[annotation["image_id"]].add(reader)
+        records.append((image_ids[annotation["image_id"]], names[annotation["category_id"]], *box, reader, place))
+    for place, image in enumerate(coco["images"], start=1):
+        for reader in image.get("readers", everybody):
+            if reader not in drawn[image["id"]]:
+                records.append((image_ids[image["id"]], NO_FINDING, *[np.nan] * 4, reader, place))
+    raw = pd.DataFrame(records, columns=[*REQUIRED_COLUMNS, READER_COLUMN, "place"])
+    if raw.empty:
+        raise TableError(f"{path}: holds no image; expected radiographs and their boxes.")
+    # Classes keep the file's order, which `--labels auto` takes up.
+    order = {name: number for number, name in enumerate(dict.fromkeys([*names.values(), NO_FINDING]))}
+    raw["class_id"] = raw["class_name"].map(order)
+    if group_column:
+        raw["group"] = raw["image_id"].map(_groups(coco["images"], image_ids, group_column, path))
+    check = Checker(path, raw["place"].to_numpy(), unit="annotation")
+    return check_rows(raw, check, group_column="group" if group_column else None)
+
+
+def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
+    image_ids = {}
+    for image in images:
+        name = image.get("image_id", image.get("file_name"))
+        if not isinstance(name, str) or not name.strip():
+            raise TableError(
+                f"{path}, image {image['id']}: has neither image_id nor file_name; expected its file's name."
+            )
+        image_ids[image["id"]] = name if "image_id" in image else Path(name.replace("\\", "/")).stem
+    name, count = max(Counter(image_ids.values()).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise TableError(f"{path}: {count} images are named {name!r}; expected each radiograph once.")
+    return image_ids
+
+
+def _readers(annotations: list[dict[str, Any]], path: Path) -> list[str]:
+    readers = [next((annotation[key] for key in READER_KEYS if key in annotation), None) for annotation in annotations]
+    if not any(reader is not None for reader in readers):
+        return [ONE_READER] * len(readers)
+    for annotation, reader in zip(annotations, readers, strict=True):
+        if not isinstance(reader, str):
+            raise TableError(
+                f"{path}, annotation with id {annotation['id']}: its reader is {reader!r}; expected rad_id to name the "
+                "reader, as other annotations do."
+            )
+    return [str(reader) for reader in readers]
+
+
+def _groups(images: list[dict[str, Any]], image_ids: Mapping[int, str], key: str, path: Path) -> dict[str, str]:
+    for image in images:
+        if not image.get(key):
+            raise TableError(f"{path}, image {image['id']}: has no {key}; expected each image's group there.")
+    return {image_ids[image["id"]]: str(image[key]) for image in images}

@@ -1,0 +1,107 @@
+"""Image-level label files of the VinDr-CXR release: who said what of a whole radiograph, and do the boxes agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, Checker, read_csv
+from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.errors import TableError
+from cxr_mmdet.labels import LABELS_22, NO_FINDING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEYS = ["image_id", "reader"]
+SPELLINGS = {"Other disease": "Other diseases", "Nodule/Mass ": "Nodule/Mass"}
+"""The release's test file spells a column otherwise than its training file."""
+
+
+def read_image_labels(path: Path) -> pd.DataFrame:
+    """Return one row for each reading of a radiograph: image_id, reader, line, then one bool column a label.
+
+    Expected columns: image_id, rad_id (without it one reader, R1, read everything), and any number of labels with 0, 1
+    or nothing (0) in each cell: findings with boxes, diagnoses of the whole picture, and "No finding".
+
+    Raises:
+        TableError: the file is no such table, a cell is neither 0 nor 1, a reading occurs twice, or one reader says
+            "No finding" and something else of a picture.
+    """
+    raw = read_csv(path, text=None).rename(columns=SPELLINGS)
+    if "image_id" not in raw or len(raw.columns) < 2:
+        raise TableError(f"{path}, line 1: expected image_id, rad_id and labels, found {', '.join(raw.columns)}.")
+    lines = np.arange(2, len(raw) + 2)
+    filled = ~(raw.isna() | (raw == "")).all(axis=1).to_numpy()
+    raw = raw[filled].reset_index(drop=True)
+    check = Checker(path, lines[filled])
+    if READER_COLUMN not in raw:
+        raw.insert(1, READER_COLUMN, ONE_READER)
+    rows = raw[["image_id", READER_COLUMN]].astype("string").fillna("").set_axis(KEYS, axis=1)
+    for column in KEYS:
+        check.refuse(rows[column] == "", f"{column} is empty; expected a name in every row.")
+    labels = {name: _flags(raw[name], check) for name in raw.columns if name not in ("image_id", READER_COLUMN)}
+    check.refuse(rows.duplicated(), "repeats an earlier reading (same image and reader); remove one of them.")
+    table = pd.concat([rows.astype(object), pd.Series(check.places, name="line"), pd.DataFrame(labels)], axis=1)
+    if NO_FINDING in labels:
+        others = [name for name in labels if name != NO_FINDING]
+        check.refuse(
+            table[NO_FINDING] & table[others].any(axis=1),
+            lambda i: (
+                f"reader {table['reader'][i]} says '{NO_FINDING}' and {', '.join(n for n in others if table[n][i])} of "
+                f"image {table['image_id'][i]}; correct one of them."
+            ),
+        )
+    return table
+
+
+def label_names(image_labels: pd.DataFrame) -> list[str]:
+    """Return the labels of such a frame, without "No finding", in the file's order."""
+    return [name for name in image_labels.columns if name not in (*KEYS, "line", NO_FINDING)]
+
+
+def add_readings_without_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the readers' rows with a "No finding" row for each reading that drew no box, and how many were added.
+
+    "No finding" here means that no box was drawn; the reader may have named a diagnosis of the whole picture.
+    """
+    known = pd.MultiIndex.from_frame(rows[KEYS])
+    missing = image_labels[~pd.MultiIndex.from_frame(image_labels[KEYS]).isin(known)]
+    ids = rows.loc[rows["class_name"] == NO_FINDING, "class_id"]
+    number = int(ids.iloc[0]) if len(ids) else int(rows["class_id"].max()) + 1
+    added = missing[[*KEYS, "line"]].assign(
+        class_name=NO_FINDING, class_id=number, **dict.fromkeys(XYXY_COLUMNS, np.nan)
+    )
+    return pd.concat([rows, added[[c for c in rows.columns if c in added]]], ignore_index=True), len(added)
+
+
+def disagreements_with_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> list[str]:
+    """Return a sentence for each way in which a reader's boxes and image-level labels differ; empty when none does."""
+    names = [name for name in label_names(image_labels) if name in LABELS_22 or name in set(rows["class_name"])]
+    said = image_labels.melt(id_vars=KEYS, value_vars=names, var_name="class_name", value_name="said")
+    said = said[said["said"].astype(bool)].drop(columns="said")
+    drawn = rows.loc[rows["class_name"] != NO_FINDING, [*KEYS, "class_name"]].drop_duplicates()
+    both = drawn.merge(said, how="outer", on=[*KEYS, "class_name"], indicator=True).sort_values([*KEYS, "class_name"])
+    sentences = []
+    for side, what in (
+        ("left_only", "a box but no image-level label"),
+        ("right_only", "an image-level label but no box"),
+    ):
+        odd = both[both["_merge"] == side]
+        if len(odd):
+            first = odd.iloc[0]
+            sentences.append(
+                f"{len(odd)} findings have {what}, the first is {first['class_name']} by {first['reader']} on image "
+                f"{first['image_id']}; the boxes decide."
+            )
+    return sentences
+
+
+def _flags(column: pd.Series, check: Checker) -> pd.Series:
+    numbers = pd.to_numeric(column.astype("string").str.strip().replace("", pd.NA), errors="coerce").astype("Float64")
+    given = column.astype("string").str.strip().fillna("") != ""
+    wrong = given & ~numbers.isin([0, 1]).fillna(False).astype(bool)
+    check.refuse(wrong, lambda i: f"{column.name} is {column[i]!r}, expected 0 or 1.")
+    return numbers.fillna(0).astype(bool)

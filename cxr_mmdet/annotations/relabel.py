@@ -1,0 +1,47 @@
+"""A label set over readers' rows: classes are merged before fusion, so that other words for a finding still meet."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from cxr_mmdet.annotations.table import class_names
+from cxr_mmdet.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+
+def merge_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the rows under the names of the labels; classes that no label stands for keep theirs.
+
+    Args:
+        rows: validated readers' rows.
+        label_map: each label with the classes it stands for, as :func:`cxr_mmdet.labels.resolve_label_map` gives it.
+
+    Raises:
+        UsageError: a label has the name of a class in the table that it does not stand for.
+    """
+    label_of = {name: label for label, classes in label_map.items() for name in classes}
+    for name in class_names(rows):
+        if name in label_map and label_of.get(name) != name:
+            raise UsageError(
+                f"label {name}: the table has a class of this name that the label does not hold; add it to the "
+                "brackets, or give the label another name."
+            )
+    renamed = {name: label for name, label in label_of.items() if name != label}
+    return rows.assign(class_name=rows["class_name"].replace(renamed)) if renamed else rows
+
+
+def unknown_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for each class of the label set that the table lacks, with the name it may have meant."""
+    known = class_names(rows)
+    sentences = []
+    for name in (name for classes in label_map.values() for name in classes if name not in known):
+        others = [other for other in known if not any(other in classes for classes in label_map.values())]
+        close = get_close_matches(name, others, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        sentences.append(f"the table has no class {name!r}{hint}")
+    return sentences

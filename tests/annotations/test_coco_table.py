@@ -1,0 +1,100 @@
+"""Boxes of any tool's COCO file, as readers' rows."""
+
+import json
+import re
+
+import pytest
+
+from cxr_mmdet.annotations.coco_table import read_coco_table
+from cxr_mmdet.annotations.table import class_names
+from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.errors import DatasetError, TableError
+
+CATEGORIES = [{"id": 7, "name": "Right lung"}, {"id": 2, "name": "Left lung"}]
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Write a COCO file and return its path."""
+
+    def write(images, annotations, categories=CATEGORIES):
+        path = tmp_path / "boxes.json"
+        content = {
+            "images": [{"id": 10 * number, **image} for number, image in enumerate(images, start=1)],
+            "annotations": [{"id": number, **each} for number, each in enumerate(annotations)],
+            "categories": categories,
+        }
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def test_boxes_names_and_empty_images_come_through(coco):
+    images = [{"file_name": "train/a.b.dicom"}, {"file_name": "x\\c.png", "image_id": "c/1".replace("/", "-")}]
+    rows = read_coco_table(coco(images, [{"image_id": 10, "category_id": 2, "bbox": [1, 2, 3, 4.5]}]))
+    assert rows["image_id"].tolist() == ["a.b", "c-1"]
+    assert rows["class_name"].tolist() == ["Left lung", "No finding"]
+    assert rows.loc[0, XYXY_COLUMNS].tolist() == [1, 2, 4, 6.5]
+    assert rows.loc[1, XYXY_COLUMNS].isna().all()
+    assert rows["reader"].tolist() == ["R1", "R1"]
+    assert class_names(rows) == ("Left lung",)
+
+
+def test_classes_keep_the_files_order(coco):
+    boxes = [{"image_id": 10, "category_id": number, "bbox": [0, 0, 1, number]} for number in (2, 7)]
+    assert class_names(read_coco_table(coco([{"file_name": "a.png"}], boxes))) == ("Right lung", "Left lung")
+
+
+def test_readers_who_drew_nothing_read_the_image_all_the_same(coco):
+    box = {"category_id": 7, "bbox": [0, 0, 1, 1]}
+    images = [{"file_name": "a.png"}, {"file_name": "b.png", "readers": ["B"]}]
+    rows = read_coco_table(
+        coco(images, [{"image_id": 10, "rad_id": "A", **box}, {"image_id": 20, "reader": "B", **box}])
+    )
+    readings = set(rows[["image_id", "reader", "class_name"]].itertuples(index=False, name=None))
+    assert readings == {("a", "A", "Right lung"), ("a", "B", "No finding"), ("b", "B", "Right lung")}
+
+
+def test_a_key_names_the_group(coco):
+    path = coco([{"file_name": "a.png", "patient": 3}, {"file_name": "b.png", "patient": 3}], [])
+    assert read_coco_table(path, group_column="patient")["group"].tolist() == ["3", "3"]
+    with pytest.raises(TableError, match="image 10: has no study"):
+        read_coco_table(path, group_column="study")
+
+
+@pytest.mark.parametrize(
+    ("images", "annotation", "message"),
+    [
+        ([{}], {}, "image 10: has neither image_id nor file_name"),
+        ([{"file_name": "a.png"}, {"file_name": "x/a.jpg"}], {}, "2 images are named 'a'"),
+        ([{"file_name": "a.png"}], {"rad_id": None}, None),
+        ([], None, "holds no image"),
+    ],
+)
+def test_images_that_are_not_named_are_refused(coco, images, annotation, message):
+    box = {"image_id": 10, "category_id": 7, "bbox": [0, 0, 1, 1]}
+    path = coco(images, [] if annotation is None else [box | annotation])
+    if message is None:
+        assert read_coco_table(path)["reader"].tolist() == ["R1"]
+        return
+    with pytest.raises(TableError, match=re.escape(message)):
+        read_coco_table(path)
+
+
+def test_a_reader_that_only_some_annotations_name_is_refused(coco):
+    boxes = [{"image_id": 10, "category_id": 7, "bbox": [0, 0, 1, 1], **who} for who in ({"rad_id": "A"}, {})]
+    with pytest.raises(TableError, match="annotation with id 1: its reader is None"):
+        read_coco_table(coco([{"file_name": "a.png"}], boxes))
+
+
+def test_a_repeated_box_is_named_by_its_annotation(coco):
+    box = {"image_id": 10, "category_id": 7, "bbox": [0, 0, 1, 1]}
+    with pytest.raises(TableError, match=r"boxes\.json, annotation 2: repeats an earlier row"):
+        read_coco_table(coco([{"file_name": "a.png"}], [box, box]))
+
+
+def test_what_is_no_coco_file_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(DatasetError, match="expected a COCO object"):
+        read_coco_table(tmp_path / "x.json")
