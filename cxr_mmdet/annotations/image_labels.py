@@ -100,8 +100,7 @@ def disagreements_with_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> 
 
 
 def _flags(column: pd.Series, check: Checker) -> pd.Series:
-    numbers = pd.to_numeric(column.astype("string").str.strip().replace("", pd.NA), errors="coerce").astype("Float64")
-    given = column.astype("string").str.strip().fillna("") != ""
-    wrong = given & ~numbers.isin([0, 1]).fillna(False).astype(bool)
-    check.refuse(wrong, lambda i: f"{column.name} is {column[i]!r}, expected 0 or 1.")
-    return numbers.fillna(0).astype(bool)
+    text = column.fillna("").str.strip()
+    numbers = pd.to_numeric(text, errors="coerce")
+    check.refuse((text != "") & ~numbers.isin([0, 1]), lambda i: f"{column.name} is {text[i]!r}, expected 0 or 1.")
+    return numbers == 1

@@ -1,0 +1,287 @@
+"""How far readers agree: boxes that meet, F1, and kappa of what they see in a whole image, for each class and pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from cxr_mmdet.annotations.kappa import cohen_kappa, fleiss_kappa
+from cxr_mmdet.boxes import XYXY_COLUMNS, iou
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+AGREEMENT_IOU = 0.4
+"""The competition's overlap; boxes meet above it."""
+
+
+@dataclass(frozen=True)
+class BoxAgreement:
+    """What two sides drew, and how much of it met; a pair of readers, or all pairs that share an image.
+
+    Attributes:
+        boxes: how many boxes each side drew on the images that both read.
+        met: how many of them meet a box of the other side, on either side.
+        matched: how many can be paired off one to one.
+    """
+
+    boxes: tuple[int, int]
+    met: tuple[int, int]
+    matched: int
+
+    @property
+    def met_share(self) -> tuple[float | None, float | None]:
+        """The share of each side's boxes that meets a box of the other; None where a side drew none."""
+        first, second = (met / boxes if boxes else None for met, boxes in zip(self.met, self.boxes, strict=True))
+        return first, second
+
+    @property
+    def f1(self) -> float | None:
+        """Twice the pairs over all boxes: 1 when all can be paired off; None where nobody drew any."""
+        return 2 * self.matched / sum(self.boxes) if sum(self.boxes) else None
+
+
+def measure_agreement(
+    rows: pd.DataFrame, labels: Sequence[str], *, iou_threshold: float = AGREEMENT_IOU
+) -> dict[str, Any] | None:
+    """Return how far the readers of the same images agree, as ``manifest.json`` holds it; None where no two do.
+
+    ``readers``: each reader's images, boxes, and the share of boxes that meet any other reader's box of the same class.
+    ``per_class``: the same over all readers, F1 over all pairs of readers of an image, and Fleiss' kappa of whether an
+    image holds the class. ``pairs``: for each pair of readers with an image in common, their images, and for each
+    class that one of them drew: boxes, met share and F1 at the threshold, and Cohen's kappa.
+
+    Args:
+        rows: validated readers' rows, whose classes have the names of the labels.
+        labels: the classes to look at.
+        iou_threshold: boxes meet when their intersection over union is above it.
+    """
+    readings = _Readings.of(rows, labels)
+    shared = readings.pairs_of_readings()
+    if not len(shared):
+        return None
+    boxes = _Boxes.of(rows, labels, readings)
+    box_pairs = boxes.pairs_that_meet(iou_threshold)
+    return {
+        "iou_threshold": iou_threshold,
+        "images": len(np.unique(readings.images[shared[:, 0]])),
+        "readers": _per_reader(readings, boxes, box_pairs),
+        "per_class": _per_class(readings, boxes, box_pairs, shared),
+        "pairs": _per_pair(readings, boxes, box_pairs, shared),
+    }
+
+
+def label_agreement(image_labels: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return Fleiss' kappa of image-level labels, a row for each name: the images that any reader gives it, and kappa.
+
+    Args:
+        image_labels: as :func:`cxr_mmdet.annotations.image_labels.read_image_labels` gives them.
+        names: the labels.
+    """
+    images = pd.factorize(image_labels["image_id"], sort=True)[0]
+    given = image_labels[list(names)].to_numpy(bool)
+    return [
+        {
+            "name": name,
+            "images": len(np.unique(images[given[:, column]])),
+            "kappa": fleiss_kappa(images, given[:, column]),
+        }
+        for column, name in enumerate(names)
+    ]
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Each reader's look at each image, as numbers into sorted names, and which classes it found (N, classes)."""
+
+    reader_names: list[str]
+    labels: Sequence[str]
+    images: NDArray[np.int64]
+    readers: NDArray[np.int64]
+    holds: NDArray[np.bool_]
+    of_row: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, labels: Sequence[str]) -> _Readings:
+        images = pd.factorize(rows["image_id"], sort=True)[0]
+        readers, names = pd.factorize(rows["reader"], sort=True)
+        keys, of_row = np.unique(images * len(names) + readers, return_inverse=True)
+        classes = pd.Categorical(rows["class_name"], categories=list(labels)).codes
+        holds = np.zeros((len(keys), len(labels)), dtype=bool)
+        holds[of_row[classes >= 0], classes[classes >= 0]] = True
+        return cls(list(names), labels, keys // len(names), keys % len(names), holds, of_row.reshape(-1))
+
+    def pairs_of_readings(self) -> NDArray[np.int64]:
+        """Return (P, 2) positions of readings of one image, the reader whose name comes first on the left."""
+        return _pairs_within(self.images)
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """The boxes of the labels, ordered by image and class; ``groups`` numbers images and classes together."""
+
+    readers: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    readings: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, labels: Sequence[str], readings: _Readings) -> _Boxes:
+        classes = pd.Categorical(rows["class_name"], categories=list(labels)).codes.astype(np.int64)
+        kept = np.flatnonzero(classes >= 0)
+        groups = readings.images[readings.of_row[kept]] * len(labels) + classes[kept]
+        kept = kept[np.lexsort((readings.of_row[kept], groups))]
+        own = readings.of_row[kept]
+        return cls(
+            readers=readings.readers[own],
+            classes=classes[kept],
+            readings=own,
+            groups=readings.images[own] * len(labels) + classes[kept],
+            boxes_xyxy=rows[XYXY_COLUMNS].to_numpy(np.float64)[kept],
+        )
+
+    def pairs_that_meet(self, iou_threshold: float) -> NDArray[np.int64]:
+        """Return (P, 2) positions of boxes of one image and class by different readers that overlap enough."""
+        pairs = _pairs_within(self.groups)
+        pairs = pairs[self.readers[pairs[:, 0]] != self.readers[pairs[:, 1]]]
+        overlaps = iou(self.boxes_xyxy[pairs[:, 0]], self.boxes_xyxy[pairs[:, 1]])
+        return pairs[overlaps > iou_threshold]
+
+
+def _pairs_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (P, 2) all pairs of positions of one group, of an array in which groups stand together, in order."""
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(groups)])
+    pairs = [np.zeros((0, 2), np.int64)]
+    for size in np.unique(sizes[sizes > 1]).tolist():
+        within = np.array(list(combinations(range(size), 2)))
+        pairs.append((starts[sizes == size][:, None, None] + within).reshape(-1, 2))
+    return np.concatenate(pairs)
+
+
+def _count_matches(pairs: NDArray[np.int64]) -> int:
+    """Return how many of the pairs of boxes can stand at once when each box is used once for each pair of readers.
+
+    A largest matching, so that the number does not depend on any order.
+    """
+    if not len(pairs):
+        return 0
+    left, right = (np.unique(side, return_inverse=True)[1] for side in pairs.T)
+    graph = coo_array((np.ones(len(pairs), np.int8), (left, right))).tocsr()
+    return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
+
+
+def _per_reader(readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64]) -> list[dict[str, Any]]:
+    met = np.zeros(len(boxes.readers), dtype=bool)
+    met[pairs.reshape(-1)] = True
+    # A box on an image that nobody else read cannot be met.
+    read_by = np.bincount(readings.images)[readings.images]
+    chance = read_by[boxes.readings] > 1
+    return [
+        {
+            "reader": name,
+            "images": int((readings.readers == number).sum()),
+            "boxes": int((boxes.readers == number).sum()),
+            "met": _share(met[chance & (boxes.readers == number)]),
+        }
+        for number, name in enumerate(readings.reader_names)
+    ]
+
+
+def _per_class(
+    readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64], shared: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    met = np.zeros(len(boxes.readers), dtype=bool)
+    met[pairs.reshape(-1)] = True
+    read_by = np.bincount(readings.images)[readings.images]
+    chance = read_by[boxes.readings] > 1
+    counts = _pair_counts(readings, boxes, pairs, shared)
+    rows = []
+    for label, name in enumerate(readings.labels):
+        own = [agreement for (_, _, other), agreement in counts.items() if other == label]
+        drawn = sum(sum(agreement.boxes) for agreement in own)
+        rows.append(
+            {
+                "name": name,
+                "boxes": int((boxes.classes == label).sum()),
+                "met": _share(met[chance & (boxes.classes == label)]),
+                "f1": 2 * sum(agreement.matched for agreement in own) / drawn if drawn else None,
+                "kappa": fleiss_kappa(readings.images, readings.holds[:, label]),
+            }
+        )
+    return rows
+
+
+def _per_pair(
+    readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64], shared: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    counts = _pair_counts(readings, boxes, pairs, shared)
+    first, second = readings.readers[shared[:, 0]], readings.readers[shared[:, 1]]
+    entries = []
+    for a, b in np.unique(np.stack([first, second], axis=1), axis=0).tolist():
+        common = shared[(first == a) & (second == b)]
+        per_class = []
+        for label, name in enumerate(readings.labels):
+            agreement = counts.get((a, b, label))
+            if agreement is None:
+                continue
+            holds = readings.holds[common, label]
+            per_class.append(
+                {
+                    "name": name,
+                    "boxes": list(agreement.boxes),
+                    "met": list(agreement.met_share),
+                    "f1": agreement.f1,
+                    "kappa": cohen_kappa(holds[:, 0], holds[:, 1]),
+                }
+            )
+        whole = [agreement for (x, y, _), agreement in counts.items() if (x, y) == (a, b)]
+        drawn = sum(sum(agreement.boxes) for agreement in whole)
+        entries.append(
+            {
+                "readers": [readings.reader_names[a], readings.reader_names[b]],
+                "images": len(common),
+                "f1": 2 * sum(agreement.matched for agreement in whole) / drawn if drawn else None,
+                "per_class": per_class,
+            }
+        )
+    return entries
+
+
+def _pair_counts(
+    readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64], shared: NDArray[np.int64]
+) -> dict[tuple[int, int, int], BoxAgreement]:
+    """Return by (reader, reader, class) what both drew on the images they share, where either drew anything."""
+    n_readers, n_labels = len(readings.reader_names), len(readings.labels)
+    drawn = np.zeros((len(readings.images), n_labels), dtype=np.int64)
+    np.add.at(drawn, (boxes.readings, boxes.classes), 1)
+    key = readings.readers[shared[:, 0]] * n_readers + readings.readers[shared[:, 1]]
+    keys, place = np.unique(key, return_inverse=True)
+    totals = np.zeros((2, len(keys), n_labels), dtype=np.int64)
+    for side in (0, 1):
+        np.add.at(totals[side], place.reshape(-1), drawn[shared[:, side]])
+    pair_key = boxes.readers[pairs[:, 0]] * n_readers + boxes.readers[pairs[:, 1]]
+    pair_class = boxes.classes[pairs[:, 0]]
+    counts = {}
+    for row, number in enumerate(keys.tolist()):
+        for label in np.flatnonzero(totals[:, row].sum(axis=0)).tolist():
+            own = pairs[(pair_key == number) & (pair_class == label)]
+            counts[(*divmod(number, n_readers), label)] = BoxAgreement(
+                boxes=(int(totals[0, row, label]), int(totals[1, row, label])),
+                met=(len(np.unique(own[:, 0])), len(np.unique(own[:, 1]))),
+                matched=_count_matches(own),
+            )
+    return counts
+
+
+def _share(flags: NDArray[np.bool_]) -> float | None:
+    return float(flags.mean()) if len(flags) else None
