@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.results import require_known_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +99,7 @@ def evaluate_coco(
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
     """
-    _require_known_ids(ground_truth, detections)
+    require_known_ids(ground_truth, detections)
     boxes = [_ground_truth_entry(index, entry) for index, entry in enumerate(ground_truth["annotations"], 1)]
     found = [_detection_entry(index, entry) for index, entry in enumerate(detections, 1)]
     precision, recall = _accumulate(ground_truth, boxes, found, max_detections)
@@ -133,17 +133,6 @@ def evaluate_coco(
         ground_truth_boxes=box_counts.total(),
         detections=len(found),
     )
-
-
-def _require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -> None:
-    for key, group in (("image_id", "images"), ("category_id", "categories")):
-        known = {entry["id"] for entry in ground_truth[group]}
-        unknown = {entry[key] for entry in detections} - known
-        if unknown:
-            raise DatasetError(
-                f"detections: {key} {min(unknown, key=repr)!r} is not among the ground truth's {group}; "
-                "do the detections belong to another file?"
-            )
 
 
 def _ground_truth_entry(annotation_id: int, annotation: Mapping[str, Any]) -> dict[str, Any]:
