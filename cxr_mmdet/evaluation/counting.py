@@ -61,9 +61,9 @@ def operating_points(
     ends = np.arange(len(scores)) if rank_ties else _ends_of_ties(scores)
     points = np.unique(ends[hits])
     counted_before = int(points[-1]) + 1 if len(points) else 0
-    all_sums = _segment_sums(per_image, image_index[:counted_before], points)
+    all_sums = segment_sums(per_image, image_index[:counted_before], points)
     hit_ends = np.searchsorted(ends[hits], points, side="right") - 1
-    hit_sums = _segment_sums(per_image, image_index[hits], hit_ends)
+    hit_sums = segment_sums(per_image, image_index[hits], hit_ends)
     cumulated_hits = np.cumsum(hit_sums, axis=0, dtype=np.float64)
     return OperatingPoints(
         scores=scores[points],
@@ -86,7 +86,7 @@ def _ends_of_ties(falling: NDArray[np.float64]) -> Indices:
     return np.repeat(starts + lengths - 1, lengths)
 
 
-def _segment_sums(per_image: NDArray[Any], image_index: Indices, last: Indices) -> NDArray[Any]:
+def segment_sums(per_image: NDArray[Any], image_index: Indices, last: Indices) -> NDArray[Any]:
     """Return (P, R) sums of the rows of ``per_image`` that ``image_index`` names, in segments that end at ``last``."""
     sums = np.zeros((len(last), per_image.shape[1]), per_image.dtype)
     rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, per_image.shape[1]))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_mmdet.boxes import iou, xywh_to_xyxy
+from cxr_mmdet.boxes import as_boxes, iou, xywh_to_xyxy
 from cxr_mmdet.evaluation.results import require_known_ids
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class TruthTable:
         names: the categories' names.
         image_index: (N,) of each box.
         category_index: (N,) of each box.
-        boxes_xyxy: (N, 4), absolute pixels.
+        boxes_xywh: (N, 4), absolute pixels.
         crowd: (N,) bool: COCO's ``iscrowd``, VOC's "difficult": neither to be found nor wrong to find.
     """
 
@@ -43,7 +44,7 @@ class TruthTable:
     names: tuple[str, ...]
     image_index: Indices
     category_index: Indices
-    boxes_xyxy: NDArray[np.float64]
+    boxes_xywh: NDArray[np.float64]
     crowd: NDArray[np.bool_]
 
     @classmethod
@@ -58,9 +59,14 @@ class TruthTable:
             names=tuple(category["name"] for category in ground_truth["categories"]),
             image_index=_places(image_ids, _column(annotations, "image_id", np.int64)),
             category_index=_places(category_ids, _column(annotations, "category_id", np.int64)),
-            boxes_xyxy=_boxes_xyxy(annotations),
+            boxes_xywh=_boxes_xywh(annotations),
             crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool),
         )
+
+    @cached_property
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """The boxes as (x_min, y_min, x_max, y_max)."""
+        return xywh_to_xyxy(self.boxes_xywh)
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,13 @@ class DetectionTable:
     Attributes:
         image_index: (N,), counting in the ground truth's images.
         category_index: (N,), counting in the ground truth's categories.
-        boxes_xyxy: (N, 4), absolute pixels.
+        boxes_xywh: (N, 4), absolute pixels.
         scores: (N,), 0…1.
     """
 
     image_index: Indices
     category_index: Indices
-    boxes_xyxy: NDArray[np.float64]
+    boxes_xywh: NDArray[np.float64]
     scores: NDArray[np.float64]
 
     @classmethod
@@ -92,9 +98,14 @@ class DetectionTable:
         return cls(
             image_index=_places(image_ids, _column(detections, "image_id", np.int64)),
             category_index=_places(category_ids, _column(detections, "category_id", np.int64)),
-            boxes_xyxy=_boxes_xyxy(detections),
+            boxes_xywh=_boxes_xywh(detections),
             scores=_column(detections, "score", np.float64),
         )
+
+    @cached_property
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """The boxes as (x_min, y_min, x_max, y_max)."""
+        return xywh_to_xyxy(self.boxes_xywh)
 
 
 @dataclass(frozen=True)
@@ -164,8 +175,8 @@ def _column(entries: Sequence[Mapping[str, Any]], key: str, dtype: type[np.gener
     return np.fromiter((entry[key] for entry in entries), dtype=dtype, count=len(entries))
 
 
-def _boxes_xyxy(entries: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    return xywh_to_xyxy(np.array([entry["bbox"] for entry in entries], dtype=np.float64))
+def _boxes_xywh(entries: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    return as_boxes([entry["bbox"] for entry in entries])
 
 
 def _places(ids: Indices, wanted: Indices) -> Indices:
