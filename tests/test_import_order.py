@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cxr_mmdet"
 
-FOUNDATION = frozenset({"errors", "labels", "boxes", "files", "drawing"})
+FOUNDATION = frozenset({"errors", "labels", "boxes", "files", "drawing", "pages"})
 """These may import each other."""
 
 ORDER = (
     FOUNDATION,
-    {"dicom", "annotations", "evaluation", "phantom"},
+    {"dicom", "evaluation", "phantom"},
+    {"annotations"},
     {"preparation"},
     {"datasets", "models"},
     {"engine"},
