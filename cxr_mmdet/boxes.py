@@ -57,12 +57,17 @@ def iou(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> ND
         boxes_xyxy: (..., 4).
         others_xyxy: (..., 4), whose leading axes broadcast with those of ``boxes_xyxy``.
     """
+    shared = intersection(boxes_xyxy, others_xyxy)
+    areas = _extent(boxes_xyxy[..., :2], boxes_xyxy[..., 2:]), _extent(others_xyxy[..., :2], others_xyxy[..., 2:])
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def intersection(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area that boxes, paired by broadcasting, share; both are (..., 4)."""
     low = np.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
     high = np.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
-    intersection = _extent(low, high)
-    areas = _extent(boxes_xyxy[..., :2], boxes_xyxy[..., 2:]), _extent(others_xyxy[..., :2], others_xyxy[..., 2:])
-    union = areas[0] + areas[1] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return _extent(low, high)
 
 
 def clip_to_image(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> Boxes:

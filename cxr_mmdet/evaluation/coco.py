@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import hotcoco
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-# Places in faster-coco-eval's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
+# Places in COCO's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 IOU_50, IOU_75 = 0, 5
 
@@ -99,22 +98,27 @@ def evaluate_coco(
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
     """
-    _require_known_ids(ground_truth, detections)
-    boxes = [_ground_truth_entry(index, entry) for index, entry in enumerate(ground_truth["annotations"], 1)]
-    found = [_detection_entry(index, entry) for index, entry in enumerate(detections, 1)]
-    precision, recall = _accumulate(ground_truth, boxes, found, max_detections)
-    box_counts = Counter(box["category_id"] for box in boxes if not box["iscrowd"])
-    found_counts = Counter(entry["category_id"] for entry in found)
-    place = {category_id: place for place, category_id in enumerate(_category_ids(ground_truth))}
+    return score_coco(ground_truth, DetectionTable.of(ground_truth, detections), max_detections)
+
+
+def score_coco(
+    ground_truth: CocoDict, found: DetectionTable, max_detections: tuple[int, int, int] = (1, 10, 100)
+) -> CocoScores:
+    """Return what :func:`evaluate_coco` does, of detections that are a table already."""
+    truth = TruthTable.of(ground_truth)
+    precision, recall = _accumulate(ground_truth, truth, found, max_detections)
+    classes = len(truth.names)
+    box_counts = np.bincount(truth.category_index[~truth.crowd], minlength=classes).tolist()
+    found_counts = np.bincount(found.category_index, minlength=classes).tolist()
     per_class = tuple(
         _class_scores(
-            category["name"],
-            precision[:, :, place[category["id"]], AREAS["all"], -1],
-            recall[:, place[category["id"]], AREAS["all"], -1],
-            box_counts[category["id"]],
-            found_counts[category["id"]],
+            name,
+            precision[:, :, label, AREAS["all"], -1],
+            recall[:, label, AREAS["all"], -1],
+            box_counts[label],
+            found_counts[label],
         )
-        for category in ground_truth["categories"]
+        for label, name in enumerate(truth.names)
     )
     all_areas = precision[..., AREAS["all"], -1]
     return CocoScores(
@@ -130,82 +134,45 @@ def evaluate_coco(
         mean_ar_large=_mean(recall[..., AREAS["large"], -1]),
         per_class=per_class,
         images=len(ground_truth["images"]),
-        ground_truth_boxes=box_counts.total(),
-        detections=len(found),
+        ground_truth_boxes=sum(box_counts),
+        detections=len(found.scores),
     )
-
-
-def _require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -> None:
-    for key, group in (("image_id", "images"), ("category_id", "categories")):
-        known = {entry["id"] for entry in ground_truth[group]}
-        unknown = {entry[key] for entry in detections} - known
-        if unknown:
-            raise DatasetError(
-                f"detections: {key} {min(unknown, key=repr)!r} is not among the ground truth's {group}; "
-                "do the detections belong to another file?"
-            )
-
-
-def _ground_truth_entry(annotation_id: int, annotation: Mapping[str, Any]) -> dict[str, Any]:
-    # Fresh ids from 1: COCO's matching stores ids and reads 0 as "unmatched".
-    box = [float(value) for value in annotation["bbox"]]
-    return {
-        "id": annotation_id,
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": box,
-        "area": float(annotation.get("area", box[2] * box[3])),
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
-
-
-def _detection_entry(detection_id: int, detection: Detection) -> dict[str, Any]:
-    box = [float(value) for value in detection["bbox"]]
-    return {
-        "id": detection_id,
-        "image_id": detection["image_id"],
-        "category_id": detection["category_id"],
-        "bbox": box,
-        "area": box[2] * box[3],
-        "iscrowd": 0,
-        "score": float(detection["score"]),
-    }
-
-
-def _category_ids(ground_truth: CocoDict) -> list[int]:
-    return sorted(category["id"] for category in ground_truth["categories"])
 
 
 def _accumulate(
-    ground_truth: CocoDict,
-    boxes: list[dict[str, Any]],
-    found: list[dict[str, Any]],
-    max_detections: tuple[int, int, int],
+    ground_truth: CocoDict, truth: TruthTable, found: DetectionTable, max_detections: tuple[int, int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return COCO's precision (10, 101, classes, 4, 3) and recall (10, classes, 4, 3); -1 where undefined."""
-    shared = {
-        "images": [{"id": image["id"]} for image in ground_truth["images"]],
-        "categories": [{"id": category["id"], "name": category["name"]} for category in ground_truth["categories"]],
-    }
-    shape = (10, 101, len(shared["categories"]), len(AREAS), len(max_detections))
-    if not shared["images"] or not shared["categories"]:
+    shape = (10, 101, len(truth.names), len(AREAS), len(max_detections))
+    if not len(truth.image_ids) or not truth.names:
         return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
-    evaluation = COCOeval_faster(
-        COCO({**shared, "annotations": boxes}, print_function=_silent),
-        COCO({**shared, "annotations": found}, print_function=_silent),
-        iouType="bbox",
-        print_function=_silent,
+    # Ids from 1 in the order of the file's: COCO ranks equal scores by image id.
+    image_number = np.argsort(np.argsort(truth.image_ids)) + 1
+    coco = hotcoco.COCO.from_arrays(
+        [{"id": number} for number in range(1, len(image_number) + 1)],
+        [{"id": number, "name": name} for number, name in enumerate(truth.names, 1)],
+        image_number[truth.image_index],
+        truth.category_index + 1,
+        truth.boxes_xywh,
+        area=_areas(ground_truth),
+        iscrowd=truth.crowd.astype(np.int64),
     )
-    evaluation.params.maxDets = list(max_detections)
+    columns = (image_number[found.image_index], found.boxes_xywh, found.scores, found.category_index + 1)
+    evaluation = hotcoco.COCOeval(coco, coco.load_res(np.column_stack(columns)), "bbox")
+    evaluation.params.max_dets = list(max_detections)
     evaluation.evaluate()
     evaluation.accumulate()
-    return np.reshape(evaluation.eval["precision"], shape), np.reshape(
-        evaluation.eval["recall"], (shape[0], *shape[2:])
-    )
+    arrays = evaluation.eval
+    assert arrays is not None, "accumulate fills it"
+    precision = np.reshape(arrays["precision"], shape)
+    # COCO divides by the count plus an epsilon, which a count of 1 alone feels: perfect shall be 1, not 1 - 2e-16.
+    precision = np.where(precision == 1 / (1 + np.spacing(1)), 1.0, precision)
+    return precision, np.reshape(arrays["recall"], (shape[0], *shape[2:]))
 
 
-def _silent(*_: Any) -> None:
-    """Take what faster-coco-eval would print."""
+def _areas(ground_truth: CocoDict) -> NDArray[np.float64]:
+    areas = [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in ground_truth["annotations"]]
+    return np.array(areas, dtype=np.float64)
 
 
 def _class_scores(

@@ -150,6 +150,22 @@ def check_detections(detections: Any, ground_truth: CocoDict, *, source: str = "
             raise DatasetError(f"{source}, entry {index}: {problem}.")
 
 
+def require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -> None:
+    """Raise where a detection belongs to no image or class of the ground truth; nothing else is checked.
+
+    Raises:
+        DatasetError: names one such id.
+    """
+    for key, group in (("image_id", "images"), ("category_id", "categories")):
+        known = {entry["id"] for entry in ground_truth[group]}
+        unknown = {entry[key] for entry in detections} - known
+        if unknown:
+            raise DatasetError(
+                f"detections: {key} {min(unknown, key=repr)!r} is not among the ground truth's {group}; "
+                "do the detections belong to another file?"
+            )
+
+
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
