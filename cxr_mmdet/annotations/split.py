@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cxr_mmdet.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozenset[str]:
@@ -36,7 +36,7 @@ def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozense
         )
     # At least one image for each side, however small the ratio.
     wanted = min(max(round(val_ratio * len(groups)), 1), len(groups) - 1)
-    order = sorted(sizes, key=lambda group: _hash(seed, group))
+    order = order_of_groups(sizes, seed)
     val: set[str] = set()
     taken = 0
     for group in order:
@@ -45,6 +45,11 @@ def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozense
             taken += sizes[group]
     # Every group is larger than what is wanted: the smallest comes closest.
     return frozenset(val or {min(order, key=lambda group: sizes[group])})
+
+
+def order_of_groups(groups: Iterable[str], seed: int) -> list[str]:
+    """Return the groups in an order that depends on nothing but the seed and their own names."""
+    return sorted(groups, key=lambda group: _hash(seed, group))
 
 
 def check_val_ratio(val_ratio: float) -> None:
