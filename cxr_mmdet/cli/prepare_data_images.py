@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,7 @@ DaskOption = Annotated[
     ),
 ]
 ShortEdgeOption = Annotated[int, typer.Option(min=0, help="Shorter side at most, in pixels; 0: full size.")]
-MaxFailuresOption = Annotated[
-    int, typer.Option(min=0, help="So many radiographs may fail before the exit code is 1.")
-]
+MaxFailuresOption = Annotated[int, typer.Option(min=0, help="So many radiographs may fail before the exit code is 1.")]
 
 
 @app.command(no_args_is_help=True)
@@ -64,6 +62,39 @@ def images(
     stderr.print(f"{len(prepared.images)} pictures in {out / IMAGES}{reused}", highlight=False)
     if len(prepared.failures) > max_failures:
         raise typer.Exit(1)
+
+
+@app.command(no_args_is_help=True)
+def doctor(
+    src: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", exists=True, file_okay=False, help="The folder; those below it are read too."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, every file by name.")] = False,
+    jobs: JobsOption = 1,
+    dask: DaskOption = None,
+) -> None:
+    """Say what is in a folder of radiographs, and what would fail; every picture is decoded, nothing is written.
+
+    The exit code is 1 where files are unreadable, or train.csv and the files do not match.
+    """
+    import dataclasses
+    import json
+
+    from cxr_mmdet.preparation.parallel import worker_pool
+    from cxr_mmdet.preparation.survey import survey_folder
+    from cxr_mmdet.preparation.survey_report import survey_lines, survey_table
+
+    with worker_pool(jobs, dask) as workers, progress_bar("reading radiographs") as progress:
+        survey = survey_folder(src, jobs=workers, progress=progress)
+    if as_json:
+        report = dataclasses.asdict(survey) | {"is_ready": survey.is_ready}
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        stdout.print(survey_table(survey))
+        for line in survey_lines(survey):
+            stdout.print(line, markup=False, highlight=False)
+    raise typer.Exit(0 if survey.is_ready else 1)
 
 
 def print_failures(failures: Sequence[Failure], listing: Path) -> None:

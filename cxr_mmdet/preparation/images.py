@@ -58,7 +58,7 @@ class PreparedImages:
 def find_radiographs(source: Path) -> dict[str, Path]:
     """Return image id → file for the radiographs in ``source/train``, or in ``source`` itself, sorted by image id.
 
-    The image id is the file's name without its suffix, as VinBigData has it.
+    The image id is the file's name without its suffix, as VinBigData has it; a UID's last number is no suffix.
 
     Raises:
         DatasetError: no such folder, no radiograph in it, or two files with one image id.
@@ -67,25 +67,36 @@ def find_radiographs(source: Path) -> dict[str, Path]:
         raise DatasetError(f"{source}: no such folder; expected train/<image_id>.dicom in it")
     folder = source / "train" if (source / "train").is_dir() else source
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (path.stem, path.name)):
-        if path.name.startswith(".") or not _looks_like_a_radiograph(path):
+    for path in sorted(folder.iterdir(), key=lambda path: (image_id_of(path), path.name)):
+        if not looks_like_a_radiograph(path):
             continue
-        if path.stem in found:
+        image_id = image_id_of(path)
+        if image_id in found:
             raise DatasetError(
-                f"{folder}: {found[path.stem].name} and {path.name} are both image {path.stem!r}; remove one"
+                f"{folder}: {found[image_id].name} and {path.name} are both image {image_id!r}; remove one"
             )
-        found[path.stem] = path
+        found[image_id] = path
     if not found:
         raise DatasetError(f"{folder}: holds no radiograph; expected <image_id>.dicom, .dcm, .png, .jpg or .tif")
     return found
 
 
-def _looks_like_a_radiograph(path: Path) -> bool:
-    """Return whether the name says so; archives write DICOM without any suffix, there the content decides."""
-    if not path.is_file():
+def image_id_of(path: Path) -> str:
+    """Return the name without a suffix that is one of pictures: 1.2.840.10 is a UID, and ends in no suffix."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def looks_like_a_radiograph(path: Path) -> bool:
+    """Return whether the name says so; archives write DICOM under a UID or without any suffix, there the content does.
+
+    Hidden files are none.
+    """
+    if path.name.startswith(".") or not path.is_file():
         return False
-    if path.suffix:
-        return path.suffix.lower() in SUFFIXES
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if path.suffix and not path.suffix[1:].isdigit():
+        return False
     with path.open("rb") as file:
         return is_dicom(file.read(132))
 
