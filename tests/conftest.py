@@ -89,3 +89,30 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return request.param
+
+
+def write_radiograph(path: Path, pixels: np.ndarray | None = None, **attributes: object) -> Path:
+    """Write a minimal CR image, 8-bit or 16-bit, uncompressed; ``attributes`` replace or add to what it says."""
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    pixels = np.add.outer(np.arange(60) * 3, np.arange(40)).astype(np.uint8) if pixels is None else pixels
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    dataset.Modality, dataset.ViewPosition, dataset.PatientID = "CR", "PA", "P1"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
+    dataset.WindowCenter, dataset.WindowWidth = 2**dataset.BitsStored // 2, 2**dataset.BitsStored
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OW"
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path

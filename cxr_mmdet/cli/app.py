@@ -75,15 +75,28 @@ def is_terminal() -> bool:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes the number of things just done and of all; draws only in a terminal."""
+    """Yield a function that takes the number of things just done and of all; draws only in a terminal.
+
+    What the first call reports may be an earlier run's work: the rate and the time left are of what comes after.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=stderr, disable=not is_terminal(), transient=True) as progress:
-        task = progress.add_task(description, total=None)
+        task = progress.add_task(description, total=None, start=False, rate="")
 
         def report(done: int, total: int) -> None:
-            progress.update(task, advance=done, total=total)
+            if not progress.tasks[0].started:
+                progress.reset(task, total=total, completed=done)
+                return
+            speed = progress.tasks[0].speed
+            progress.update(task, advance=done, total=total, rate=f"{speed:.3g}/s" if speed else "")
 
         yield report
 

@@ -1,4 +1,4 @@
-"""``prepare_data build|phantom``: from radiographs and the readers' table to a folder to train on."""
+"""``prepare_data build|phantom|images|doctor``: from radiographs and the readers' table to a folder to train on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cxr_mmdet.cli import prepare_data_images
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.cli.prepare_data_images import (
+    DaskOption,
+    JobsOption,
+    MaxFailuresOption,
+    ShortEdgeOption,
+    print_failures,
+)
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +25,6 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.build import BuildSummary
 
 app = CxrTyper(no_args_is_help=True)
-
-SHOWN_FAILURES = 20
-
-JobsOption = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 
 
 class FusionMethod(str, Enum):
@@ -66,7 +70,7 @@ def build(
     group_by: Annotated[
         GroupBy, typer.Option(help="Keep images of one patient (DICOM PatientID) on one side of the split.")
     ] = GroupBy.patient,
-    short_edge: Annotated[int, typer.Option(min=0, help="Shorter side at most, in pixels; 0: full size.")] = 1024,
+    short_edge: ShortEdgeOption = 1024,
     fusion: Annotated[FusionMethod, typer.Option(help="How several readers' boxes become one set.")] = FusionMethod.wbf,
     fusion_iou: Annotated[
         float, typer.Option(min=0, max=1, help="Overlap above which two boxes are one finding.")
@@ -91,10 +95,9 @@ def build(
         bool,
         typer.Option("--unread-as-normal", help="A radiograph without a row is normal; else it counts as failed."),
     ] = False,
-    max_failures: Annotated[
-        int, typer.Option(min=0, help="So many radiographs may fail before the exit code is 1.")
-    ] = 0,
+    max_failures: MaxFailuresOption = 0,
     jobs: JobsOption = 1,
+    dask: DaskOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier build; unchanged radiographs are not rendered again.")
     ] = False,
@@ -106,6 +109,7 @@ def build(
     """
     from cxr_mmdet.annotations.consensus import Fusion
     from cxr_mmdet.preparation.build import BuildOptions, build_dataset
+    from cxr_mmdet.preparation.parallel import worker_pool
 
     options = BuildOptions(
         labels=tuple(labels or ["14"]),
@@ -120,8 +124,8 @@ def build(
         clip_boxes=clip_boxes,
         unread_as_normal=unread_as_normal,
     )
-    with progress_bar("preparing radiographs") as progress:
-        summary = build_dataset(src, out, options, jobs=jobs, force=force, progress=progress)
+    with worker_pool(jobs, dask) as workers, progress_bar("preparing radiographs") as progress:
+        summary = build_dataset(src, out, options, jobs=workers, force=force, progress=progress)
     _print_build(summary)
     if len(summary.failures) > max_failures:
         raise typer.Exit(1)
@@ -161,6 +165,9 @@ def phantom(
     _print_phantom(summary)
 
 
+app.add_typer(prepare_data_images.app)
+
+
 def _remove_phantom(out: Path) -> None:
     if (out / "train").exists() and not (out / "truth.csv").is_file():
         raise UsageError(f"{out}: holds radiographs but no truth.csv, so no phantom; --force does not remove them.")
@@ -186,8 +193,8 @@ def _print_phantom(summary: PhantomSummary) -> None:
 
 
 def _print_build(summary: BuildSummary) -> None:
-    from cxr_mmdet.preparation.build import FAILURES_NAME
     from cxr_mmdet.preparation.counts import counts_table
+    from cxr_mmdet.preparation.failures import FAILURES_NAME
 
     for counts in summary.label_sets:
         columns = {"train": counts.train}
@@ -196,9 +203,5 @@ def _print_build(summary: BuildSummary) -> None:
         stdout.print(counts_table(f"labels {counts.label_set.name}", columns | {"val": counts.val}))
     for note in summary.notes:
         stderr.print(f"note: {note}", markup=False, highlight=False)
-    for failure in summary.failures[:SHOWN_FAILURES]:
-        stderr.print(f"failed: {failure.reason}", style="red", markup=False, highlight=False)
-    if summary.failures:
-        count = len(summary.failures)
-        stderr.print(f"{count} failed; all in {summary.out / FAILURES_NAME}", style="bold red", highlight=False)
+    print_failures(summary.failures, summary.out / FAILURES_NAME)
     stderr.print(f"wrote {summary.images} radiographs to {summary.out}", highlight=False)

@@ -3,6 +3,7 @@
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
 from cxr_mmdet.datasets.exposure import RandomExposure
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
+from cxr_mmdet.datasets.radiographs import LoadRadiograph
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
 from cxr_mmdet.datasets.transforms import (
     GreyToThreeChannels,
@@ -16,6 +17,7 @@ __all__ = [
     "CxrDataset",
     "GreyToThreeChannels",
     "LoadGreyImage",
+    "LoadRadiograph",
     "MinorityAugmentedDataset",
     "MinorityFlipRot90",
     "PackRadiograph",

@@ -26,13 +26,18 @@ class CxrDataset(BaseDetDataset):
     Args:
         ann_file: the COCO file, relative to ``data_root``.
         data_root: the prepared folder.
+        data_prefix: where the pictures are, below ``data_root`` or absolute.
+        img_suffix: what replaces ``.png`` in their names, such as ``.dicom`` with ``LoadRadiograph``.
         kwargs: as ``mmengine.dataset.BaseDataset`` takes them.
 
     Raises:
         DatasetError: no such file, classes that disagree, no image at all, or images that are missing.
     """
 
-    def __init__(self, *, data_prefix: dict[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, data_prefix: dict[str, str] | None = None, img_suffix: str | None = None, **kwargs: Any
+    ) -> None:
+        self.img_suffix = img_suffix
         super().__init__(data_prefix=data_prefix or {"img": "images"}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -57,7 +62,7 @@ class CxrDataset(BaseDetDataset):
             )
         return [
             {
-                "img_path": os.path.join(self.data_prefix["img"], image["file_name"]),
+                "img_path": os.path.join(self.data_prefix["img"], self._file_name(image)),
                 "img_id": image["id"],
                 "height": image["height"],
                 "width": image["width"],
@@ -70,6 +75,10 @@ class CxrDataset(BaseDetDataset):
         """Return the sample after the pipeline; a draw of ours seeds the transforms by its position."""
         seed_draw(idx)
         return super().__getitem__(int(idx))
+
+    def _file_name(self, image: dict[str, Any]) -> str:
+        name = image["file_name"]
+        return name if self.img_suffix is None else os.path.splitext(name)[0] + self.img_suffix
 
     def _check_classes(self, names: tuple[str, ...]) -> None:
         expected = tuple(self.metainfo.get("classes", ()))
@@ -85,7 +94,7 @@ class CxrDataset(BaseDetDataset):
     def _check_files(self, images: list[dict[str, Any]]) -> None:
         folder = Path(self.data_prefix["img"])
         present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-        missing = [image["file_name"] for image in images if image["file_name"] not in present]
+        missing = [name for name in map(self._file_name, images) if name not in present]
         if missing:
             shown = ", ".join(missing[:_MISSING_SHOWN]) + (", …" if len(missing) > _MISSING_SHOWN else "")
             raise DatasetError(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OWN_PLUGIN = "imagecodecs"
 
-_JPEG = (OWN_PLUGIN, "gdcm", "pillow")
+_JPEG = (OWN_PLUGIN, "pillow", "gdcm")  # GDCM's libjpeg writes its remarks to stderr
 _JPEG_LS = (OWN_PLUGIN, "pyjpegls", "gdcm")
 _JPEG2000 = (OWN_PLUGIN, "pylibjpeg", "gdcm")
 _HTJ2K = (OWN_PLUGIN, "pylibjpeg")

@@ -87,8 +87,7 @@ def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS
         DicomError: no pixel data, no or an impossible size, or more pixels than ``max_pixels``.
     """
     if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
-        kind = uid.UID(text_of(dataset, "SOPClassUID")).name
-        raise DicomError(f"{name}: holds no picture, it is {one_line(kind) or 'cut off or an unknown kind of object'}")
+        raise DicomError(f"{name}: holds no picture, it is {_kind(dataset) or 'cut off or an unknown kind of object'}")
     dataset = _completed(dataset)
     rows, columns = (_positive_int(dataset, keyword, name) for keyword in ("Rows", "Columns"))
     if rows * columns > max_pixels:
@@ -130,6 +129,13 @@ def _completed(dataset: Dataset) -> Dataset:
         # Setting the attribute would first convert the unreadable value that it replaces.
         completed[keyword] = DataElement(keyword, dictionary_VR(keyword), value)
     return completed
+
+
+def _kind(dataset: Dataset) -> str:
+    """Return the name of the file's SOP class; a DICOMDIR states it in its file meta only."""
+    meta = getattr(dataset, "file_meta", Dataset())
+    stated = text_of(dataset, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID")
+    return one_line(uid.UID(stated).name)
 
 
 def _positive_int(dataset: Dataset, keyword: str, name: str) -> int:

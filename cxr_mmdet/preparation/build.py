@@ -22,8 +22,9 @@ from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import atomic_path, write_json
 from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.preparation.failures import FAILURES_NAME, write_failures
 from cxr_mmdet.preparation.image_index import INDEX_NAME
-from cxr_mmdet.preparation.images import Failure, find_radiographs, prepare_images
+from cxr_mmdet.preparation.images import Failure, find_radiographs, image_notes, prepare_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, choose_label_sets, count_splits
 from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_inputs, describe_label_set, describe_packages
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 TABLE_NAME = "train.csv"
 IMAGES = "images"
 ANNOTATIONS = "annotations"
-FAILURES_NAME = "failures.csv"
 OURS = frozenset({IMAGES, ANNOTATIONS, FAILURES_NAME, INDEX_NAME, MANIFEST_NAME})
 
 
@@ -117,7 +117,7 @@ def build_dataset(
         src: holds ``train.csv`` and the radiographs, in ``train/`` or beside it.
         out: a new folder, or one of an interrupted build, which is then completed.
         options: how.
-        jobs: worker processes; None leaves it to a ``joblib.parallel_config`` around the call.
+        jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         force: replace an earlier build; pictures whose radiographs did not change are kept.
         progress: called with the number of radiographs just dealt with, and of all.
 
@@ -158,7 +158,7 @@ def build_dataset(
 
     _remove_stale(out, {image.path.name for image in prepared.images})
     _write_annotations(out / ANNOTATIONS, splits, consensus.boxes)
-    _write_failures(out / FAILURES_NAME, failures)
+    write_failures(out / FAILURES_NAME, failures)
     manifest = {
         "parameters": _parameters(options),
         "inputs": describe_inputs(table, sources),
@@ -268,12 +268,6 @@ def _write_annotations(folder: Path, splits: Sequence[Splits], boxes: pd.DataFra
         _write_csv(folder / f"without_boxes_{each.label_set.name}.csv", pd.DataFrame(without_boxes, columns=columns))
 
 
-def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    path.unlink(missing_ok=True)
-    if failures:
-        _write_csv(path, pd.DataFrame([(f.image_id, f.reason) for f in failures], columns=["image_id", "reason"]))
-
-
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
@@ -295,9 +289,7 @@ def _notes(
     notes = []
     if consensus.clipped:
         notes.append(f"{consensus.clipped} readers' boxes reached beyond their picture and were clipped.")
-    warned = sum(bool(image.warnings) for image in images)
-    if warned:
-        notes.append(f"{warned} radiographs came with warnings; {INDEX_NAME} lists them.")
+    notes += image_notes(images)
     for each, written in zip(counts, splits, strict=True):
         name = each.label_set.name
         left_out = consensus.boxes.loc[~consensus.boxes["class_name"].isin(each.label_set.labels), "class_name"]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
-import joblib
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import is_dicom
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.image_index import INDEX_NAME, ImageIndex, PreparedImage, SourceState
+from cxr_mmdet.preparation.parallel import map_unordered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -31,6 +32,9 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # since OpenCV 4.12; before, decoding ta
     PNG_OPTIONS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 _SAVE_EVERY = 200
+
+_UNFINISHED_SECONDS = 600
+"""No picture takes so long to write."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class PreparedImages:
 def find_radiographs(source: Path) -> dict[str, Path]:
     """Return image id → file for the radiographs in ``source/train``, or in ``source`` itself, sorted by image id.
 
-    The image id is the file's name without its suffix, as VinBigData has it.
+    The image id is the file's name without its suffix, as VinBigData has it; a UID's last number is no suffix.
 
     Raises:
         DatasetError: no such folder, no radiograph in it, or two files with one image id.
@@ -63,25 +67,36 @@ def find_radiographs(source: Path) -> dict[str, Path]:
         raise DatasetError(f"{source}: no such folder; expected train/<image_id>.dicom in it")
     folder = source / "train" if (source / "train").is_dir() else source
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (path.stem, path.name)):
-        if path.name.startswith(".") or not _looks_like_a_radiograph(path):
+    for path in sorted(folder.iterdir(), key=lambda path: (image_id_of(path), path.name)):
+        if not looks_like_a_radiograph(path):
             continue
-        if path.stem in found:
+        image_id = image_id_of(path)
+        if image_id in found:
             raise DatasetError(
-                f"{folder}: {found[path.stem].name} and {path.name} are both image {path.stem!r}; remove one"
+                f"{folder}: {found[image_id].name} and {path.name} are both image {image_id!r}; remove one"
             )
-        found[path.stem] = path
+        found[image_id] = path
     if not found:
         raise DatasetError(f"{folder}: holds no radiograph; expected <image_id>.dicom, .dcm, .png, .jpg or .tif")
     return found
 
 
-def _looks_like_a_radiograph(path: Path) -> bool:
-    """Return whether the name says so; archives write DICOM without any suffix, there the content decides."""
-    if not path.is_file():
+def image_id_of(path: Path) -> str:
+    """Return the name without a suffix that is one of pictures: 1.2.840.10 is a UID, and ends in no suffix."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def looks_like_a_radiograph(path: Path) -> bool:
+    """Return whether the name says so; archives write DICOM under a UID or without any suffix, there the content does.
+
+    Hidden files are none.
+    """
+    if path.name.startswith(".") or not path.is_file():
         return False
-    if path.suffix:
-        return path.suffix.lower() in SUFFIXES
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if path.suffix and not path.suffix[1:].isdigit():
+        return False
     with path.open("rb") as file:
         return is_dicom(file.read(132))
 
@@ -103,12 +118,14 @@ def prepare_images(
         sources: image id → file.
         out_dir: made where needed.
         short_edge: pixels of the shorter side at most; 0 keeps the full size. Pictures are never enlarged.
-        jobs: worker processes; None leaves it to a ``joblib.parallel_config`` around the call.
-        progress: called with the number of radiographs just dealt with.
+        jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
+        progress: called with the number of radiographs just dealt with, first with those that were already there.
 
     Raises:
-        DatasetError: the index of an earlier run is damaged.
+        DatasetError: the index of an earlier run is damaged, or a picture cannot be written.
+        CxrError: a worker was killed.
     """
+    _remove_unfinished(out_dir)
     index = ImageIndex.load(out_dir.parent / INDEX_NAME, short_edge=short_edge)
     done: dict[str, PreparedImage] = {}
     todo: list[tuple[str, Path]] = []
@@ -123,7 +140,8 @@ def prepare_images(
     report(reused)
     failures: list[Failure] = []
     try:
-        with closing(_prepare_all(todo, out_dir, short_edge, jobs)) as results:
+        tasks = [(image_id, path, out_dir, short_edge) for image_id, path in todo]
+        with closing(map_unordered(prepare_image, tasks, jobs=jobs)) as results:
             for count, result in enumerate(results, 1):
                 if isinstance(result, Failure):
                     failures.append(result)
@@ -143,22 +161,6 @@ def prepare_images(
     )
 
 
-def _prepare_all(
-    todo: list[tuple[str, Path]], out_dir: Path, short_edge: int, jobs: int | None
-) -> Generator[tuple[PreparedImage, SourceState] | Failure, None, None]:
-    if jobs == 1 or len(todo) < 2:
-        return (prepare_image(image_id, path, out_dir, short_edge) for image_id, path in todo)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    return parallel(joblib.delayed(_prepare_in_worker)(image_id, path, out_dir, short_edge) for image_id, path in todo)
-
-
-def _prepare_in_worker(
-    image_id: str, path: Path, out_dir: Path, short_edge: int
-) -> tuple[PreparedImage, SourceState] | Failure:
-    cv2.setNumThreads(1)  # one process a core: OpenCV's own threads would only get in each other's way
-    return prepare_image(image_id, path, out_dir, short_edge)
-
-
 def prepare_image(
     image_id: str, path: Path, out_dir: Path, short_edge: int
 ) -> tuple[PreparedImage, SourceState] | Failure:
@@ -175,9 +177,7 @@ def prepare_image(
         return Failure(image_id, path, f"{path}: cannot be read ({error.strerror})")
     pixels = shrink(radiograph.pixels, short_edge, radiograph.pixel_aspect)
     target = out_dir / f"{image_id}.png"
-    with atomic_path(target) as temporary:
-        if not cv2.imwrite(str(temporary), pixels, PNG_OPTIONS):
-            raise OSError(f"{target}: OpenCV could not write the picture")
+    write_grey_png(target, pixels)
     height, width = pixels.shape
     image = PreparedImage(
         image_id=image_id,
@@ -190,6 +190,43 @@ def prepare_image(
         burned_in_annotation=radiograph.burned_in_annotation,
     )
     return image, state
+
+
+def write_grey_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) uint8 pixels as PNG, atomically; no metadata go with them.
+
+    Raises:
+        DatasetError: the disk is full, or the folder must not be written to.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            if not cv2.imwrite(str(temporary), pixels, PNG_OPTIONS):
+                raise OSError(None, "the disk is full or the folder is gone")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be written ({error.strerror}); what was finished is kept") from None
+
+
+def image_notes(images: Sequence[PreparedImage]) -> list[str]:
+    """Return what a user should know of prepared pictures and nobody should have to search for."""
+    notes = []
+    warned = sum(bool(image.warnings) for image in images)
+    if warned:
+        notes.append(f"{warned} radiographs came with warnings; {INDEX_NAME} lists them.")
+    burned_in = sum(image.burned_in_annotation is True for image in images)
+    if burned_in:
+        notes.append(
+            f"{burned_in} radiographs say that text is burnt into their pixels (BurnedInAnnotation YES), which may "
+            f"name the patient; {INDEX_NAME} lists them."
+        )
+    return notes
+
+
+def _remove_unfinished(out_dir: Path) -> None:
+    """Remove the hidden temporary files of a run that was killed; younger ones may be another run's, under way."""
+    for path in out_dir.glob(".*.png"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
 
 
 def pseudonym(patient_id: str) -> str:

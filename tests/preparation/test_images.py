@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import cv2
@@ -165,3 +166,27 @@ def test_a_prepared_folder_carries_no_patient_data(folder: Path, tmp_path: Path)
     assert prepared.images[0].patient == pseudonym("SECRET-4711")
     assert "SECRET" not in repr(prepared)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"SECRET" in path.read_bytes()]
+
+
+def test_a_uid_as_name_has_no_suffix(tmp_path: Path) -> None:
+    for name in ("1.2.840.10", "1.2.840.11", "1.2.840.12.dcm"):
+        write_dicom(tmp_path / name)
+    (tmp_path / "1.2.840.13").write_text("no picture")
+    assert list(find_radiographs(tmp_path)) == ["1.2.840.10", "1.2.840.11", "1.2.840.12"]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "images"
+    out.mkdir(parents=True)
+    for name, age in ((".i0-abc.png", 3600), (".i1-abc.png", 0)):
+        (out / name).touch()
+        os.utime(out / name, (time.time() - age,) * 2)
+    prepare_images(find_radiographs(folder), out)
+    assert [path.name for path in out.glob(".*")] == [".i1-abc.png"]  # the young one may be another run's
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "images").touch()
+    with pytest.raises(DatasetError, match=r"i0\.png: cannot be written"):
+        prepare_images(find_radiographs(folder), tmp_path / "out" / "images")

@@ -1,0 +1,87 @@
+"""Many radiographs at once: worker processes on this machine, or a Dask cluster, behind one generator."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cv2
+import joblib
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from cxr_mmdet.errors import CxrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+Result = TypeVar("Result")
+
+DASK_TIMEOUT = 10
+"""Seconds in which a scheduler answers, or is not there."""
+
+
+@contextmanager
+def worker_pool(jobs: int | None = 1, dask: str | None = None) -> Iterator[int | None]:
+    """Yield the ``jobs`` to hand on, after making a Dask cluster the place of the work where one is named.
+
+    Args:
+        jobs: worker processes on this machine; not asked for with ``dask``.
+        dask: the scheduler's address, as ``tcp://host:8786``. Its workers see the same paths and have the same
+            packages; as many radiographs are under way as its workers have threads.
+
+    Raises:
+        UsageError: the package is missing, or no scheduler answers at the address.
+    """
+    if dask is None:
+        yield jobs
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UsageError(
+            '--dask needs the package distributed, which is not installed; pip install "cxr-mmdet[dask]"'
+        ) from None
+    try:
+        client = Client(dask, timeout=DASK_TIMEOUT)
+    # An address that means nothing raises ValueError or TypeError, one where nobody listens OSError or TimeoutError.
+    except (OSError, TimeoutError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(
+            f"--dask {dask}: no scheduler answers ({reason}); expected an address such as tcp://host:8786"
+        ) from None
+    with client, joblib.parallel_config(backend="dask", wait_for_workers_timeout=DASK_TIMEOUT):
+        yield None
+
+
+def map_unordered(
+    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], *, jobs: int | None
+) -> Generator[Result, None, None]:
+    """Yield ``function(*task)`` of each task as it gets ready; closing the generator ends the workers.
+
+    Only a few tasks a worker are under way, so that memory does not grow with the number of tasks.
+
+    Args:
+        function: importable by the workers.
+        tasks: their arguments.
+        jobs: worker processes; 1 works right here, None leaves it to ``worker_pool`` or another ``parallel_config``.
+
+    Raises:
+        CxrError: a worker was killed.
+    """
+    if jobs == 1 or len(tasks) < 2:
+        yield from (function(*task) for task in tasks)
+        return
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    try:
+        with closing(parallel(joblib.delayed(_single_threaded)(function, *task) for task in tasks)) as results:
+            yield from results
+    except BrokenProcessPool:
+        raise CxrError(
+            "a worker process was killed, most likely because memory ran out; what was finished is kept, "
+            "go on with fewer --jobs"
+        ) from None
+
+
+def _single_threaded(function: Callable[..., Result], *task: Any) -> Result:
+    cv2.setNumThreads(1)  # one process a core: OpenCV's own threads would only get in each other's way
+    return function(*task)
