@@ -114,7 +114,7 @@ class _Readings:
         images = pd.factorize(rows["image_id"], sort=True)[0]
         readers, names = pd.factorize(rows["reader"], sort=True)
         keys, of_row = np.unique(images * len(names) + readers, return_inverse=True)
-        classes = pd.Categorical(rows["class_name"], categories=list(labels)).codes
+        classes = pd.Index(labels).get_indexer(pd.Index(rows["class_name"]))
         holds = np.zeros((len(keys), len(labels)), dtype=bool)
         holds[of_row[classes >= 0], classes[classes >= 0]] = True
         return cls(list(names), labels, keys // len(names), keys % len(names), holds, of_row.reshape(-1))
@@ -136,7 +136,7 @@ class _Boxes:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, labels: Sequence[str], readings: _Readings) -> _Boxes:
-        classes = pd.Categorical(rows["class_name"], categories=list(labels)).codes.astype(np.int64)
+        classes = pd.Index(labels).get_indexer(pd.Index(rows["class_name"]))
         kept = np.flatnonzero(classes >= 0)
         groups = readings.images[readings.of_row[kept]] * len(labels) + classes[kept]
         kept = kept[np.lexsort((readings.of_row[kept], groups))]

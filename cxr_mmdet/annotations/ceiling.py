@@ -118,12 +118,12 @@ def _study(
 ) -> _ReaderStudy:
     places = pd.Index(image_ids)
     drawn, truth_rows = own[own["class_name"].isin(labels)], consensus[consensus["class_name"].isin(labels)]
-    drawn_on = np.unique(places.get_indexer(pd.concat([drawn["image_id"], truth_rows["image_id"]])))
+    drawn_on = np.unique(places.get_indexer(pd.Index([*drawn["image_id"], *truth_rows["image_id"]])))
 
     def columns(frame: pd.DataFrame) -> dict[str, Any]:
         return {
-            "image_index": np.searchsorted(drawn_on, places.get_indexer(frame["image_id"])),
-            "category_index": pd.Categorical(frame["class_name"], categories=list(labels)).codes.astype(np.int64),
+            "image_index": np.searchsorted(drawn_on, places.get_indexer(pd.Index(frame["image_id"]))),
+            "category_index": pd.Index(labels).get_indexer(pd.Index(frame["class_name"])),
             "boxes_xywh": xyxy_to_xywh(frame[XYXY_COLUMNS].to_numpy(np.float64)),
         }
 
@@ -138,7 +138,7 @@ def _study(
     pairs = overlapping_pairs(truth, found)
     return _ReaderStudy(
         reader=reader,
-        images=np.sort(places.get_indexer(images)),
+        images=np.sort(places.get_indexer(pd.Index(images))),
         drawn_on=drawn_on,
         voc=match_tables(truth, found, pairs, iou_threshold=COMPETITION_IOU),
         coco=match_coco(truth, found, pairs),

@@ -35,13 +35,15 @@ def merge_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) ->
     return rows.assign(class_name=rows["class_name"].replace(renamed)) if renamed else rows
 
 
-def unknown_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a sentence for each class of the label set that the table lacks, with the name it may have meant."""
+def unknown_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """Return the classes of the label set that the table lacks, each with the class it may have meant, if any.
+
+    Args:
+        rows: validated readers' rows, before their classes are merged.
+        label_map: each label with the classes it stands for.
+    """
     known = class_names(rows)
-    sentences = []
-    for name in (name for classes in label_map.values() for name in classes if name not in known):
-        others = [other for other in known if not any(other in classes for classes in label_map.values())]
-        close = get_close_matches(name, others, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        sentences.append(f"the table has no class {name!r}{hint}")
-    return sentences
+    named = [name for classes in label_map.values() for name in classes]
+    others = [name for name in known if name not in named]
+    close = {name: get_close_matches(name, others, n=1) for name in named if name not in known}
+    return {name: matches[0] if matches else None for name, matches in close.items()}

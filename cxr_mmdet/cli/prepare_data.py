@@ -1,16 +1,35 @@
-"""``prepare_data build|phantom|images|doctor``: from radiographs and the readers' table to a folder to train on."""
+"""``prepare_data build|phantom`` and their parts: from radiographs and the readers' table to a folder to train on."""
 
 from __future__ import annotations
 
 import shutil
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli import prepare_data_images
+from cxr_mmdet.cli import prepare_data_annotations, prepare_data_images
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.cli.prepare_data_annotations import (
+    AllowDuplicatesOption,
+    FoldOption,
+    FoldsOption,
+    FusionIouOption,
+    FusionMethod,
+    FusionOption,
+    GroupByOption,
+    JoinDuplicatesOption,
+    LabelsOption,
+    MinVotesOption,
+    SeedOption,
+    SplitBy,
+    SplitOption,
+    TrainReadersOption,
+    ValListOption,
+    ValRatioOption,
+    print_counts,
+    split_options,
+)
 from cxr_mmdet.cli.prepare_data_images import (
     DaskOption,
     JobsOption,
@@ -27,21 +46,6 @@ if TYPE_CHECKING:
 app = CxrTyper(no_args_is_help=True)
 
 
-class FusionMethod(str, Enum):
-    """How several readers' boxes become one set."""
-
-    wbf = "wbf"
-    nms = "nms"
-    none = "none"
-
-
-class GroupBy(str, Enum):
-    """What must not stand on both sides of the split."""
-
-    patient = "patient"
-    image = "image"
-
-
 @app.callback()
 def prepare_data() -> None:
     """Prepare radiographs for training, or make synthetic ones."""
@@ -52,29 +56,32 @@ def build(
     src: Annotated[
         Path,
         typer.Argument(
-            metavar="SRC", exists=True, file_okay=False, help="Holds train.csv and train/<image_id>.dicom (or .png …)."
+            metavar="SRC",
+            exists=True,
+            file_okay=False,
+            help="Holds train.csv (or the VinDr-CXR release's annotations/) and train/<image_id>.dicom (or .png …).",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="14|5|auto|FILE",
-            help="Classes: the competition's 14, the reference's 5, auto for the table's own by class id, or a file "
-            "with one name a line. Repeat it to write several label sets of the same pictures.",
-            show_default="14",
-        ),
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Another readers' table: CSV, or COCO (.json)."),
     ] = None,
-    val_ratio: Annotated[float, typer.Option(help="Share of the images to validate on.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 42,
-    group_by: Annotated[
-        GroupBy, typer.Option(help="Keep images of one patient (DICOM PatientID) on one side of the split.")
-    ] = GroupBy.patient,
+    labels: LabelsOption = None,
+    split: SplitOption = SplitBy.random,
+    val_ratio: ValRatioOption = 0.2,
+    seed: SeedOption = 42,
+    folds: FoldsOption = None,
+    fold: FoldOption = 1,
+    val_list: ValListOption = None,
+    train_readers: TrainReadersOption = None,
+    group_by: GroupByOption = "patient",
+    join_duplicates: JoinDuplicatesOption = False,
+    allow_duplicates: AllowDuplicatesOption = False,
     short_edge: ShortEdgeOption = 1024,
-    fusion: Annotated[FusionMethod, typer.Option(help="How several readers' boxes become one set.")] = FusionMethod.wbf,
-    fusion_iou: Annotated[
-        float, typer.Option(min=0, max=1, help="Overlap above which two boxes are one finding.")
-    ] = 0.4,
+    fusion: FusionOption = FusionMethod.wbf,
+    fusion_iou: FusionIouOption = 0.4,
+    min_votes: MinVotesOption = 2,
     minority: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,30 +109,34 @@ def build(
         bool, typer.Option("--force", help="Replace an earlier build; unchanged radiographs are not rendered again.")
     ] = False,
 ) -> None:
-    """Render the radiographs, fuse the readers' boxes, split by patient, and write COCO files and manifest.json.
+    """Render radiographs, fuse readers, split by patient; write COCO files, manifest.json and report.html.
 
     Radiographs that cannot be read, rows without a file and files without a row are left out, listed in failures.csv,
     and make the exit code 1 unless --max-failures allows them. An interrupted build is completed by the same command.
     """
+    from dataclasses import asdict
+
     from cxr_mmdet.annotations.consensus import Fusion
     from cxr_mmdet.preparation.build import BuildOptions, build_dataset
     from cxr_mmdet.preparation.parallel import worker_pool
 
+    sides = split_options(
+        split, val_ratio, seed, folds, fold, val_list, train_readers, group_by, join_duplicates, allow_duplicates
+    )
     options = BuildOptions(
+        **asdict(sides),
         labels=tuple(labels or ["14"]),
-        val_ratio=val_ratio,
-        seed=seed,
         short_edge=short_edge,
         fusion=Fusion(fusion.value),
         fusion_iou=fusion_iou,
+        min_votes=min_votes,
         minority=tuple(minority) if minority else None,
         drop_normals=drop_normals,
-        group_by_patient=group_by is GroupBy.patient,
         clip_boxes=clip_boxes,
         unread_as_normal=unread_as_normal,
     )
     with worker_pool(jobs, dask) as workers, progress_bar("preparing radiographs") as progress:
-        summary = build_dataset(src, out, options, jobs=workers, force=force, progress=progress)
+        summary = build_dataset(src, out, options, table=table, jobs=workers, force=force, progress=progress)
     _print_build(summary)
     if len(summary.failures) > max_failures:
         raise typer.Exit(1)
@@ -165,6 +176,7 @@ def phantom(
     _print_phantom(summary)
 
 
+app.add_typer(prepare_data_annotations.app)
 app.add_typer(prepare_data_images.app)
 
 
@@ -193,14 +205,9 @@ def _print_phantom(summary: PhantomSummary) -> None:
 
 
 def _print_build(summary: BuildSummary) -> None:
-    from cxr_mmdet.preparation.counts import counts_table
     from cxr_mmdet.preparation.failures import FAILURES_NAME
 
-    for counts in summary.label_sets:
-        columns = {"train": counts.train}
-        if counts.label_set.minority:
-            columns["augmented"] = counts.train_augmented
-        stdout.print(counts_table(f"labels {counts.label_set.name}", columns | {"val": counts.val}))
+    print_counts(summary.label_sets)
     for note in summary.notes:
         stderr.print(f"note: {note}", markup=False, highlight=False)
     print_failures(summary.failures, summary.out / FAILURES_NAME)

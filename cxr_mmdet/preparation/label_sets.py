@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.table import class_names
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, resolve_labels
+from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map
 from cxr_mmdet.preparation.counts import SplitCounts, count_split
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import pandas as pd
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """A set of classes in training order; ``name`` ends the names of its files."""
+    """A set of classes in training order; ``name`` ends the names of its files.
+
+    ``merged`` holds the labels that stand for other classes of the table than the one of their own name.
+    """
 
     name: str
     labels: tuple[str, ...]
     minority: tuple[str, ...]
+    merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def label_map(self) -> dict[str, tuple[str, ...]]:
+        """Each label with the classes of the table that it stands for."""
+        return {label: self.merged.get(label, (label,)) for label in self.labels}
 
 
 @dataclass(frozen=True)
@@ -62,14 +71,17 @@ def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequen
     in_table = class_names(rows)
     label_sets = []
     for spec in specs:
-        labels = resolve_labels(spec, in_table)
-        if set(labels).isdisjoint(in_table):
+        label_map = resolve_label_map(spec, in_table)
+        labels = tuple(label_map)
+        if not any(name in in_table for classes in label_map.values() for name in classes):
             raise UsageError(
                 f"--labels {spec}: the table holds none of these classes, but {', '.join(in_table) or 'no finding'}; "
                 "use --labels auto or a file with these names."
             )
         wanted = minority if minority is not None else MINORITY_LABELS_5 if labels == LABELS_5 else ()
-        label_sets.append(LabelSet(Path(spec).stem, labels, tuple(name for name in labels if name in wanted)))
+        own_minority = tuple(name for name in labels if name in wanted)
+        merged = {label: classes for label, classes in label_map.items() if classes != (label,)}
+        label_sets.append(LabelSet(Path(spec).stem, labels, own_minority, merged))
     for name, count in Counter(label_set.name for label_set in label_sets).items():
         if count > 1:
             raise UsageError(f"--labels: {count} sets would write train_{name}.json; rename the file of class names.")
@@ -83,7 +95,7 @@ def build_splits(
     label_set: LabelSet,
     images: Iterable[CocoImage],
     boxes: pd.DataFrame,
-    val_groups: Collection[str],
+    val: Collection[str],
     *,
     drop_normals: bool,
 ) -> Splits:
@@ -93,7 +105,7 @@ def build_splits(
         label_set: the classes.
         images: all prepared images.
         boxes: the consensus in prepared-image pixels, all classes.
-        val_groups: the groups to validate on.
+        val: the ids of the images to validate on.
         drop_normals: leave out the images that hold none of the labels.
 
     Raises:
@@ -103,15 +115,15 @@ def build_splits(
     if drop_normals:
         holders = set(boxes.loc[boxes["class_name"].isin(label_set.labels), "image_id"])
         kept = [image for image in kept if image.image_id in holders]
-    train = build_coco([image for image in kept if image.group not in val_groups], boxes, label_set.labels)
-    val = build_coco([image for image in kept if image.group in val_groups], boxes, label_set.labels)
-    for split, coco in (("train", train), ("val", val)):
+    train_coco = build_coco([image for image in kept if image.image_id not in val], boxes, label_set.labels)
+    val_coco = build_coco([image for image in kept if image.image_id in val], boxes, label_set.labels)
+    for split, coco in (("train", train_coco), ("val", val_coco)):
         if not coco["annotations"]:
             raise DatasetError(
                 f"labels {label_set.name}: none of {len(coco['images'])} {split} images holds a box of these classes; "
                 "expected some on both sides, so prepare more radiographs or change --seed or --val-ratio."
             )
-    return Splits(label_set, train, val)
+    return Splits(label_set, train_coco, val_coco)
 
 
 def count_splits(splits: Splits) -> LabelSetCounts:

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 
-PACKAGES = ("cxr-mmdet", "numpy", "opencv-python", "pandas", "pydicom", "pylibjpeg-openjpeg")
+PACKAGES = (
+    "cxr-mmdet",
+    "imagehash",
+    "iterative-stratification",
+    "numpy",
+    "opencv-python",
+    "pandas",
+    "pydicom",
+    "pylibjpeg-openjpeg",
+)
 """What the prepared pictures and boxes depend on."""
 
 
@@ -50,6 +59,7 @@ def describe_label_set(counts: LabelSetCounts) -> dict[str, Any]:
     return {
         "labels": list(counts.label_set.labels),
         "minority": list(counts.label_set.minority),
+        "merged": {label: list(classes) for label, classes in counts.label_set.merged.items()},
         "train": asdict(counts.train),
         "train_augmented": asdict(counts.train_augmented),
         "val": asdict(counts.val),

@@ -47,8 +47,9 @@ def test_every_option_reaches_the_manifest(src, tmp_path):
     (tmp_path / "mine.txt").write_text("Cardiomegaly\nILD\n")
     labels = ("--labels", "auto", "--labels", tmp_path / "mine.txt")
     numbers = ("--val-ratio", "0.3", "--seed", "7", "--short-edge", "40", "--fusion", "nms", "--fusion-iou", "0.5")
+    numbers += ("--min-votes", "3", "--folds", "2", "--fold", "2", "--split", "stratified")
     flags = ("--minority", "ILD", "--drop-normals", "--group-by", "image", "--clip-boxes", "--unread-as-normal")
-    result = run("build", src, tmp_path / "out", *labels, *numbers, *flags, "--jobs", "2")
+    result = run("build", src, tmp_path / "out", *labels, *numbers, *flags, "--join-duplicates", "--jobs", "2")
     assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "out/manifest.json").read_text())["parameters"] == {
         "labels": ["auto", "mine.txt"],
@@ -60,7 +61,15 @@ def test_every_option_reaches_the_manifest(src, tmp_path):
         "fusion_skip": 0.21,
         "minority": ["ILD"],
         "drop_normals": True,
-        "group_by_patient": False,
+        "min_votes": 3,
+        "split": "stratified",
+        "folds": 2,
+        "fold": 2,
+        "val_list": None,
+        "train_readers": [],
+        "group_by": "image",
+        "join_duplicates": True,
+        "allow_duplicates": False,
         "clip_boxes": True,
         "unread_as_normal": True,
     }
@@ -111,7 +120,7 @@ def test_an_option_that_makes_no_sense_is_one_sentence(src, tmp_path, args, code
         (None, "train.csv: no such file"),
         ("", "train.csv: is empty"),
         (HEADER, "holds a header but no row"),
-        (HEADER.replace(",rad_id", ""), "line 1: no column rad_id"),
+        (HEADER.replace(",class_name", ""), "line 1: no column class_name"),
         (HEADER.replace(",", ";"), "columns are separated by ';'"),
         (f"{HEADER}\ni0,ILD,5,R1,5,6,,30", "line 2: 'ILD' lacks x_max"),
         (f"{HEADER}\ni0,ILD,5,R1,5,6,20,30\ni1,ILD,5,R1,5,6,4,30", "line 3: x_max 4 is not beyond x_min 5"),

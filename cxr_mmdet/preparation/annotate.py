@@ -1,0 +1,224 @@
+"""Readers' rows and prepared pictures → the COCO files of each label set, and what the manifest says of them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cxr_mmdet.annotations.agreement import measure_agreement
+from cxr_mmdet.annotations.ceiling import human_ceiling
+from cxr_mmdet.annotations.coco import CocoImage, write_coco
+from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
+from cxr_mmdet.annotations.placement import scale_to_prepared
+from cxr_mmdet.annotations.relabel import merge_classes, unknown_classes
+from cxr_mmdet.annotations.table import READER_COLUMN
+from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.files import atomic_path
+from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
+from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
+from cxr_mmdet.preparation.manifest import describe_label_set
+from cxr_mmdet.preparation.splitting import Split, split_images
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.preparation.image_index import PreparedImage
+    from cxr_mmdet.preparation.label_sets import LabelSet
+    from cxr_mmdet.preparation.options import BuildOptions
+
+ANNOTATIONS = "annotations"
+READERS_NAME = "readers.csv"
+"""Among the annotations: the readers' boxes on the prepared radiographs, in pixels of the originals."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What was written: counts for each label set, what the manifest says, and notes for the user."""
+
+    counts: tuple[LabelSetCounts, ...]
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """One label set: the readers' rows under its names, their consensus in prepared pixels, its files."""
+
+    rows: pd.DataFrame
+    boxes: pd.DataFrame
+    splits: Splits
+    folds: tuple[Splits, ...]
+    outvoted: int
+
+
+def annotate(
+    out: Path,
+    rows: pd.DataFrame,
+    images: Sequence[PreparedImage],
+    label_sets: Sequence[LabelSet],
+    options: BuildOptions,
+    *,
+    jobs: int | None = 1,
+) -> Annotated:
+    """Split the pictures, fuse the readers for every label set, and write ``out/annotations`` anew.
+
+    Written: ``{train,val}_<labels>.json``, the same in ``fold<k>/`` for each of several folds,
+    ``without_boxes_<labels>.csv`` (which images are kept without a box, and what readers saw instead) and
+    ``readers.csv`` (the readers' boxes, from which another split can be made).
+
+    Args:
+        out: the prepared folder.
+        rows: the readers' rows of ``images``, within the originals.
+        images: the prepared pictures.
+        label_sets: the label sets to write.
+        options: how.
+        jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
+
+    Raises:
+        UsageError: an option does not fit these images.
+        DatasetError: there is nothing to train on or to validate on, or something leaks from one side to the other.
+    """
+    pictures = {image.image_id: image.path for image in images}
+    twins = find_twins(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
+    split = split_images(images, rows, twins, options)
+    plain = _fuse(rows, images, options)
+    labelled = [_label(label_set, rows, plain, images, split, options) for label_set in label_sets]
+
+    folder = out / ANNOTATIONS
+    shutil.rmtree(folder, ignore_errors=True)
+    for each in labelled:
+        _write_label_set(folder, each)
+    _write_readers(folder / READERS_NAME, rows)
+    counts = tuple(count_splits(each.splits) for each in labelled)
+    manifest = {
+        "groups": {"all": len(set(split.group_of.values())), "val": len({split.group_of[i] for i in split.val})},
+        "near_identical": [pair._asdict() | {"across": pair in split.across} for pair in split.twins],
+        "label_sets": {
+            each.label_set.name: describe_label_set(each) | _measure_readers(label, split, options)
+            for each, label in zip(counts, labelled, strict=True)
+        },
+    }
+    notes = [*split.notes, *(note for each in labelled for note in _notes(each, rows, images, options))]
+    return Annotated(counts, manifest, tuple(notes))
+
+
+def _fuse(rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions) -> pd.DataFrame:
+    """Return the consensus in prepared pixels; readers are fused in the original's, in which they drew."""
+    original_sizes_hw = {image.image_id: image.original_size_hw for image in images}
+    fused = fuse_readers(rows, **options.fusion_arguments)
+    return scale_to_prepared(fused, original_sizes_hw, {image.image_id: image.size_hw for image in images})
+
+
+def _label(
+    label_set: LabelSet,
+    rows: pd.DataFrame,
+    plain: pd.DataFrame,
+    images: Sequence[PreparedImage],
+    split: Split,
+    options: BuildOptions,
+) -> _Labelled:
+    own = merge_classes(rows, label_set.label_map)
+    boxes = plain if own is rows else _fuse(own, images, options)
+    outvoted = 0
+    if options.fusion is Fusion.VOTE:
+        everything = fuse_readers(own, **options.fusion_arguments | {"method": Fusion.WBF})
+        outvoted = int(everything["class_name"].isin(label_set.labels).sum())
+        outvoted -= int(boxes["class_name"].isin(label_set.labels).sum())
+    coco_images = [_coco_image(image, split.group_of[image.image_id]) for image in images]
+
+    def divide(val: frozenset[str]) -> Splits:
+        return build_splits(label_set, coco_images, boxes, val, drop_normals=options.drop_normals)
+
+    return _Labelled(own, boxes, divide(split.val), tuple(divide(fold) for fold in split.folds), outvoted)
+
+
+def _coco_image(image: PreparedImage, group: str) -> CocoImage:
+    height, width = image.size_hw
+    original_height, original_width = image.original_size_hw
+    return CocoImage(
+        image_id=image.image_id,
+        file_name=image.path.name,
+        width=width,
+        height=height,
+        group=group,
+        original_width=original_width,
+        original_height=original_height,
+    )
+
+
+def _measure_readers(each: _Labelled, split: Split, options: BuildOptions) -> dict[str, Any]:
+    """Return agreement and human ceiling on the images of the label set's files."""
+    sides = {
+        name: [image["image_id"] for image in coco["images"]]
+        for name, coco in (("train", each.splits.train), ("val", each.splits.val))
+    }
+    sides["all"] = sides["train"] + sides["val"]
+    labels = each.splits.label_set.labels
+    groups = {image_id: split.group_of[image_id] for image_id in sides["all"]}
+    rows = each.rows[each.rows["image_id"].isin(groups)]
+    return {
+        "agreement": measure_agreement(rows, labels),
+        "human_ceiling": human_ceiling(rows, labels, groups, sides, fusion=options.fusion_arguments),
+    }
+
+
+def _write_label_set(folder: Path, each: _Labelled) -> None:
+    _write_splits(folder, each.splits)
+    for number, fold in enumerate(each.folds, start=1):
+        _write_splits(folder / f"fold{number}", fold)
+    seen = each.boxes.groupby("image_id")["class_name"].agg(lambda names: "; ".join(sorted(set(names)))).to_dict()
+    without_boxes = []
+    for split, coco in (("train", each.splits.train), ("val", each.splits.val)):
+        with_boxes = {annotation["image_id"] for annotation in coco["annotations"]}
+        without_boxes += [
+            {"image_id": image["image_id"], "split": split, "other_findings": seen.get(image["image_id"], "")}
+            for image in coco["images"]
+            if image["id"] not in with_boxes
+        ]
+    frame = pd.DataFrame(without_boxes, columns=["image_id", "split", "other_findings"])
+    _write_csv(folder / f"without_boxes_{each.splits.label_set.name}.csv", frame)
+
+
+def _write_splits(folder: Path, splits: Splits) -> None:
+    for split, coco in (("train", splits.train), ("val", splits.val)):
+        write_coco(folder / f"{split}_{splits.label_set.name}.json", coco)
+
+
+def _write_readers(path: Path, rows: pd.DataFrame) -> None:
+    """Write the rows as a table that :func:`cxr_mmdet.annotations.table.read_table` reads, in one order."""
+    columns = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, *(["group"] if "group" in rows else [])]
+    ordered = rows[columns].sort_values(["image_id", "class_id", "reader", *XYXY_COLUMNS])
+    _write_csv(path, ordered.rename(columns={"reader": READER_COLUMN}))
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions) -> list[str]:
+    """Return what a user should know of a label set and nobody should have to search for."""
+    label_set, counts = each.splits.label_set, count_splits(each.splits)
+    notes = []
+    for name, close in unknown_classes(rows, label_set.label_map).items():
+        # A label that is missing altogether shows as one without boxes, below.
+        if close or any(name in classes for classes in label_set.merged.values()):
+            notes.append(f"the table has no class {name!r}" + (f"; did you mean {close!r}?" if close else "."))
+    left_out = each.boxes.loc[~each.boxes["class_name"].isin(label_set.labels), "class_name"]
+    if len(left_out):
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.value_counts().items()))
+        notes.append(f"{len(left_out)} boxes of {left_out.nunique()} other classes are left out: {names}.")
+    if each.outvoted:
+        notes.append(f"{each.outvoted} boxes of fewer than {options.min_votes} readers are voted out.")
+    dropped = len(images) - len(each.splits.train["images"]) - len(each.splits.val["images"])
+    if dropped:
+        notes.append(f"{dropped} images without any of these classes are dropped.")
+    for split, split_counts in (("train", counts.train), ("val", counts.val)):
+        empty = [label for label, count in split_counts.by_class.items() if not count.boxes]
+        if empty:
+            notes.append(f"no box of {', '.join(empty)} in {split}.")
+    return [f"labels {label_set.name}: {note}" for note in notes]

@@ -1,0 +1,137 @@
+"""A finished prepared folder, read back: its manifest, pictures, readers' boxes and COCO files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.annotations.coco import read_coco
+from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME
+from cxr_mmdet.preparation.folder import IMAGES
+from cxr_mmdet.preparation.image_index import INDEX_NAME, RENDERING_VERSION, PreparedImage
+from cxr_mmdet.preparation.label_sets import LabelSet
+from cxr_mmdet.preparation.manifest import MANIFEST_NAME
+from cxr_mmdet.preparation.options import BuildOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+REBUILD = "build it with tools/prepare_data.py build"
+
+
+@dataclass(frozen=True)
+class PreparedFolder:
+    """A folder that ``build`` finished.
+
+    Attributes:
+        path: where it lies.
+        manifest: what it says of itself.
+        images: its pictures, by image id.
+        rows: the readers' boxes, in pixels of the originals.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    images: dict[str, PreparedImage]
+    rows: pd.DataFrame
+
+    @classmethod
+    def load(cls, path: Path) -> PreparedFolder:
+        """Read all but the COCO files.
+
+        Raises:
+            DatasetError: the folder is not finished, or was made by an earlier version.
+            TableError: the readers' boxes are damaged.
+        """
+        manifest = read_manifest(path)
+        readers = path / ANNOTATIONS / READERS_NAME
+        if not readers.is_file():
+            raise DatasetError(
+                f"{readers}: no such file; this folder was made by an earlier version, {REBUILD} --force."
+            )
+        column = "group" if _options(manifest, path).group_column else None
+        return cls(path, manifest, _read_images(path), read_table(readers, group_column=column))
+
+    @property
+    def options(self) -> BuildOptions:
+        """How the folder was made; the files that options named are names only."""
+        return _options(self.manifest, self.path)
+
+    @property
+    def label_sets(self) -> tuple[LabelSet, ...]:
+        """The label sets, in the order of their names."""
+        return tuple(
+            LabelSet(
+                name=name,
+                labels=tuple(entry["labels"]),
+                minority=tuple(entry["minority"]),
+                merged={label: tuple(classes) for label, classes in entry.get("merged", {}).items()},
+            )
+            for name, entry in sorted(self.manifest["label_sets"].items())
+        )
+
+    def coco(self, split: str, label_set: str) -> dict[str, Any]:
+        """Return the validated COCO file of a split.
+
+        Raises:
+            DatasetError: it is missing or not valid.
+        """
+        return read_coco(self.path / ANNOTATIONS / f"{split}_{label_set}.json")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a prepared folder.
+
+    Raises:
+        DatasetError: there is none, or it is damaged.
+    """
+    manifest = _read_json(path / MANIFEST_NAME)
+    missing = [key for key in ("label_sets", "parameters") if not isinstance(manifest.get(key), dict)]
+    if missing:
+        raise DatasetError(f"{path / MANIFEST_NAME}: has no {missing[0]}; {REBUILD} --force.")
+    return manifest
+
+
+def _options(manifest: dict[str, Any], path: Path) -> BuildOptions:
+    try:
+        return BuildOptions.from_json(manifest["parameters"])
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{path / MANIFEST_NAME}: its parameters are not a build's ({error}); {REBUILD}.") from None
+
+
+def _read_images(path: Path) -> dict[str, PreparedImage]:
+    index = _read_json(path / INDEX_NAME)
+    if index.get("rendering_version") != RENDERING_VERSION:
+        raise DatasetError(f"{path / INDEX_NAME}: was written by another version; {REBUILD} --force.")
+    images = {}
+    for name, entry in sorted(index["images"].items()):
+        picture = path / IMAGES / f"{name}.png"
+        if picture.is_file():
+            images[name] = PreparedImage(
+                image_id=name,
+                path=picture,
+                size_hw=tuple(entry["size_hw"]),
+                original_size_hw=tuple(entry["original_size_hw"]),
+                patient=entry["patient"],
+                windowing=entry["windowing"],
+                warnings=tuple(entry["warnings"]),
+                burned_in_annotation=entry["burned_in_annotation"],
+            )
+    return images
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file, so the folder is not finished; {REBUILD}.") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read as JSON ({error}); {REBUILD} --force.") from None
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: holds no JSON object; {REBUILD} --force.")
+    return value

@@ -1,0 +1,58 @@
+"""Another split of a prepared folder: its pictures and readers' boxes stay, its COCO files are made anew."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.files import write_json
+from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME, annotate
+from cxr_mmdet.preparation.manifest import MANIFEST_NAME
+from cxr_mmdet.preparation.prepared import PreparedFolder
+from cxr_mmdet.preparation.report import write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cxr_mmdet.preparation.annotate import Annotated
+    from cxr_mmdet.preparation.options import SplitOptions
+
+
+def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annotated:
+    """Divide the pictures of ``folder`` anew and write its COCO files, manifest and report again.
+
+    Nothing changes when the split is refused.
+
+    Args:
+        folder: a finished prepared folder.
+        split: how.
+        jobs: worker processes.
+
+    Raises:
+        UsageError: an option makes no sense with this folder.
+        DatasetError: the folder is not finished, or cannot be divided so.
+    """
+    split.check()
+    prepared = PreparedFolder.load(folder)
+    column = split.group_column
+    if column and prepared.options.group_column != column:
+        raise UsageError(
+            f"--group-by {column}: {folder} keeps no such column; expected patient or image, or build it again with "
+            "this option."
+        )
+    options = replace(prepared.options, **asdict(split))
+    named = set(prepared.rows["image_id"])
+    images = [image for image_id, image in prepared.images.items() if image_id in named or options.unread_as_normal]
+    missing = sorted(named.difference(prepared.images))
+    if missing:
+        raise DatasetError(
+            f"{folder}: {len(missing)} pictures of {ANNOTATIONS}/{READERS_NAME} are gone, such as {missing[0]}.png; "
+            "build it again with tools/prepare_data.py build --force."
+        )
+    annotated = annotate(folder, prepared.rows, images, prepared.label_sets, options, jobs=jobs)
+    manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
+    manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
+    write_json(folder / MANIFEST_NAME, manifest, indent=2)
+    write_report(folder)
+    return annotated

@@ -1,0 +1,159 @@
+"""Prepared pictures → training and validation: groups kept whole, near-identical pictures on one side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cxr_mmdet.annotations.sides import (
+    check_groups,
+    listed_split,
+    random_folds,
+    reader_split,
+    stratified_folds,
+    stratified_split,
+)
+from cxr_mmdet.annotations.split import split_groups
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.preparation.duplicates import MAX_DISTANCE, twins_across
+from cxr_mmdet.preparation.images import pseudonym
+from cxr_mmdet.preparation.options import BY_IMAGE, SplitMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from cxr_mmdet.preparation.duplicates import Twins
+    from cxr_mmdet.preparation.image_index import PreparedImage
+    from cxr_mmdet.preparation.options import SplitOptions
+
+SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who validates.
+
+    Attributes:
+        group_of: image → group, twins joined where asked.
+        val: the images to validate on.
+        folds: the images of every fold; empty without folds.
+        twins: all near-identical pairs.
+        across: those of which one trains and the other validates.
+        notes: what a user should know.
+    """
+
+    group_of: Mapping[str, str]
+    val: frozenset[str]
+    folds: tuple[frozenset[str], ...]
+    twins: tuple[Twins, ...]
+    across: tuple[Twins, ...]
+    notes: tuple[str, ...]
+
+
+def split_images(
+    images: Sequence[PreparedImage], rows: pd.DataFrame, twins: Sequence[Twins], options: SplitOptions
+) -> Split:
+    """Return who validates.
+
+    Args:
+        images: the prepared pictures.
+        rows: the readers' rows of these pictures, with ``group`` where a column names it.
+        twins: near-identical pairs among the pictures.
+        options: how.
+
+    Raises:
+        UsageError: an option does not fit these images.
+        DatasetError: the images cannot be divided; or a group, or near-identical pictures, stand on both sides.
+    """
+    group_of = _groups(images, rows, options)
+    if options.join_duplicates:
+        group_of = join_twins(group_of, twins)
+    val, folds, notes = _divide(group_of, rows, options)
+    for part in folds or (val,):
+        check_groups(group_of, part)
+    across = sorted({pair for part in folds or (val,) for pair in twins_across(twins, part)}, key=lambda pair: pair[2])
+    notes += _judge_twins(across, options)
+    return Split(group_of, val, tuple(folds), tuple(twins), tuple(across), tuple(notes))
+
+
+def join_twins(group_of: Mapping[str, str], twins: Sequence[Twins]) -> dict[str, str]:
+    """Return the groups with those of near-identical pictures made one, under the first of their names."""
+    names = sorted(set(group_of.values()))
+    number = {name: place for place, name in enumerate(names)}
+    pairs = [(number[group_of[pair.first]], number[group_of[pair.second]]) for pair in twins]
+    left, right = zip(*pairs, strict=True) if pairs else ((), ())
+    graph = coo_array(([1] * len(pairs), (left, right)), shape=(len(names), len(names)))
+    _, component = connected_components(graph, directed=False)
+    first: dict[int, str] = {}
+    for name, part in zip(names, component.tolist(), strict=True):
+        first.setdefault(part, name)
+    return {image: first[int(component[number[group]])] for image, group in group_of.items()}
+
+
+def _groups(images: Sequence[PreparedImage], rows: pd.DataFrame, options: SplitOptions) -> dict[str, str]:
+    if options.group_by == BY_IMAGE:
+        return {image.image_id: image.image_id for image in images}
+    if options.group_column is None:
+        return {image.image_id: image.patient or image.image_id for image in images}
+    named = rows.drop_duplicates("image_id").set_index("image_id")["group"].to_dict()
+    # A pseudonym as for Patient IDs: the column may hold them. A picture without a row is nobody's.
+    return {
+        image.image_id: pseudonym(named[image.image_id]) if image.image_id in named else image.image_id
+        for image in images
+    }
+
+
+def _divide(
+    group_of: Mapping[str, str], rows: pd.DataFrame, options: SplitOptions
+) -> tuple[frozenset[str], list[frozenset[str]], list[str]]:
+    """Return the images to validate on, all folds, and notes."""
+    if options.split is SplitMethod.LIST:
+        assert options.val_list is not None, "SplitOptions.check sees to it"
+        val, unknown = listed_split(group_of.keys(), options.val_list)
+        names = ", ".join(unknown[:SHOWN_NAMES])
+        note = f"{len(unknown)} names in {options.val_list.name} are no prepared images, such as {names}."
+        return val, [], [note] if unknown else []
+    if options.split is SplitMethod.READERS:
+        readers_of = {image: frozenset[str]() for image in group_of} | _sets(rows, "reader")
+        val, mixed = reader_split(readers_of, options.train_readers)
+        note = f"{mixed} training images were read by others than {', '.join(options.train_readers)} as well."
+        return val, [], [note] if mixed else []
+    labels_of = _sets(rows[rows["class_name"] != NO_FINDING], "class_name")
+    if options.folds is not None:
+        folds = (
+            stratified_folds(group_of, labels_of, options.folds, options.seed)
+            if options.split is SplitMethod.STRATIFIED
+            else random_folds(group_of, options.folds, options.seed)
+        )
+        return folds[options.fold - 1], folds, []
+    if options.split is SplitMethod.STRATIFIED:
+        return stratified_split(group_of, labels_of, options.val_ratio, options.seed), [], []
+    groups = split_groups(list(group_of.values()), options.val_ratio, options.seed)
+    return frozenset(image for image, group in group_of.items() if group in groups), [], []
+
+
+def _sets(rows: pd.DataFrame, column: str) -> dict[str, frozenset[str]]:
+    """Return image → the values of a column in its rows."""
+    return {str(image): frozenset(values) for image, values in rows.groupby("image_id")[column]}
+
+
+def _judge_twins(across: Sequence[Twins], options: SplitOptions) -> list[str]:
+    if not across:
+        return []
+    closest = across[0]
+    found = (
+        f"{len(across)} pairs of near-identical pictures stand on both sides of the split (perceptual hashes within "
+        f"{MAX_DISTANCE} of 256 bits), the closest are {closest.first} and {closest.second} ({closest.distance} bits)"
+    )
+    if options.allow_duplicates:
+        return [f"{found}."]
+    raise DatasetError(
+        f"{found}; expected none, since a model knows such a picture from training. Remove one of each, pass "
+        "--join-duplicates to keep them on one side, or --allow-duplicates to go on."
+    )

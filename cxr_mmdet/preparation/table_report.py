@@ -1,0 +1,161 @@
+"""A readers' table on its own: what it holds, its consensus, and how far its readers agree; no radiograph needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from cxr_mmdet.annotations.agreement import measure_agreement
+from cxr_mmdet.annotations.ceiling import human_ceiling
+from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.relabel import merge_classes
+from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.files import atomic_path
+from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.pages import format_percent, format_score
+from cxr_mmdet.preparation.label_sets import choose_label_sets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.preparation.label_sets import LabelSet
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What to look at, and how readers are fused; see :class:`cxr_mmdet.preparation.options.BuildOptions`."""
+
+    labels: tuple[str, ...] = ("14",)
+    fusion: str = "wbf"
+    fusion_iou: float = 0.4
+    min_votes: int = 2
+    ceiling: bool = False
+
+
+@dataclass(frozen=True)
+class LabelSetReport:
+    """One label set: its consensus in pixels of the originals, boxes per class before it, agreement and ceiling."""
+
+    label_set: LabelSet
+    fused: pd.DataFrame
+    readers_boxes: dict[str, int]
+    agreement: dict[str, Any] | None
+    human_ceiling: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What a table holds.
+
+    Attributes:
+        rows: how many.
+        images: how many.
+        normal_images: those on which nobody drew a box.
+        readers: how many.
+        notes: what a user should know.
+        label_sets: one entry a label set.
+    """
+
+    rows: int
+    images: int
+    normal_images: int
+    readers: int
+    notes: tuple[str, ...]
+    label_sets: tuple[LabelSetReport, ...]
+
+
+def report_table(path: Path, options: TableOptions) -> TableReport:
+    """Return what the table at ``path`` holds; a folder stands for the table in it.
+
+    Raises:
+        UsageError: a label set does not fit the table.
+        TableError: the table contradicts itself.
+        DatasetError: a ``.json`` file is not COCO.
+    """
+    table = read_source(find_table(path) if path.is_dir() else path)
+    rows = table.rows
+    images = rows["image_id"].nunique()
+    return TableReport(
+        rows=len(rows),
+        images=images,
+        normal_images=images - rows.loc[rows["class_name"] != NO_FINDING, "image_id"].nunique(),
+        readers=rows["reader"].nunique(),
+        notes=table.notes,
+        label_sets=tuple(
+            _report_label_set(label_set, rows, options)
+            for label_set in choose_label_sets(options.labels, rows, minority=None)
+        ),
+    )
+
+
+def _report_label_set(label_set: LabelSet, rows: pd.DataFrame, options: TableOptions) -> LabelSetReport:
+    own = merge_classes(rows, label_set.label_map)
+    fusion: dict[str, Any] = {
+        "method": options.fusion,
+        "iou_threshold": options.fusion_iou,
+        "min_votes": options.min_votes,
+    }
+    fused = fuse_readers(own, **fusion)
+    groups = {image: image for image in own["image_id"].unique()}
+    ceiling = human_ceiling(own, label_set.labels, groups, {"all": groups}, fusion=fusion) if options.ceiling else None
+    return LabelSetReport(
+        label_set=label_set,
+        fused=fused[fused["class_name"].isin(label_set.labels)].reset_index(drop=True),
+        readers_boxes={str(name): int(count) for name, count in own["class_name"].value_counts().items()},
+        agreement=measure_agreement(own, label_set.labels),
+        human_ceiling=ceiling and ceiling["all"],
+    )
+
+
+def table_lines(report: TableReport) -> Iterator[str | Table]:
+    """Yield what to print: a line on the table, then a table for each label set."""
+    yield (
+        f"{report.rows:,} rows, {report.images:,} images ({report.normal_images:,} without a box), "
+        f"{report.readers} readers"
+    )
+    for each in report.label_sets:
+        yield _label_set_table(each)
+        if each.human_ceiling:
+            headline = each.human_ceiling["voc_mean_ap_40"]
+            yield (
+                f"human ceiling, VOC mAP@.4: {format_score(headline['value'])} "
+                f"({format_score(headline['low'])} to {format_score(headline['high'])})"
+            )
+
+
+def _label_set_table(each: LabelSetReport) -> Table:
+    """Return a row for each class: boxes before and after fusion, agreement, and the ceiling where it was asked for."""
+    title = f"labels {each.label_set.name}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    headers = ["readers'\nboxes", "fused\nboxes", *(["met", "F1", "kappa"] if each.agreement else [])]
+    table.add_column("class", no_wrap=True)
+    for header in [*headers, *(["ceiling\nAP@.4"] if each.human_ceiling else [])]:
+        table.add_column(header, justify="right")
+    fused = each.fused["class_name"].value_counts()
+    for number, name in enumerate(each.label_set.labels):
+        cells = [f"{each.readers_boxes.get(name, 0):,}", f"{int(fused.get(name, 0)):,}"]
+        if each.agreement:
+            entry = each.agreement["per_class"][number]
+            cells += [format_percent(entry["met"]), format_score(entry["f1"]), format_score(entry["kappa"])]
+        if each.human_ceiling:
+            cells.append(format_score(each.human_ceiling["per_class"][number]["voc_ap_40"]["value"]))
+        table.add_row(name, *cells)
+    total = sum(each.readers_boxes.get(name, 0) for name in each.label_set.labels)
+    table.add_section()
+    table.add_row("all", f"{total:,}", f"{len(each.fused):,}", style="bold")
+    return table
+
+
+def write_fused(path: Path, label_sets: Sequence[LabelSetReport]) -> None:
+    """Write the fused boxes of the label sets as one table; readers are separated by semicolons."""
+    frame = pd.concat([each.fused.assign(labels=each.label_set.name) for each in label_sets], ignore_index=True)
+    frame = frame.assign(readers=frame["readers"].map(";".join))
+    columns = ["labels", "image_id", "class_name", *XYXY_COLUMNS, "score", "votes", "readers"]
+    with atomic_path(path) as temporary:
+        frame[columns].to_csv(temporary, index=False, lineterminator="\n")
