@@ -20,6 +20,7 @@ from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
 from cxr_mmdet.preparation.manifest import describe_label_set
+from cxr_mmdet.preparation.options import SplitMethod
 from cxr_mmdet.preparation.splitting import Split, split_images
 
 if TYPE_CHECKING:
@@ -220,5 +221,6 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
     for split, split_counts in (("train", counts.train), ("val", counts.val)):
         empty = [label for label, count in split_counts.by_class.items() if not count.boxes]
         if empty:
-            notes.append(f"no box of {', '.join(empty)} in {split}.")
+            remedy = "; --split stratified spreads rare classes" if options.split is SplitMethod.RANDOM else ""
+            notes.append(f"no box of {', '.join(empty)} in {split}{remedy}.")
     return [f"labels {label_set.name}: {note}" for note in notes]

@@ -117,6 +117,7 @@ def build_dataset(
         "images": len(prepared.images),
         "failures": len(failures),
         "readers": sorted(readers.rows["reader"].unique()),
+        "readers_per_image": int(readers.rows.groupby("image_id")["reader"].nunique().max()),
         "boxes": {"readers": int((rows["class_name"] != NO_FINDING).sum()), "clipped": clipped},
         "image_labels": _describe_image_labels(readers),
         # Another split has other notes, see resplit.
