@@ -38,8 +38,8 @@ def run(
 ) -> None:
     """Print mAP@[.5:.95], mAP@.5 and the scores of each finding."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
-    from cxr_mmdet.evaluation.report import metrics_table
     from cxr_mmdet.evaluation.results import read_detections, read_ground_truth
+    from cxr_mmdet.evaluation.terminal import metrics_table
     from cxr_mmdet.files import write_json
 
     target = out / METRICS_FILE if out else None
@@ -69,7 +69,7 @@ def gallery(
 ) -> None:
     """Write a page that shows ground truth and detections side by side."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
-    from cxr_mmdet.evaluation.report import write_gallery
+    from cxr_mmdet.evaluation.gallery import write_gallery
     from cxr_mmdet.evaluation.results import read_detections, read_ground_truth
 
     _refuse_to_overwrite(out, force)

@@ -137,10 +137,11 @@ def take_account(
     samples = resampled_values(matched, resamples=resamples, seed=seed) if resamples else {}
     if score_threshold is None:
         score_threshold = threshold_for_false_positives(matched.pooled, OPERATING_RATE).score or 0.0
+    coco = score_coco(matched.truth, matched.found, run_coco(matched.truth, matched.found))
     return Account(
-        coco=score_coco(matched.truth, matched.found, run_coco(matched.truth, matched.found)),
+        coco=coco,
         matched=matched,
-        values=intervals(point_values(matched), samples, matched.groups),
+        values=intervals(point_values(matched) | _coco_values(coco), samples, matched.groups),
         resamples=resamples,
         seed=seed,
         confusion=confusion(
@@ -152,6 +153,14 @@ def take_account(
         ceiling=ceiling,
         given_p_abnormal=p_abnormal is not None,
     )
+
+
+def _coco_values(coco: CocoScores) -> dict[str, float | None]:
+    """Return the numbers that COCO's own code gives: ours agree but for the last bit."""
+    values: dict[str, float | None] = {name: getattr(coco, name) for name in ("mean_ap", "mean_ap_50", "mean_ap_75")}
+    for label, scores in enumerate(coco.per_class):
+        values |= {of_class(name, label): getattr(scores, name) for name in ("ap", "ap_50")}
+    return values
 
 
 def _ends(interval: Interval) -> dict[str, float | None]:
