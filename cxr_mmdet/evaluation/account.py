@@ -77,7 +77,7 @@ class Account:
 
     def to_metrics(self) -> dict[str, Any]:
         """Return what ``metrics.json`` holds: scores 0…1, undefined is null. docs/evaluation.md describes the keys."""
-        metrics = self.coco.to_metrics() | {"schema_version": SCHEMA_VERSION}
+        metrics = {"schema_version": SCHEMA_VERSION} | self.coco.to_metrics()
         metrics |= {name: self.values[name].value for name in HEADLINE}
         metrics["intervals"] = {
             "groups": len(np.unique(self.matched.groups)),

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.evaluation.results import CocoDict, Detection
 
-SCHEMA_VERSION = 1
-
 # Places in COCO's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 IOU_50, IOU_75 = 0, 5
@@ -66,15 +64,15 @@ class CocoScores:
     detections: int
 
     def to_metrics(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds; every score is 0…1 or null where it is undefined.
+        """Return COCO's part of ``metrics.json``; every score is 0…1 or null where it is undefined.
 
-        Keys: ``schema_version``; ``mean_ap`` (mAP@[.5:.95]), ``mean_ap_50``, ``mean_ap_75``, ``mean_ap_small``,
+        Keys: ``mean_ap`` (mAP@[.5:.95]), ``mean_ap_50``, ``mean_ap_75``, ``mean_ap_small``,
         ``mean_ap_medium``, ``mean_ap_large``; ``mean_ar_1``, ``mean_ar_10``, ``mean_ar_100`` (the number is the cap on
         detections per image and class), ``mean_ar_small``, ``mean_ar_medium``, ``mean_ar_large``; the counts
         ``images``, ``ground_truth_boxes``, ``detections``; ``per_class``, a list in label order of ``name``, ``ap``,
         ``ap_50``, ``ap_75``, ``ar_100``, ``ground_truth_boxes``, ``detections``.
         """
-        metrics: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | vars(self)
+        metrics: dict[str, Any] = dict(vars(self))
         metrics |= {f"mean_ar_{cap}": value for cap, value in metrics.pop("mean_ar").items()}
         metrics["per_class"] = [dict(vars(scores)) for scores in self.per_class]
         return metrics

@@ -137,7 +137,6 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set_facecolor("none")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -150,8 +149,11 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 def _film(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Return axes as dark as a radiograph."""
+    from matplotlib.patches import Rectangle
+
     figure, axes = _figure(SIZE)
-    axes.set_facecolor(FILM)
+    # A patch of its own, because a figure is saved with the axes' own ground left transparent.
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, color=FILM, zorder=0))
     axes.grid(color=FILM_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set(xlabel=x_label, ylabel=y_label)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, group_index, percentile_interval
-from cxr_mmdet.evaluation.coco_matching import CocoMatches, coco_average_precision, match_coco
+from cxr_mmdet.evaluation.coco_matching import IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
 from cxr_mmdet.evaluation.froc import RATES, pool, sensitivities
 from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, roc_auc, score_images
 from cxr_mmdet.evaluation.matching import ClassMatches, HitCriterion, match_tables
@@ -133,8 +133,8 @@ def statistics(matched: MatchedDetections, weights: Weights) -> dict[str, NDArra
     rows = len(weights)
     classes = len(matched.voc)
     voc = np.reshape([average_precision(entry, weights) for entry in matched.voc], (classes, rows))
-    coco = np.reshape([coco_average_precision(entry, weights) for entry in matched.coco], (classes, -1, rows))
-    froc = np.reshape([sensitivities(entry, weights) for entry in matched.froc], (classes, -1, rows))
+    coco = np.reshape([coco_average_precision(entry, weights) for entry in matched.coco], (classes, len(IOU_THRESHOLDS), rows))
+    froc = np.reshape([sensitivities(entry, weights) for entry in matched.froc], (classes, len(RATES), rows))
     pooled = sensitivities(matched.pooled, weights)
     no_finding = average_precision(matched.no_finding, weights)
     values = {
