@@ -7,10 +7,27 @@ from typing import Annotated
 
 import typer
 
+from cxr_mmdet.cli import evaluate_compare, evaluate_files
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
-from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.cli.evaluation_inputs import (
+    Criterion,
+    Detections,
+    Force,
+    GroundTruth,
+    Images,
+    PAbnormal,
+    Resamples,
+    Seed,
+    Title,
+    find_config,
+    find_images,
+    read_results,
+    read_scored_truth,
+    refuse_to_overwrite,
+)
+from cxr_mmdet.evaluation.matching import HitCriterion
 
-METRICS_FILE = "metrics.json"
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
 app = CxrTyper(no_args_is_help=True)
 
@@ -20,38 +37,80 @@ def evaluate() -> None:
     """Score detections against ground truth, both in COCO's format."""
 
 
-GroundTruth = Annotated[Path, typer.Argument(metavar="GT", exists=True, dir_okay=False, help="COCO annotation file.")]
-Detections = Annotated[
-    Path, typer.Argument(metavar="DETECTIONS", exists=True, dir_okay=False, help="COCO results of any detector.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier file.")]
-
-
 @app.command(no_args_is_help=True)
 def run(
     ground_truth: GroundTruth,
     detections: Detections,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", file_okay=False, help=f"Write {METRICS_FILE} here.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", file_okay=False, help=f"Write {METRICS_FILE} and {REPORT_FILE} here."),
     ] = None,
+    images: Images = None,
+    p_abnormal: PAbnormal = None,
+    criterion: Criterion = HitCriterion.iou,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Where the confusion matrix and the pictures cut.",
+            show_default="one false positive an image",
+        ),
+    ] = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="manifest.json with the readers' own scores.",
+            show_default="that of the prepared folder",
+        ),
+    ] = None,
+    title: Title = "Detector report",
     force: Force = False,
 ) -> None:
-    """Print mAP@[.5:.95], mAP@.5 and the scores of each finding."""
-    from cxr_mmdet.evaluation.coco import evaluate_coco
-    from cxr_mmdet.evaluation.report import metrics_table
-    from cxr_mmdet.evaluation.results import read_detections, read_ground_truth
-    from cxr_mmdet.files import write_json
+    """Print how good a detector is, with the uncertainty; write metrics and a report."""
+    from cxr_mmdet.evaluation.account import take_account
+    from cxr_mmdet.evaluation.ceiling import find_ceiling
+    from cxr_mmdet.evaluation.terminal import headline_table, metrics_table
 
-    target = out / METRICS_FILE if out else None
-    _refuse_to_overwrite(target, force)
-    truth = read_ground_truth(ground_truth)
-    if not truth["annotations"]:
-        raise DatasetError(f"{ground_truth}: holds no boxes, so there is nothing to score against.")
-    scores = evaluate_coco(truth, read_detections(detections, truth))
-    stdout.print(metrics_table(scores))
-    if target:
-        write_json(target, scores.to_metrics(), indent=2)
-        stderr.print(f"wrote {target}", highlight=False)
+    if out:
+        refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE)
+    truth = read_scored_truth(ground_truth)
+    found, given = read_results(detections, truth, p_abnormal)
+    account = take_account(
+        truth,
+        found,
+        p_abnormal=given,
+        criterion=criterion,
+        score_threshold=score_threshold,
+        resamples=resamples,
+        seed=seed,
+        ceiling=find_ceiling(ground_truth.resolve(), truth, manifest),
+    )
+    if out:
+        from cxr_mmdet.evaluation.report import Background, write_report
+        from cxr_mmdet.files import write_json
+
+        # The page first: what can still go wrong is a picture, and then nothing shall be written.
+        write_report(
+            out / REPORT_FILE,
+            account,
+            truth,
+            found,
+            background=Background(ground_truth.name, (detections.name,), find_config(detections)),
+            image_dir=images or find_images(ground_truth, truth),
+            title=title,
+        )
+        write_json(out / METRICS_FILE, account.to_metrics(), indent=2)
+    stdout.print(metrics_table(account.coco))
+    stdout.print(headline_table(account))
+    if out:
+        for name in (METRICS_FILE, REPORT_FILE):
+            stderr.print(f"wrote {out / name}", highlight=False)
 
 
 @app.command(no_args_is_help=True)
@@ -64,17 +123,17 @@ def gallery(
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page to write, one HTML file.")],
     count: Annotated[int, typer.Option(min=1, help="How many radiographs to show.")] = 12,
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave weaker detections out.")] = 0.3,
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Chest X-ray detections",
+    title: Title = "Chest X-ray detections",
     force: Force = False,
 ) -> None:
     """Write a page that shows ground truth and detections side by side."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
-    from cxr_mmdet.evaluation.report import write_gallery
-    from cxr_mmdet.evaluation.results import read_detections, read_ground_truth
+    from cxr_mmdet.evaluation.gallery import write_gallery
+    from cxr_mmdet.evaluation.results import read_ground_truth
 
-    _refuse_to_overwrite(out, force)
+    refuse_to_overwrite(force, out)
     truth = read_ground_truth(ground_truth)
-    found = read_detections(detections, truth)
+    found, _ = read_results(detections, truth, None)
     write_gallery(
         out,
         truth,
@@ -88,6 +147,6 @@ def gallery(
     stdout.print(out, highlight=False)
 
 
-def _refuse_to_overwrite(target: Path | None, force: bool) -> None:
-    if target and target.exists() and not force:
-        raise UsageError(f"{target} exists; pass --force to replace it, or choose another place with --out.")
+app.command(no_args_is_help=True)(evaluate_compare.compare)
+app.command(no_args_is_help=True)(evaluate_files.submission)
+app.command(no_args_is_help=True)(evaluate_files.thresholds)

@@ -39,12 +39,13 @@ def test(
     with quiet_imports():
         from cxr_mmdet.engine.config import load_config
         from cxr_mmdet.engine.running import score_checkpoint
-    from cxr_mmdet.evaluation.report import metrics_table
+    from cxr_mmdet.evaluation.terminal import headline_table, metrics_table
 
     loaded = load_config(config, data_root=data_root, work_dir=work_dir, cfg_options=cfg_options or [])
     outcome = score_checkpoint(loaded, checkpoint, split=split.value, out_dir=out, launcher=launcher.value)
     if outcome is None:
         return
-    stdout.print(metrics_table(outcome.scores))
+    stdout.print(metrics_table(outcome.account.coco))
+    stdout.print(headline_table(outcome.account))
     for name in ("detections.json", "metrics.json"):
         stdout.print(outcome.out_dir / name, highlight=False)

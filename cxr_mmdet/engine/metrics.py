@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,33 +11,48 @@ from mmengine.evaluator import BaseMetric
 
 from cxr_mmdet import boxes
 from cxr_mmdet.annotations.coco import read_coco
-from cxr_mmdet.evaluation.coco import CocoScores, evaluate_coco
+from cxr_mmdet.evaluation.account import Account, take_account
+from cxr_mmdet.evaluation.ceiling import find_ceiling
+from cxr_mmdet.evaluation.froc import RATES
+from cxr_mmdet.evaluation.headline import match_all, of_class, point_values, sensitivity_name
+from cxr_mmdet.evaluation.matching import HitCriterion
 from cxr_mmdet.evaluation.results import detections_from_arrays, sort_detections, write_detections
 from cxr_mmdet.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @METRICS.register_module()
 class CxrMetric(BaseMetric):
-    """COCO scores of a detector on a prepared folder: ``bbox/mAP``, ``bbox/mAP_50``, ``bbox/AP_50/<class>``.
+    """A detector's scores on a prepared folder, under the prefix ``bbox``.
+
+    COCO's ``mAP``, ``mAP_50``, ``mAP_75`` and ``AP_50/<class>``; the competition's ``mAP_40``, ``mAP_40_no_finding``
+    and ``AP_40/<class>`` (PASCAL VOC 2010, IoU above 0.4); the FROC curve's ``sensitivity_0.125`` … ``sensitivity_8``
+    (false positives an image) and ``sensitivity_mean``; ``image_AUC`` of abnormal against normal. Any of them can
+    choose the best checkpoint: ``save_best="bbox/mAP_40", rule="greater"``.
 
     A score that is undefined (a class without boxes) is left out; no detection at all is a legal 0.
 
     Args:
         ann_file: the COCO file, relative to ``data_root``.
         data_root: the prepared folder.
-        out_dir: where ``detections.json`` and ``metrics.json`` are written; nowhere by default.
+        out_dir: where ``detections.json`` and ``metrics.json`` are written, the latter with intervals and all else that
+            tools/evaluate.py finds; nowhere by default, and then there is no account either.
+        criterion: what counts as found on the FROC curve: ``iou`` (above 0.4) or ``centre`` (in the box).
     """
 
     default_prefix = "bbox"
 
-    def __init__(self, ann_file: str, data_root: str = "", out_dir: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, ann_file: str, data_root: str = "", out_dir: str | None = None, criterion: str = "iou", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.ground_truth = read_coco(os.path.join(data_root, ann_file))
+        self._ann_path = Path(data_root) / ann_file
+        self.ground_truth = read_coco(self._ann_path)
         self.out_dir = out_dir
-        self.scores: CocoScores | None = None
+        self.criterion = HitCriterion(criterion)
+        self.account: Account | None = None
         self._category_ids = np.array([category["id"] for category in self.ground_truth["categories"]])
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -57,16 +71,36 @@ class CxrMetric(BaseMetric):
         """Return the scores by name, and write the files when ``out_dir`` is set."""
         # COCO breaks ties of scores by the order of the list, and several processes hand them over in another order.
         detections = sort_detections(detection for of_image in results for detection in of_image)
-        self.scores = evaluate_coco(self.ground_truth, detections)
-        if self.out_dir is not None:
-            write_detections(Path(self.out_dir) / "detections.json", detections)
-            write_json(Path(self.out_dir) / "metrics.json", self.scores.to_metrics(), indent=2)
-        named = {
-            "mAP": self.scores.mean_ap,
-            "mAP_50": self.scores.mean_ap_50,
-            "mAP_75": self.scores.mean_ap_75,
-        } | {f"AP_50/{scores.name}": scores.ap_50 for scores in self.scores.per_class}
-        return {name: value for name, value in named.items() if value is not None}
+        if self.out_dir is None:
+            values = point_values(match_all(self.ground_truth, detections, criterion=self.criterion))
+            return _named(values, [category["name"] for category in self.ground_truth["categories"]])
+        self.account = take_account(
+            self.ground_truth,
+            detections,
+            criterion=self.criterion,
+            ceiling=find_ceiling(self._ann_path.resolve(), self.ground_truth),
+        )
+        write_detections(Path(self.out_dir) / "detections.json", detections)
+        write_json(Path(self.out_dir) / "metrics.json", self.account.to_metrics(), indent=2)
+        values = {name: interval.value for name, interval in self.account.values.items()}
+        return _named(values, list(self.account.matched.truth.names))
+
+
+def _named(values: Mapping[str, float | None], classes: Sequence[str]) -> dict[str, float]:
+    """Return the defined values under the names that configs and logs use."""
+    names = {
+        "mAP": "mean_ap",
+        "mAP_50": "mean_ap_50",
+        "mAP_75": "mean_ap_75",
+        "mAP_40": "voc_mean_ap_40",
+        "mAP_40_no_finding": "voc_mean_ap_40_with_no_finding",
+        **{f"sensitivity_{rate:g}": sensitivity_name(rate) for rate in RATES},
+        "sensitivity_mean": "mean_sensitivity",
+        "image_AUC": "image_auc",
+    }
+    for label, name in enumerate(classes):
+        names |= {f"AP_50/{name}": of_class("ap_50", label), f"AP_40/{name}": of_class("voc_ap_40", label)}
+    return {name: value for name, key in names.items() if (value := values[key]) is not None}
 
 
 def to_prepared_pixels(boxes_xyxy: np.ndarray, sample: dict[str, Any]) -> np.ndarray:

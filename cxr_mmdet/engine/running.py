@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mmengine.config import Config
 
-    from cxr_mmdet.evaluation.coco import CocoScores
+    from cxr_mmdet.evaluation.account import Account
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6
@@ -51,9 +51,9 @@ class TrainingOutcome:
 
 @dataclass(frozen=True)
 class ScoringOutcome:
-    """Scores of a checkpoint, and the folder with ``detections.json`` and ``metrics.json``; on rank 0 only."""
+    """The account of a checkpoint, and the folder with ``detections.json`` and ``metrics.json``; on rank 0 only."""
 
-    scores: CocoScores
+    account: Account
     out_dir: Path
 
 
@@ -123,8 +123,8 @@ def score_checkpoint(
     if not is_main_process():
         return None
     metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, CxrMetric))
-    assert metric.scores is not None, "the test loop evaluates on the main process"
-    return ScoringOutcome(scores=metric.scores, out_dir=folder)
+    assert metric.account is not None, "the test loop evaluates on the main process"
+    return ScoringOutcome(account=metric.account, out_dir=folder)
 
 
 def best_checkpoint(work_dir: Path) -> Path | None:

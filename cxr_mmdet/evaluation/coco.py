@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.evaluation.results import CocoDict, Detection
 
-SCHEMA_VERSION = 1
-
 # Places in COCO's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 IOU_50, IOU_75 = 0, 5
@@ -66,15 +64,15 @@ class CocoScores:
     detections: int
 
     def to_metrics(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds; every score is 0…1 or null where it is undefined.
+        """Return COCO's part of ``metrics.json``; every score is 0…1 or null where it is undefined.
 
-        Keys: ``schema_version``; ``mean_ap`` (mAP@[.5:.95]), ``mean_ap_50``, ``mean_ap_75``, ``mean_ap_small``,
+        Keys: ``mean_ap`` (mAP@[.5:.95]), ``mean_ap_50``, ``mean_ap_75``, ``mean_ap_small``,
         ``mean_ap_medium``, ``mean_ap_large``; ``mean_ar_1``, ``mean_ar_10``, ``mean_ar_100`` (the number is the cap on
         detections per image and class), ``mean_ar_small``, ``mean_ar_medium``, ``mean_ar_large``; the counts
         ``images``, ``ground_truth_boxes``, ``detections``; ``per_class``, a list in label order of ``name``, ``ap``,
         ``ap_50``, ``ap_75``, ``ar_100``, ``ground_truth_boxes``, ``detections``.
         """
-        metrics: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | vars(self)
+        metrics: dict[str, Any] = dict(vars(self))
         metrics |= {f"mean_ar_{cap}": value for cap, value in metrics.pop("mean_ar").items()}
         metrics["per_class"] = [dict(vars(scores)) for scores in self.per_class]
         return metrics
@@ -98,15 +96,50 @@ def evaluate_coco(
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
     """
-    return score_coco(ground_truth, DetectionTable.of(ground_truth, detections), max_detections)
+    truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
+    return score_coco(truth, found, run_coco(truth, found, max_detections), max_detections)
+
+
+def run_coco(
+    truth: TruthTable, found: DetectionTable, max_detections: tuple[int, int, int] = (1, 10, 100)
+) -> hotcoco.COCOeval | None:
+    """Return hotcoco's evaluation of the boxes, with image and category ids from 1; None without images or classes.
+
+    Args:
+        truth: the ground truth.
+        found: the detections.
+        max_detections: rising caps on detections per image and class.
+    """
+    if not len(truth.image_ids) or not truth.names:
+        return None
+    # Image ids in the order of the file's ids: COCO ranks equal scores by them.
+    image_number = np.argsort(np.argsort(truth.image_ids)) + 1
+    coco = hotcoco.COCO.from_arrays(
+        [{"id": number} for number in range(1, len(image_number) + 1)],
+        [{"id": number, "name": name} for number, name in enumerate(truth.names, 1)],
+        image_number[truth.image_index],
+        truth.category_index + 1,
+        truth.boxes_xywh,
+        area=truth.areas,
+        iscrowd=truth.crowd.astype(np.int64),
+    )
+    columns = (image_number[found.image_index], found.boxes_xywh, found.scores, found.category_index + 1)
+    evaluation = hotcoco.COCOeval(coco, coco.load_res(np.column_stack(columns)), "bbox")
+    evaluation.params.max_dets = list(max_detections)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
 
 
 def score_coco(
-    ground_truth: CocoDict, found: DetectionTable, max_detections: tuple[int, int, int] = (1, 10, 100)
+    truth: TruthTable,
+    found: DetectionTable,
+    evaluation: hotcoco.COCOeval | None,
+    max_detections: tuple[int, int, int] = (1, 10, 100),
 ) -> CocoScores:
-    """Return what :func:`evaluate_coco` does, of detections that are a table already."""
-    truth = TruthTable.of(ground_truth)
-    precision, recall = _accumulate(ground_truth, truth, found, max_detections)
+    """Return the scores that :func:`run_coco`'s evaluation holds."""
+    shape = (10, 101, len(truth.names), len(AREAS), len(max_detections))
+    precision, recall = _curves(evaluation, shape)
     classes = len(truth.names)
     box_counts = np.bincount(truth.category_index[~truth.crowd], minlength=classes).tolist()
     found_counts = np.bincount(found.category_index, minlength=classes).tolist()
@@ -133,46 +166,25 @@ def score_coco(
         mean_ar_medium=_mean(recall[..., AREAS["medium"], -1]),
         mean_ar_large=_mean(recall[..., AREAS["large"], -1]),
         per_class=per_class,
-        images=len(ground_truth["images"]),
+        images=len(truth.image_ids),
         ground_truth_boxes=sum(box_counts),
         detections=len(found.scores),
     )
 
 
-def _accumulate(
-    ground_truth: CocoDict, truth: TruthTable, found: DetectionTable, max_detections: tuple[int, int, int]
+def _curves(
+    evaluation: hotcoco.COCOeval | None, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return COCO's precision (10, 101, classes, 4, 3) and recall (10, classes, 4, 3); -1 where undefined."""
-    shape = (10, 101, len(truth.names), len(AREAS), len(max_detections))
-    if not len(truth.image_ids) or not truth.names:
-        return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
-    # Ids from 1 in the order of the file's: COCO ranks equal scores by image id.
-    image_number = np.argsort(np.argsort(truth.image_ids)) + 1
-    coco = hotcoco.COCO.from_arrays(
-        [{"id": number} for number in range(1, len(image_number) + 1)],
-        [{"id": number, "name": name} for number, name in enumerate(truth.names, 1)],
-        image_number[truth.image_index],
-        truth.category_index + 1,
-        truth.boxes_xywh,
-        area=_areas(ground_truth),
-        iscrowd=truth.crowd.astype(np.int64),
-    )
-    columns = (image_number[found.image_index], found.boxes_xywh, found.scores, found.category_index + 1)
-    evaluation = hotcoco.COCOeval(coco, coco.load_res(np.column_stack(columns)), "bbox")
-    evaluation.params.max_dets = list(max_detections)
-    evaluation.evaluate()
-    evaluation.accumulate()
+    recall_shape = (shape[0], *shape[2:])
+    if evaluation is None:
+        return np.full(shape, -1.0), np.full(recall_shape, -1.0)
     arrays = evaluation.eval
     assert arrays is not None, "accumulate fills it"
     precision = np.reshape(arrays["precision"], shape)
     # COCO divides by the count plus an epsilon, which a count of 1 alone feels: perfect shall be 1, not 1 - 2e-16.
     precision = np.where(precision == 1 / (1 + np.spacing(1)), 1.0, precision)
-    return precision, np.reshape(arrays["recall"], (shape[0], *shape[2:]))
-
-
-def _areas(ground_truth: CocoDict) -> NDArray[np.float64]:
-    areas = [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in ground_truth["annotations"]]
-    return np.array(areas, dtype=np.float64)
+    return precision, np.reshape(arrays["recall"], recall_shape)
 
 
 def _class_scores(

@@ -1,218 +1,284 @@
-"""Scores as people read them: a table for a terminal, a page with pictures."""
+"""``report.html``: a detector's account in one self-contained page, or that of two side by side."""
 
 from __future__ import annotations
 
-import base64
-from collections import defaultdict
+import platform
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import jinja2
-import numpy as np
-from markupsafe import Markup
-from rich import box
-from rich.table import Table
-
-from cxr_mmdet.boxes import xywh_to_xyxy
-from cxr_mmdet.drawing import class_style, draw_boxes
-from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.evaluation.selection import choose_images
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.evaluation import figures
+from cxr_mmdet.evaluation.extremes import Extreme, found_by_one, worst_false_alarms, worst_misses
+from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
+from cxr_mmdet.evaluation.panels import PictureBook, entries_by_image
+from cxr_mmdet.evaluation.terminal import SHOWN, TITLES
+from cxr_mmdet.pages import page_environment, write_page
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from cxr_mmdet.evaluation.coco import CocoScores
+    from cxr_mmdet.evaluation.account import Account
+    from cxr_mmdet.evaluation.bootstrap import Interval
+    from cxr_mmdet.evaluation.comparison import Comparison
+    from cxr_mmdet.evaluation.panels import Study
     from cxr_mmdet.evaluation.results import CocoDict, Detection
 
-UNDEFINED = "n/a"
-HEADERS = ("AP@[.5:.95]", "AP@.5", "AP@.75", "boxes", "detections")
-PICTURE_LONG_EDGE = 900
-"""Pixels; shown at about 570 on a desk and 360 on a phone, so that names stay readable on both."""
-JPEG_QUALITY = 88
 TEMPLATES = Path(__file__).parent / "templates"
 
+PACKAGES = ("cxr-mmdet", "hotcoco", "numpy", "matplotlib")
+"""What the numbers and the page depend on."""
+
+EXPLAIN = {
+    "class": "right box, wrong class",
+    "localisation": "right class, box too far off (IoU 0.1…0.5)",
+    "both": "wrong class and box too far off",
+    "duplicate": "a second detection of a box",
+    "background": "nothing there (IoU below 0.1)",
+    "missed": "no detection near a box",
+}
+"""TIDE's kinds of error in words."""
+
+PICTURES = 6
+"""How many misses, and how many false alarms, a page shows."""
+
+_TRIPLE_LONG_EDGE = 640
+"""Three pictures share the width that two have elsewhere."""
+
 
 @dataclass(frozen=True)
-class _Panel:
-    title: str
-    note: str
-    alt: str
-    jpeg: str
-    width: int
-    height: int
+class Background:
+    """What a report says about where its numbers come from.
 
-
-@dataclass(frozen=True)
-class _Study:
-    name: str
-    panels: tuple[_Panel, _Panel]
-
-
-def metrics_table(scores: CocoScores) -> Table:
-    """Return a table of the classes in label order, their mean as its last row and the headline as its title.
-
-    It fits 80 columns; a score that is undefined (a class without boxes) is shown as n/a.
+    Attributes:
+        ground_truth: the file's name.
+        detections: the files' names.
+        config: the detector's configuration as text, if known.
     """
-    table = Table(title=headline(scores), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("finding", overflow="fold")
-    for header in HEADERS:
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in scores.per_class:
-        values = (row.ap, row.ap_50, row.ap_75)
-        table.add_row(row.name, *map(format_score, values), str(row.ground_truth_boxes), str(row.detections))
-    table.add_section()
-    values = (scores.mean_ap, scores.mean_ap_50, scores.mean_ap_75)
-    counts = (str(scores.ground_truth_boxes), str(scores.detections))
-    table.add_row("mean of findings", *map(format_score, values), *counts, style="bold")
-    return table
+
+    ground_truth: str
+    detections: tuple[str, ...]
+    config: str | None = None
 
 
-def headline(scores: CocoScores) -> str:
-    """Return the two numbers everybody asks for, and over how many images."""
-    return (
-        f"mAP@[.5:.95] {format_score(scores.mean_ap)}   mAP@.5 {format_score(scores.mean_ap_50)}   "
-        f"({scores.images} images)"
-    )
+@dataclass(frozen=True)
+class _HeadlineRow:
+    title: str
+    interval: Interval
+    ceiling: Interval | None
+    reached: float | None
 
 
-def format_score(score: float | None) -> str:
-    """Return three decimals, or n/a for what is undefined."""
-    return UNDEFINED if score is None else f"{score:.3f}"
+@dataclass(frozen=True)
+class _ClassRow:
+    label: int
+    name: str
+    values: Mapping[str, Interval]
+    boxes: int
+    detections: int
+    ece: float | None
+    ceiling: Interval | None
 
 
-def write_gallery(
+def write_report(
     path: str | os.PathLike[str],
+    account: Account,
     ground_truth: CocoDict,
-    detections: Iterable[Detection],
-    image_dir: Path,
+    detections: Sequence[Detection],
     *,
-    scores: CocoScores | None,
-    images: int = 12,
-    score_threshold: float = 0.3,
-    title: str = "Chest X-ray detections",
+    background: Background,
+    image_dir: Path | None = None,
+    title: str = "Detector report",
 ) -> None:
-    """Write one self-contained HTML file: the headline numbers, then radiographs with ground truth and detections.
+    """Write the page of one detector.
 
     Args:
-        path: the page to write.
-        ground_truth: COCO dict, checked; its images need a ``file_name``.
-        detections: COCO results, boxes in pixels of those files.
-        image_dir: where the files lie.
-        scores: the table on top; left out when ``None``.
-        images: how many radiographs; :func:`choose_images` says which.
-        score_threshold: detections below are not drawn.
-        title: heading of the page.
+        path: the page.
+        account: its numbers.
+        ground_truth: COCO dict, checked.
+        detections: COCO results, the same that the account was taken of.
+        background: where they come from.
+        image_dir: the prepared pictures; without it the page shows none.
+        title: its heading.
 
     Raises:
-        DatasetError: an image names no file, or its file is missing or cannot be decoded.
+        DatasetError: a picture is missing or cannot be decoded.
     """
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    labels = {category_id: label for label, category_id in enumerate(names)}
-    files = {image["id"]: _file_name(image) for image in ground_truth["images"]}
-    truth_of, found_of = _by_image(ground_truth["annotations"]), _by_image(detections)
-    studies = []
-    for image_id in choose_images(ground_truth, images):
-        pixels = _read_picture(Path(image_dir) / files[image_id])
-        truth, found = truth_of[image_id], found_of[image_id]
-        shown = [entry for entry in found if entry["score"] >= score_threshold]
-        note = f"{len(shown)} shown, {len(found) - len(shown)} below the threshold"
-        panels = (
-            _panel(
-                "Ground truth", _count(len(truth), "box", "boxes"), pixels, truth, None, labels, list(names.values())
-            ),
-            _panel("Detections", note, pixels, shown, [d["score"] for d in shown], labels, list(names.values())),
-        )
-        studies.append(_Study(name=Path(files[image_id]).stem, panels=panels))
-    page = (
-        _environment()
-        .get_template("gallery.html")
-        .render(
-            title=title,
-            scores=scores,
-            studies=studies,
-            image_count=len(files),
-            score_threshold=score_threshold,
-            legend=list(enumerate(names.values())),
-        )
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-
-
-def _by_image(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    grouped: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for entry in entries:
-        grouped[entry["image_id"]].append(entry)
-    return grouped
-
-
-def _file_name(image: dict[str, Any]) -> str:
-    name = image.get("file_name")
-    if not isinstance(name, str):
-        raise DatasetError(f"ground truth, image {image['id']}: has no file_name, so its picture cannot be shown.")
-    return name
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    """Return the (H, W) uint8 pixels; read as bytes, because OpenCV cannot open every path on Windows."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this the folder of the images?") from None
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise DatasetError(f"{path}: is not a picture OpenCV can decode; prepare the data again.")
-    return pixels.astype(np.uint8, copy=False)
-
-
-def _panel(
-    title: str,
-    note: str,
-    pixels: NDArray[np.uint8],
-    entries: list[dict[str, Any]],
-    scores: list[float] | None,
-    labels: dict[int, int],
-    class_names: list[str],
-) -> _Panel:
-    """Return one picture of a study with the boxes of COCO ``entries`` (annotations or detections)."""
-    entry_labels = [labels[entry["category_id"]] for entry in entries]
-    boxes = xywh_to_xyxy([entry["bbox"] for entry in entries])
-    picture = draw_boxes(pixels, boxes, entry_labels, scores, class_names, long_edge=PICTURE_LONG_EDGE)
-    ok, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert ok
-    seen = [class_names[label] for label in entry_labels]
-    if scores is not None:
-        seen = [f"{name} {score:.2f}" for name, score in zip(seen, scores, strict=True)]
-    return _Panel(
+    matched = account.matched
+    write_page(
+        path,
+        page_environment(TEMPLATES).get_template("report.html"),
         title=title,
-        note=note,
-        alt=f"{title}: {', '.join(seen) or 'no boxes'}",
-        jpeg=base64.b64encode(encoded.tobytes()).decode("ascii"),
-        width=picture.shape[1],
-        height=picture.shape[0],
+        account=account,
+        background=background,
+        versions=_versions(),
+        headline=[_headline_row(account, name) for name in SHOWN],
+        classes=_class_rows(account),
+        legend=list(enumerate(matched.truth.names)),
+        confusion=_confusion_rows(account),
+        explain=EXPLAIN,
+        most_costly=max((kind.cost for kind in account.errors), default=0) or 1,
+        precision_recall=figures.precision_recall(matched.voc),
+        froc=figures.froc(matched, account.values),
+        image_roc=figures.image_roc(matched),
+        reliability=figures.reliability(account.calibration),
+        misses=_misses(account, ground_truth, detections, image_dir),
+        false_alarms=_false_alarms(account, ground_truth, detections, image_dir),
     )
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+def write_comparison_report(
+    path: str | os.PathLike[str],
+    comparison: Comparison,
+    accounts: tuple[Account, Account],
+    ground_truth: CocoDict,
+    detections: tuple[Sequence[Detection], Sequence[Detection]],
+    *,
+    background: Background,
+    image_dir: Path | None = None,
+    title: str = "Two detectors",
+) -> None:
+    """Write the page of two detectors; arguments as for :func:`write_report`, in pairs."""
+    first, second = (account.matched for account in accounts)
+    thresholds = tuple(account.score_threshold for account in accounts)
+    studies: list[list[Study]] = []
+    for finder, other, cuts in ((second, first, thresholds[::-1]), (first, second, thresholds)):
+        extremes = found_by_one(finder, other, (cuts[0], cuts[1]), PICTURES) if image_dir else []
+        studies.append(_compared(extremes, ground_truth, detections, comparison.names, thresholds, image_dir))
+    write_page(
+        path,
+        page_environment(TEMPLATES).get_template("comparison.html"),
+        title=title,
+        comparison=comparison,
+        background=background,
+        versions=_versions(),
+        headline=[(TITLES[name], comparison.values[name]) for name in SHOWN],
+        classes=[
+            (label, name, comparison.values[of_class("voc_ap_40", label)], comparison.values[of_class("ap_50", label)])
+            for label, name in enumerate(comparison.classes)
+        ],
+        legend=list(enumerate(comparison.classes)),
+        colors=(figures.FIRST_COLOR, figures.SECOND_COLOR),
+        froc=figures.compare_froc(first, second, comparison),
+        differences=figures.class_differences(comparison),
+        explain=EXPLAIN,
+        errors=list(zip(accounts[0].errors, accounts[1].errors, strict=True)),
+        thresholds=thresholds,
+        gained=studies[0],
+        lost=studies[1],
     )
-    environment.filters["score"] = format_score
-    environment.globals["swatch"] = _swatch
-    return environment
 
 
-def _swatch(label: int) -> Markup:
-    style = class_style(label)
-    return Markup('<span class="swatch {}" style="color:{}"></span>').format(style.dash, style.css_color)
+def _headline_row(account: Account, name: str) -> _HeadlineRow:
+    interval, ceiling = account.values[name], account.ceiling
+    return _HeadlineRow(
+        title=TITLES[name],
+        interval=interval,
+        ceiling=ceiling.values.get(name) if ceiling else None,
+        reached=ceiling.reached(name, interval.value) if ceiling else None,
+    )
+
+
+def _class_rows(account: Account) -> list[_ClassRow]:
+    names = ("voc_ap_40", "ap_50", "ap", sensitivity_name(1))
+    ceilings = account.ceiling.per_class if account.ceiling else {}
+    return [
+        _ClassRow(
+            label=label,
+            name=scores.name,
+            values={name: account.values[of_class(name, label)] for name in names},
+            boxes=scores.ground_truth_boxes,
+            detections=scores.detections,
+            ece=account.class_calibration[label].ece,
+            ceiling=ceilings.get(scores.name, {}).get("voc_ap_40"),
+        )
+        for label, scores in enumerate(account.coco.per_class)
+    ]
+
+
+def _confusion_rows(account: Account) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Return each row's name and its counts, with the share of the row they are."""
+    names = [*account.confusion.names, "background"]
+    rows = []
+    for name, counts in zip(names, account.confusion.counts.tolist(), strict=True):
+        total = sum(counts) or 1
+        rows.append((name, [(count, count / total) for count in counts]))
+    return rows
+
+
+def _misses(
+    account: Account, ground_truth: CocoDict, detections: Sequence[Detection], image_dir: Path | None
+) -> list[Study]:
+    if image_dir is None:
+        return []
+    names = account.matched.truth.names
+
+    def remark(extreme: Extreme) -> str:
+        met = f"met only at score {extreme.score:.2f}" if extreme.score else "met by no detection at any score"
+        return f"{names[extreme.label]} missed: {met}"
+
+    extremes = worst_misses(account.matched, account.score_threshold, PICTURES)
+    return _studies(extremes, remark, account, ground_truth, detections, image_dir)
+
+
+def _false_alarms(
+    account: Account, ground_truth: CocoDict, detections: Sequence[Detection], image_dir: Path | None
+) -> list[Study]:
+    if image_dir is None:
+        return []
+    names = account.matched.truth.names
+
+    def remark(extreme: Extreme) -> str:
+        return f"{names[extreme.label]} at score {extreme.score:.2f}, where the ground truth has none"
+
+    extremes = worst_false_alarms(account.matched, account.score_threshold, PICTURES)
+    return _studies(extremes, remark, account, ground_truth, detections, image_dir)
+
+
+def _studies(
+    extremes: Sequence[Extreme],
+    remark: Any,
+    account: Account,
+    ground_truth: CocoDict,
+    detections: Sequence[Detection],
+    image_dir: Path,
+) -> list[Study]:
+    book, found = PictureBook(ground_truth, image_dir), entries_by_image(detections)
+    image_ids = [ground_truth["images"][extreme.image]["id"] for extreme in extremes]
+    return [
+        book.study(image_id, [("Detections", found[image_id], account.score_threshold)], remark=remark(extreme))
+        for image_id, extreme in zip(image_ids, extremes, strict=True)
+    ]
+
+
+def _compared(
+    extremes: Sequence[Extreme],
+    ground_truth: CocoDict,
+    detections: tuple[Sequence[Detection], Sequence[Detection]],
+    names: tuple[str, str],
+    thresholds: tuple[float, ...],
+    image_dir: Path | None,
+) -> list[Study]:
+    if image_dir is None:
+        return []
+    book = PictureBook(ground_truth, image_dir)
+    found = [entries_by_image(entries) for entries in detections]
+    studies = []
+    for extreme in extremes:
+        image_id = ground_truth["images"][extreme.image]["id"]
+        panels = [(names[i], found[i][image_id], thresholds[i]) for i in range(2)]
+        remark = f"{book.names[extreme.label]}, found at score {extreme.score:.2f}"
+        studies.append(book.study(image_id, panels, remark=remark, long_edge=_TRIPLE_LONG_EDGE))
+    return studies
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions behind the numbers."""
+    versions = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a copy of the source
+            continue
+    return versions

@@ -36,6 +36,7 @@ class TruthTable:
         image_index: (N,) of each box.
         category_index: (N,) of each box.
         boxes_xywh: (N, 4), absolute pixels.
+        areas: (N,) square pixels as the file states them, which COCO sorts boxes into small, medium and large by.
         crowd: (N,) bool: COCO's ``iscrowd``, VOC's "difficult": neither to be found nor wrong to find.
     """
 
@@ -45,6 +46,7 @@ class TruthTable:
     image_index: Indices
     category_index: Indices
     boxes_xywh: NDArray[np.float64]
+    areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
 
     @classmethod
@@ -60,6 +62,7 @@ class TruthTable:
             image_index=_places(image_ids, _column(annotations, "image_id", np.int64)),
             category_index=_places(category_ids, _column(annotations, "category_id", np.int64)),
             boxes_xywh=_boxes_xywh(annotations),
+            areas=np.array([entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in annotations], float),
             crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool),
         )
 

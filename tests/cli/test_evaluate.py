@@ -8,8 +8,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli.evaluate import app
+from cxr_mmdet.evaluation.account import take_account
 from cxr_mmdet.evaluation.coco import evaluate_coco
-from cxr_mmdet.evaluation.report import metrics_table
+from cxr_mmdet.evaluation.terminal import metrics_table
 from cxr_mmdet.labels import LABELS_14
 
 HIT, CLOSE = [10, 10, 40, 60], [10, 10, 40, 40]  # IoU 1600 / 2400: counts at 4 of COCO's 10 thresholds
@@ -58,7 +59,7 @@ def test_prints_the_table_and_writes_metrics(invoke, files, tmp_path):
     assert "metrics.json" not in result.stdout
     assert "metrics.json" in result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics == evaluate_coco(make_ground_truth(), [make_detection()]).to_metrics()
+    assert metrics == take_account(make_ground_truth(), [make_detection()]).to_metrics()
 
 
 def test_writes_nothing_without_out(invoke, files, tmp_path):

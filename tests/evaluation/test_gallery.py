@@ -8,7 +8,7 @@ import pytest
 from cxr_mmdet.drawing import PALETTE
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.coco import evaluate_coco
-from cxr_mmdet.evaluation.report import write_gallery
+from cxr_mmdet.evaluation.gallery import write_gallery
 
 NAMES = ("Cardiomegaly", "ILD <b>", "Nodule/Mass")
 

@@ -1,0 +1,112 @@
+"""The arguments that the verbs of ``evaluate`` share, and the files behind them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.evaluation.matching import HitCriterion
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.evaluation.results import CocoDict, Detection
+
+GroundTruth = Annotated[Path, typer.Argument(metavar="GT", exists=True, dir_okay=False, help="COCO annotation file.")]
+_results = "COCO results of any detector, or a submission.csv."
+Detections = Annotated[Path, typer.Argument(metavar="DETECTIONS", exists=True, dir_okay=False, help=_results)]
+FirstDetections = Annotated[Path, typer.Argument(metavar="A", exists=True, dir_okay=False, help=_results)]
+SecondDetections = Annotated[Path, typer.Argument(metavar="B", exists=True, dir_okay=False, help=_results)]
+Force = Annotated[bool, typer.Option("--force", help="Replace earlier files.")]
+PAbnormal = Annotated[
+    Path | None,
+    typer.Option(
+        "--p-abnormal",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Each image's probability of being abnormal, CSV or JSON.",
+        show_default="an image's highest score",
+    ),
+]
+Criterion = Annotated[HitCriterion, typer.Option(help="What counts as found on the FROC curve.")]
+Resamples = Annotated[
+    int, typer.Option(min=0, help="Bootstrap resamples behind the intervals; 0 leaves the intervals out.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Folder of the pictures that the report shows.",
+        show_default="images/ of the prepared folder, if it is there",
+    ),
+]
+Title = Annotated[str, typer.Option(help="Heading of the page.")]
+
+
+def read_scored_truth(path: Path) -> CocoDict:
+    """Return the ground truth, which must hold something to score against.
+
+    Raises:
+        DatasetError: it cannot be read or holds no box.
+    """
+    from cxr_mmdet.evaluation.results import read_ground_truth
+
+    truth = read_ground_truth(path)
+    if not truth["annotations"]:
+        raise DatasetError(f"{path}: holds no boxes, so there is nothing to score against.")
+    return truth
+
+
+def read_results(
+    path: Path, truth: CocoDict, p_abnormal: Path | None
+) -> tuple[list[Detection], NDArray[np.float64] | None]:
+    """Return the detections, and each image's probability of being abnormal where a file or a submission gives it.
+
+    Raises:
+        DatasetError: a file cannot be read or contradicts the ground truth.
+    """
+    import numpy as np
+
+    from cxr_mmdet.evaluation.competition import read_submission
+    from cxr_mmdet.evaluation.probabilities import read_p_abnormal
+    from cxr_mmdet.evaluation.results import read_detections
+
+    given = read_p_abnormal(p_abnormal, truth) if p_abnormal else None
+    if path.suffix.lower() != ".csv":
+        return read_detections(path, truth), given
+    submission = read_submission(path, truth)
+    if given is None:
+        given = np.array([1 - submission.p_no_finding.get(image["id"], 0.0) for image in truth["images"]])
+    return submission.detections, given
+
+
+def find_images(ground_truth: Path, truth: CocoDict) -> Path | None:
+    """Return the prepared folder's pictures, if the ground truth lies in one and they are there."""
+    folder = ground_truth.resolve().parent.parent / "images"
+    names = [image.get("file_name") for image in truth["images"]]
+    return folder if all(isinstance(name, str) and (folder / name).is_file() for name in names) else None
+
+
+def find_config(detections: Path) -> str | None:
+    """Return the config that a test run left beside its detections, if there is exactly one."""
+    configs = sorted(detections.resolve().parent.glob("*.py"))
+    return configs[0].read_text(encoding="utf-8", errors="replace") if len(configs) == 1 else None
+
+
+def refuse_to_overwrite(force: bool, *targets: Path) -> None:
+    """Raise if a file is there already.
+
+    Raises:
+        UsageError: names the first such file.
+    """
+    for target in targets:
+        if target.exists() and not force:
+            raise UsageError(f"{target} exists; pass --force to replace it, or choose another place with --out.")

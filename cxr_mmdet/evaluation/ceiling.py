@@ -1,0 +1,131 @@
+"""How well the readers agree among themselves, from the prepared folder's manifest: what a model can hope to reach."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.bootstrap import Interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cxr_mmdet.evaluation.results import CocoDict
+
+MANIFEST_NAME = "manifest.json"
+CEILING_NAMES = ("voc_mean_ap_40", "mean_ap_50", "mean_ap")
+"""What the manifest tells of readers, under the names that a model's own numbers have."""
+
+
+@dataclass(frozen=True)
+class HumanCeiling:
+    """A reader against the others, on average over readers.
+
+    Attributes:
+        split: of the prepared folder.
+        images: how many images were compared.
+        readers: how many readers.
+        values: by the names in :data:`CEILING_NAMES`.
+        per_class: the same by class, ``voc_ap_40`` and ``ap_50``.
+    """
+
+    split: str
+    images: int
+    readers: int
+    values: Mapping[str, Interval]
+    per_class: Mapping[str, Mapping[str, Interval]]
+
+    def reached(self, name: str, value: float | None) -> float | None:
+        """Return what share of the ceiling ``value`` is; None where either is undefined or the ceiling is 0."""
+        ceiling = self.values[name].value if name in self.values else None
+        return value / ceiling if value is not None and ceiling else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds."""
+        return {
+            "split": self.split,
+            "images": self.images,
+            "readers": self.readers,
+            **{name: interval.to_json() for name, interval in self.values.items()},
+            "per_class": [
+                {"name": name, **{key: interval.to_json() for key, interval in values.items()}}
+                for name, values in self.per_class.items()
+            ],
+        }
+
+
+def find_ceiling(ground_truth_path: Path, ground_truth: CocoDict, manifest: Path | None = None) -> HumanCeiling | None:
+    """Return the ceiling of the ground truth's label set and split, or None where there is no such thing.
+
+    Without ``manifest``, ``<folder>/annotations/val_5.json`` has its in ``<folder>/manifest.json``, under label set 5
+    and split val. A manifest without a ceiling, such as one of a single reader, has nothing to say.
+
+    Args:
+        ground_truth_path: ``<split>_<label set>.json``.
+        ground_truth: what it holds; its classes must be those of the label set.
+        manifest: where the manifest lies instead.
+
+    Raises:
+        DatasetError: ``manifest`` is given but cannot be read, or a manifest contradicts itself or the ground truth.
+    """
+    split, _, label_set = ground_truth_path.stem.partition("_")
+    path = manifest or ground_truth_path.parent.parent / MANIFEST_NAME
+    if manifest is None and not path.is_file():
+        return None
+    entry = _label_set(path, _read_manifest(path), label_set, ground_truth)
+    ceiling = (entry.get("human_ceiling") or {}).get(split)
+    if ceiling is None:
+        return None
+    try:
+        return _parse(split, ceiling)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path}: the human ceiling of label set {label_set}, {split}, cannot be read ({error!r}); "
+            "prepare the data again."
+        ) from None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: is not JSON ({error}).") from None
+    if not isinstance(manifest, dict):
+        raise DatasetError(f"{path}: holds no JSON object; is it the manifest of a prepared folder?")
+    return manifest
+
+
+def _label_set(path: Path, manifest: dict[str, Any], name: str, ground_truth: CocoDict) -> dict[str, Any]:
+    """Return the manifest's entry of the label set; an empty one where it has none, as another project's would."""
+    label_sets = manifest.get("label_sets")
+    entry = label_sets.get(name) if isinstance(label_sets, dict) else None
+    if not isinstance(entry, dict):
+        return {}
+    labels = [category["name"] for category in ground_truth["categories"]]
+    if entry.get("human_ceiling") and entry.get("labels") != labels:
+        raise DatasetError(
+            f"{path}: label set {name} is {entry.get('labels')}, but the ground truth's classes are {labels}; "
+            "pass the manifest of its own folder by --manifest."
+        )
+    return entry
+
+
+def _parse(split: str, ceiling: dict[str, Any]) -> HumanCeiling:
+    return HumanCeiling(
+        split=split,
+        images=int(ceiling["images"]),
+        readers=len(ceiling["readers"]),
+        values={name: _interval(ceiling[name]) for name in CEILING_NAMES},
+        per_class={
+            row["name"]: {key: _interval(row[key]) for key in ("voc_ap_40", "ap_50")} for row in ceiling["per_class"]
+        },
+    )
+
+
+def _interval(measure: dict[str, float | None]) -> Interval:
+    return Interval(value=measure["value"], low=measure["low"], high=measure["high"])

@@ -1,0 +1,141 @@
+"""Two detectors on the same images: how far apart, and whether that could be chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, percentile_interval
+from cxr_mmdet.evaluation.headline import HEADLINE, PER_CLASS, intervals, of_class, point_values, statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.evaluation.counting import Weights
+    from cxr_mmdet.evaluation.headline import MatchedDetections
+
+COMPARISON_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of two detectors.
+
+    Attributes:
+        first: the first detector's, with its interval.
+        second: the second's.
+        difference: second minus first, with the interval of the paired resamples.
+        p: two-sided, of a difference this far from 0 by chance; None where the difference is undefined.
+    """
+
+    first: Interval
+    second: Interval
+    difference: Interval
+    p: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what files hold."""
+        return {
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+            "difference": self.difference.to_json(),
+            "p": self.p,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every headline number of two detectors.
+
+    Attributes:
+        names: what the detectors are called.
+        values: by the names of :data:`HEADLINE` and, of each class, of :data:`PER_CLASS`.
+        classes: the classes' names.
+        images: how many.
+        groups: how many groups were drawn from.
+        resamples: how often.
+        seed: of the draws.
+    """
+
+    names: tuple[str, str]
+    values: Mapping[str, Difference]
+    classes: tuple[str, ...]
+    images: int
+    groups: int
+    resamples: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``comparison.json`` holds."""
+        return {
+            "schema_version": COMPARISON_SCHEMA_VERSION,
+            "first": self.names[0],
+            "second": self.names[1],
+            "images": self.images,
+            "bootstrap": {"groups": self.groups, "resamples": self.resamples, "seed": self.seed},
+            **{name: self.values[name].to_json() for name in HEADLINE},
+            "per_class": [
+                {"name": label, **{name: self.values[of_class(name, place)].to_json() for name in PER_CLASS}}
+                for place, label in enumerate(self.classes)
+            ],
+        }
+
+
+def compare(
+    first: MatchedDetections,
+    second: MatchedDetections,
+    names: tuple[str, str] = ("A", "B"),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Return the differences of two detectors that were matched against the same ground truth.
+
+    Each draw of patients is scored for both, so what makes an image hard for both cancels. The p-value is the smaller
+    share of resamples on one side of 0, twice, counting the observation itself as one (Davison and Hinkley, Bootstrap
+    Methods and their Application, 1997, section 4.2): at least 2 / (resamples + 1).
+    """
+
+    def both(weights: Weights) -> dict[str, NDArray[np.float64]]:
+        one, two = statistics(first, weights), statistics(second, weights)
+        return {f"1 {name}": value for name, value in one.items()} | {f"2 {name}": two[name] for name in one}
+
+    samples = bootstrap(both, first.groups, resamples=resamples, seed=seed)
+    own = [{name[2:]: value for name, value in samples.items() if name[0] == which} for which in "12"]
+    values = [point_values(matched) for matched in (first, second)]
+    with_intervals = [intervals(*of_one, first.groups) for of_one in zip(values, own, strict=True)]
+    groups = len(np.unique(first.groups))
+    return Comparison(
+        names=names,
+        values={
+            name: Difference(
+                first=with_intervals[0][name],
+                second=with_intervals[1][name],
+                difference=_difference(values[0][name], values[1][name], own[1][name] - own[0][name], groups),
+                p=_p_value(values[0][name], values[1][name], own[1][name] - own[0][name], groups),
+            )
+            for name in values[0]
+        },
+        classes=first.truth.names,
+        images=len(first.truth.image_ids),
+        groups=groups,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _difference(first: float | None, second: float | None, samples: NDArray[np.float64], groups: int) -> Interval:
+    value = None if first is None or second is None else second - first
+    return percentile_interval(value, samples, groups=groups)
+
+
+def _p_value(first: float | None, second: float | None, samples: NDArray[np.float64], groups: int) -> float | None:
+    defined = samples[~np.isnan(samples)]
+    if first is None or second is None or groups < 2 or not len(defined):
+        return None
+    fewer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(defined) + 1))

@@ -1,0 +1,183 @@
+"""The numbers that stand first, each with its interval: detections are matched once, then counted a thousand times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, group_index, percentile_interval
+from cxr_mmdet.evaluation.coco_matching import IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
+from cxr_mmdet.evaluation.froc import RATES, pool, sensitivities
+from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, roc_auc, score_images
+from cxr_mmdet.evaluation.matching import ClassMatches, HitCriterion, match_tables
+from cxr_mmdet.evaluation.tables import DetectionTable, Pairs, TruthTable, overlapping_pairs
+from cxr_mmdet.evaluation.voc import COMPETITION_IOU, average_precision, mean_defined
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.evaluation.counting import Weights
+    from cxr_mmdet.evaluation.results import CocoDict, Detection
+
+IOU_50, IOU_75 = 0, 5
+"""Places in COCO's ten IoUs."""
+
+
+def sensitivity_name(rate: float) -> str:
+    """Return the name of the sensitivity at ``rate`` false positives an image, as ``sensitivity_at_0.125``."""
+    return f"sensitivity_at_{rate:g}"
+
+
+HEADLINE = (
+    "mean_ap",
+    "mean_ap_50",
+    "mean_ap_75",
+    "voc_mean_ap_40",
+    "voc_mean_ap_40_with_no_finding",
+    *(sensitivity_name(rate) for rate in RATES),
+    "mean_sensitivity",
+    "image_auc",
+)
+"""The names of the numbers over all classes; :func:`of_class` names those of one."""
+
+PER_CLASS = ("ap", "ap_50", "voc_ap_40", *(sensitivity_name(rate) for rate in RATES))
+
+
+def of_class(name: str, label: int) -> str:
+    """Return the name of class ``label``'s own number, as ``voc_ap_40/3``."""
+    return f"{name}/{label}"
+
+
+@dataclass(frozen=True)
+class MatchedDetections:
+    """A detector's results, matched in every way that a number needs.
+
+    Attributes:
+        truth: the ground truth.
+        found: the detections.
+        pairs: the overlapping ones of one class.
+        groups: (images,) what is drawn together when resampling.
+        voc: at IoU above 0.4, one entry a class.
+        coco: at COCO's ten IoUs, one entry a class.
+        froc: by the FROC curve's own criterion, one entry a class.
+        pooled: the same, all classes as one.
+        images: scores of whole images.
+        no_finding: the competition's class for normal images.
+        criterion: the FROC curve's.
+    """
+
+    truth: TruthTable
+    found: DetectionTable
+    pairs: Pairs
+    groups: NDArray[np.int64]
+    voc: tuple[ClassMatches, ...]
+    coco: tuple[CocoMatches, ...]
+    froc: tuple[ClassMatches, ...]
+    pooled: ClassMatches
+    images: ImageScores
+    no_finding: ClassMatches
+    criterion: HitCriterion
+
+
+def match_all(
+    ground_truth: CocoDict,
+    detections: Sequence[Detection],
+    *,
+    p_abnormal: NDArray[np.float64] | None = None,
+    criterion: HitCriterion = HitCriterion.iou,
+) -> MatchedDetections:
+    """Return the detections matched in every way.
+
+    Args:
+        ground_truth: COCO dict, checked.
+        detections: COCO results, checked.
+        p_abnormal: (images,) a classifier's, in file order; by default from the highest score.
+        criterion: when a detection counts on the FROC curve.
+
+    Raises:
+        DatasetError: a detection names an image or a category that the ground truth lacks.
+    """
+    truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
+    pairs = overlapping_pairs(truth, found)
+    voc = match_tables(truth, found, pairs, iou_threshold=COMPETITION_IOU)
+    froc = voc if criterion is HitCriterion.iou else match_tables(truth, found, pairs, criterion=criterion)
+    images = score_images(truth, found, p_abnormal)
+    return MatchedDetections(
+        truth=truth,
+        found=found,
+        pairs=pairs,
+        groups=group_index(ground_truth),
+        voc=voc,
+        coco=match_coco(truth, found, pairs),
+        froc=froc,
+        pooled=pool(froc),
+        images=images,
+        no_finding=no_finding_matches(images),
+        criterion=criterion,
+    )
+
+
+def statistics(matched: MatchedDetections, weights: Weights) -> dict[str, NDArray[np.float64]]:
+    """Return (R,) values of every headline number and every class's, NaN where undefined.
+
+    A mean over classes takes those that have boxes, in each resample anew.
+
+    Args:
+        matched: the detections.
+        weights: (R, images) how often each image counts.
+    """
+    rows = len(weights)
+    classes = len(matched.voc)
+    voc = np.reshape([average_precision(entry, weights) for entry in matched.voc], (classes, rows))
+    coco = np.reshape([coco_average_precision(entry, weights) for entry in matched.coco], (classes, len(IOU_THRESHOLDS), rows))
+    froc = np.reshape([sensitivities(entry, weights) for entry in matched.froc], (classes, len(RATES), rows))
+    pooled = sensitivities(matched.pooled, weights)
+    no_finding = average_precision(matched.no_finding, weights)
+    values = {
+        "mean_ap": mean_defined(coco.mean(axis=1)),
+        "mean_ap_50": mean_defined(coco[:, IOU_50]),
+        "mean_ap_75": mean_defined(coco[:, IOU_75]),
+        "voc_mean_ap_40": mean_defined(voc),
+        "voc_mean_ap_40_with_no_finding": mean_defined(np.vstack([voc, no_finding])),
+        **{sensitivity_name(rate): pooled[place] for place, rate in enumerate(RATES)},
+        "mean_sensitivity": pooled.mean(axis=0),
+        "image_auc": roc_auc(matched.images, weights),
+    }
+    for label in range(classes):
+        of_label = [coco[label].mean(axis=0), coco[label, IOU_50], voc[label], *froc[label]]
+        values |= {of_class(name, label): own for name, own in zip(PER_CLASS, of_label, strict=True)}
+    return values
+
+
+def point_values(matched: MatchedDetections) -> dict[str, float | None]:
+    """Return every number of :func:`statistics` with each image counting once; ``None`` where undefined."""
+    values = statistics(matched, np.ones((1, len(matched.truth.image_ids)), np.int32))
+    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
+
+
+def resampled_values(
+    matched: MatchedDetections, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Return (resamples,) values of every number, over draws of groups of images with replacement."""
+    return bootstrap(lambda weights: statistics(matched, weights), matched.groups, resamples=resamples, seed=seed)
+
+
+def intervals(
+    values: Mapping[str, float | None], samples: Mapping[str, NDArray[np.float64]], groups: NDArray[np.int64]
+) -> dict[str, Interval]:
+    """Return every number with its 95 % interval.
+
+    Args:
+        values: from :func:`point_values`.
+        samples: from :func:`resampled_values`; a number that lacks there gets no interval.
+        groups: (images,) what was drawn together.
+    """
+    count = len(np.unique(groups))
+    nothing = np.zeros(0)
+    return {
+        name: percentile_interval(value, samples.get(name, nothing), groups=count) for name, value in values.items()
+    }

@@ -1,0 +1,136 @@
+"""Radiographs with boxes, side by side: the pictures of every page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.boxes import xywh_to_xyxy
+from cxr_mmdet.drawing import draw_boxes
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.pages import jpeg_uri, read_grey_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+    from markupsafe import Markup
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.evaluation.results import CocoDict, Detection
+
+PICTURE_LONG_EDGE = 900
+"""Pixels; shown at about 570 on a desk and 360 on a phone, so that names stay readable on both."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture: its heading, a note beside it, what a screen reader says, its data address and size in pixels."""
+
+    title: str
+    note: str
+    alt: str
+    uri: Markup
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """Pictures of one radiograph, under its name and a remark."""
+
+    name: str
+    panels: tuple[Panel, ...]
+    remark: str = ""
+
+
+class PictureBook:
+    """Draws studies of one data set.
+
+    Args:
+        ground_truth: COCO dict, checked; its images need a ``file_name``.
+        image_dir: where the files lie.
+
+    Raises:
+        DatasetError: an image names no file.
+    """
+
+    def __init__(self, ground_truth: CocoDict, image_dir: Path) -> None:
+        self.names = [category["name"] for category in ground_truth["categories"]]
+        self._label_of = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
+        self._image_dir = image_dir
+        self._files = {image["id"]: _file_name(image) for image in ground_truth["images"]}
+        self._truth = entries_by_image(ground_truth["annotations"])
+
+    def study(
+        self,
+        image_id: int,
+        detectors: Sequence[tuple[str, Sequence[Detection], float]],
+        *,
+        remark: str = "",
+        long_edge: int = PICTURE_LONG_EDGE,
+    ) -> Study:
+        """Return a radiograph with the ground truth, then with each detector's boxes.
+
+        Args:
+            image_id: of the COCO file.
+            detectors: name, the image's detections and the score below which they aren't drawn.
+            remark: why the study is shown.
+            long_edge: of the pictures, in pixels.
+
+        Raises:
+            DatasetError: the picture is missing or cannot be decoded.
+        """
+        path = self._image_dir / self._files[image_id]
+        pixels = read_grey_picture(path)
+        truth = self._truth[image_id]
+        note = f"{len(truth)} {'box' if len(truth) == 1 else 'boxes'}"
+        panels = [self._panel("Ground truth", note, pixels, truth, None, long_edge)]
+        for name, found, threshold in detectors:
+            shown = [entry for entry in found if entry["score"] >= threshold]
+            note = f"{len(shown)} shown, {len(found) - len(shown)} below the threshold"
+            scores = [entry["score"] for entry in shown]
+            panels.append(self._panel(name, note, pixels, shown, scores, long_edge))
+        return Study(name=Path(self._files[image_id]).stem, panels=tuple(panels), remark=remark)
+
+    def _panel(
+        self,
+        title: str,
+        note: str,
+        pixels: NDArray[np.uint8],
+        entries: Sequence[dict[str, Any]],
+        scores: list[float] | None,
+        long_edge: int,
+    ) -> Panel:
+        """Return one picture with the boxes of COCO ``entries`` (annotations or detections)."""
+        labels = [self._label_of[entry["category_id"]] for entry in entries]
+        boxes = xywh_to_xyxy([entry["bbox"] for entry in entries])
+        picture = draw_boxes(pixels, boxes, labels, scores, self.names, long_edge=long_edge)
+        seen = [self.names[label] for label in labels]
+        if scores is not None:
+            seen = [f"{name} {score:.2f}" for name, score in zip(seen, scores, strict=True)]
+        return Panel(
+            title=title,
+            note=note,
+            alt=f"{title}: {', '.join(seen) or 'no boxes'}",
+            uri=jpeg_uri(picture),
+            width=picture.shape[1],
+            height=picture.shape[0],
+        )
+
+
+def entries_by_image(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """Return annotations or detections by image id, in their order; an image without any has an empty list."""
+    grouped: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        grouped[entry["image_id"]].append(entry)
+    return grouped
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    name = image.get("file_name")
+    if not isinstance(name, str):
+        raise DatasetError(f"ground truth, image {image['id']}: has no file_name, so its picture cannot be shown.")
+    return name
