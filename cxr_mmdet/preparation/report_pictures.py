@@ -51,11 +51,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Study:
-    """A radiograph with its readers' boxes and with their consensus."""
+    """A radiograph with its readers' boxes and, where several read it, with their consensus."""
 
     image_id: str
     note: str
-    panels: tuple[Panel, Panel]
+    panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ def _study(
         [f"{labels[annotation['category_id'] - 1]} {annotation['votes']}/{len(readers)}" for annotation in fused],
         [vote_style(annotation["votes"], len(readers)) for annotation in fused],
     )
-    return Study(str(image["image_id"]), f"{len(readers)} readers, {len(drawn)} boxes", (before, after))
+    several = len(readers) > 1
+    who = f"{len(readers)} readers" if several else readers[0]
+    return Study(str(image["image_id"]), f"{who}, {len(drawn)} boxes", (before, after) if several else (before,))
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
