@@ -40,7 +40,7 @@ class BoxAgreement:
     @property
     def met_share(self) -> tuple[float | None, float | None]:
         """The share of each side's boxes that meets a box of the other; None where a side drew none."""
-        first, second = (met / boxes if boxes else None for met, boxes in zip(self.met, self.boxes, strict=True))
+        first, second = (_ratio(met, boxes) for met, boxes in zip(self.met, self.boxes, strict=True))
         return first, second
 
     @property
@@ -57,7 +57,8 @@ def measure_agreement(
     ``readers``: each reader's images, boxes, and the share of boxes that meet any other reader's box of the same class.
     ``per_class``: the same over all readers, F1 over all pairs of readers of an image, and Fleiss' kappa of whether an
     image holds the class. ``pairs``: for each pair of readers with an image in common, their images, and for each
-    class that one of them drew: boxes, met share and F1 at the threshold, and Cohen's kappa.
+    class that one of them drew: boxes, met share and F1 at the threshold, and Cohen's kappa; met share and F1 also over
+    all classes.
 
     Args:
         rows: validated readers' rows, whose classes have the names of the labels.
@@ -250,6 +251,7 @@ def _per_pair(
             {
                 "readers": [readings.reader_names[a], readings.reader_names[b]],
                 "images": len(common),
+                "met": [_ratio(sum(x.met[side] for x in whole), sum(x.boxes[side] for x in whole)) for side in (0, 1)],
                 "f1": 2 * sum(agreement.matched for agreement in whole) / drawn if drawn else None,
                 "per_class": per_class,
             }
@@ -281,6 +283,10 @@ def _pair_counts(
                 matched=_count_matches(own),
             )
     return counts
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _share(flags: NDArray[np.bool_]) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.boxes import XYXY_COLUMNS, xyxy_to_xywh
+from cxr_mmdet.boxes import XYXY_COLUMNS, area, xyxy_to_xywh
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, bootstrap, percentile_interval
 from cxr_mmdet.evaluation.coco_matching import IOU_THRESHOLDS, match_coco
 from cxr_mmdet.evaluation.matching import ClassMatches, match_tables
@@ -131,6 +131,7 @@ def _study(
         image_ids=np.arange(len(drawn_on)),
         category_ids=np.arange(len(labels)),
         names=tuple(labels),
+        areas=area(truth_rows[XYXY_COLUMNS]),
         crowd=np.zeros(len(truth_rows), dtype=bool),
         **columns(truth_rows),
     )

@@ -1,0 +1,318 @@
+"""A finished folder: checked, split again, shown on a page."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_mmdet.annotations.coco import read_coco
+from cxr_mmdet.annotations.consensus import Fusion
+from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.preparation.build import BuildOptions, build_dataset
+from cxr_mmdet.preparation.check import check_folder
+from cxr_mmdet.preparation.options import SplitMethod, SplitOptions
+from cxr_mmdet.preparation.prepared import PreparedFolder
+from cxr_mmdet.preparation.report import write_report
+from cxr_mmdet.preparation.report_numbers import BoxColumns, company, place_map, size_rows
+from cxr_mmdet.preparation.report_pictures import lonely_boxes, natural_order
+from cxr_mmdet.preparation.resplit import resplit
+
+
+@pytest.fixture
+def built(reader_source, tmp_path):
+    """A prepared folder of 16 pictures and three readers."""
+    build_dataset(reader_source(), tmp_path / "out", BuildOptions(labels=("auto",), group_by="image", val_ratio=0.25))
+    return tmp_path / "out"
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+class TestBuild:
+    def test_readers_stand_behind_each_box(self, built):
+        for split in ("train", "val"):
+            for annotation in read_coco(built / f"annotations/{split}_auto.json")["annotations"]:
+                assert len(annotation["readers"]) == annotation["votes"]
+                assert set(annotation["readers"]) <= {"R1", "R2", "R3"}
+
+    def test_agreement_and_ceiling_stand_in_the_manifest(self, built):
+        entry = json.loads((built / "manifest.json").read_text())["label_sets"]["auto"]
+        assert entry["agreement"]["images"] == 16
+        assert set(entry["human_ceiling"]) == {"all", "train", "val"}
+        ceiling = entry["human_ceiling"]["all"]
+        assert ceiling["images"] == 16
+        assert set(ceiling["readers"]) == {"R1", "R2", "R3"}
+        assert [row["name"] for row in ceiling["per_class"]] == entry["labels"]
+        measure = ceiling["voc_mean_ap_40"]
+        assert 0 < measure["low"] <= measure["value"] <= measure["high"] <= 1
+
+    def test_merged_labels_fuse_across_classes(self, reader_source, tmp_path):
+        src = reader_source()
+        table = (src / "train.csv").read_text().replace("i00,ILD,5,R2", "i00,Nodule/Mass,8,R2")
+        (src / "train.csv").write_text(table)
+        (tmp_path / "merged.txt").write_text("Opacity: [ILD, Nodule/Mass]\nCardiomegaly\nILDD: [Edema]\n")
+        options = BuildOptions(labels=("auto", str(tmp_path / "merged.txt")), group_by="image")
+        notes = build_dataset(src, tmp_path / "out", options).notes
+        assert "labels merged: the table has no class 'Edema'." in notes
+        boxes = {"auto": [], "merged": []}
+        for name, found in boxes.items():
+            for split in ("train", "val"):
+                coco = read_coco(tmp_path / f"out/annotations/{split}_{name}.json")
+                ids = {image["id"] for image in coco["images"] if image["image_id"] == "i00"}
+                found += [a["votes"] for a in coco["annotations"] if a["image_id"] in ids]
+        assert boxes == {"auto": [2, 1], "merged": [3]} or boxes == {"auto": [1, 2], "merged": [3]}
+        merged = PreparedFolder.load(tmp_path / "out").label_sets[1]
+        assert merged.label_map == {
+            "Opacity": ("ILD", "Nodule/Mass"),
+            "Cardiomegaly": ("Cardiomegaly",),
+            "ILDD": ("Edema",),
+        }
+
+    def test_outvoted_boxes_are_counted(self, reader_source, tmp_path):
+        options = BuildOptions(labels=("auto",), group_by="image", fusion=Fusion.VOTE)
+        notes = build_dataset(reader_source(), tmp_path / "out", options).notes
+        assert "labels auto: 1 boxes of fewer than 2 readers are voted out." in notes
+
+    def test_twins_on_both_sides_are_refused_joined_or_allowed(self, reader_source, tmp_path):
+        src = reader_source()
+        for number in range(0, 16, 2):
+            (src / f"train/i{number + 1:02}.png").write_bytes((src / f"train/i{number:02}.png").read_bytes())
+        out = tmp_path / "out"
+        by_image = dict(labels=("auto",), group_by="image", val_ratio=0.4)
+        with pytest.raises(DatasetError, match=r"pairs of near-identical pictures .*\(0 bits\)"):
+            build_dataset(src, out, BuildOptions(**by_image))
+        assert not (out / "manifest.json").exists()
+        notes = build_dataset(src, out, BuildOptions(**by_image, allow_duplicates=True)).notes
+        assert any("near-identical" in note for note in notes)
+        build_dataset(src, out, BuildOptions(**by_image, join_duplicates=True), force=True)
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert len(manifest["near_identical"]) == 8
+        assert not any(pair["across"] for pair in manifest["near_identical"])
+
+
+class TestReadBack:
+    def test_the_readers_boxes_come_back(self, built, tmp_path):
+        expected = read_table(tmp_path / "src/train.csv").drop(columns="line")
+        found = PreparedFolder.load(built).rows.drop(columns="line")
+        order = list(expected.columns)
+        pd.testing.assert_frame_equal(
+            found.sort_values(order, ignore_index=True), expected.sort_values(order, ignore_index=True)
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("manifest.json", None, "the folder is not finished"),
+            ("manifest.json", "{", "cannot be read as JSON"),
+            ("manifest.json", "[]", "holds no JSON object"),
+            ("manifest.json", '{"parameters": {}}', "has no label_sets"),
+            ("manifest.json", '{"label_sets": {}, "parameters": {"split": "x"}}', "are not a build's"),
+            ("annotations/readers.csv", None, "made by an earlier version"),
+            ("images.json", '{"rendering_version": 0}', "written by another version"),
+        ],
+    )
+    def test_a_damaged_folder_is_refused(self, built, name, text, message):
+        (built / name).unlink() if text is None else (built / name).write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            PreparedFolder.load(built)
+
+
+class TestSplitAgain:
+    def test_the_same_split_changes_no_byte(self, built):
+        before = content(built)
+        resplit(built, SplitOptions(group_by="image", val_ratio=0.25))
+        assert content(built) == before
+
+    def test_folds_are_written_beside_each_other(self, built):
+        resplit(built, SplitOptions(split=SplitMethod.STRATIFIED, folds=4, fold=2, group_by="image"))
+        assert check_folder(built) == []
+        seen = []
+        for number in range(1, 5):
+            seen += [i["image_id"] for i in read_coco(built / f"annotations/fold{number}/val_auto.json")["images"]]
+        assert sorted(seen) == [f"i{number:02}" for number in range(16)]
+        own = (built / "annotations/val_auto.json").read_bytes()
+        assert own == (built / "annotations/fold2/val_auto.json").read_bytes()
+        manifest = json.loads((built / "manifest.json").read_text())
+        assert manifest["parameters"]["folds"] == 4
+        # Without folds, those of before are gone.
+        resplit(built, SplitOptions(group_by="image"))
+        assert not (built / "annotations/fold1").exists()
+
+    def test_a_refused_split_changes_nothing(self, built, tmp_path):
+        before = content(built)
+        with pytest.raises(UsageError, match="no such reader"):
+            resplit(built, SplitOptions(split=SplitMethod.READERS, train_readers=("R9",)))
+        with pytest.raises(UsageError, match="keeps no such column"):
+            resplit(built, SplitOptions(group_by="patient_id"))
+        assert content(built) == before
+
+    def test_a_column_that_grouped_the_build_groups_the_split(self, reader_source, tmp_path):
+        out = tmp_path / "out"
+        table = reader_source() / "train.csv"
+        table.write_text(table.read_text().replace(",patient\n", ",study\n", 1))
+        build_dataset(tmp_path / "src", out, BuildOptions(labels=("auto",), group_by="study"))
+        resplit(out, SplitOptions(group_by="study", seed=3))
+        groups = {}
+        for split in ("train", "val"):
+            for image in read_coco(out / f"annotations/{split}_auto.json")["images"]:
+                groups[image["image_id"]] = image["group"]
+        assert groups["i00"] == groups["i01"] != groups["i02"]
+        assert "p0" not in (out / "annotations/readers.csv").read_text()
+
+    def test_missing_pictures_are_named(self, built):
+        (built / "images/i03.png").unlink()
+        with pytest.raises(DatasetError, match=r"1 pictures of annotations/readers.csv are gone, such as i03\.png"):
+            resplit(built, SplitOptions(group_by="image"))
+
+
+class TestCheck:
+    def test_a_build_is_in_order(self, built):
+        assert check_folder(built) == []
+
+    def test_everything_is_said_at_once(self, built):
+        train, val = (built / f"annotations/{split}_auto.json" for split in ("train", "val"))
+        first = json.loads(train.read_text())["images"][0]
+        edit(val, lambda coco: coco["images"].append(first | {"id": 99}))
+        edit(train, lambda coco: coco["annotations"][0].update(bbox=[0, 0, 500, 5], category_id=9))
+        edit(built / "manifest.json", lambda m: m["label_sets"]["auto"].update(labels=["Cardiomegaly", "Edema"]))
+        names = [image["file_name"] for image in json.loads(val.read_text())["images"][:3]]
+        (built / "images" / names[0]).unlink()
+        cv2.imwrite(str(built / "images" / names[1]), np.zeros((60, 50, 3), np.uint8))
+        cv2.imwrite(str(built / "images" / names[2]), np.zeros((10, 50), np.uint8))
+        (built / "images" / first["file_name"]).write_bytes(b"x")
+        cv2.imwrite(str(built / "images/stranger.png"), np.zeros((60, 50), np.uint8))
+        problems = "\n".join(check_folder(built))
+        for expected in (
+            "images that readers saw have no picture",
+            "train_auto.json: annotation 1 has category 9, which is not listed",
+            "train_auto.json: annotation 1 has bbox [0, 0, 500, 5], beyond its image",
+            "train_auto.json: its classes are Cardiomegaly, ILD, Nodule/Mass, but the manifest's Cardiomegaly, Edema",
+            "images, but the manifest counts",
+            "1 images stand on both sides",
+            "1 groups stand on both sides",
+            f"images/{names[0]}: no such file, but a COCO file names it",
+            f"images/{names[1]}: is uint8 of shape (60, 50, 3), expected 8-bit grey",
+            f"images/{names[2]}: is 50 x 10, but its COCO entry says 50 x 60",
+            f"images/{first['file_name']}: cannot be decoded",
+            "1 pictures that no COCO file names, such as stranger.png",
+        ):
+            assert expected in problems
+
+    def test_missing_and_broken_files_are_named(self, built):
+        (built / "annotations/train_auto.json").unlink()
+        (built / "annotations/val_auto.json").write_text("{")
+        (built / "annotations/readers.csv").write_text("image_id\na\n")
+        problems = "\n".join(check_folder(built))
+        assert "annotations/train_auto.json: no such file, but the manifest names its label set" in problems
+        assert "annotations/val_auto.json: is not JSON" in problems
+        assert "no column class_name" in problems
+        (built / "manifest.json").unlink()
+        assert len(check_folder(built)) == 1
+
+    def test_twins_on_both_sides_are_a_problem_unless_allowed(self, built):
+        sides = [json.loads((built / f"annotations/{s}_auto.json").read_text())["images"] for s in ("train", "val")]
+        pair = {"first": sides[0][0]["image_id"], "second": sides[1][0]["image_id"], "distance": 3, "across": True}
+        edit(built / "manifest.json", lambda manifest: manifest["near_identical"].append(pair))
+        assert re.search("are near-identical and stand on different sides", "".join(check_folder(built)))
+        edit(built / "manifest.json", lambda manifest: manifest["parameters"].update(allow_duplicates=True))
+        assert check_folder(built) == []
+
+
+class TestReport:
+    def test_the_page_holds_every_part_and_loads_nothing(self, built):
+        page = (built / "report.html").read_text(encoding="utf-8")
+        assert (built / "report.html").read_bytes() == write_report(built).read_bytes()
+        for part in (
+            "What 3 readers saw on 16 radiographs",
+            "human mAP@.4 (VOC)",
+            "F1 between readers",
+            "Findings that come together",
+            "Size and place",
+            "Hardest radiographs",
+            "R3 ILD",
+            "ILD 3/3",
+        ):
+            assert part in page
+        assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+        # The invented box stands on i01, which therefore comes first.
+        assert page.index("<h3>i01 ") < min(page.index(f"<h3>i{n:02} ") for n in (0, 2) if f"<h3>i{n:02} " in page)
+
+    def test_one_readers_page_speaks_of_no_agreement(self, reader_source, tmp_path):
+        src = reader_source()
+        lines = (src / "train.csv").read_text().splitlines()
+        (src / "train.csv").write_text("\n".join([lines[0], *(line for line in lines if ",R1," in line)]))
+        summary = build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), group_by="image"))
+        assert "of one reader, R1" in summary.notes[0]
+        page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+        assert "What one reader saw" in page
+        assert "human" not in page
+        entry = json.loads((tmp_path / "out/manifest.json").read_text())["label_sets"]["auto"]
+        assert entry["agreement"] is None
+        assert entry["human_ceiling"] == {"all": None, "train": None, "val": None}
+
+    def test_failures_warnings_and_twins_are_shown_and_names_are_text(self, reader_source, tmp_path):
+        src = reader_source()
+        (src / "train/i05.png").write_bytes(b"broken")
+        (src / "train/i07.png").write_bytes((src / "train/i06.png").read_bytes())
+        table = src / "train.csv"
+        table.write_text(table.read_text().replace("Cardiomegaly", "<b>Heart</b>"))
+        build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), group_by="image", join_duplicates=True))
+        page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+        assert "1 radiographs could not be prepared" in page
+        assert "i05.png" in page
+        assert "1 pair by perceptual hash" in page
+        assert "&lt;b&gt;Heart&lt;/b&gt;" in page
+        assert "<b>Heart</b>" not in page
+
+    def test_places_are_counted_cell_by_cell(self):
+        boxes = np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 1], [0.9, 0.9, 0.9, 0.9]])
+        expected = np.array([[1, 1, 0, 0], [1, 2, 1, 1], [0, 1, 1, 1], [0, 1, 1, 2]])
+        np.testing.assert_array_equal(place_map(boxes, 4), expected)
+        assert place_map(boxes[:0], 4).sum() == 0
+
+    def test_company_and_sizes(self):
+        coco = {
+            "images": [{"id": n, "width": 100, "height": 50} for n in (1, 2, 3)],
+            "annotations": [
+                {"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "votes": 1},
+                {"image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 5], "votes": 2},
+                {"image_id": 2, "category_id": 1, "bbox": [0, 0, 50, 50], "votes": 1},
+            ],
+        }
+        boxes = BoxColumns.of([coco, coco])
+        images, together = company(("a", "b", "c"), boxes)
+        assert images.tolist() == [4, 2, 0]
+        assert together.tolist() == [[1, 0.5, 0], [1, 1, 0], [0, 0, 0]]
+        large, small = size_rows(("a", "b", "c"), boxes)
+        assert (large.name, large.quantiles[2], small.quantiles[2]) == ("a", 0.5, pytest.approx(0.01))
+        assert small.positions[2] == 50
+
+    def test_boxes_that_nobody_else_drew(self):
+        columns = ["image_id", "class_name", "reader", "x_min", "y_min", "x_max", "y_max"]
+        rows = pd.DataFrame(
+            [
+                ("a", "ILD", "R1", 0, 0, 10, 10),
+                ("a", "ILD", "R2", 0, 0, 10, 11),
+                ("a", "Edema", "R2", 0, 0, 10, 11),
+                ("b", "ILD", "R1", 0, 0, 10, 10),
+                ("b", "ILD", "R1", 0, 0, 10, 11),
+                ("b", "No finding", "R2", *[np.nan] * 4),
+                ("c", "ILD", "R1", 0, 0, 10, 10),
+            ],
+            columns=columns,
+        )
+        assert lonely_boxes(rows) == {"a": 1, "b": 2}
+
+    def test_readers_are_sorted_as_people_count(self):
+        assert sorted(["R10", "R9", "A", "R1"], key=natural_order) == ["A", "R1", "R9", "R10"]
