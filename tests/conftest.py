@@ -118,30 +118,24 @@ def write_radiograph(path: Path, pixels: np.ndarray | None = None, **attributes:
     return path
 
 
-@pytest.fixture
-def reader_source(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes pictures of noise and the table of three readers who nearly agree.
+def write_reader_source(folder: Path, images: int = 16) -> Path:
+    """Write pictures of noise and the table of three readers who nearly agree.
 
-    Images i00, i01, …; i00 and i01 are patient p0's and so on (column ``patient``); every fourth is normal; R3 misses
+    Images i00, i01, …; i00 and i01 are patient p0's and so on (column ``study``); every fourth is normal; R3 misses
     every third box and invents one on i01.
     """
-
-    def write(*, images: int = 16, name: str = "src") -> Path:
-        folder = tmp_path / name
-        (folder / "train").mkdir(parents=True)
-        lines = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max,patient"]
-        for number in range(images):
-            image, patient = f"i{number:02}", f"p{number // 2}"
-            pixels = np.random.default_rng(number).integers(0, 255, (60, 50), dtype=np.uint8)
-            cv2.imwrite(str(folder / f"train/{image}.png"), pixels)
-            label = ("ILD,5", "Cardiomegaly,3", "Nodule/Mass,8")[number % 3]
-            for place, reader in enumerate(("R1", "R2", "R3")):
-                if number % 4 == 3 or (reader == "R3" and number % 3 == 2):
-                    lines.append(f"{image},No finding,14,{reader},,,,,{patient}")
-                else:
-                    lines.append(f"{image},{label},{reader},{5 + place},6,{30 + number % 9},40,{patient}")
-        lines.append(f"i01,ILD,5,R3,1,1,9,9,{'p0'}")
-        (folder / "train.csv").write_text("\n".join(lines))
-        return folder
-
-    return write
+    (folder / "train").mkdir(parents=True)
+    lines = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max,study"]
+    for number in range(images):
+        image, patient = f"i{number:02}", f"p{number // 2}"
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 50), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"train/{image}.png"), pixels)
+        label = ("ILD,5", "Cardiomegaly,3", "Nodule/Mass,8")[number % 3]
+        for place, reader in enumerate(("R1", "R2", "R3")):
+            if number % 4 == 3 or (reader == "R3" and number % 3 == 2):
+                lines.append(f"{image},No finding,14,{reader},,,,,{patient}")
+            else:
+                lines.append(f"{image},{label},{reader},{5 + place},6,{30 + number % 9},40,{patient}")
+    lines.append("i01,ILD,5,R3,1,1,9,9,p0")
+    (folder / "train.csv").write_text("\n".join(lines))
+    return folder

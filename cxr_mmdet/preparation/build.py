@@ -17,7 +17,7 @@ from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.failures import FAILURES_NAME, write_failures
 from cxr_mmdet.preparation.folder import IMAGES
 from cxr_mmdet.preparation.image_index import INDEX_NAME
-from cxr_mmdet.preparation.images import Failure, find_radiographs, image_notes, prepare_images
+from cxr_mmdet.preparation.images import Failure, find_radiographs, image_notes, prepare_images, pseudonym
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_inputs, describe_packages
 from cxr_mmdet.preparation.options import BuildOptions
@@ -169,6 +169,9 @@ def _rows_of(readers: ReadersTable, images: Sequence[PreparedImage], options: Bu
     """Return the rows of the pictures there are, every box within its picture, and how many were clipped for it."""
     sizes_hw = {image.image_id: image.original_size_hw for image in images}
     rows = readers.rows[readers.rows["image_id"].isin(sizes_hw)]
+    if "group" in rows:
+        # The column may hold Patient IDs, which are no business of a prepared folder.
+        rows = rows.assign(group=rows["group"].map(pseudonym))
     return keep_within_images(rows, sizes_hw, readers.path, clip=options.clip_boxes, unit=readers.unit)
 
 

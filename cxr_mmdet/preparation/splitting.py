@@ -20,7 +20,6 @@ from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.labels import NO_FINDING
 from cxr_mmdet.preparation.duplicates import MAX_DISTANCE, twins_across
-from cxr_mmdet.preparation.images import pseudonym
 from cxr_mmdet.preparation.options import BY_IMAGE, SplitMethod
 
 if TYPE_CHECKING:
@@ -102,11 +101,8 @@ def _groups(images: Sequence[PreparedImage], rows: pd.DataFrame, options: SplitO
     if options.group_column is None:
         return {image.image_id: image.patient or image.image_id for image in images}
     named = rows.drop_duplicates("image_id").set_index("image_id")["group"].to_dict()
-    # A pseudonym as for Patient IDs: the column may hold them. A picture without a row is nobody's.
-    return {
-        image.image_id: pseudonym(named[image.image_id]) if image.image_id in named else image.image_id
-        for image in images
-    }
+    # A picture without a row is nobody's.
+    return {image.image_id: named.get(image.image_id, image.image_id) for image in images}
 
 
 def _divide(

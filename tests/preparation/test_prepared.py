@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import write_reader_source
 
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.annotations.consensus import Fusion
@@ -22,11 +24,24 @@ from cxr_mmdet.preparation.report_pictures import lonely_boxes, natural_order
 from cxr_mmdet.preparation.resplit import resplit
 
 
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory):
+    root = tmp_path_factory.mktemp("built")
+    options = BuildOptions(labels=("auto",), group_by="image", val_ratio=0.25)
+    build_dataset(write_reader_source(root / "src"), root / "out", options)
+    return root
+
+
 @pytest.fixture
-def built(reader_source, tmp_path):
-    """A prepared folder of 16 pictures and three readers."""
-    build_dataset(reader_source(), tmp_path / "out", BuildOptions(labels=("auto",), group_by="image", val_ratio=0.25))
-    return tmp_path / "out"
+def built(built_once, tmp_path):
+    """A prepared folder of 16 pictures and three readers, one's own copy."""
+    return shutil.copytree(built_once / "out", tmp_path / "out")
+
+
+@pytest.fixture
+def src(tmp_path):
+    """What such a folder is built from."""
+    return write_reader_source(tmp_path / "src")
 
 
 def content(folder):
@@ -57,8 +72,7 @@ class TestBuild:
         measure = ceiling["voc_mean_ap_40"]
         assert 0 < measure["low"] <= measure["value"] <= measure["high"] <= 1
 
-    def test_merged_labels_fuse_across_classes(self, reader_source, tmp_path):
-        src = reader_source()
+    def test_merged_labels_fuse_across_classes(self, src, tmp_path):
         table = (src / "train.csv").read_text().replace("i00,ILD,5,R2", "i00,Nodule/Mass,8,R2")
         (src / "train.csv").write_text(table)
         (tmp_path / "merged.txt").write_text("Opacity: [ILD, Nodule/Mass]\nCardiomegaly\nILDD: [Edema]\n")
@@ -79,13 +93,12 @@ class TestBuild:
             "ILDD": ("Edema",),
         }
 
-    def test_outvoted_boxes_are_counted(self, reader_source, tmp_path):
+    def test_outvoted_boxes_are_counted(self, src, tmp_path):
         options = BuildOptions(labels=("auto",), group_by="image", fusion=Fusion.VOTE)
-        notes = build_dataset(reader_source(), tmp_path / "out", options).notes
+        notes = build_dataset(src, tmp_path / "out", options).notes
         assert "labels auto: 1 boxes of fewer than 2 readers are voted out." in notes
 
-    def test_twins_on_both_sides_are_refused_joined_or_allowed(self, reader_source, tmp_path):
-        src = reader_source()
+    def test_twins_on_both_sides_are_refused_joined_or_allowed(self, src, tmp_path):
         for number in range(0, 16, 2):
             (src / f"train/i{number + 1:02}.png").write_bytes((src / f"train/i{number:02}.png").read_bytes())
         out = tmp_path / "out"
@@ -102,8 +115,8 @@ class TestBuild:
 
 
 class TestReadBack:
-    def test_the_readers_boxes_come_back(self, built, tmp_path):
-        expected = read_table(tmp_path / "src/train.csv").drop(columns="line")
+    def test_the_readers_boxes_come_back(self, built, src):
+        expected = read_table(src / "train.csv").drop(columns="line")
         found = PreparedFolder.load(built).rows.drop(columns="line")
         order = list(expected.columns)
         pd.testing.assert_frame_equal(
@@ -157,11 +170,9 @@ class TestSplitAgain:
             resplit(built, SplitOptions(group_by="patient_id"))
         assert content(built) == before
 
-    def test_a_column_that_grouped_the_build_groups_the_split(self, reader_source, tmp_path):
+    def test_a_column_that_grouped_the_build_groups_the_split(self, src, tmp_path):
         out = tmp_path / "out"
-        table = reader_source() / "train.csv"
-        table.write_text(table.read_text().replace(",patient\n", ",study\n", 1))
-        build_dataset(tmp_path / "src", out, BuildOptions(labels=("auto",), group_by="study"))
+        build_dataset(src, out, BuildOptions(labels=("auto",), group_by="study"))
         resplit(out, SplitOptions(group_by="study", seed=3))
         groups = {}
         for split in ("train", "val"):
@@ -248,21 +259,19 @@ class TestReport:
         # The invented box stands on i01, which therefore comes first.
         assert page.index("<h3>i01 ") < min(page.index(f"<h3>i{n:02} ") for n in (0, 2) if f"<h3>i{n:02} " in page)
 
-    def test_one_readers_page_speaks_of_no_agreement(self, reader_source, tmp_path):
-        src = reader_source()
+    def test_one_readers_page_speaks_of_no_agreement(self, src, tmp_path):
         lines = (src / "train.csv").read_text().splitlines()
         (src / "train.csv").write_text("\n".join([lines[0], *(line for line in lines if ",R1," in line)]))
         summary = build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), group_by="image"))
         assert "of one reader, R1" in summary.notes[0]
         page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
         assert "What one reader saw" in page
-        assert "human" not in page
+        assert "human mAP" not in page
         entry = json.loads((tmp_path / "out/manifest.json").read_text())["label_sets"]["auto"]
         assert entry["agreement"] is None
         assert entry["human_ceiling"] == {"all": None, "train": None, "val": None}
 
-    def test_failures_warnings_and_twins_are_shown_and_names_are_text(self, reader_source, tmp_path):
-        src = reader_source()
+    def test_failures_warnings_and_twins_are_shown_and_names_are_text(self, src, tmp_path):
         (src / "train/i05.png").write_bytes(b"broken")
         (src / "train/i07.png").write_bytes((src / "train/i06.png").read_bytes())
         table = src / "train.csv"

@@ -1,0 +1,174 @@
+"""``prepare_data annotations|split|report|check``: what a user sees of them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import write_reader_source
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli.prepare_data import app
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def plain(text):
+    """Return what a boxed usage error says, in one line."""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.fixture
+def src(tmp_path):
+    return write_reader_source(tmp_path / "src")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder that build wrote; tests that change it leave it finished."""
+    root = tmp_path_factory.mktemp("cli")
+    args = ("--labels", "auto", "--group-by", "study")
+    result = run("build", write_reader_source(root / "src"), root / "out", *args)
+    assert result.exit_code == 0, result.output
+    return root / "out"
+
+
+class TestAnnotations:
+    def test_a_table_is_read_fused_and_measured(self, src, tmp_path):
+        result = run("annotations", src, "--labels", "auto", "--ceiling", "--out", tmp_path / "fused.csv")
+        assert result.exit_code == 0, result.output
+        assert "49 rows, 16 images (4 without a box), 3 readers" in result.stdout
+        assert "kappa" in result.stdout
+        assert re.search(r"human ceiling, VOC mAP@.4: 0\.\d{3} \(0\.\d{3} to ", result.stdout)
+        fused = pd.read_csv(tmp_path / "fused.csv")
+        assert list(fused.columns[:4]) == ["labels", "image_id", "class_name", "x_min"]
+        assert len(fused) == 13
+        assert fused["votes"].tolist() == [len(names.split(";")) for names in fused["readers"]]
+
+    def test_options_reach_the_fusion(self, src, tmp_path):
+        (tmp_path / "two.txt").write_text("Any: [ILD, Cardiomegaly]\n")
+        args = ("--labels", tmp_path / "two.txt", "--fusion", "vote", "--min-votes", "3")
+        result = run("annotations", src / "train.csv", *args, "--out", tmp_path / "fused.csv")
+        assert result.exit_code == 0, result.output
+        fused = pd.read_csv(tmp_path / "fused.csv")
+        assert set(fused["class_name"]) == {"Any"}
+        assert set(fused["votes"]) == {3}
+
+    def test_a_file_is_not_overwritten_without_force(self, src, tmp_path):
+        (tmp_path / "fused.csv").touch()
+        args = ("annotations", src, "--labels", "auto", "--out", tmp_path / "fused.csv")
+        assert run(*args).exit_code == 2
+        assert run(*args, "--force").exit_code == 0
+
+    def test_coco_is_read_and_one_reader_is_noted(self, tmp_path):
+        coco = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "categories": [{"id": 1, "name": "Edema"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}],
+        }
+        (tmp_path / "boxes.json").write_text(json.dumps(coco))
+        result = run("annotations", tmp_path / "boxes.json", "--labels", "auto")
+        assert result.exit_code == 0, result.output
+        assert "1 images (0 without a box), 1 readers" in result.stdout
+        assert "there is no agreement" in result.stderr
+        assert "kappa" not in result.stdout
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("train.csv", "a;b\n1;2\n", "train.csv: columns are separated by ';'"),
+            ("x.json", "{", "x.json: is not JSON"),
+            ("other.csv", "", "other.csv: is empty"),
+        ],
+    )
+    def test_a_bad_table_is_one_sentence(self, tmp_path, name, text, message):
+        (tmp_path / name).write_text(text)
+        result = run("annotations", tmp_path / name)
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_a_folder_without_a_table_is_one_sentence(self, tmp_path):
+        result = run("annotations", tmp_path)
+        assert result.exit_code == 1
+        assert "expected the readers' table" in result.stderr
+
+
+class TestSplit:
+    def test_a_folder_is_divided_anew(self, built, tmp_path):
+        (tmp_path / "val.txt").write_text("i04\ni05\n")
+        result = run("split", built, "--split", "list", "--val-list", tmp_path / "val.txt", "--group-by", "study")
+        assert result.exit_code == 0, result.output
+        coco = json.loads((built / "annotations/val_auto.json").read_text())
+        assert [image["image_id"] for image in coco["images"]] == ["i04", "i05"]
+        assert json.loads((built / "manifest.json").read_text())["parameters"]["val_list"] == "val.txt"
+        assert "labels auto" in result.stdout
+        assert run("check", built).exit_code == 0
+
+    def test_a_torn_group_is_refused(self, built, tmp_path):
+        (tmp_path / "val.txt").write_text("i04\n")
+        result = run("split", built, "--split", "list", "--val-list", tmp_path / "val.txt", "--group-by", "study")
+        assert result.exit_code == 1
+        assert "1 groups stand on both sides of the split" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (("--folds", "2", "--fold", "3"), "--fold 3: expected 1 to 2"),
+            (("--split", "list"), "--split list and --val-list do not fit"),
+            (("--split", "readers", "--train-readers", "R9"), "--train-readers R9: no such reader"),
+            (("--split", "sorted"), "--split"),
+            (("--val-list", "nowhere.txt", "--split", "list"), "nowhere.txt"),
+            (("--join-duplicates", "--allow-duplicates"), "contradict each other"),
+        ],
+    )
+    def test_options_that_make_no_sense_are_usage_errors(self, built, args, message):
+        result = run("split", built, *args)
+        assert result.exit_code == 2
+        assert message in plain(result.stderr)
+        assert "Traceback" not in result.output
+
+
+class TestReportAndCheck:
+    def test_the_page_is_written_again(self, built):
+        (built / "report.html").unlink()
+        result = run("report", built)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip() == str(built / "report.html")
+        assert (built / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+    def test_problems_are_listed_and_make_the_exit_code(self, built):
+        picture = built / "images/i00.png"
+        content = picture.read_bytes()
+        picture.write_bytes(b"x")
+        result = run("check", built)
+        picture.write_bytes(content)
+        assert result.exit_code == 1
+        assert result.stdout.strip() == "images/i00.png: cannot be decoded."
+        assert "1 problems in" in result.stderr
+        assert "nothing is wrong" in run("check", built).stderr
+
+    @pytest.mark.parametrize("command", ["split", "report"])
+    def test_a_folder_that_is_not_finished_is_refused(self, tmp_path, command):
+        result = run(command, tmp_path)
+        assert result.exit_code == 1
+        assert "the folder is not finished" in result.stderr
+        assert "the folder is not finished" in run("check", tmp_path).stdout
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from cxr_mmdet.cli.prepare_data import app\n"
+        "for command in ('annotations', 'split', 'report', 'check'):\n"
+        "    assert CliRunner().invoke(app, [command, '--help']).exit_code == 0\n"
+        "heavy = {'numpy', 'pandas', 'cv2', 'torch', 'scipy', 'sklearn', 'jinja2', 'joblib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
