@@ -15,6 +15,8 @@ _DISTRIBUTIONS = {
     "mmengine": ("onedl-mmengine", "mmengine"),
     "OpenCV": ("opencv-python", "opencv-python-headless"),
     "kornia-rs": ("kornia-rs",),
+    "pandas": ("pandas",),
+    "ensemble-boxes": ("ensemble-boxes",),
 }
 
 

@@ -102,6 +102,23 @@ def train_step(
     _print(comparisons, as_json)
 
 
+@app.command("annotations", no_args_is_help=True)
+def fuse_annotations(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", exists=True, help="A readers' table, or the folder that holds one.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
+    memory: Memory = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the fusion of readers with ensemble-boxes, and time the way from table to COCO files."""
+    from cxr_mmdet.benchmarks.annotations import benchmark_annotations
+
+    with progress_bar("rounds") as report:
+        comparisons = benchmark_annotations(table, rounds=rounds, memory=memory, progress=report)
+    _print(comparisons, as_json)
+
+
 def _print(comparisons: Sequence[Comparison], as_json: bool, steps: Sequence[StepTime] = ()) -> None:
     """Print the result of any benchmark: a table a comparison, then the steps if there are any, then the machine."""
     import json
