@@ -111,7 +111,7 @@ def _lists_by_image(rows: pd.DataFrame) -> list[Lists]:
     """Return ensemble-boxes' input for each image with boxes: one list a reader, boxes 0…1."""
     found = rows[rows["class_name"] != NO_FINDING]
     reach = found[XYXY_COLUMNS].to_numpy(np.float64).max()
-    inputs = []
+    inputs: list[Lists] = []
     for _, image in found.groupby("image_id"):
         readers = [own for _, own in image.groupby("reader")]
         inputs.append(
