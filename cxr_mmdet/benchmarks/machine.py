@@ -15,6 +15,9 @@ _DISTRIBUTIONS = {
     "mmengine": ("onedl-mmengine", "mmengine"),
     "OpenCV": ("opencv-python", "opencv-python-headless"),
     "kornia-rs": ("kornia-rs",),
+    "hotcoco": ("hotcoco",),
+    "pycocotools": ("pycocotools",),
+    "faster-coco-eval": ("faster-coco-eval",),
 }
 
 

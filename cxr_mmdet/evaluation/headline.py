@@ -133,7 +133,9 @@ def statistics(matched: MatchedDetections, weights: Weights) -> dict[str, NDArra
     rows = len(weights)
     classes = len(matched.voc)
     voc = np.reshape([average_precision(entry, weights) for entry in matched.voc], (classes, rows))
-    coco = np.reshape([coco_average_precision(entry, weights) for entry in matched.coco], (classes, len(IOU_THRESHOLDS), rows))
+    coco = np.reshape(
+        [coco_average_precision(entry, weights) for entry in matched.coco], (classes, len(IOU_THRESHOLDS), rows)
+    )
     froc = np.reshape([sensitivities(entry, weights) for entry in matched.froc], (classes, len(RATES), rows))
     pooled = sensitivities(matched.pooled, weights)
     no_finding = average_precision(matched.no_finding, weights)

@@ -110,7 +110,9 @@ def test_no_detections_are_zeros_and_no_boxes_undefined():
     assert {values[name] for name in HEADLINE[:4]} == {0.0}
     assert values["image_auc"] == 0.5
     nothing = point_values(match_all(make_ground_truth([]), make_detections([(4, 7, HEART, 0.5)])))
-    assert nothing["mean_ap"] is nothing["voc_mean_ap_40"] is nothing["image_auc"] is nothing["mean_sensitivity"] is None
+    assert (
+        nothing["mean_ap"] is nothing["voc_mean_ap_40"] is nothing["image_auc"] is nothing["mean_sensitivity"] is None
+    )
     empty = {"images": [], "annotations": [], "categories": []}
     assert set(point_values(match_all(empty, [])).values()) == {None}
     assert np.isnan(resampled_values(match_all(empty, []), resamples=3)["mean_ap"]).all()
