@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import time
 from dataclasses import dataclass
@@ -238,7 +237,7 @@ def pycocotools_map(truth: CocoDict, found: Sequence[Detection]) -> float:
 
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = copy.copy(truth)
+        coco.dataset = _copy_of_truth(truth)
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes([dict(entry) for entry in found]), "bbox")
         evaluation.evaluate()
@@ -255,7 +254,7 @@ def _faster_coco_eval(truth: CocoDict, found: Sequence[Detection]) -> list[Alter
         return []
 
     def run(_: int) -> float:
-        coco = COCO(copy.copy(truth), print_function=lambda *_: None)
+        coco = COCO(_copy_of_truth(truth), print_function=lambda *_: None)
         results = coco.loadRes([dict(entry) for entry in found])
         evaluation = COCOeval_faster(coco, results, iouType="bbox", print_function=lambda *_: None)
         evaluation.evaluate()
@@ -264,6 +263,10 @@ def _faster_coco_eval(truth: CocoDict, found: Sequence[Detection]) -> list[Alter
         return float(evaluation.stats[0])
 
     return [Alternative("faster-coco-eval", run)]
+
+
+def _copy_of_truth(truth: CocoDict) -> CocoDict:
+    return truth | {"annotations": [dict(entry) for entry in truth["annotations"]]}
 
 
 def _cpu_seconds(work: Callable[..., object], *arguments: object) -> float:
