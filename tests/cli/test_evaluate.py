@@ -62,6 +62,13 @@ def test_prints_the_table_and_writes_metrics(invoke, files, tmp_path):
     assert metrics == take_account(make_ground_truth(), [make_detection()]).to_metrics()
 
 
+def test_run_is_what_is_done_without_a_verb(invoke, files, tmp_path):
+    plain = invoke(*files, "--resamples", 20)
+    assert plain.exit_code == 0
+    assert plain.stdout == invoke("run", *files, "--resamples", 20).stdout
+    assert invoke("comprae", *files).exit_code == 2
+
+
 def test_writes_nothing_without_out(invoke, files, tmp_path):
     before = sorted(tmp_path.iterdir())
     assert invoke("run", *files).exit_code == 0
