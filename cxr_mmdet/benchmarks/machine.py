@@ -17,6 +17,9 @@ _DISTRIBUTIONS = {
     "kornia-rs": ("kornia-rs",),
     "pandas": ("pandas",),
     "ensemble-boxes": ("ensemble-boxes",),
+    "hotcoco": ("hotcoco",),
+    "pycocotools": ("pycocotools",),
+    "faster-coco-eval": ("faster-coco-eval",),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cxr_mmdet.cli import benchmark_evaluate
 from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, progress_bar, quiet_imports, stdout
 
 if TYPE_CHECKING:
@@ -140,3 +141,6 @@ def _print(comparisons: Sequence[Comparison], as_json: bool, steps: Sequence[Ste
     if steps:
         stdout.print(steps_table(steps))
     stdout.print(machine_line(machine), highlight=False)
+
+
+app.command()(benchmark_evaluate.evaluate)

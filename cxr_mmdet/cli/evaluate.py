@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cxr_mmdet.cli import evaluate_compare, evaluate_files
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
@@ -29,7 +30,18 @@ from cxr_mmdet.evaluation.matching import HitCriterion
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
-app = CxrTyper(no_args_is_help=True)
+
+class RunByDefault(TyperGroup):
+    """Takes ``GT DETECTIONS`` without a verb for ``run GT DETECTIONS``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args``; a first one that is a file and no verb is the ground truth of ``run``."""
+        if args and args[0] not in self.commands and Path(args[0]).is_file():
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = CxrTyper(no_args_is_help=True, cls=RunByDefault)
 
 
 @app.callback()

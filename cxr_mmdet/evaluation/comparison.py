@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, percentile_interval
-from cxr_mmdet.evaluation.headline import HEADLINE, PER_CLASS, intervals, of_class, point_values, statistics
+from cxr_mmdet.evaluation.headline import HEADLINE, PER_CLASS, of_class, point_values, statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,18 +105,15 @@ def compare(
         return {f"1 {name}": value for name, value in one.items()} | {f"2 {name}": two[name] for name in one}
 
     samples = bootstrap(both, first.groups, resamples=resamples, seed=seed)
-    own = [{name[2:]: value for name, value in samples.items() if name[0] == which} for which in "12"]
-    values = [point_values(matched) for matched in (first, second)]
-    with_intervals = [intervals(*of_one, first.groups) for of_one in zip(values, own, strict=True)]
     groups = len(np.unique(first.groups))
+    values = point_values(first), point_values(second)
     return Comparison(
         names=names,
         values={
-            name: Difference(
-                first=with_intervals[0][name],
-                second=with_intervals[1][name],
-                difference=_difference(values[0][name], values[1][name], own[1][name] - own[0][name], groups),
-                p=_p_value(values[0][name], values[1][name], own[1][name] - own[0][name], groups),
+            name: _difference(
+                (values[0][name], values[1][name]),
+                (samples.get(f"1 {name}", np.zeros(0)), samples.get(f"2 {name}", np.zeros(0))),
+                groups,
             )
             for name in values[0]
         },
@@ -128,14 +125,24 @@ def compare(
     )
 
 
-def _difference(first: float | None, second: float | None, samples: NDArray[np.float64], groups: int) -> Interval:
-    value = None if first is None or second is None else second - first
-    return percentile_interval(value, samples, groups=groups)
+def _difference(
+    values: tuple[float | None, float | None],
+    samples: tuple[NDArray[np.float64], NDArray[np.float64]],
+    groups: int,
+) -> Difference:
+    difference = None if values[0] is None or values[1] is None else values[1] - values[0]
+    apart = samples[1] - samples[0]
+    return Difference(
+        first=percentile_interval(values[0], samples[0], groups=groups),
+        second=percentile_interval(values[1], samples[1], groups=groups),
+        difference=percentile_interval(difference, apart, groups=groups),
+        p=None if difference is None or groups < 2 else _p_value(apart),
+    )
 
 
-def _p_value(first: float | None, second: float | None, samples: NDArray[np.float64], groups: int) -> float | None:
-    defined = samples[~np.isnan(samples)]
-    if first is None or second is None or groups < 2 or not len(defined):
+def _p_value(differences: NDArray[np.float64]) -> float | None:
+    defined = differences[~np.isnan(differences)]
+    if not len(defined):
         return None
     fewer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
     return min(1.0, 2 * (fewer + 1) / (len(defined) + 1))

@@ -40,14 +40,14 @@ def precision_recall(matches: Sequence[ClassMatches]) -> Markup:
     """Return the precision envelope over recall of each class at IoU 0.4, whose area is the average precision."""
     figure, axes = _film("recall (sensitivity)", "precision")
     for label, entry in enumerate(matches):
-        if not entry.boxes:
+        if not entry.hits.any():
             continue
         points = operating_points(entry, as_weights(None, len(entry.positives)))
         recall, found = points.hits[:, 0] / entry.boxes, points.hits[:, 0] + points.false_positives[:, 0]
         precision = np.maximum.accumulate((points.hits[:, 0] / found)[::-1])[::-1]
         # A staircase that falls to 0 after the last box found.
         x = np.concatenate([[0], recall, recall[-1:]])
-        y = np.concatenate([precision[:1], precision, np.zeros(min(1, len(recall)))])
+        y = np.concatenate([precision[:1], precision, [0]])
         _class_line(axes, label, x, y, steps="steps-pre")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     return figure_svg(figure, "Precision over recall of each finding")
@@ -179,7 +179,7 @@ def _bars(axes: Axes, values: Mapping[str, Interval], color: str) -> None:
 
 def _staircase(curve: FrocCurve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the curve's corners, carried on to the right end of the axis."""
-    x = np.concatenate([[0], curve.false_positives, [max(RATES[-1], *curve.false_positives[-1:])]])
+    x = np.concatenate([[0], curve.false_positives, [max([RATES[-1], *curve.false_positives[-1:]])]])
     y = np.concatenate([[0], curve.sensitivity, curve.sensitivity[-1:] if len(curve.sensitivity) else [0]])
     return x, y
 

@@ -72,3 +72,17 @@ def test_train_step_of_an_unknown_recipe():
     result = run("train-step", "retina_5cl", "--rounds", 1)
     assert result.exit_code == 2
     assert "retina_5cls" in result.output
+
+
+def test_evaluate_prints_a_table_and_what_the_intervals_cost():
+    result = run("evaluate", "--images", 20, "--detections", 5, "--rounds", 1, "--resamples", 3, "--memory")
+    assert result.exit_code == 0, result.output
+    for words in ("COCO, 20 images with 5 detections each", "pycocotools", "hotcoco", "with 3 resamples"):
+        assert words in result.stdout
+
+
+def test_evaluate_as_json():
+    result = run("evaluate", "--images", 20, "--detections", 5, "--rounds", 2, "--resamples", 3, "--json")
+    report = json.loads(result.stdout)
+    assert report["account"]["resamples"] == 3
+    assert len(report["comparisons"][0]["alternatives"][2]["cpu_s"]) == 2

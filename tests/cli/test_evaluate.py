@@ -62,6 +62,13 @@ def test_prints_the_table_and_writes_metrics(invoke, files, tmp_path):
     assert metrics == take_account(make_ground_truth(), [make_detection()]).to_metrics()
 
 
+def test_run_is_what_is_done_without_a_verb(invoke, files, tmp_path):
+    plain = invoke(*files, "--resamples", 20)
+    assert plain.exit_code == 0
+    assert plain.stdout == invoke("run", *files, "--resamples", 20).stdout
+    assert invoke("comprae", *files).exit_code == 2
+
+
 def test_writes_nothing_without_out(invoke, files, tmp_path):
     before = sorted(tmp_path.iterdir())
     assert invoke("run", *files).exit_code == 0
@@ -148,3 +155,42 @@ def test_table_fits_80_columns_with_whole_names():
     console.print(metrics_table(evaluate_coco(make_ground_truth(), [])))
     text = console.export_text()
     assert all(name in text for name in (*LABELS_14, "mean of findings", "detections"))
+
+
+def test_run_writes_a_report_with_the_pictures_of_the_prepared_folder(invoke, tmp_path, pictures):
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    truth = write(folder / "val_14.json", make_ground_truth(((1, 1, HIT), (2, 2, HIT))))
+    scores = tmp_path / "scores"
+    scores.mkdir()
+    (scores / "recipe.py").write_text("lr = 0.5\n")
+    found = write(scores / "detections.json", [make_detection(HIT)])
+    result = invoke("run", truth, found, "--out", tmp_path / "out", "--title", "Trial", "--resamples", 20)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Trial</h1>" in page
+    assert "Ground truth: Atelectasis" in page
+    assert "lr = 0.5" in page
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["intervals"]["resamples"] == 20
+
+
+def test_run_shows_the_readers_of_the_manifest(invoke, files, tmp_path):
+    measure = {"value": 0.8, "low": 0.7, "high": 0.9}
+    measures = dict.fromkeys(("voc_mean_ap_40", "mean_ap_50", "mean_ap"), measure)
+    ceiling = {"images": 2, "readers": {"R1": {"images": 2, **measures}}, **measures, "per_class": []}
+    label_set = {"labels": list(LABELS_14), "human_ceiling": {"all": ceiling, "train": None, "val": ceiling}}
+    manifest = write(tmp_path / "manifest.json", {"label_sets": {"14": label_set}})
+    truth = files[0].rename(tmp_path / "val_14.json")
+    result = invoke("run", truth, files[1], "--manifest", manifest, "--resamples", 0)
+    row = next(line.split() for line in result.stdout.splitlines() if line.startswith("  mAP@[.5:.95]"))
+    assert row[1:] == ["0.400", "0.800", "50", "%"]
+
+
+def test_a_missing_picture_writes_nothing(invoke, files, pictures, tmp_path):
+    (pictures / "1.png").unlink()
+    weak = write(tmp_path / "weak.json", [make_detection([60, 20, 9, 9])])
+    result = invoke("run", files[0], weak, "--images", pictures, "--out", tmp_path / "out", "--resamples", 0)
+    assert result.exit_code == 1
+    assert "1.png: cannot be read" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import torch
 from conftest import PreparedFolder
 
 from cxr_mmdet.engine.metrics import CxrMetric
+from cxr_mmdet.evaluation.account import take_account
 
 
 def samples(metric: CxrMetric, *, score: float = 0.9, pad: tuple[int, int] = (0, 0)) -> list[dict]:
@@ -57,10 +58,45 @@ def test_undefined_scores_are_left_out(prepared_folder: PreparedFolder):
     assert {name for name in metric.evaluate(size=1) if "AP_50/" in name} == {"bbox/AP_50/Aortic enlargement"}
 
 
+def test_the_competitions_and_frocs_numbers_can_choose_a_checkpoint(metric):
+    metric.process(None, samples(metric))
+    scores = metric.evaluate(size=12)
+    names = ("mAP_40", "mAP_40_no_finding", "sensitivity_0.125", "sensitivity_8", "sensitivity_mean", "image_AUC")
+    assert {name: scores[f"bbox/{name}"] for name in names} == dict.fromkeys(names, pytest.approx(1.0))
+    assert scores["bbox/AP_40/Nodule/Mass"] == pytest.approx(1.0)
+    assert metric.account is None  # intervals are for the test run
+
+
+def test_numbers_do_not_depend_on_the_order_in_which_processes_hand_over(metric):
+    """All scores are equal, so a rank by order would show."""
+    both = samples(metric, score=0.5) + samples(metric, pad=(9, 9), score=0.5)
+    for sample in both[12:]:
+        sample["pad_offset"] = (0, 0)  # boxes that stray by nine pixels
+    metric.process(None, both)
+    forwards = metric.compute_metrics(metric.results)
+    assert metric.compute_metrics(metric.results[::-1]) == forwards
+    assert forwards["mAP_50"] < 1
+
+
+def test_the_centre_is_a_criterion_too(prepared_folder: PreparedFolder):
+    metric = CxrMetric(ann_file="annotations/val_5.json", data_root=str(prepared_folder(val=12)), criterion="centre")
+    small = samples(metric)
+    for sample in small:
+        boxes = sample["pred_instances"]["bboxes"]
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        sample["pred_instances"]["bboxes"] = torch.cat([centres - 1, centres + 1], dim=1)
+    metric.process(None, small)
+    scores = metric.evaluate(size=12)
+    assert scores["bbox/sensitivity_mean"] == 1.0
+    assert scores["bbox/mAP_40"] == 0.0
+
+
 def test_files_are_written(metric, tmp_path):
     metric.out_dir = str(tmp_path / "out")
     metric.process(None, samples(metric))
     metric.evaluate(size=12)
     detections = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(detections) == len(metric.ground_truth["annotations"])
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["mean_ap_50"] == pytest.approx(1.0)
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["mean_ap_50"] == pytest.approx(1.0)
+    assert written == take_account(metric.ground_truth, detections).to_metrics()

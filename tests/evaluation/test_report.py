@@ -1,0 +1,132 @@
+import re
+
+import cv2
+import numpy as np
+import pytest
+from detection_cases import detector_like, make_detections, make_ground_truth
+from test_gallery import Page
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.account import take_account
+from cxr_mmdet.evaluation.bootstrap import Interval
+from cxr_mmdet.evaluation.ceiling import HumanCeiling
+from cxr_mmdet.evaluation.comparison import compare
+from cxr_mmdet.evaluation.report import Background, write_comparison_report, write_report
+
+BACKGROUND = Background("val_5.json", ("detections.json",), "lr = 0.01  # <b>")
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Ground truth whose images have pictures, and a detector's results."""
+    truth, detections = detector_like(1, images=12, boxes=20)
+    for image in truth["images"]:
+        image["file_name"] = f"s{image['id']}.png"
+        cv2.imwrite(str(tmp_path / image["file_name"]), np.full((200, 200), 60, np.uint8))
+    return truth, detections, tmp_path
+
+
+def report(case, path, **options):
+    truth, detections, folder = case
+    account = take_account(truth, detections, resamples=50, ceiling=options.pop("ceiling", None))
+    write_report(path, account, truth, detections, **({"background": BACKGROUND, "image_dir": folder} | options))
+    return account, path.read_text(encoding="utf-8")
+
+
+def test_one_page_that_loads_nothing(case, tmp_path):
+    _, text = report(case, tmp_path / "r.html")
+    page = Page(text)
+    assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons\.org|matplotlib\.org)|@import", text)
+    assert all(a.startswith(("data:image/jpeg;base64,", "#")) for a in page.addresses)
+    assert "script" not in page.tags
+    assert "b" not in page.tags  # of the config's comment
+    assert page.tags.count("svg") == 4
+
+
+def test_the_numbers_stand_there_with_their_intervals(case, tmp_path):
+    account, text = report(case, tmp_path / "r.html")
+    texts = Page(text).texts
+    for title, name in (("mAP@.4 (VOC 2010)", "voc_mean_ap_40"), ("image AUC, abnormal or not", "image_auc")):
+        interval = account.values[name]
+        row = [cell for cell in texts[texts.index(title) + 1 :] if cell][:2]
+        assert row == [f"{interval.value:.3f}", f"{interval.low:.3f}…{interval.high:.3f}"]
+    assert "lr = 0.01  # <b>" in texts
+    assert "val_5.json" in texts
+
+
+def test_the_ceiling_and_how_much_of_it_is_reached(case, tmp_path):
+    values = {name: Interval(0.8, 0.75, 0.85) for name in ("voc_mean_ap_40", "mean_ap_50", "mean_ap")}
+    per_class = {"Cardiomegaly": {"voc_ap_40": Interval(0.9, 0.8, 1.0)}}
+    account, text = report(case, tmp_path / "r.html", ceiling=HumanCeiling("val", 30, 3, values, per_class))
+    texts = [cell for cell in Page(text).texts if cell]
+    row = texts[texts.index("mAP@.5") + 1 :][:5]
+    assert row[2:] == ["0.800", "0.750…0.850", f"{100 * account.values['mean_ap_50'].value / 0.8:.0f} %"]
+    assert "0.900" in texts
+
+
+def test_misses_and_false_alarms_are_shown_with_both_boxes(case, tmp_path):
+    account, text = report(case, tmp_path / "r.html")
+    page = Page(text)
+    assert "Worst misses" in page.texts
+    assert "Worst false alarms" in page.texts
+    alts = [picture["alt"] for picture in page.pictures]
+    assert len(alts) % 2 == 0
+    assert all(alt.startswith("Ground truth: ") for alt in alts[::2])
+    assert all(alt.startswith("Detections: ") for alt in alts[1::2])
+    assert any("missed: met" in text for text in page.texts)
+    assert any("where the ground truth has none" in text for text in page.texts)
+    assert 0 < account.score_threshold < 1
+
+
+def test_without_pictures_there_are_only_numbers(case, tmp_path):
+    _, text = report(case, tmp_path / "r.html", image_dir=None)
+    page = Page(text)
+    assert page.pictures == []
+    assert "Worst misses" not in page.texts
+
+
+def test_a_missing_picture_is_named_and_nothing_is_written(case, tmp_path):
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"s\d+\.png: cannot be read"):
+        report(case, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_same_input_same_bytes(case, tmp_path):
+    report(case, tmp_path / "a.html")
+    report(case, tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+@pytest.mark.parametrize("detections", [[], make_detections([(4, 7, (0, 0, 9, 9), 0.5)])])
+@pytest.mark.parametrize("boxes", [[], [(4, 7, (10, 10, 40, 40))]])
+def test_nothing_annotated_or_nothing_detected_still_makes_a_page(tmp_path, boxes, detections):
+    truth = make_ground_truth(boxes)
+    account = take_account(truth, detections, resamples=5)
+    write_report(tmp_path / "r.html", account, truth, detections, background=Background("a", ("b",)))
+    assert "Detector report" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_two_detectors_side_by_side(case, tmp_path):
+    truth, detections, folder = case
+    fewer = detections[: len(detections) // 2]
+    accounts = take_account(truth, fewer, resamples=0), take_account(truth, detections, resamples=0)
+    comparison = compare(accounts[0].matched, accounts[1].matched, ("old", "<new>"), resamples=50)
+    write_comparison_report(
+        tmp_path / "c.html",
+        comparison,
+        accounts,
+        truth,
+        (fewer, detections),
+        background=Background("val.json", ("old.json", "new.json")),
+        image_dir=folder,
+    )
+    page = Page((tmp_path / "c.html").read_text(encoding="utf-8"))
+    assert "new" not in page.tags
+    entry = comparison.values["mean_ap"]
+    cells = [text for text in page.texts[page.texts.index("mAP@[.5:.95]") + 1 :] if text]
+    assert cells[:3] == [f"{entry.first.value:.3f}", f"{entry.second.value:.3f}", f"{entry.difference.value:+.3f}"]
+    alts = [picture["alt"] for picture in page.pictures]
+    assert len(alts) % 3 == 0
+    assert {alt.split(":")[0] for alt in alts} <= {"Ground truth", "old", "<new>"}
