@@ -15,6 +15,7 @@ from cxr_mmdet.cli.prepare_data_images import (
     DaskOption,
     JobsOption,
     MaxFailuresOption,
+    ReducedOption,
     ShortEdgeOption,
     print_failures,
 )
@@ -71,6 +72,7 @@ def build(
         GroupBy, typer.Option(help="Keep images of one patient (DICOM PatientID) on one side of the split.")
     ] = GroupBy.patient,
     short_edge: ShortEdgeOption = 1024,
+    reduced_jpeg2000: ReducedOption = False,
     fusion: Annotated[FusionMethod, typer.Option(help="How several readers' boxes become one set.")] = FusionMethod.wbf,
     fusion_iou: Annotated[
         float, typer.Option(min=0, max=1, help="Overlap above which two boxes are one finding.")
@@ -116,6 +118,7 @@ def build(
         val_ratio=val_ratio,
         seed=seed,
         short_edge=short_edge,
+        reduced_jpeg2000=reduced_jpeg2000,
         fusion=Fusion(fusion.value),
         fusion_iou=fusion_iou,
         minority=tuple(minority) if minority else None,

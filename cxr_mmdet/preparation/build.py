@@ -48,6 +48,7 @@ class BuildOptions:
         val_ratio: share of the images to validate on.
         seed: of the split.
         short_edge: the pictures' shorter side at most, in pixels; 0 keeps the full size.
+        reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         fusion: how several readers' boxes become one set.
         fusion_iou: overlap above which two boxes are one finding.
         fusion_skip: boxes with a lower score are left out; readers' boxes have score 1.
@@ -63,6 +64,7 @@ class BuildOptions:
     val_ratio: float = 0.2
     seed: int = 42
     short_edge: int = 1024
+    reduced_jpeg2000: bool = False
     fusion: Fusion = Fusion.WBF
     fusion_iou: float = REFERENCE_IOU_THRESHOLD
     fusion_skip: float = REFERENCE_SKIP_THRESHOLD
@@ -140,6 +142,7 @@ def build_dataset(
         readable,
         out / IMAGES,
         short_edge=options.short_edge,
+        reduced_jpeg2000=options.reduced_jpeg2000,
         jobs=jobs,
         progress=(lambda done: progress(done, len(readable))) if progress else None,
     )

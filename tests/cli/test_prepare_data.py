@@ -48,13 +48,14 @@ def test_every_option_reaches_the_manifest(src, tmp_path):
     labels = ("--labels", "auto", "--labels", tmp_path / "mine.txt")
     numbers = ("--val-ratio", "0.3", "--seed", "7", "--short-edge", "40", "--fusion", "nms", "--fusion-iou", "0.5")
     flags = ("--minority", "ILD", "--drop-normals", "--group-by", "image", "--clip-boxes", "--unread-as-normal")
-    result = run("build", src, tmp_path / "out", *labels, *numbers, *flags, "--jobs", "2")
+    result = run("build", src, tmp_path / "out", *labels, *numbers, *flags, "--reduced-jpeg2000", "--jobs", "2")
     assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "out/manifest.json").read_text())["parameters"] == {
         "labels": ["auto", "mine.txt"],
         "val_ratio": 0.3,
         "seed": 7,
         "short_edge": 40,
+        "reduced_jpeg2000": True,
         "fusion": "nms",
         "fusion_iou": 0.5,
         "fusion_skip": 0.21,
