@@ -15,6 +15,9 @@ _DISTRIBUTIONS = {
     "mmengine": ("onedl-mmengine", "mmengine"),
     "OpenCV": ("opencv-python", "opencv-python-headless"),
     "kornia-rs": ("kornia-rs",),
+    "imagecodecs": ("imagecodecs",),
+    "pydicom": ("pydicom",),
+    "Pillow": ("pillow",),
 }
 
 
