@@ -122,6 +122,20 @@ def radiographs(
     _print(result.comparisons, as_json, worker_peak_bytes=result.worker_peak_bytes)
 
 
+@app.command()
+def codecs(
+    size: Annotated[int, typer.Option(min=32, help="Shorter side of the picture in pixels.")] = 2500,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare the installed decoders of each compressed transfer syntax, in the order in which they are tried."""
+    from cxr_mmdet.benchmarks.codecs import benchmark_codecs
+
+    with progress_bar("rounds") as report:
+        comparisons = benchmark_codecs(size=size, rounds=rounds, progress=report)
+    _print(comparisons, as_json)
+
+
 def _print(
     comparisons: Sequence[Comparison],
     as_json: bool,

@@ -70,7 +70,7 @@ def decode_frame(dataset: Dataset, syntax: uid.UID, index: int) -> tuple[np.ndar
     Raises:
         CodecError: no codec for the syntax, or data that contradict the header, are cut off or damaged.
     """
-    decoder = _decoder(syntax)
+    decoder = decoder_of(syntax)
     frame = _checked_codestream(dataset, index) if syntax in _CODESTREAM_SYNTAXES else b""
     plugins = [name for name in PREFERENCE.get(syntax, ("",)) if not name or name in decoder.available_plugins]
     reasons = []
@@ -116,7 +116,12 @@ def _is_invented_grey(values: np.ndarray, frame: bytes, dataset: Dataset) -> boo
     return bool((values.astype(np.int64) & kept == invented & kept).all())
 
 
-def _decoder(syntax: uid.UID) -> Decoder:
+def decoder_of(syntax: uid.UID) -> Decoder:
+    """Return pydicom's decoder of a syntax, with imagecodecs among its plugins.
+
+    Raises:
+        CodecError: the syntax is not one of pictures, or no codec for it is installed.
+    """
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:

@@ -30,26 +30,39 @@ def halvings(size_hw: tuple[int, int], min_short_edge: int) -> int:
 
 
 def decode_reduced(dataset: Dataset, syntax: uid.UID, index: int, times: int) -> np.ndarray | None:
-    """Return one grey frame's stored values, its sides halved ``times`` times and rounded up.
+    """Return one grey frame's stored values, its sides halved ``times`` times and rounded up, or less often.
 
-    None where that cannot be had: another syntax, colour, a codestream that contradicts the header or has no
-    such resolution, damage. The caller then decodes all of it, and words the refusal where there is one.
+    As often as the codestream has resolutions for. None where it cannot be had at all: another syntax, colour, a
+    codestream that contradicts the header, damage. The caller then decodes all of it, and words the refusal where
+    there is one.
     """
     if not times or syntax not in _SYNTAXES or dataset.SamplesPerPixel != 1:
         return None
     try:
         frame = get_frame(dataset.PixelData, index, number_of_frames=frame_count(dataset))
         stream = read_codestream(frame)
-        stated = ((dataset.Rows, dataset.Columns), 1, dataset.BitsStored, dataset.PixelRepresentation == 1)
-        if (stream.size_hw, stream.components, stream.precision, stream.is_signed) != stated:
-            return None
-        with Image.open(BytesIO(frame), formats=["JPEG2000"]) as image:
-            image.reduce = times  # type: ignore[assignment, method-assign]  # Pillow documents it as an attribute
-            values = np.asarray(image)
-    # Pillow raises OSError, ValueError, SyntaxError..., pydicom's fragment parser struct.error, IndexError...
+    # pydicom's fragment parser raises struct.error, EOFError, IndexError... on damaged items.
     except Exception:
         return None
-    return _as_stored(values, stream.precision, is_signed=stream.is_signed)
+    stated = ((dataset.Rows, dataset.Columns), 1, dataset.BitsStored, dataset.PixelRepresentation == 1)
+    if (stream.size_hw, stream.components, stream.precision, stream.is_signed) != stated:
+        return None
+    for fewer in range(times, 0, -1):
+        values = _decode(frame, fewer)
+        if values is not None:
+            return _as_stored(values, stream.precision, is_signed=stream.is_signed)
+    return None
+
+
+def _decode(frame: bytes, times: int) -> np.ndarray | None:
+    """Return Pillow's pixels; None where the codestream has fewer resolutions, as its header tells, or is damaged."""
+    try:
+        with Image.open(BytesIO(frame), formats=["JPEG2000"]) as image:
+            image.reduce = times  # type: ignore[assignment, method-assign]  # Pillow documents it as an attribute
+            return np.asarray(image)
+    # Pillow raises OSError, SyntaxError, ValueError... depending on where the damage is.
+    except Exception:
+        return None
 
 
 def _as_stored(values: np.ndarray, precision: int, *, is_signed: bool) -> np.ndarray | None:

@@ -85,7 +85,7 @@ def bits_of(kind: str) -> int:
 
 
 def available_plugins(syntax: UID) -> list[str]:
-    decoder = codecs._decoder(syntax)
+    decoder = codecs.decoder_of(syntax)
     return [name for name in PREFERENCE[syntax] if name in decoder.available_plugins]
 
 
