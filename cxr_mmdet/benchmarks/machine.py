@@ -20,6 +20,9 @@ _DISTRIBUTIONS = {
     "hotcoco": ("hotcoco",),
     "pycocotools": ("pycocotools",),
     "faster-coco-eval": ("faster-coco-eval",),
+    "imagecodecs": ("imagecodecs",),
+    "pydicom": ("pydicom",),
+    "Pillow": ("pillow",),
 }
 
 

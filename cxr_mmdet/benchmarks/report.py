@@ -19,19 +19,24 @@ _MEGABYTE = 1e6
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return one row an alternative: milliseconds of an item, items a second per core, times as fast as the first."""
+    """Return one row an alternative: milliseconds of an item, items a second per core, times as fast as the first.
+
+    Compared by the clock, it is items a second: the work of other processes, or of a GPU, is no processor time of ours.
+    """
     timings = comparison.timings
     table = _table(f"{comparison.title}: ms per {comparison.item}, {len(timings[0].wall_s)} rounds")
     with_memory = any(entry.peak_bytes is not None for entry in timings)
-    for header in ("clock", "CPU", f"{comparison.item}s/s/core", "speed", "quartiles", *["peak MB"] * with_memory):
+    by_clock = comparison.clock == "wall_s"
+    rate = f"{comparison.item}s/s" if by_clock else f"{comparison.item}s/s/core"
+    for header in ("clock", *["CPU"] * (not by_clock), rate, "speed", "quartiles", *["peak MB"] * with_memory):
         table.add_column(header, justify="right", no_wrap=True)
     for entry in timings:
-        cpu, speed_up = Spread.of(entry.cpu_s), comparison.speed_up(entry)
+        wall, cpu, speed_up = Spread.of(entry.wall_s), Spread.of(entry.cpu_s), comparison.speed_up(entry)
         table.add_row(
             entry.name,
-            _milliseconds(Spread.of(entry.wall_s).median),
-            _milliseconds(cpu.median),
-            f"{1 / cpu.median:.3g}",
+            _milliseconds(wall.median),
+            *[_milliseconds(cpu.median)] * (not by_clock),
+            f"{1 / (wall if by_clock else cpu).median:.3g}",
             f"{speed_up.median:.2f}x",
             f"{speed_up.low:.2f}-{speed_up.high:.2f}",
             *[_megabytes(entry.peak_bytes)] * with_memory,

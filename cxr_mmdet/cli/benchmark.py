@@ -120,7 +120,46 @@ def fuse_annotations(
     _print(comparisons, as_json)
 
 
-def _print(comparisons: Sequence[Comparison], as_json: bool, steps: Sequence[StepTime] = ()) -> None:
+@app.command()
+def radiographs(
+    width: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 2500,
+    height: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 3000,
+    pictures: Annotated[int, typer.Option(min=1, help="Different pictures; a round takes each once.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to compare with one; 1 leaves that out.")] = 2,
+    memory: Memory = False,
+    as_json: Json = False,
+) -> None:
+    """Compare DICOM to prepared PNG with the usual script and the bare codec, in three transfer syntaxes."""
+    from cxr_mmdet.benchmarks.radiographs import benchmark_radiographs
+
+    with progress_bar("rounds") as report:
+        result = benchmark_radiographs(
+            size_hw=(height, width), pictures=pictures, rounds=rounds, workers=workers, memory=memory, progress=report
+        )
+    _print(result.comparisons, as_json, worker_peak_bytes=result.worker_peak_bytes)
+
+
+@app.command()
+def codecs(
+    size: Annotated[int, typer.Option(min=32, help="Shorter side of the picture in pixels.")] = 2500,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare the installed decoders of each compressed transfer syntax, in the order in which they are tried."""
+    from cxr_mmdet.benchmarks.codecs import benchmark_codecs
+
+    with progress_bar("rounds") as report:
+        comparisons = benchmark_codecs(size=size, rounds=rounds, progress=report)
+    _print(comparisons, as_json)
+
+
+def _print(
+    comparisons: Sequence[Comparison],
+    as_json: bool,
+    steps: Sequence[StepTime] = (),
+    worker_peak_bytes: int | None = None,
+) -> None:
     """Print the result of any benchmark: a table a comparison, then the steps if there are any, then the machine."""
     import json
 
@@ -133,6 +172,7 @@ def _print(comparisons: Sequence[Comparison], as_json: bool, steps: Sequence[Ste
             "machine": machine,
             "comparisons": [entry.to_json() for entry in comparisons],
             "steps": [vars(step) for step in steps],
+            "worker_peak_bytes": worker_peak_bytes,
         }
         typer.echo(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
         return
@@ -140,6 +180,8 @@ def _print(comparisons: Sequence[Comparison], as_json: bool, steps: Sequence[Ste
         stdout.print(comparison_table(comparison))
     if steps:
         stdout.print(steps_table(steps))
+    if worker_peak_bytes is not None:
+        stdout.print(f"Resident memory of a worker at its peak: {worker_peak_bytes / 1e6:.0f} MB", highlight=False)
     stdout.print(machine_line(machine), highlight=False)
 
 

@@ -34,6 +34,7 @@ from cxr_mmdet.cli.prepare_data_images import (
     DaskOption,
     JobsOption,
     MaxFailuresOption,
+    ReducedOption,
     ShortEdgeOption,
     print_failures,
 )
@@ -79,6 +80,7 @@ def build(
     join_duplicates: JoinDuplicatesOption = False,
     allow_duplicates: AllowDuplicatesOption = False,
     short_edge: ShortEdgeOption = 1024,
+    reduced_jpeg2000: ReducedOption = False,
     fusion: FusionOption = FusionMethod.wbf,
     fusion_iou: FusionIouOption = 0.4,
     min_votes: MinVotesOption = 2,
@@ -127,6 +129,7 @@ def build(
         **asdict(sides),
         labels=tuple(labels or ["14"]),
         short_edge=short_edge,
+        reduced_jpeg2000=reduced_jpeg2000,
         fusion=Fusion(fusion.value),
         fusion_iou=fusion_iou,
         min_votes=min_votes,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 
-from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.preparation.images import shrink
+from cxr_mmdet.preparation.images import read_to_size
 
 
 @TRANSFORMS.register_module()
@@ -23,23 +21,21 @@ class LoadRadiograph(BaseTransform):
     Args:
         short_edge: as the COCO file was prepared with (``manifest.json``), in whose pixels the boxes are; 0 keeps the
             full size.
+        reduced_jpeg2000: likewise.
 
     Raises:
         DicomError: the source is not a radiograph we can show.
         DatasetError: its size is not the one in the COCO file.
     """
 
-    def __init__(self, short_edge: int = 1024) -> None:
+    def __init__(self, short_edge: int = 1024, reduced_jpeg2000: bool = False) -> None:
         self.short_edge = short_edge
+        self.reduced_jpeg2000 = reduced_jpeg2000
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``img``, ``img_shape``, ``ori_shape`` (height, width) to ``results``."""
         path = results["img_path"]
-        with warnings.catch_warnings():
-            # pydicom remarks on every oddity, at every epoch; tools/prepare_data.py doctor lists what matters.
-            warnings.simplefilter("ignore")
-            radiograph = read_radiograph(path)
-        image = shrink(radiograph.pixels, self.short_edge, radiograph.pixel_aspect)
+        _, image = read_to_size(path, self.short_edge, reduced_jpeg2000=self.reduced_jpeg2000)
         expected = (results.get("height", image.shape[0]), results.get("width", image.shape[1]))
         if image.shape != expected:
             raise DatasetError(
@@ -50,4 +46,4 @@ class LoadRadiograph(BaseTransform):
         return results
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(short_edge={self.short_edge})"
+        return f"{type(self).__name__}(short_edge={self.short_edge}, reduced_jpeg2000={self.reduced_jpeg2000})"

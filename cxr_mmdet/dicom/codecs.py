@@ -70,7 +70,7 @@ def decode_frame(dataset: Dataset, syntax: uid.UID, index: int) -> tuple[np.ndar
     Raises:
         CodecError: no codec for the syntax, or data that contradict the header, are cut off or damaged.
     """
-    decoder = _decoder(syntax)
+    decoder = decoder_of(syntax)
     frame = _checked_codestream(dataset, index) if syntax in _CODESTREAM_SYNTAXES else b""
     plugins = [name for name in PREFERENCE.get(syntax, ("",)) if not name or name in decoder.available_plugins]
     reasons = []
@@ -94,7 +94,8 @@ def _ran_dry(array: np.ndarray, frame: bytes, dataset: Dataset, decoder: Decoder
     A flat end may also be a collimator's shadow. What tells them apart is whether bytes put before the end marker
     change the picture: a decoder that had all it needed passes over them.
     """
-    if np.ptp(array[-1, -_FLAT_END:]) > 0:
+    end_of_picture = array[-1, -_FLAT_END:]
+    if np.ptp(end_of_picture) > 0 or (plugin == OWN_PLUGIN and not _is_invented_grey(end_of_picture, frame, dataset)):
         return False
     end = frame.rfind(b"\xff\xd9")
     trial = Dataset()
@@ -105,7 +106,22 @@ def _ran_dry(array: np.ndarray, frame: bytes, dataset: Dataset, decoder: Decoder
     return not np.array_equal(decoder.as_array(trial, index=0, decoding_plugin=plugin)[0], array)
 
 
-def _decoder(syntax: uid.UID) -> Decoder:
+def _is_invented_grey(values: np.ndarray, frame: bytes, dataset: Dataset) -> bool:
+    """Return whether ``values`` are what libjpeg-turbo paints: coefficients or differences of 0, so half of the range.
+
+    It saves black and white borders a second decoding.
+    """
+    invented = 1 << (read_codestream(frame).precision - 1)
+    kept = (1 << dataset.BitsStored) - 1
+    return bool((values.astype(np.int64) & kept == invented & kept).all())
+
+
+def decoder_of(syntax: uid.UID) -> Decoder:
+    """Return pydicom's decoder of a syntax, with imagecodecs among its plugins.
+
+    Raises:
+        CodecError: the syntax is not one of pictures, or no codec for it is installed.
+    """
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:

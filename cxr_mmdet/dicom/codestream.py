@@ -22,11 +22,12 @@ _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # TEM, RSTn, SOI carry no
 
 @dataclass(frozen=True)
 class Codestream:
-    """Size and depth as the codestream states them; ``size_hw`` in pixels, ``precision`` in bits."""
+    """Size and depth as the codestream states them; ``size_hw`` in pixels, ``precision`` in bits, JPEG is unsigned."""
 
     size_hw: tuple[int, int]
     components: int
     precision: int
+    is_signed: bool = False
 
 
 def read_codestream(frame: bytes) -> Codestream:
@@ -83,7 +84,7 @@ def _read_jpeg2000(frame: bytes, start: int) -> Codestream:
     x1, y1, x0, y0 = struct.unpack_from(">4I", frame, start + 8)
     components, depth = struct.unpack_from(">HB", frame, start + 40)
     _check_tile_parts(frame, start)
-    return Codestream((y1 - y0, x1 - x0), components, (depth & 0x7F) + 1)
+    return Codestream((y1 - y0, x1 - x0), components, (depth & 0x7F) + 1, is_signed=depth >= 0x80)
 
 
 def _check_tile_parts(frame: bytes, start: int) -> None:

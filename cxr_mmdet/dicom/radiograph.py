@@ -14,6 +14,7 @@ from pydicom.pixels import apply_color_lut
 from cxr_mmdet.dicom.attributes import frame_count, numbers, one_line, text_of
 from cxr_mmdet.dicom.codecs import decode_frame
 from cxr_mmdet.dicom.pictures import picture_format, read_picture
+from cxr_mmdet.dicom.reduced import decode_reduced, halvings
 from cxr_mmdet.dicom.source import MAX_PIXELS, is_dicom, parse_dataset, picture_dataset, read_bytes, transfer_syntax
 from cxr_mmdet.dicom.windowing import Rendering, render_by_percentiles, render_grey
 from cxr_mmdet.errors import DicomError
@@ -32,7 +33,8 @@ class Radiograph:
     """A radiograph ready to show, and where it comes from; what identifies the patient stays out of the repr.
 
     Attributes:
-        pixels: (H, W) uint8, or uint16 where asked for; C-contiguous, 0 is black.
+        pixels: (H, W) uint8, or uint16 where asked for; C-contiguous, 0 is black. Of ``size_hw``, unless decoded at
+            a reduced size.
         size_hw: rows and columns as stored.
         pixel_spacing: millimetres between rows and between columns, at the patient where known, else at the detector.
         pixel_aspect: height of a pixel over its width, 1 where the file says nothing credible.
@@ -63,6 +65,7 @@ def read_radiograph(
     frame: int | None = None,
     bits: Literal[8, 16] = 8,
     max_pixels: int = MAX_PIXELS,
+    min_short_edge: int | None = None,
     name: str | None = None,
 ) -> Radiograph:
     """Return the radiograph in ``source`` as its file asks it to be shown.
@@ -76,13 +79,16 @@ def read_radiograph(
         frame: which frame of a multi-frame picture, counted from 0.
         bits: of a grey level in ``pixels``.
         max_pixels: rows times columns beyond which nothing is decoded.
+        min_short_edge: grey JPEG 2000 with square pixels may be decoded at half, a quarter … of its size, several
+            times faster and not to the same pixels, as long as the shorter side keeps so many.
         name: how messages call the source; its path by default.
 
     Raises:
         DicomError: the source is not a radiograph we can show; the message names it and the reason.
     """
     if isinstance(source, Dataset):
-        return _read_dataset(source, name or "the dataset", window, frame, bits, max_pixels)
+        dataset, name = source, name or "the dataset"
+        return _read_dataset(dataset, name, window, frame, bits, max_pixels, min_short_edge)
     if isinstance(source, bytes):
         content, name = source, name or "the uploaded file"
     else:
@@ -90,30 +96,44 @@ def read_radiograph(
     kind = None if is_dicom(content) else picture_format(content)
     if kind is not None:
         return _read_picture(content, name, kind, bits, max_pixels)
-    return _read_dataset(parse_dataset(content, name), name, window, frame, bits, max_pixels)
+    return _read_dataset(parse_dataset(content, name), name, window, frame, bits, max_pixels, min_short_edge)
 
 
 def _read_dataset(
-    dataset: Dataset, name: str, window: int | str, frame: int | None, bits: int, max_pixels: int
+    dataset: Dataset,
+    name: str,
+    window: int | str,
+    frame: int | None,
+    bits: int,
+    max_pixels: int,
+    min_short_edge: int | None,
 ) -> Radiograph:
     dataset = picture_dataset(dataset, name, max_pixels=max_pixels)
     syntax = transfer_syntax(dataset)
+    warnings: list[str] = []
+    aspect = _pixel_aspect(dataset, warnings)
+    size_hw = (int(dataset.Rows), int(dataset.Columns))
+    times = halvings(size_hw, min_short_edge) if min_short_edge and aspect == 1 else 0
+    index = _frame_index(dataset, frame, name)
     try:
-        stored, photometric = decode_frame(dataset, syntax, _frame_index(dataset, frame, name))
+        reduced = decode_reduced(dataset, syntax, index, times)
+        stored, photometric = (
+            decode_frame(dataset, syntax, index)
+            if reduced is None
+            else (reduced, str(dataset.PhotometricInterpretation))
+        )
         rendering = _render(stored, photometric, dataset, window, bits)
     except ValueError as error:
         raise DicomError(f"{name}: {error}") from None
-    height, width = rendering.levels.shape
-    warnings = list(rendering.warnings)
     return Radiograph(
         pixels=rendering.levels,
-        size_hw=(height, width),
+        size_hw=size_hw,
         pixel_spacing=_pixel_spacing(dataset),
-        pixel_aspect=_pixel_aspect(dataset, warnings),
+        pixel_aspect=aspect,
         photometric=str(dataset.PhotometricInterpretation),
         windowing=rendering.how,
         transfer_syntax=syntax.name,
-        warnings=tuple(warnings),
+        warnings=(*rendering.warnings, *warnings),
         burned_in_annotation={"YES": True, "NO": False}.get(text_of(dataset, "BurnedInAnnotation").upper()),
         patient_id=text_of(dataset, "PatientID") or None,
     )

@@ -94,6 +94,8 @@ def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS
         raise DicomError(f"{name}: {columns} x {rows} pixels is beyond the limit of {max_pixels:,} pixels")
     for keyword in ("BitsAllocated", "BitsStored"):
         _positive_int(dataset, keyword, name)
+    if "NumberOfFrames" in dataset and not numbers(dataset, "NumberOfFrames"):
+        raise DicomError(f"{name}: the header gives an impossible NumberOfFrames")
     samples = _positive_int(dataset, "SamplesPerPixel", name)
     if samples not in (1, 3):
         raise DicomError(f"{name}: has {samples} samples a pixel; a picture has 1 or 3")
@@ -116,7 +118,7 @@ def _completed(dataset: Dataset) -> Dataset:
     """Return ``dataset`` with defaults for what is missing or unreadable; the caller's own stays as it is."""
     defaults = {**_DEFAULTS, "BitsStored": value_of(dataset, "BitsAllocated")}
     fixes = {keyword: value for keyword, value in defaults.items() if value_of(dataset, keyword) is None}
-    if "NumberOfFrames" in dataset and not numbers(dataset, "NumberOfFrames"):
+    if "NumberOfFrames" in dataset and not dataset.get_item("NumberOfFrames").value:
         fixes["NumberOfFrames"] = 1
     if not fixes:
         return dataset

@@ -23,6 +23,7 @@ def prepare_folder(
     out: Path,
     *,
     short_edge: int = 1024,
+    reduced_jpeg2000: bool = False,
     jobs: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedImages:
@@ -35,6 +36,7 @@ def prepare_folder(
         src: holds the radiographs, in ``train/`` or itself.
         out: a new folder, or one of an earlier run, which is then brought up to date.
         short_edge: the pictures' shorter side at most, in pixels; 0 keeps the full size.
+        reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, and of all.
 
@@ -50,6 +52,7 @@ def prepare_folder(
         sources,
         out / IMAGES,
         short_edge=short_edge,
+        reduced_jpeg2000=reduced_jpeg2000,
         jobs=jobs,
         progress=(lambda done: progress(done, len(sources))) if progress else None,
     )

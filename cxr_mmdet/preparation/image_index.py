@@ -60,27 +60,31 @@ class SourceState:
 class ImageIndex:
     """The finished pictures of one prepared folder, as of its ``images.json``."""
 
-    def __init__(self, path: Path, short_edge: int, entries: dict[str, Any]) -> None:
+    def __init__(self, path: Path, made_by: dict[str, Any], entries: dict[str, Any]) -> None:
         self._path = path
-        self._short_edge = short_edge
+        self._made_by = made_by
         self._entries = entries
 
     @classmethod
-    def load(cls, path: Path, *, short_edge: int) -> ImageIndex:
-        """Read the index; one made with another short edge or by another version counts as empty.
+    def load(cls, path: Path, *, short_edge: int, reduced_jpeg2000: bool = False) -> ImageIndex:
+        """Read the index; one made with other parameters or by another version counts as empty.
 
         Raises:
             DatasetError: the file is not an index.
         """
+        made_by: dict[str, Any] = {"rendering_version": RENDERING_VERSION, "short_edge": short_edge}
+        if reduced_jpeg2000:
+            made_by["reduced_jpeg2000"] = True
         if not path.is_file():
-            return cls(path, short_edge, {})
+            return cls(path, made_by, {})
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            made_by = (document["rendering_version"], document["short_edge"])
-            entries = document["images"] if made_by == (RENDERING_VERSION, short_edge) else {}
-        except (ValueError, KeyError, TypeError):
+            entries = document.pop("images")
+            if document != made_by:
+                entries = {}
+        except (AttributeError, ValueError, KeyError, TypeError):
             raise DatasetError(f"{path}: not an index of prepared pictures; remove it to prepare them anew") from None
-        return cls(path, short_edge, entries)
+        return cls(path, made_by, entries)
 
     def get(self, image_id: str, source: Path, out_dir: Path) -> PreparedImage | None:
         """Return the finished picture, or None when it is missing or its source has changed since."""
@@ -110,12 +114,7 @@ class ImageIndex:
 
     def save(self) -> None:
         """Write the index beside the pictures."""
-        document = {
-            "rendering_version": RENDERING_VERSION,
-            "short_edge": self._short_edge,
-            "images": self._entries,
-        }
-        write_json(self._path, document, indent=1)
+        write_json(self._path, self._made_by | {"images": self._entries}, indent=1)
 
 
 def _pair(values: list[int]) -> tuple[int, int]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from cxr_mmdet.dicom.radiograph import Radiograph
+
 SUFFIXES = frozenset({".dicom", ".dcm", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
@@ -106,6 +108,7 @@ def prepare_images(
     out_dir: Path,
     *,
     short_edge: int = 1024,
+    reduced_jpeg2000: bool = False,
     jobs: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> PreparedImages:
@@ -118,6 +121,7 @@ def prepare_images(
         sources: image id → file.
         out_dir: made where needed.
         short_edge: pixels of the shorter side at most; 0 keeps the full size. Pictures are never enlarged.
+        reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, first with those that were already there.
 
@@ -126,7 +130,7 @@ def prepare_images(
         CxrError: a worker was killed.
     """
     _remove_unfinished(out_dir)
-    index = ImageIndex.load(out_dir.parent / INDEX_NAME, short_edge=short_edge)
+    index = ImageIndex.load(out_dir.parent / INDEX_NAME, short_edge=short_edge, reduced_jpeg2000=reduced_jpeg2000)
     done: dict[str, PreparedImage] = {}
     todo: list[tuple[str, Path]] = []
     for image_id, path in sorted(sources.items()):
@@ -140,7 +144,7 @@ def prepare_images(
     report(reused)
     failures: list[Failure] = []
     try:
-        tasks = [(image_id, path, out_dir, short_edge) for image_id, path in todo]
+        tasks = [(image_id, path, out_dir, short_edge, reduced_jpeg2000) for image_id, path in todo]
         with closing(map_unordered(prepare_image, tasks, jobs=jobs)) as results:
             for count, result in enumerate(results, 1):
                 if isinstance(result, Failure):
@@ -162,20 +166,16 @@ def prepare_images(
 
 
 def prepare_image(
-    image_id: str, path: Path, out_dir: Path, short_edge: int
+    image_id: str, path: Path, out_dir: Path, short_edge: int, reduced_jpeg2000: bool = False
 ) -> tuple[PreparedImage, SourceState] | Failure:
     """Render one radiograph; the source's state is taken before reading, so that a change meanwhile is seen later."""
     try:
         state = SourceState.of(path)
-        with warnings.catch_warnings():
-            # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
-            warnings.simplefilter("ignore")
-            radiograph = read_radiograph(path)
+        radiograph, pixels = read_to_size(path, short_edge, reduced_jpeg2000=reduced_jpeg2000)
     except DicomError as error:
         return Failure(image_id, path, str(error))
     except OSError as error:
         return Failure(image_id, path, f"{path}: cannot be read ({error.strerror})")
-    pixels = shrink(radiograph.pixels, short_edge, radiograph.pixel_aspect)
     target = out_dir / f"{image_id}.png"
     write_grey_png(target, pixels)
     height, width = pixels.shape
@@ -190,6 +190,19 @@ def prepare_image(
         burned_in_annotation=radiograph.burned_in_annotation,
     )
     return image, state
+
+
+def read_to_size(path: str | Path, short_edge: int, *, reduced_jpeg2000: bool = False) -> tuple[Radiograph, np.ndarray]:
+    """Return a radiograph and its (H, W) uint8 pixels as a prepared folder holds them.
+
+    Raises:
+        DicomError: the file is not a radiograph we can show.
+    """
+    with warnings.catch_warnings():
+        # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
+        warnings.simplefilter("ignore")
+        radiograph = read_radiograph(path, min_short_edge=short_edge if reduced_jpeg2000 else None)
+    return radiograph, shrink(radiograph.pixels, short_edge, radiograph.pixel_aspect, radiograph.size_hw)
 
 
 def write_grey_png(path: Path, pixels: np.ndarray) -> None:
@@ -237,18 +250,21 @@ def pseudonym(patient_id: str) -> str:
     return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:16]
 
 
-def shrink(pixels: np.ndarray, short_edge: int, pixel_aspect: float = 1.0) -> np.ndarray:
+def shrink(
+    pixels: np.ndarray, short_edge: int, pixel_aspect: float = 1.0, size_hw: tuple[int, int] | None = None
+) -> np.ndarray:
     """Return ``pixels`` made square and with a shorter side of at most ``short_edge``, by area interpolation.
 
     Args:
         pixels: (H, W).
         short_edge: 0 keeps the size.
         pixel_aspect: height of a pixel over its width; the denser axis shrinks, so that no axis ever grows.
+        size_hw: the original's, where ``pixels`` were decoded at a reduced size; the result has the same size anyway.
     """
-    height, width = pixels.shape
+    height, width = size_hw or pixels.shape
     square_height, square_width = height * min(1.0, pixel_aspect), width / max(1.0, pixel_aspect)
     scale = min(1.0, short_edge / min(square_height, square_width)) if short_edge else 1.0
-    size_hw = (max(1, round(square_height * scale)), max(1, round(square_width * scale)))
-    if size_hw == (height, width):
+    target_hw = (max(1, round(square_height * scale)), max(1, round(square_width * scale)))
+    if target_hw == pixels.shape:
         return pixels
-    return cv2.resize(pixels, size_hw[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels, target_hw[::-1], interpolation=cv2.INTER_AREA)

@@ -90,6 +90,7 @@ class BuildOptions(SplitOptions):
     Attributes:
         labels: label sets to write, each ``14``, ``5``, ``auto`` or a file of class names.
         short_edge: the pictures' shorter side at most, in pixels; 0 keeps the full size.
+        reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         fusion: how several readers' boxes become one set.
         fusion_iou: overlap above which two boxes are one finding.
         fusion_skip: boxes with a lower score are left out; readers' boxes have score 1.
@@ -103,6 +104,7 @@ class BuildOptions(SplitOptions):
 
     labels: tuple[str, ...] = ("14",)
     short_edge: int = 1024
+    reduced_jpeg2000: bool = False
     fusion: Fusion = Fusion.WBF
     fusion_iou: float = REFERENCE_IOU_THRESHOLD
     fusion_skip: float = REFERENCE_SKIP_THRESHOLD

@@ -49,13 +49,15 @@ def test_every_option_reaches_the_manifest(src, tmp_path):
     numbers = ("--val-ratio", "0.3", "--seed", "7", "--short-edge", "40", "--fusion", "nms", "--fusion-iou", "0.5")
     numbers += ("--min-votes", "3", "--folds", "2", "--fold", "2", "--split", "stratified")
     flags = ("--minority", "ILD", "--drop-normals", "--group-by", "image", "--clip-boxes", "--unread-as-normal")
-    result = run("build", src, tmp_path / "out", *labels, *numbers, *flags, "--join-duplicates", "--jobs", "2")
+    flags += ("--join-duplicates", "--reduced-jpeg2000")
+    result = run("build", src, tmp_path / "out", *labels, *numbers, *flags, "--jobs", "2")
     assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "out/manifest.json").read_text())["parameters"] == {
         "labels": ["auto", "mine.txt"],
         "val_ratio": 0.3,
         "seed": 7,
         "short_edge": 40,
+        "reduced_jpeg2000": True,
         "fusion": "nms",
         "fusion_iou": 0.5,
         "fusion_skip": 0.21,

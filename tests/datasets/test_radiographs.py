@@ -81,7 +81,7 @@ def test_full_size_missing_sources_and_what_is_no_radiograph(folders, tmp_path):
     src = folders[0]
     load = LoadRadiograph(short_edge=0)
     assert load({"img_path": str(src / "train" / "i0.dicom")})["img"].shape == (120, 90)
-    assert repr(load) == "LoadRadiograph(short_edge=0)"
+    assert repr(load) == "LoadRadiograph(short_edge=0, reduced_jpeg2000=False)"
     (tmp_path / "x.dcm").write_bytes(b"no")
     with pytest.raises(DicomError, match=r"x\.dcm"):
         load({"img_path": str(tmp_path / "x.dcm")})

@@ -85,7 +85,7 @@ def bits_of(kind: str) -> int:
 
 
 def available_plugins(syntax: UID) -> list[str]:
-    decoder = codecs._decoder(syntax)
+    decoder = codecs.decoder_of(syntax)
     return [name for name in PREFERENCE[syntax] if name in decoder.available_plugins]
 
 
@@ -253,6 +253,43 @@ def test_a_jpeg_that_runs_dry_is_refused_but_a_dark_border_is_not(syntax: str) -
     for keep in (0.4, 0.6, 0.8):
         with pytest.raises(DicomError, match="ends before its picture"):
             pytest.fail(str(read_radiograph(dataset(keep))))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.70"])
+@pytest.mark.parametrize(("end", "decodings"), [("black", 1), ("white", 1), ("grey", 2)])
+def test_only_an_end_that_may_be_invented_is_decoded_twice(
+    monkeypatch: pytest.MonkeyPatch, syntax: str, end: str, decodings: int
+) -> None:
+    """A second decoding of each black collimator's shadow doubled the time of lossless JPEG."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    bits = 8 if syntax.endswith("50") else 12
+    pixels = synthetic(f"{bits} bit")
+    pixels[96:] = {"black": 0, "white": 2**bits - 1, "grey": 2 ** (bits - 1)}[end]  # 96: blocks are not mixed
+    lossless = {"lossless": True} if syntax.endswith("70") else {"level": 95}
+    frame = imagecodecs.jpeg8_encode(pixels, bitspersample=bits, **lossless)
+    calls = []
+    decode = codecs._DECODE[UID(syntax)]
+    monkeypatch.setitem(codecs._DECODE, UID(syntax), lambda *args: calls.append(1) or decode(*args))
+    values, _ = decode_frame(with_frame(make_dataset(pixels, bits), UID(syntax), frame), UID(syntax), 0)
+    assert np.ptp(values[100:]) == 0
+    assert len(calls) == decodings
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("predictor", range(1, 8))
+@pytest.mark.parametrize("kind", ["8 bit", "12 bit", "signed 12 bit", "16 bit"])
+def test_a_lossless_jpeg_that_runs_dry_is_refused_with_every_predictor(
+    tmp_path: Path, predictor: int, kind: str
+) -> None:
+    make_dataset(synthetic(kind), bits_of(kind)).save_as(tmp_path / "plain.dcm", enforce_file_format=True)
+    command = ["dcmcjpeg", "+el", "+sv", str(predictor), "plain.dcm", "coded.dcm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    coded = dcmread(tmp_path / "coded.dcm")
+    frame = get_frame(coded.PixelData, 0, number_of_frames=1)
+    for keep in (0.1, 0.5, 0.95):
+        coded.PixelData = encapsulate([frame[: int(len(frame) * keep)] + b"\xff\xd9"])
+        with pytest.raises(DicomError, match="ends before its picture"):
+            pytest.fail(f"{keep}: {read_radiograph(coded)}")
 
 
 def test_the_codestreams_own_size_is_checked_before_decoding() -> None:

@@ -296,3 +296,12 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Any) -> None:
     assert "beyond the limit" in refusal()
     make_dataset(RAMP12, NumberOfFrames=2).save_as(path, enforce_file_format=True)
     assert "2 frames" in refusal()
+
+
+def test_frames_that_cannot_be_counted_are_refused_but_an_empty_count_is_one() -> None:
+    """pydicom's badVR.dcm says 1A and holds 15: its first frame was shown as if it were the picture."""
+    dataset = make_dataset(RAMP12)
+    dataset.NumberOfFrames = None
+    assert read_radiograph(dataset).size_hw == (64, 64)
+    with pytest.raises(DicomError, match="an impossible NumberOfFrames"):
+        read_radiograph(get_testdata_file("badVR.dcm", download=False))

@@ -1,0 +1,76 @@
+"""JPEG 2000 at half, a quarter … of its size: the finest wavelets, most of the work, are left undecoded.
+
+Not the same pixels as decoding all and shrinking: a low-pass of five or nine taps instead of an average, and placed
+(2**halvings - 1) / 2 original pixels further up and left. docs/dicom.md has the cost in grey levels.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from pydicom import uid
+from pydicom.encaps import get_frame
+
+from cxr_mmdet.dicom.attributes import frame_count
+from cxr_mmdet.dicom.codestream import read_codestream
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_SYNTAXES = frozenset({uid.JPEG2000Lossless, uid.JPEG2000})
+_LEVELS = 32  # T.800 allows no more decompositions
+
+
+def halvings(size_hw: tuple[int, int], min_short_edge: int) -> int:
+    """Return how often a picture can be halved before its shorter side falls below ``min_short_edge`` pixels."""
+    return next(count for count in range(_LEVELS, -1, -1) if count == 0 or min(size_hw) >= min_short_edge << count)
+
+
+def decode_reduced(dataset: Dataset, syntax: uid.UID, index: int, times: int) -> np.ndarray | None:
+    """Return one grey frame's stored values, its sides halved ``times`` times and rounded up, or less often.
+
+    As often as the codestream has resolutions for. None where it cannot be had at all: another syntax, colour, a
+    codestream that contradicts the header, damage. The caller then decodes all of it, and words the refusal where
+    there is one.
+    """
+    if not times or syntax not in _SYNTAXES or dataset.SamplesPerPixel != 1:
+        return None
+    try:
+        frame = get_frame(dataset.PixelData, index, number_of_frames=frame_count(dataset))
+        stream = read_codestream(frame)
+    # pydicom's fragment parser raises struct.error, EOFError, IndexError... on damaged items.
+    except Exception:
+        return None
+    stated = ((dataset.Rows, dataset.Columns), 1, dataset.BitsStored, dataset.PixelRepresentation == 1)
+    if (stream.size_hw, stream.components, stream.precision, stream.is_signed) != stated:
+        return None
+    for fewer in range(times, 0, -1):
+        values = _decode(frame, fewer)
+        if values is not None:
+            return _as_stored(values, stream.precision, is_signed=stream.is_signed)
+    return None
+
+
+def _decode(frame: bytes, times: int) -> np.ndarray | None:
+    """Return Pillow's pixels; None where the codestream has fewer resolutions, as its header tells, or is damaged."""
+    try:
+        with Image.open(BytesIO(frame), formats=["JPEG2000"]) as image:
+            image.reduce = times  # type: ignore[assignment, method-assign]  # Pillow documents it as an attribute
+            return np.asarray(image)
+    # Pillow raises OSError, SyntaxError, ValueError... depending on where the damage is.
+    except Exception:
+        return None
+
+
+def _as_stored(values: np.ndarray, precision: int, *, is_signed: bool) -> np.ndarray | None:
+    """Undo Pillow's unpacking, which scales up to 8 or 16 bits and makes signed values unsigned."""
+    if values.dtype not in (np.uint8, np.uint16) or precision > 8 * values.dtype.itemsize:
+        return None
+    unsigned = values >> (8 * values.dtype.itemsize - precision)
+    if not is_signed:
+        return unsigned
+    signed = np.int8 if values.dtype == np.uint8 else np.int16
+    return (unsigned.astype(np.int32) - (1 << (precision - 1))).astype(signed)

@@ -1,0 +1,115 @@
+"""JPEG 2000 at a reduced size: where it may be used, what it gives, and that nothing else changes."""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+import pytest
+from conftest import write_radiograph
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
+
+from cxr_mmdet.dicom.codecs import decode_frame
+from cxr_mmdet.dicom.radiograph import read_radiograph
+from cxr_mmdet.dicom.reduced import decode_reduced, halvings
+from cxr_mmdet.preparation.images import read_to_size
+
+SMOOTH = (np.sin(np.add.outer(np.arange(301) / 40, np.arange(202) / 30)) + 1) / 2
+
+
+@pytest.fixture
+def coded(tmp_path):
+    """Return a function that writes SMOOTH as lossless JPEG 2000 of so many bits."""
+
+    def write(bits: int, *, signed: bool = False, **attributes) -> Dataset:
+        pixels = np.rint(SMOOTH * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+        if signed:
+            pixels = (pixels.astype(np.int32) - 2 ** (bits - 1)).astype(np.int16)
+        frame = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="J2K", reversible=True, bitspersample=bits)
+        dataset = dcmread(write_radiograph(tmp_path / "x.dcm", pixels))
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = bits, bits - 1, int(signed)
+        dataset.WindowCenter, dataset.WindowWidth = 0 if signed else 2 ** (bits - 1), 2**bits
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(tmp_path / "x.dcm")
+        return dcmread(tmp_path / "x.dcm")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "edge", "expected"),
+    [
+        ((3000, 2500), 1024, 1),
+        ((3000, 2048), 1024, 1),
+        ((3000, 2047), 1024, 0),
+        ((9000, 4096), 1024, 2),
+        ((1, 1), 1, 0),
+    ],
+)
+def test_how_often_a_picture_can_be_halved(size_hw, edge, expected):
+    assert halvings(size_hw, edge) == expected
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(8, False), (12, False), (15, False), (16, False), (12, True), (16, True)]
+)
+def test_values_are_stored_values_of_the_smaller_picture(coded, bits, signed):
+    dataset = coded(bits, signed=signed)
+    full, _ = decode_frame(dataset, JPEG2000Lossless, 0)
+    half = decode_reduced(dataset, JPEG2000Lossless, 0, 1)
+    assert half is not None
+    assert (half.shape, half.dtype) == ((151, 101), full.dtype)
+    # The low-pass of a smooth picture is the picture itself at every second pixel; borders are mirrored, axes rounded.
+    difference = np.abs(half.astype(int) - full[::2, ::2])
+    assert difference[:, :-1].max() <= 2**bits * 0.001 + 2
+    assert difference.max() <= 2**bits * 0.01
+
+
+def test_size_and_place_stay_the_originals(coded, tmp_path):
+    coded(12)
+    exact, expected = read_to_size(tmp_path / "x.dcm", 100)
+    quick, pixels = read_to_size(tmp_path / "x.dcm", 100, reduced_jpeg2000=True)
+    assert (quick.size_hw, quick.pixels.shape) == ((301, 202), (151, 101))
+    assert (exact.size_hw, exact.pixels.shape) == ((301, 202), (301, 202))
+    assert pixels.shape == expected.shape == (149, 100)
+    # Half a pixel of the original off, where neighbours differ by up to 255 / 2 / 30 levels a pixel and axis.
+    assert np.abs(pixels.astype(int) - expected).max() <= 0.5 * 2 * 255 / 2 / 30 + 2
+    assert quick.windowing == exact.windowing == "window 1 of 1 (LINEAR)"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "edge"),
+    [
+        ({}, 102),  # half would be 101
+        ({"BitsStored": 11, "HighBit": 10}, 50),  # the codestream says 12
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, 50),
+    ],
+)
+def test_where_it_may_not_be_used_all_is_decoded(coded, attributes, edge):
+    dataset = coded(12, **attributes)
+    plain, asked = read_radiograph(dataset), read_radiograph(dataset, min_short_edge=edge)
+    np.testing.assert_array_equal(asked.pixels, plain.pixels)
+
+
+def test_damage_is_refused_in_the_same_words(coded):
+    dataset = coded(12)
+    dataset.PixelData = dataset.PixelData[: len(dataset.PixelData) // 2]
+    messages = []
+    for edge in (None, 50):
+        with pytest.raises(Exception, match="the dataset: ") as caught:
+            read_radiograph(dataset, min_short_edge=edge)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_more_halvings_than_the_codestream_has_resolutions(coded):
+    """RG1_J2KR.dcm has two resolutions; asked for a quarter, it was decoded in full."""
+    dataset = coded(8)  # imagecodecs writes 5 resolutions, the least 1/16
+    smallest = decode_reduced(dataset, JPEG2000Lossless, 0, 30)
+    assert smallest is not None
+    assert smallest.shape == (-(-301 // 16), -(-202 // 16))
