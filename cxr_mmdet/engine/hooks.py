@@ -62,8 +62,7 @@ class BestSoFarHook(Hook):
             self.best = (value, runner.iter)
         best_value, best_iteration = self.best
         runner.logger.info(
-            f"{name} {value:.4f} after {runner.iter} iterations; best so far {best_value:.4f} "
-            f"after {best_iteration}."
+            f"{name} {value:.4f} after {runner.iter} iterations; best so far {best_value:.4f} after {best_iteration}."
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
