@@ -13,6 +13,7 @@ from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.relabel import merge_classes
 from cxr_mmdet.pages import page_environment, write_page
 from cxr_mmdet.preparation.failures import FAILURES_NAME
+from cxr_mmdet.preparation.folder import IMAGES
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report_numbers import (
     BoxColumns,
@@ -23,9 +24,7 @@ from cxr_mmdet.preparation.report_numbers import (
     size_rows,
 )
 from cxr_mmdet.preparation.report_pictures import (
-    ALL_READERS,
-    ONE_READER,
-    SOME_READERS,
+    CROWD,
     hardest_studies,
     mean_radiograph,
     place_maps,
@@ -63,6 +62,7 @@ class _LabelSetPage:
     sizes: list[SizeRow]
     places: list[PlaceMap]
     studies: list[Study]
+    crowded: list[str]
     pair_f1: dict[tuple[str, str], dict[str, Any]]
     matrix_readers: list[str]
 
@@ -100,7 +100,6 @@ def write_report(folder: Path) -> Path:
     write_page(
         target,
         page_environment(TEMPLATES).get_template("report.html"),
-        title=f"Prepared radiographs: {folder.resolve().name}",
         manifest=prepared.manifest,
         pages=pages,
         normal_share=normal_share(rows),
@@ -111,7 +110,7 @@ def write_report(folder: Path) -> Path:
         warnings=warnings.most_common(SHOWN_WARNINGS),
         twin_count=len(twins),
         twins=[_twin_pictures(pair, prepared) for pair in twins[:SHOWN_TWINS]],
-        vote_styles={"one": ONE_READER, "some": SOME_READERS, "all": ALL_READERS},
+        crowd=CROWD,
     )
     return target
 
@@ -128,6 +127,7 @@ def _label_set_page(
     kept = {image["image_id"] for coco in cocos for image in coco["images"]}
     own = own[own["image_id"].isin(kept)]
     readers = reader_rows(labels, own)
+    shown, crowded = hardest_studies(labels, own, cocos, prepared.path / IMAGES, studies) if studies else ([], [])
     return _LabelSetPage(
         label_set=label_set,
         counts=counts,
@@ -137,7 +137,8 @@ def _label_set_page(
         company=together,
         sizes=size_rows(labels, boxes),
         places=place_maps(labels, boxes, mean),
-        studies=hardest_studies(labels, own, cocos, prepared.path / "images", studies) if studies else [],
+        studies=shown,
+        crowded=crowded,
         pair_f1=_pair_f1(counts.get("agreement")),
         matrix_readers=[row.name for row in readers if row.total][:MATRIX_READERS],
     )

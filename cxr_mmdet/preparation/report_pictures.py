@@ -32,6 +32,8 @@ STUDY_LONG_EDGE = 900
 STUDY_QUALITY = 82
 THUMBNAIL_LONG_EDGE = 320
 MEETS = 0.4
+CROWD = 16
+"""Readers' boxes on a radiograph above which their names hide the picture."""
 CYCLE = len(PALETTE) * len(DASHES)
 ONE_READER, SOME_READERS, ALL_READERS = 2 * len(PALETTE), 1, 2
 """Styles of fused boxes: dotted orange, blue, green."""
@@ -118,8 +120,8 @@ def lonely_boxes(rows: pd.DataFrame) -> dict[str, int]:
 
 def hardest_studies(
     labels: Sequence[str], rows: pd.DataFrame, cocos: Sequence[dict[str, Any]], folder: Path, count: int
-) -> list[Study]:
-    """Return the radiographs on which readers agree least, the hardest first.
+) -> tuple[list[Study], list[str]]:
+    """Return the radiographs on which readers agree least, the hardest first, and those too crowded to be shown.
 
     Args:
         labels: the classes.
@@ -135,16 +137,20 @@ def hardest_studies(
     if not lonely:
         boxes = own.loc[own["x_min"].notna(), "image_id"].value_counts()
         lonely = {str(image_id): int(number) for image_id, number in boxes.items()}
-    chosen = sorted(lonely, key=lambda image_id: (-lonely[image_id], image_id))[:count]
+    drawn = own.loc[own["x_min"].notna(), "image_id"].value_counts()
+    ranked = sorted(lonely, key=lambda image_id: (-lonely[image_id], image_id))
+    crowded = [image_id for image_id in ranked if drawn[image_id] > CROWD]
+    chosen = [image_id for image_id in ranked if drawn[image_id] <= CROWD][:count]
     everybody = (
         rows[rows["image_id"].isin(chosen)]
         .groupby("image_id")["reader"]
         .agg(lambda names: sorted(set(names), key=natural_order))
     )
-    return [
+    studies = [
         _study(labels, own[own["image_id"] == image_id], everybody[image_id], *files[image_id], folder)
         for image_id in chosen
     ]
+    return studies, crowded
 
 
 def _study(
