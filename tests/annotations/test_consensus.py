@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_mmdet.annotations.consensus import cluster_boxes, fuse_readers
-from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.annotations.table import class_names, read_table
 from cxr_mmdet.boxes import XYXY_COLUMNS
-from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, NO_FINDING
+from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5, NO_FINDING
 
 SIZE = 1000
 NORMALISER = 4096
@@ -261,6 +261,24 @@ VINBIGDATA = os.environ.get("CXR_VINBIGDATA_TABLE")
 """vinbigdata-train.csv.gz, as the wheel of torchxrayvision carries it."""
 
 
+VINBIGDATA_BOXES = {
+    "Aortic enlargement": 7162,
+    "Atelectasis": 279,
+    "Calcification": 960,
+    "Cardiomegaly": 5427,
+    "Consolidation": 556,
+    "ILD": 1000,
+    "Infiltration": 1247,
+    "Lung Opacity": 2483,
+    "Nodule/Mass": 2580,
+    "Other lesion": 2203,
+    "Pleural effusion": 2476,
+    "Pleural thickening": 4842,
+    "Pneumothorax": 226,
+    "Pulmonary fibrosis": 4655,
+}
+
+
 @pytest.fixture(scope="module")
 def vinbigdata():
     if not VINBIGDATA:
@@ -277,6 +295,8 @@ def test_vinbigdata_is_read_whole(vinbigdata):
     found = vinbigdata[vinbigdata["class_name"] != NO_FINDING]
     assert len(found) == 36_096
     assert found["image_id"].nunique() == 4394
+    assert found["class_name"].value_counts().to_dict() == VINBIGDATA_BOXES
+    assert class_names(vinbigdata) == tuple(VINBIGDATA_BOXES) == LABELS_14
     images = found.groupby("class_name")["image_id"].agg(set)
     assert len(set().union(*images[list(LABELS_5)])) == 3951
     assert len(set().union(*images[list(MINORITY_LABELS_5)])) == 1525
@@ -293,6 +313,22 @@ def test_vinbigdata_gives_the_published_number_of_boxes(vinbigdata, iou_threshol
     groups = found.groupby(["image_id", "class_name"]).ngroup().to_numpy()
     clusters = cluster_boxes(found[XYXY_COLUMNS].to_numpy(), np.ones(len(found)), groups, iou_threshold, fuse=True)
     assert clusters.max() + 1 == expected
+
+
+@pytest.mark.vinbigdata
+def test_vinbigdata_in_one_list_an_image_gives_the_published_number_of_boxes(vinbigdata):
+    found = vinbigdata[vinbigdata["class_name"] != NO_FINDING].sort_values("line", ascending=False)
+    groups = found.groupby(["image_id", "class_name"]).ngroup().to_numpy()
+    clusters = cluster_boxes(found[XYXY_COLUMNS].to_numpy(), np.ones(len(found)), groups, 0.4, fuse=True)
+    assert clusters.max() + 1 == 22_719
+
+
+@pytest.mark.vinbigdata
+def test_vinbigdata_votes(vinbigdata):
+    fused = fuse_readers(vinbigdata)
+    assert fused["votes"].value_counts().to_dict() == {1: 13_870, 2: 4248, 3: 4576}
+    assert len(fuse_readers(vinbigdata, method="vote")) == 4248 + 4576
+    assert len(fuse_readers(vinbigdata, method="none")) == 36_096
 
 
 @pytest.mark.slow

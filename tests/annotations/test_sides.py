@@ -1,5 +1,6 @@
 """Splits by other means than chance: whole groups, every class spread, lists and readers obeyed."""
 
+import os
 import re
 from collections import Counter
 
@@ -15,7 +16,9 @@ from cxr_mmdet.annotations.sides import (
     stratified_folds,
     stratified_split,
 )
+from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.labels import NO_FINDING
 
 SINGLES = {f"i{number:03}": f"i{number:03}" for number in range(200)}
 LABELS = {
@@ -124,3 +127,22 @@ def test_a_torn_group_is_named_with_both_its_images():
     with pytest.raises(DatasetError, match="1 groups stand on both sides of the split, such as p: a trains and b val"):
         check_groups({"a": "p", "b": "p", "c": "q"}, {"b"})
     check_groups({"a": "p", "b": "p", "c": "q"}, {"c"})
+
+
+@pytest.mark.vinbigdata
+def test_vinbigdata_is_divided_class_by_class_and_by_reader():
+    path = os.environ.get("CXR_VINBIGDATA_TABLE")
+    if not path:
+        pytest.skip("CXR_VINBIGDATA_TABLE does not name the table")
+    rows = read_table(path)
+    found = rows[rows["class_name"] != NO_FINDING]
+    labels = found.groupby("image_id")["class_name"].agg(set).to_dict()
+    val = stratified_split({image: image for image in rows["image_id"].unique()}, labels, 0.2, 42)
+    images = found.groupby("class_name")["image_id"].agg(set)
+    shares = {name: len(val.intersection(own)) / len(own) for name, own in images.items()}
+    assert min(shares.values()) > 0.19
+    assert max(shares.values()) < 0.21
+    # The competition's test set was read by others than these three.
+    val, mixed = reader_split(rows.groupby("image_id")["reader"].agg(set).to_dict(), ["R8", "R9", "R10"])
+    assert (len(val), mixed) == (7406, 2093)
+    assert len(val.intersection(labels)) == 248

@@ -1,6 +1,9 @@
 """The benchmark of a readers' table: both sides do the same work, and the figures come out."""
 
 import json
+import os
+import time
+from pathlib import Path
 
 import pytest
 from conftest import write_reader_source
@@ -10,6 +13,7 @@ from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.sources import read_source
 from cxr_mmdet.benchmarks.annotations import _lists_by_image, write_coco_files
+from cxr_mmdet.benchmarks.memory import peak_memory_growth
 from cxr_mmdet.cli.benchmark import app
 
 
@@ -53,3 +57,17 @@ def test_a_bad_table_is_one_sentence(tmp_path):
     result = CliRunner().invoke(app, ["annotations", str(tmp_path / "bad.csv")])
     assert result.exit_code == 1
     assert "no column image_id" in result.stderr
+
+
+@pytest.mark.vinbigdata
+def test_vinbigdata_becomes_coco_files_in_a_minute_and_a_gigabyte(tmp_path):
+    path = os.environ.get("CXR_VINBIGDATA_TABLE")
+    if not path:
+        pytest.skip("CXR_VINBIGDATA_TABLE does not name the table")
+    start = time.process_time()
+    growth = peak_memory_growth(lambda: write_coco_files(Path(path), tmp_path))
+    assert time.process_time() - start < 60
+    assert growth is None or growth < 1e9
+    cocos = [read_coco(tmp_path / f"{split}.json") for split in ("train", "val")]
+    assert [len(coco["images"]) for coco in cocos] == [12_000, 3000]
+    assert sum(len(coco["annotations"]) for coco in cocos) == 22_694
