@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 
-PACKAGES = ("cxr-mmdet", "numpy", "opencv-python", "pandas", "pydicom", "pylibjpeg-openjpeg")
+PACKAGES = ("cxr-mmdet", "imagecodecs", "numpy", "opencv-python", "pandas", "pillow", "pydicom", "pylibjpeg-openjpeg")
 """What the prepared pictures and boxes depend on."""
 
 
