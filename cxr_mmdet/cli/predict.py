@@ -1,0 +1,244 @@
+"""``predict MODEL INPUT…``: findings of radiographs, as files and pictures."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cxr_mmdet.cli.app import CxrCommand, CxrTyper, progress_bar, quiet_imports, stderr, stdout
+from cxr_mmdet.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cxr_mmdet.inference.ensemble import Ensemble
+    from cxr_mmdet.inference.predictor import Augmentation, Predictor
+    from cxr_mmdet.inference.running import Process, RunSummary
+
+app = CxrTyper(help=__doc__)
+
+SHOWN_FAILURES = 20
+_ENSEMBLE = "--ensemble"
+
+
+class Fusion(str, Enum):
+    """How several looks at a radiograph become one set of findings."""
+
+    wbf = "wbf"
+    p_sum = "p_sum"
+
+
+class PredictCommand(CxrCommand):
+    """A command whose ``--ensemble`` takes all that follows up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args``."""
+        return super().parse_args(ctx, repeat_option(args, _ENSEMBLE))
+
+
+FusionOption = Annotated[
+    Fusion, typer.Option(help="How models, and views of one, become one: weighted boxes fusion or summed scores.")
+]
+FusionIouOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Overlap above which models or views mean the same finding.")
+]
+WeightsOption = Annotated[
+    list[float] | None, typer.Option("--weight", help="A model's weight in the ensemble; once a model, in their order.")
+]
+
+
+@app.command(cls=PredictCommand, no_args_is_help=True)
+def predict(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL INPUT…",
+            help="A checkpoint, a run's folder or an exported bundle; then radiographs: files, folders, patterns, zip "
+            "archives, DICOM and pictures mixed. With --ensemble all are radiographs.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of results.")],
+    ensemble: Annotated[
+        list[str] | None, typer.Option(_ENSEMBLE, metavar="MODEL…", help="Fuse these models' findings.")
+    ] = None,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out findings up to this score.", show_default="the model's own"),
+    ] = None,
+    class_threshold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS=SCORE", help="A score threshold for one class. Repeatable."),
+    ] = None,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(
+            "--nms-iou",
+            min=0,
+            max=1,
+            help="Overlap above which the weaker of two findings of a class goes.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    tta_scale: Annotated[
+        list[float] | None,
+        typer.Option(min=0.1, max=4, help="Look at this multiple of the usual size too. Repeatable."),
+    ] = None,
+    tta_flip: Annotated[
+        bool, typer.Option("--tta-flip", help="Look at the mirrored radiograph as well; left and right swap names.")
+    ] = False,
+    fusion: FusionOption = Fusion.wbf,
+    fusion_iou: FusionIouOption = 0.5,
+    weight: WeightsOption = None,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Draw the findings into overlays/*.png.")] = False,
+    overlay_score: Annotated[float, typer.Option(min=0, max=1, help="Draw findings above this score only.")] = 0.3,
+    overlay_size: Annotated[int, typer.Option(min=0, help="Its longer side; 0: the radiograph's.")] = 1024,
+    coco: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Predict this annotation file's images, and write detections.json by its numbers and in pixels of "
+            "its images, for tools/evaluate.py.",
+        ),
+    ] = None,
+    short_edge: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the prepared pictures a checkpoint was trained on, as in tools/prepare_data.py; 0: full size. "
+            "Bundles know it.",
+            show_default="1024",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
+    ] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Processor threads.", show_default="the cores, shared among processes")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs at once.")] = 1,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load checkpoints that would run code. Only if you made them.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace results of another model or other settings.")] = False,
+) -> None:
+    """Find abnormalities: findings.json, detections.json (COCO), findings.csv and, if asked for, overlays.
+
+    A file that cannot be read is reported, the rest goes on, and the exit code is 1. The same command again predicts
+    what is missing. Boxes are in pixels of the radiograph, except in detections.json with --coco. For several
+    processes: torchrun --nproc_per_node=N tools/predict.py …
+    """
+    from cxr_mmdet.inference.predictor import Thresholds
+    from cxr_mmdet.inference.running import Process, RunOptions, predict_many
+    from cxr_mmdet.inference.sources import find_items
+
+    models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
+    if not inputs:
+        raise UsageError("no radiograph is named: give files, folders, patterns or zip archives after the model.")
+    process = Process.from_environment()
+    items = find_items(inputs)
+    predictor = _load(
+        models,
+        fusion=fusion,
+        fusion_iou=fusion_iou,
+        weights=weight,
+        device=device,
+        threads=threads or _threads(process),
+        trust_checkpoint=trust_checkpoint,
+        short_edge=short_edge,
+    )
+    options = RunOptions(
+        thresholds=Thresholds(score_threshold, nms_iou, _class_thresholds(class_threshold or [])),
+        augmentation=_augmentation(tta_scale or [], tta_flip, fusion, fusion_iou),
+        batch_size=batch_size,
+        overlays=overlays,
+        overlay_score=overlay_score,
+        overlay_size=overlay_size,
+        coco=coco,
+        force=force,
+    )
+    with progress_bar("predicting") as progress:
+        summary = predict_many(predictor, items, out, options, process=process, progress=progress)
+    if summary is not None:
+        _print(summary)
+        if summary.failures:
+            raise typer.Exit(1)
+
+
+def repeat_option(args: list[str], option: str) -> list[str]:
+    """Return ``args`` with ``option`` before each of the values that follow it, up to the next option."""
+    repeated: list[str] = []
+    taking = False
+    for arg in args:
+        if arg == option:
+            taking = True
+        elif arg.startswith("-"):
+            taking = False
+            repeated.append(arg)
+        else:
+            repeated += [option, arg] if taking else [arg]
+    return repeated
+
+
+def _load(
+    models: Sequence[str], *, fusion: Fusion, fusion_iou: float, weights: list[float] | None, **options: Any
+) -> Predictor | Ensemble:
+    from cxr_mmdet.inference.predictor import Predictor
+
+    with quiet_imports():
+        members = [Predictor.load(model, **options) for model in models]
+    if len(members) == 1:
+        return members[0]
+    from cxr_mmdet.inference.ensemble import Ensemble
+    from cxr_mmdet.inference.fusion import FusionMethod
+
+    return Ensemble(members, method=FusionMethod(fusion.value), iou_threshold=fusion_iou, weights=weights)
+
+
+def _augmentation(scales: Sequence[float], flip: bool, fusion: Fusion, fusion_iou: float) -> Augmentation | None:
+    from cxr_mmdet.inference.augmentation import make_views
+    from cxr_mmdet.inference.fusion import FusionMethod
+    from cxr_mmdet.inference.predictor import Augmentation
+
+    views = make_views(tuple(dict.fromkeys((1.0, *scales))), flip=flip)
+    if len(views) == 1:
+        return None
+    return Augmentation(views, FusionMethod(fusion.value), fusion_iou)
+
+
+def _class_thresholds(options: Sequence[str]) -> dict[str, float]:
+    thresholds = {}
+    for option in options:
+        name, equals, value = option.rpartition("=")
+        try:
+            thresholds[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise UsageError(f"--class-threshold {option}: is not of the form CLASS=SCORE, as in ILD=0.2.")
+    return thresholds
+
+
+def _threads(process: Process) -> int | None:
+    """Return the share of the cores of each of several processes; a single one leaves it to the runtime."""
+    if process.count == 1:
+        return None
+    import os
+
+    return max(1, (os.cpu_count() or 1) // process.count)
+
+
+def _print(summary: RunSummary) -> None:
+    for reason in list(summary.failures.values())[:SHOWN_FAILURES]:
+        stderr.print(f"failed: {reason}", style="red", markup=False, highlight=False)
+    if summary.failures:
+        from cxr_mmdet.inference.outputs import FAILURES_CSV
+
+        count = len(summary.failures)
+        stderr.print(f"{count} failed; all in {summary.out_dir / FAILURES_CSV}", style="bold red", highlight=False)
+    earlier = f", {summary.reused} of them by an earlier run" if summary.reused else ""
+    stderr.print(f"{summary.findings} findings in {summary.images} radiographs{earlier}", highlight=False)
+    stdout.print(summary.out_dir, highlight=False)

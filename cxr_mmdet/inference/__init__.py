@@ -1,0 +1,1 @@
+"""From a model and radiographs to findings; torch and mmdet are loaded only by the files that say so."""

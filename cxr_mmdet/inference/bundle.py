@@ -1,0 +1,138 @@
+"""An exported model: a folder of weights in a safe format, and ``model.json`` with all that prediction must know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.files import write_json
+from cxr_mmdet.inference.preprocessing import Preprocessing
+from cxr_mmdet.inference.spec import DetectorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MODEL_FILE = "model.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What ``model.json`` says.
+
+    Attributes:
+        path: the folder.
+        format: ``onnx``, ``openvino`` or ``torch``.
+        int8: whether its convolutions were quantised.
+        model_id: names the model and its weights.
+        class_names: in the order of the outputs.
+        preprocessing: how to feed the network.
+        spec: how to read it.
+        files: the SHA-256 of each weight file by its name.
+        training: what is known of the training.
+        parity: how far it is from torch, once that was checked.
+        versions: of the packages that made it.
+    """
+
+    path: Path
+    format: str
+    int8: bool
+    model_id: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    spec: DetectorSpec
+    files: Mapping[str, str]
+    training: Mapping[str, Any]
+    parity: Mapping[str, Any] | None
+    versions: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Return the bundle in a folder after checking that its weight files are the ones it was written with.
+
+        Raises:
+            CheckpointError: ``model.json`` is damaged or of a later version, a weight file is missing or was changed.
+        """
+        document = _read(path / MODEL_FILE)
+        try:
+            version = document["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise CheckpointError(
+                    f"{path / MODEL_FILE}: has version {version}, this program knows {SCHEMA_VERSION}; export the "
+                    "model again with the installed version."
+                )
+            bundle = cls(
+                path=path,
+                format=str(document["format"]),
+                int8=bool(document["int8"]),
+                model_id=str(document["model_id"]),
+                class_names=tuple(str(name) for name in document["labels"]),
+                preprocessing=Preprocessing.from_json(document["preprocessing"]),
+                spec=DetectorSpec.from_json(document["detector"]),
+                files={str(name): str(digest) for name, digest in document["files"].items()},
+                training=dict(document["training"]),
+                parity=document["parity"],
+                versions=dict(document["versions"]),
+            )
+            if bundle.format not in ("onnx", "openvino", "torch"):
+                raise ValueError(f"format {bundle.format!r} is unknown")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path / MODEL_FILE}: is not the description of an exported model ({type(error).__name__}: {error}); "
+                "export the model again."
+            ) from None
+        bundle._check_files()
+        return bundle
+
+    def save(self) -> None:
+        """Write ``model.json``."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "format": self.format,
+            "int8": self.int8,
+            "model_id": self.model_id,
+            "labels": list(self.class_names),
+            "preprocessing": self.preprocessing.to_json(),
+            "detector": self.spec.to_json(),
+            "files": dict(self.files),
+            "training": dict(self.training),
+            "parity": self.parity,
+            "versions": dict(self.versions),
+        }
+        write_json(self.path / MODEL_FILE, document, indent=1)
+
+    def _check_files(self) -> None:
+        for name, digest in self.files.items():
+            file = self.path / name
+            if Path(name).name != name or not file.is_file():
+                raise CheckpointError(f"{file}: is missing from the bundle; copy or export it again.")
+            if sha256_of(file) != digest:
+                raise CheckpointError(
+                    f"{file}: is not the file this bundle was written with (its SHA-256 differs from {MODEL_FILE}); "
+                    "copy or export it again."
+                )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON ({error}); copy or export the bundle again.") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: is not the description of an exported model; export it again.")
+    return document

@@ -1,0 +1,190 @@
+"""From a network's raw maps to boxes: one code for every backend, equal to mmdet's but for rounding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.inference.suppression import suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, Regions
+
+    Map = NDArray[np.float32]
+
+MAX_LOG_RATIO = abs(math.log(16 / 1000))
+"""A side grows or shrinks by at most this factor (mmdet's ``wh_ratio_clip``)."""
+
+_MARGIN = 1e-3
+"""Logits are compared with the threshold's before the sigmoid, this much below it; scores are compared after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Decoded boxes (N, 4) in pixels of some picture, with their class (or level) and score, best score first."""
+
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def take(self, indices: NDArray[Any]) -> Boxes:
+        """Return the boxes at these places."""
+        return Boxes(self.boxes_xyxy[indices], self.labels[indices], self.scores[indices])
+
+
+def decode_maps(
+    spec: AnchorMaps,
+    scores: Sequence[Map],
+    deltas: Sequence[Map],
+    size_hw: tuple[int, int],
+    score_thresholds: NDArray[np.float32] | None,
+) -> Boxes:
+    """Return the boxes of one picture before suppression, in pixels of the input.
+
+    Args:
+        spec: of the maps.
+        scores: (A * K, H, W) logits, one map a level.
+        deltas: (A * 4, H, W).
+        size_hw: of the picture inside the input; boxes are cut there.
+        score_thresholds: (K,) of each class; None for proposals, whose ``labels`` are their levels.
+    """
+    found = []
+    for level, (logits, moves) in enumerate(zip(scores, deltas, strict=True)):
+        width = logits.shape[2]
+        table = logits.transpose(1, 2, 0).reshape(-1, spec.channels)
+        places, labels, values = _best(table, spec, score_thresholds)
+        order = np.argsort(-values, kind="stable")[: spec.nms_pre if spec.nms_pre > 0 else None]
+        places, labels, values = places[order], labels[order], values[order]
+        if score_thresholds is None:
+            labels = np.full(len(places), level, dtype=np.int64)
+        anchors = _anchors_at(spec, level, places, width)
+        chosen = moves.transpose(1, 2, 0).reshape(-1, 4)[places]
+        found.append(Boxes(decode_deltas(spec.coder, anchors, chosen, size_hw), labels, values))
+    return Boxes(
+        np.concatenate([part.boxes_xyxy for part in found]),
+        np.concatenate([part.labels for part in found]),
+        np.concatenate([part.scores for part in found]),
+    )
+
+
+def keep_best(found: Boxes, nms_iou: float, max_per_image: int, min_size: float = -1) -> Boxes:
+    """Return what suppression leaves, the best first, without boxes of at most ``min_size`` pixels a side."""
+    if min_size >= 0:
+        sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+        found = found.take(np.flatnonzero(np.all(sides > min_size, axis=1)))
+    return found.take(suppress(found.boxes_xyxy, found.scores, found.labels, nms_iou, max_per_image))
+
+
+def propose(
+    spec: AnchorMaps, scores: Sequence[Map], deltas: Sequence[Map], size_hw: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the (R, 4) proposals of one picture, the best first; arguments as :func:`decode_maps` takes them."""
+    found = decode_maps(spec, scores, deltas, size_hw, None)
+    return keep_best(found, spec.nms_iou, spec.max_per_image, spec.min_size).boxes_xyxy
+
+
+def decode_regions(
+    spec: Regions,
+    regions_xyxy: NDArray[np.float32],
+    logits: Map,
+    deltas: Map,
+    size_hw: tuple[int, int],
+    score_thresholds: NDArray[np.float32],
+) -> Boxes:
+    """Return the boxes of one picture's regions before suppression, in pixels of the input.
+
+    Args:
+        spec: of the second stage.
+        regions_xyxy: (R, 4).
+        logits: (R, K + 1), background last.
+        deltas: (R, 4 * K), or (R, 4) where ``spec.class_agnostic``.
+        size_hw: of the picture inside the input; boxes are cut there.
+        score_thresholds: (K,).
+    """
+    scores = softmax(logits)[:, :-1]
+    places, labels = np.nonzero(scores > score_thresholds)
+    columns = np.zeros_like(labels) if spec.class_agnostic else labels
+    chosen = deltas.reshape(len(deltas), -1, 4)[places, columns]
+    boxes = decode_deltas(spec.coder, regions_xyxy[places], chosen, size_hw)
+    return Boxes(boxes, labels.astype(np.int64), scores[places, labels])
+
+
+def decode_deltas(
+    coder: DeltaCoder, boxes_xyxy: NDArray[np.float32], deltas: NDArray[np.float32], size_hw: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the (N, 4) boxes moved and stretched by their (N, 4) deltas, in the order of mmdet's arithmetic."""
+    moves = deltas * np.array(coder.stds, dtype=np.float32) + np.array(coder.means, dtype=np.float32)
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) * np.float32(0.5)
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    centres = centres + sides * moves[:, :2]
+    limit = np.float32(MAX_LOG_RATIO)
+    halves = sides * np.exp(np.clip(moves[:, 2:], -limit, limit)) * np.float32(0.5)
+    decoded = np.concatenate([centres - halves, centres + halves], axis=1)
+    if coder.clip_border:
+        height, width = size_hw
+        decoded = np.clip(decoded, 0, np.array([width, height, width, height], dtype=np.float32))
+    return decoded
+
+
+def level_of_regions(spec: Regions, regions_xyxy: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the (R,) pyramid level that each region is taken from."""
+    sides = regions_xyxy[:, 2:] - regions_xyxy[:, :2]
+    scale = np.sqrt(sides[:, 0] * sides[:, 1])
+    levels = np.floor(np.log2(scale / np.float32(spec.finest_scale) + np.float32(1e-6)))
+    return np.clip(levels, 0, spec.levels - 1).astype(np.int64)
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    return np.float32(1) / (np.float32(1) + np.exp(-np.maximum(logits, np.float32(-80))))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the softmax over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _best(
+    table: NDArray[np.float32], spec: AnchorMaps, thresholds: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return anchor, class and score of what is above the thresholds, or for proposals among the best."""
+    if thresholds is None:
+        objectness = table[:, 0] if spec.activation == "sigmoid" else softmax(table)[:, 0]
+        places = _largest(objectness, spec.nms_pre)
+        scores = sigmoid(objectness[places]) if spec.activation == "sigmoid" else objectness[places]
+        return places, np.zeros_like(places), scores
+    if spec.activation == "softmax":
+        probabilities = softmax(table)[:, :-1]
+        places, labels = np.nonzero(probabilities > thresholds)
+        return places, labels, probabilities[places, labels]
+    # Nearly all anchors see background: their sigmoid is never computed.
+    with np.errstate(divide="ignore"):
+        limits = np.log(thresholds / (1 - thresholds)) - np.float32(_MARGIN)
+    places, labels = np.nonzero(table > limits)
+    scores = sigmoid(table[places, labels])
+    above = scores > thresholds[labels]
+    return places[above], labels[above], scores[above]
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    if 0 < count < len(values):
+        return np.argpartition(-values, count - 1)[:count]
+    return np.arange(len(values))
+
+
+def _anchors_at(spec: AnchorMaps, level: int, places: NDArray[np.int64], width: int) -> NDArray[np.float32]:
+    """Return the anchors whose rows of the table of (row, column, anchor) are ``places``."""
+    base = spec.anchors(level)
+    cells, which = np.divmod(places, len(base))
+    rows, columns = np.divmod(cells, width)
+    stride_x, stride_y = spec.strides[level]
+    x, y = (columns * stride_x).astype(np.float32), (rows * stride_y).astype(np.float32)
+    return base[which] + np.stack([x, y, x, y], axis=1)

@@ -1,0 +1,161 @@
+"""A trained detector and its config, described as data: how to prepare pictures and how to read the outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmdet.models.dense_heads import AnchorHead, RPNHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
+
+from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.inference.preprocessing import Preprocessing
+from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, Regions
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors.base import BaseDetector
+    from mmengine.config import Config
+
+SUPPORTED = "RetinaNet and Faster R-CNN as mmdet has them are supported"
+
+_LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations"}
+_PACKING = {"GreyToThreeChannels", "PackRadiograph", "PackDetInputs"}
+
+
+def describe_preprocessing(config: Config, source: str, *, short_edge: int) -> Preprocessing:
+    """Return the steps of a config's test pipeline and of its model's preprocessor.
+
+    Args:
+        config: the config a model was trained with.
+        source: what messages call the model.
+        short_edge: of the prepared pictures it was trained on; the config does not say.
+
+    Raises:
+        CheckpointError: the pipeline has a step that prediction does not know.
+    """
+    pad, scale, keep_ratio = False, None, True
+    for step in _test_pipeline(config, source):
+        kind = step["type"]
+        if kind == "PadToSquare" and scale is None:
+            pad = True
+        elif kind == "Resize" and scale is None and step.get("scale") is not None:
+            width, height = step["scale"]
+            scale, keep_ratio = (int(width), int(height)), bool(step.get("keep_ratio", False))
+        elif kind not in _LOADING | _PACKING:
+            raise CheckpointError(
+                f"{source}: its test pipeline has the step {kind}, which prediction does not know; known are "
+                "LoadGreyImage, PadToSquare, one Resize with a scale, GreyToThreeChannels and PackRadiograph."
+            )
+    preprocessor = config.model.get("data_preprocessor") or {}
+    mean, std = (
+        tuple(map(float, preprocessor.get(key) or default)) for key, default in (("mean", "000"), ("std", "111"))
+    )
+    return Preprocessing(
+        short_edge=short_edge,
+        pad_to_square=pad,
+        scale=scale,
+        keep_ratio=keep_ratio,
+        mean=mean,
+        std=std,
+        size_divisor=int(preprocessor.get("pad_size_divisor", 1)),
+        pad_value=float(preprocessor.get("pad_value", 0)),
+    )
+
+
+def describe_detector(model: BaseDetector, source: str) -> DetectorSpec:
+    """Return how to read the outputs of ``model``.
+
+    Args:
+        model: built by mmdet.
+        source: what messages call the model.
+
+    Raises:
+        CheckpointError: an architecture whose outputs mean something else.
+    """
+    if isinstance(model, TwoStageDetector) and model.with_rpn and model.with_roi_head:
+        return DetectorSpec(
+            maps=_maps(model.rpn_head, RPNHead._predict_by_feat_single, source), regions=_regions(model, source)
+        )
+    if isinstance(model, SingleStageDetector):
+        return DetectorSpec(maps=_maps(model.bbox_head, BaseDenseHead._predict_by_feat_single, source))
+    raise CheckpointError(f"{source}: is a {type(model).__name__}; {SUPPORTED}.")
+
+
+def _test_pipeline(config: Config, source: str) -> list[Any]:
+    dataset = (config.get("test_dataloader") or config.get("val_dataloader") or {}).get("dataset") or {}
+    while "pipeline" not in dataset and isinstance(dataset.get("dataset"), dict):
+        dataset = dataset["dataset"]
+    pipeline = dataset.get("pipeline") or config.get("test_pipeline")
+    if not pipeline:
+        raise CheckpointError(f"{source}: its config has no test pipeline, so how to prepare pictures is unknown.")
+    return list(pipeline)
+
+
+def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
+    """Return the description of an anchor head that is read as ``reading`` reads it."""
+    generator: Any = getattr(head, "prior_generator", None)
+    standard = (
+        isinstance(head, AnchorHead)
+        and type(head)._predict_by_feat_single is reading
+        and type(generator) is AnchorGenerator
+        and not getattr(head.loss_cls, "custom_cls_channels", False)
+    )
+    if not standard:
+        raise CheckpointError(f"{source}: its {type(head).__name__} is read in another way; {SUPPORTED}.")
+    test = head.test_cfg
+    return AnchorMaps(
+        base_anchors=tuple(tuple(map(tuple, level.tolist())) for level in generator.base_anchors),
+        strides=tuple((int(width), int(height)) for width, height in generator.strides),
+        coder=_coder(head.bbox_coder, source),
+        activation="sigmoid" if head.use_sigmoid_cls else "softmax",
+        channels=head.cls_out_channels,
+        nms_pre=int(test.get("nms_pre", -1)),
+        nms_iou=_nms_iou(test.nms, source),
+        max_per_image=int(test.max_per_img),
+        score_threshold=float(test.get("score_thr", 0)),
+        min_size=float(test.get("min_bbox_size", -1)),
+    )
+
+
+def _regions(model: BaseDetector, source: str) -> Regions:
+    roi_head = model.roi_head
+    head, extractor = roi_head.bbox_head, roi_head.bbox_roi_extractor
+    standard = (
+        isinstance(roi_head, StandardRoIHead)
+        and type(extractor) is SingleRoIExtractor
+        and isinstance(head, BBoxHead)
+        and type(head)._predict_by_feat_single is BBoxHead._predict_by_feat_single
+        and not head.custom_cls_channels
+        and not roi_head.with_shared_head
+    )
+    if not standard:
+        raise CheckpointError(f"{source}: its {type(roi_head).__name__} is read in another way; {SUPPORTED}.")
+    test = roi_head.test_cfg
+    return Regions(
+        coder=_coder(head.bbox_coder, source),
+        class_agnostic=bool(head.reg_class_agnostic),
+        levels=extractor.num_inputs,
+        finest_scale=float(extractor.finest_scale),
+        nms_iou=_nms_iou(test.nms, source),
+        max_per_image=int(test.max_per_img),
+        score_threshold=float(test.score_thr),
+    )
+
+
+def _coder(coder: Any, source: str) -> DeltaCoder:
+    if type(coder) is not DeltaXYWHBBoxCoder or coder.add_ctr_clamp:
+        raise CheckpointError(f"{source}: codes boxes by {type(coder).__name__}; {SUPPORTED}.")
+    return DeltaCoder(tuple(coder.means), tuple(coder.stds), bool(coder.clip_border))
+
+
+def _nms_iou(nms: Any, source: str) -> float:
+    if nms.get("type", "nms") != "nms" or nms.get("class_agnostic", False):
+        raise CheckpointError(
+            f"{source}: suppresses boxes by {nms.get('type', 'nms')}; plain nms within a class is known."
+        )
+    return float(nms.iou_threshold)

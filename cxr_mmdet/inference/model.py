@@ -1,0 +1,114 @@
+"""A loaded model, whatever runs it: its network, how to feed it and how to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
+
+if TYPE_CHECKING:
+    from cxr_mmdet.inference.backend import Backend
+    from cxr_mmdet.inference.preprocessing import Preprocessing
+    from cxr_mmdet.inference.spec import DetectorSpec
+
+DEFAULT_SHORT_EDGE = 1024
+"""What tools/prepare_data.py shrinks pictures to unless told otherwise."""
+
+
+class Format(str, Enum):
+    """What a bundle's network is stored as, and with it what runs it."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network and all that is needed to predict with it.
+
+    Attributes:
+        backend: runs the network.
+        spec: how to read its outputs.
+        preprocessing: how to feed it.
+        class_names: in the order of its outputs.
+        model_id: names the model and its weights.
+    """
+
+    backend: Backend
+    spec: DetectorSpec
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    model_id: str
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    trust_checkpoint: bool = False,
+    short_edge: int | None = None,
+) -> LoadedModel:
+    """Return the model in a bundle that tools/export.py wrote, or in a checkpoint of tools/train.py.
+
+    Args:
+        name: a bundle's folder, a checkpoint, or a run's folder, which stands for its best checkpoint.
+        device: ``cpu``, or for torch a GPU such as ``cuda``.
+        threads: processor threads of the network; None leaves it to the runtime.
+        trust_checkpoint: load a checkpoint that would run code.
+        short_edge: of the prepared pictures a checkpoint was trained on; a bundle knows it.
+
+    Raises:
+        CheckpointError: there is no such model, it is damaged, changed or of an unknown kind.
+        UsageError: what runs it is not installed, or an option that does not fit it.
+    """
+    path = Path(name)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such model; give a checkpoint, a run's folder or an exported bundle.")
+    if (path / MODEL_FILE).is_file():
+        if short_edge is not None:
+            raise UsageError(f"{path}: a bundle knows the size of its pictures; leave --short-edge away.")
+        return _load_bundle(Bundle.open(path), device=device, threads=threads)
+    return _load_checkpoint(path, device, threads, trust_checkpoint, short_edge)
+
+
+def _load_bundle(bundle: Bundle, *, device: str, threads: int | None) -> LoadedModel:
+    kind = Format(bundle.format)
+    if kind is not Format.torch and device != "cpu":
+        raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; leave --device away.")
+    backend: Backend
+    if kind is Format.onnx:
+        from cxr_mmdet.inference.onnx_backend import OnnxBackend
+
+        backend = OnnxBackend(bundle, threads=threads)
+    elif kind is Format.openvino:
+        from cxr_mmdet.inference.openvino_backend import OpenVinoBackend
+
+        backend = OpenVinoBackend(bundle, threads=threads)
+    else:
+        from cxr_mmdet.inference.torch_backend import TorchBackend
+        from cxr_mmdet.inference.torch_bundle import load_torch_bundle
+
+        backend = TorchBackend(load_torch_bundle(bundle), device=device, threads=threads)
+    return LoadedModel(backend, bundle.spec, bundle.preprocessing, bundle.class_names, bundle.model_id)
+
+
+def _load_checkpoint(path: Path, device: str, threads: int | None, trust: bool, short_edge: int | None) -> LoadedModel:
+    from cxr_mmdet.inference.checkpoint import load_detector
+    from cxr_mmdet.inference.describe import describe_detector, describe_preprocessing
+    from cxr_mmdet.inference.torch_backend import TorchBackend
+
+    detector = load_detector(str(path), trust=trust)
+    edge = DEFAULT_SHORT_EDGE if short_edge is None else short_edge
+    return LoadedModel(
+        backend=TorchBackend(detector.model, device=device, threads=threads),
+        spec=describe_detector(detector.model, str(path)),
+        preprocessing=describe_preprocessing(detector.config, str(path), short_edge=edge),
+        class_names=detector.class_names,
+        model_id=detector.model_id,
+    )

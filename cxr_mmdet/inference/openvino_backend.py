@@ -1,0 +1,85 @@
+"""A detector in OpenVINO; neither torch nor mmdet is loaded."""
+
+from __future__ import annotations
+
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.inference.graphs import MAPS, REGIONS, region_inputs, split_maps, unsort
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.inference.bundle import Bundle
+
+    Array = NDArray[np.float32]
+
+
+class OpenVinoBackend:
+    """Runs the graphs of a bundle.
+
+    Args:
+        bundle: of the format ``openvino``.
+        threads: processor threads; None leaves it to OpenVINO, which takes one a core.
+
+    Raises:
+        UsageError: OpenVINO is not installed.
+        CheckpointError: a graph that it cannot load.
+    """
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise UsageError(f"{bundle.path}: needs OpenVINO; install it by pip install cxr-mmdet[openvino].") from None
+        # Single precision throughout: where the processor has bfloat16, OpenVINO would use it unasked.
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+
+        def graph(name: str) -> _Graph:
+            path = bundle.path / f"{name}.xml"
+            try:
+                return _Graph(core.compile_model(str(path), "CPU", config))
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise CheckpointError(f"{path}: cannot be loaded by OpenVINO ({reason}); export it again.") from None
+
+        self._levels = len(bundle.spec.maps.strides)
+        self._maps = graph(MAPS)
+        self._regions = graph(REGIONS) if bundle.spec.regions is not None else None
+        self._pyramid_levels = bundle.spec.regions.levels if bundle.spec.regions is not None else 0
+
+    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any]:
+        """See :class:`cxr_mmdet.inference.backend.Backend`."""
+        return split_maps(self._maps({"image": batch}), self._levels)
+
+    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
+        """See :class:`cxr_mmdet.inference.backend.Backend`."""
+        assert self._regions is not None, "only two-stage detectors have regions"
+        inputs, order = region_inputs(pyramid, rois, levels, self._pyramid_levels)
+        return unsort(self._regions(inputs), order)
+
+
+class _Graph:
+    """A compiled model with one request a thread that is using it; a request must not be shared."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def __call__(self, inputs: dict[str, Any]) -> list[Array]:
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        results = request.infer(inputs, share_inputs=True)
+        outputs = [np.array(results[port]) for port in self._compiled.outputs]
+        self._idle.put(request)
+        return outputs

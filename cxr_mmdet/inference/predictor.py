@@ -1,0 +1,247 @@
+"""Radiographs in, findings in pixels of the radiographs out: the one way that the command line and services share."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.inference.augmentation import View, mirrored_labels
+from cxr_mmdet.inference.backend import detect
+from cxr_mmdet.inference.findings import Findings
+from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse
+from cxr_mmdet.inference.model import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.inference.model import LoadedModel
+    from cxr_mmdet.inference.preprocessing import ModelInput
+
+    Source = Radiograph | str | Path | bytes
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What becomes a finding.
+
+    Attributes:
+        score: findings up to this score are left out; None: the model's own, from its training config.
+        nms_iou: overlap above which the weaker of two findings of a class goes; None: the model's own.
+        per_class: a score for single classes, by name.
+    """
+
+    score: float | None = None
+    nms_iou: float | None = None
+    per_class: Mapping[str, float] | None = None
+
+    def check(self, class_names: Sequence[str]) -> None:
+        """Raise unless every number is in 0…1 and every class exists.
+
+        Raises:
+            UsageError: see above.
+        """
+        numbers = {"score threshold": self.score, "NMS IoU": self.nms_iou}
+        numbers |= {f"score threshold of {name}": value for name, value in (self.per_class or {}).items()}
+        for title, value in numbers.items():
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"the {title} is {value:g}, expected a number in 0…1.")
+        unknown = [name for name in self.per_class or {} if name not in class_names]
+        if unknown:
+            raise UsageError(f"the model has no class {unknown[0]!r}; its classes are {', '.join(class_names)}.")
+
+    @property
+    def lowest(self) -> float | None:
+        """The lowest score asked for, of any class; None where none is."""
+        asked = [score for score in (self.score, *(self.per_class or {}).values()) if score is not None]
+        return min(asked, default=None)
+
+    def of_classes(self, class_names: Sequence[str], default: float) -> NDArray[np.float32]:
+        """Return the (K,) score thresholds."""
+        score = default if self.score is None else self.score
+        per_class = self.per_class or {}
+        return np.array([per_class.get(name, score) for name in class_names], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Views of a radiograph and how their findings become one set.
+
+    Attributes:
+        views: at least one.
+        method: see :class:`cxr_mmdet.inference.fusion.FusionMethod`.
+        iou_threshold: overlap above which two views mean the same finding.
+    """
+
+    views: tuple[View, ...] = (View(),)
+    method: FusionMethod = FusionMethod.wbf
+    iou_threshold: float = 0.5
+
+
+class Predictor:
+    """A model ready to predict; may be used from several threads at once.
+
+    Args:
+        model: see :func:`cxr_mmdet.inference.model.load_model`.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        trust_checkpoint: bool = False,
+        short_edge: int | None = None,
+    ) -> Predictor:
+        """Return the predictor of a checkpoint or an exported bundle; see :func:`load_model` for the arguments."""
+        return cls(
+            load_model(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the model finds, in its order."""
+        return self.model.class_names
+
+    @property
+    def model_id(self) -> str:
+        """Names the model and its weights."""
+        return self.model.model_id
+
+    @overload
+    def predict(
+        self,
+        source: Source,
+        *,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+        augmentation: Augmentation | None = None,
+        batch_size: int = 1,
+    ) -> Findings: ...
+
+    @overload
+    def predict(
+        self,
+        source: list[Source],
+        *,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+        augmentation: Augmentation | None = None,
+        batch_size: int = 1,
+    ) -> list[Findings]: ...
+
+    def predict(
+        self,
+        source: Source | list[Source],
+        *,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+        augmentation: Augmentation | None = None,
+        batch_size: int = 1,
+    ) -> Findings | list[Findings]:
+        """Return the findings of one radiograph, or of each in a list.
+
+        Args:
+            source: a radiograph, the path or content of a DICOM file or picture, or a list of these.
+            score_threshold: see :class:`Thresholds`.
+            nms_iou: see :class:`Thresholds`.
+            class_thresholds: see :class:`Thresholds`.
+            augmentation: look several times.
+            batch_size: so many radiographs of a list at once, where their inputs have one size.
+
+        Raises:
+            DicomError: a source that cannot be read.
+            UsageError: a threshold outside 0…1, or for a class that the model does not have.
+        """
+        thresholds = Thresholds(score_threshold, nms_iou, class_thresholds)
+        sources = source if isinstance(source, list) else [source]
+        found: list[Findings] = []
+        for start in range(0, len(sources), batch_size):
+            radiographs = [as_radiograph(entry) for entry in sources[start : start + batch_size]]
+            found += self.predict_radiographs(radiographs, thresholds, augmentation)
+        return found if isinstance(source, list) else found[0]
+
+    def predict_radiographs(
+        self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
+    ) -> list[Findings]:
+        """Return the findings of radiographs that are read already."""
+        thresholds.check(self.class_names)
+        augmentation = augmentation or Augmentation()
+        by_view = [self._look(radiographs, view, thresholds) for view in augmentation.views]
+        limits = thresholds.of_classes(self.class_names, self.model.spec.score_threshold)
+        return [
+            self._findings(radiograph, views, augmentation, limits)
+            for radiograph, *views in zip(radiographs, *by_view, strict=True)
+        ]
+
+    def _look(self, radiographs: Sequence[Radiograph], view: View, thresholds: Thresholds) -> list[Detections]:
+        preprocessing = self.model.preprocessing.scaled(view.scale)
+        inputs = [preprocessing(entry.pixels, entry.pixel_aspect, flip=view.flip) for entry in radiographs]
+        found: list[Detections] = []
+        # Inputs of unlike sizes would have to be padded, which changes what the network sees at their borders.
+        for _, group in itertools.groupby(inputs, key=lambda entry: entry.batch.shape):
+            found += self._detect(list(group), thresholds)
+        return found
+
+    def _detect(self, inputs: list[ModelInput], thresholds: Thresholds) -> Iterator[Detections]:
+        spec = self.model.spec
+        limits = thresholds.of_classes(self.class_names, spec.score_threshold)
+        nms_iou = spec.nms_iou if thresholds.nms_iou is None else thresholds.nms_iou
+        batch = inputs[0].batch if len(inputs) == 1 else np.concatenate([entry.batch for entry in inputs])
+        sizes = [entry.size_hw for entry in inputs]
+        for entry, boxes in zip(inputs, detect(self.model.backend, spec, batch, sizes, limits, nms_iou), strict=True):
+            # In single precision, as mmdet undoes the resizing.
+            factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
+            labels = mirrored_labels(self.class_names)[boxes.labels] if entry.flipped else boxes.labels
+            yield Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
+
+    def _findings(
+        self,
+        radiograph: Radiograph,
+        views: Sequence[Detections],
+        augmentation: Augmentation,
+        limits: NDArray[np.float32],
+    ) -> Findings:
+        found = views[0]
+        if len(views) > 1:
+            found = fuse(views, method=augmentation.method, iou_threshold=augmentation.iou_threshold)
+        height, width = radiograph.pixels.shape
+        findings = Findings.of(
+            found.boxes_xyxy,
+            found.labels,
+            found.scores,
+            class_names=self.class_names,
+            size_hw=(height, width),
+            model_id=self.model_id,
+            warnings=radiograph.warnings,
+        )
+        if len(views) == 1:
+            return findings
+        # What only some views see has a lower score than each of them gave it.
+        return findings.at_least(dict(zip(self.class_names, limits.tolist(), strict=True)))
+
+
+def as_radiograph(source: Source) -> Radiograph:
+    """Return the radiograph that ``source`` is, or holds."""
+    if isinstance(source, Radiograph):
+        return source
+    with warnings.catch_warnings():
+        # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
+        warnings.simplefilter("ignore")
+        return read_radiograph(source)

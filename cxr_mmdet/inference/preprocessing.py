@@ -1,0 +1,177 @@
+"""From a radiograph's pixels to a detector's input, as training's test pipeline does it, to the last bit; no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from cxr_mmdet import boxes
+from cxr_mmdet.preparation.images import shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The steps between a radiograph and the model, as data.
+
+    Attributes:
+        short_edge: of the prepared pictures the model was trained on, in pixels; 0: full size.
+        pad_to_square: centre the picture in a black square first.
+        scale: two sides in pixels. With ``keep_ratio`` the picture is resized so that its long side is at most the
+            larger and its short side at most the smaller; without it to exactly (width, height). None leaves the size.
+        keep_ratio: see ``scale``.
+        mean: grey level that becomes 0, for each channel.
+        std: grey levels that become 1, for each channel.
+        size_divisor: the input is padded to the right and bottom to multiples of it.
+        pad_value: what with, after normalisation.
+    """
+
+    short_edge: int
+    pad_to_square: bool
+    scale: tuple[int, int] | None
+    keep_ratio: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size_divisor: int
+    pad_value: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """Return what :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: something else.
+        """
+        scale = value["scale"]
+        return cls(
+            short_edge=int(value["short_edge"]),
+            pad_to_square=bool(value["pad_to_square"]),
+            scale=None if scale is None else (int(scale[0]), int(scale[1])),
+            keep_ratio=bool(value["keep_ratio"]),
+            mean=tuple(float(mean) for mean in value["mean"]),
+            std=tuple(float(std) for std in value["std"]),
+            size_divisor=int(value["size_divisor"]),
+            pad_value=float(value["pad_value"]),
+        )
+
+    def scaled(self, factor: float) -> Preprocessing:
+        """Return the same steps for an input that is ``factor`` times as large."""
+        if self.scale is None or factor == 1:
+            return self
+        width, height = (max(1, round(factor * side)) for side in self.scale)
+        return replace(self, scale=(width, height))
+
+    def __call__(self, pixels: NDArray[np.uint8], pixel_aspect: float = 1.0, *, flip: bool = False) -> ModelInput:
+        """Return the model's input and the way back.
+
+        Args:
+            pixels: (H, W) as read from the file, at full size or prepared already.
+            pixel_aspect: height of a pixel over its width.
+            flip: mirror the prepared picture left to right.
+        """
+        prepared = shrink(pixels, self.short_edge, pixel_aspect)
+        picture = cv2.flip(prepared, 1) if flip else prepared
+        offset = (0, 0)
+        if self.pad_to_square:
+            picture, offset = pad_to_square(picture)
+        padded_size = picture.shape
+        picture = self._resize(picture)
+        return ModelInput(
+            plane=picture,
+            batch=self._normalise(picture),
+            source_size_hw=_size_hw(pixels),
+            prepared_size_hw=_size_hw(prepared),
+            offset=offset,
+            factors=(picture.shape[1] / padded_size[1], picture.shape[0] / padded_size[0]),
+            flipped=flip,
+        )
+
+    def _resize(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.scale is None:
+            return picture
+        height, width = picture.shape
+        if self.keep_ratio:
+            # As mmcv.image.rescale_size rounds it.
+            factor = min(max(self.scale) / max(height, width), min(self.scale) / min(height, width))
+            size_wh = int(width * float(factor) + 0.5), int(height * float(factor) + 0.5)
+        else:
+            size_wh = self.scale
+        size_wh = max(1, size_wh[0]), max(1, size_wh[1])
+        return np.asarray(cv2.resize(picture, size_wh, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+    def _normalise(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (1, C, H, W): by a table of all 256 levels, which gives the bits of doing it pixel by pixel."""
+        levels = np.arange(256, dtype=np.float32)
+        height, width = picture.shape
+        sides = (math.ceil(side / self.size_divisor) * self.size_divisor for side in (height, width))
+        batch = np.full((1, len(self.mean), *sides), self.pad_value, dtype=np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            table = (levels - np.float32(mean)) / np.float32(std)
+            batch[0, channel, :height, :width] = cv2.LUT(picture, table)
+        return batch
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """One picture as a model sees it, and what undoes the way to it.
+
+    Attributes:
+        plane: (H, W) uint8, resized, before normalisation.
+        batch: (1, C, H', W') float32, padded.
+        source_size_hw: of the radiograph as read.
+        prepared_size_hw: of the prepared picture.
+        offset: (left, top) pixels that padding to a square added.
+        factors: by which x and y were resized after it.
+        flipped: whether the picture was mirrored.
+    """
+
+    plane: NDArray[np.uint8]
+    batch: NDArray[np.float32]
+    source_size_hw: tuple[int, int]
+    prepared_size_hw: tuple[int, int]
+    offset: tuple[int, int]
+    factors: tuple[float, float]
+    flipped: bool
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the part of the input that shows the picture; boxes end there."""
+        return _size_hw(self.plane)
+
+    def to_prepared(self, boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+        """Return boxes that resizing was undone for already in prepared-image pixels, cut at the border."""
+        left, top = self.offset
+        moved = boxes.clip_to_image(boxes.translate(boxes_xyxy, -left, -top), self.prepared_size_hw)
+        return boxes.flip_horizontal(moved, self.prepared_size_hw[1]) if self.flipped else moved
+
+    def to_source(self, boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+        """Return the same in source-image pixels."""
+        (height, width), (prepared_height, prepared_width) = self.source_size_hw, self.prepared_size_hw
+        return boxes.scale(self.to_prepared(boxes_xyxy), width / prepared_width, height / prepared_height)
+
+
+def pad_to_square(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return the picture centred in a black square, and the pixels (left, top) before it."""
+    height, width = picture.shape
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    square = np.zeros((side, side), dtype=np.uint8)
+    square[top : top + height, left : left + width] = picture
+    return square, (left, top)
+
+
+def _size_hw(picture: NDArray[np.uint8]) -> tuple[int, int]:
+    height, width = picture.shape
+    return height, width

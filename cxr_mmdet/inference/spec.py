@@ -1,0 +1,131 @@
+"""What decoding must know about a detector, as data: it travels in a bundle's ``model.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+Activation = Literal["sigmoid", "softmax"]
+Four = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class DeltaCoder:
+    """How four numbers move and stretch a box (mmdet's ``DeltaXYWHBBoxCoder``).
+
+    Attributes:
+        means: added to the normalised deltas dx, dy, dw, dh.
+        stds: multiplied with them before.
+        clip_border: cut decoded boxes at the picture's border.
+    """
+
+    means: Four
+    stds: Four
+    clip_border: bool = True
+
+
+@dataclass(frozen=True)
+class AnchorMaps:
+    """Dense maps of scores and deltas over anchors, one pair a level.
+
+    Attributes:
+        base_anchors: a level's anchors around the cell (0, 0), x_min y_min x_max y_max, in pixels of the input.
+        strides: width and height of a cell of each level in pixels of the input.
+        coder: of the deltas.
+        activation: of the scores; softmax has the background as last channel.
+        channels: scores an anchor, background included.
+        nms_pre: so many best scores a level go on.
+        nms_iou: overlap above which the weaker box of a class (of a level, for proposals) goes.
+        max_per_image: so many survive.
+        score_threshold: scores up to this one are left out; proposals have none.
+    """
+
+    base_anchors: tuple[tuple[Four, ...], ...]
+    strides: tuple[tuple[int, int], ...]
+    coder: DeltaCoder
+    activation: Activation
+    channels: int
+    nms_pre: int
+    nms_iou: float
+    max_per_image: int
+    score_threshold: float
+    min_size: float
+
+    def anchors(self, level: int) -> NDArray[np.float32]:
+        """Return the (A, 4) anchors around the cell (0, 0)."""
+        return np.array(self.base_anchors[level], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The second stage of a two-stage detector.
+
+    Attributes:
+        coder: of the deltas.
+        class_agnostic: one set of deltas a region, not one a class.
+        levels: of the feature pyramid that regions are taken from.
+        finest_scale: regions of less than twice this side go to the first level (FPN's rule).
+        nms_iou: overlap above which the weaker box of a class goes.
+        max_per_image: so many survive.
+        score_threshold: scores up to this one are left out.
+    """
+
+    coder: DeltaCoder
+    class_agnostic: bool
+    levels: int
+    finest_scale: float
+    nms_iou: float
+    max_per_image: int
+    score_threshold: float
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A one-stage detector (``maps`` give detections) or a two-stage one (they give proposals for ``regions``)."""
+
+    maps: AnchorMaps
+    regions: Regions | None = None
+
+    @property
+    def score_threshold(self) -> float:
+        """The threshold the model was tested with."""
+        return (self.regions or self.maps).score_threshold
+
+    @property
+    def nms_iou(self) -> float:
+        """The overlap the model was tested with."""
+        return (self.regions or self.maps).nms_iou
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DetectorSpec:
+        """Return what :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: something else.
+        """
+        maps, regions = dict(value["maps"]), value["regions"]
+        maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
+        maps["strides"] = tuple((int(width), int(height)) for width, height in maps["strides"])
+        return cls(maps=AnchorMaps(**_with_coder(maps)), regions=Regions(**_with_coder(regions)) if regions else None)
+
+
+def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:
+    coder = part["coder"]
+    made = DeltaCoder(_four(coder["means"]), _four(coder["stds"]), bool(coder["clip_border"]))
+    return dict(part) | {"coder": made}
+
+
+def _four(values: Any) -> Four:
+    first, second, third, fourth = (float(value) for value in values)
+    return first, second, third, fourth

@@ -1,0 +1,71 @@
+"""Non-maximum suppression in numpy, block by block: as fast as it must be, and done once enough boxes are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BLOCK = 128
+
+
+def suppress(
+    boxes_xyxy: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    iou_threshold: float,
+    max_kept: int,
+) -> NDArray[np.int64]:
+    """Return the indices of the boxes that stay, best score first, at most ``max_kept``.
+
+    A box goes when it overlaps a better one of its group that stays by more than the threshold. Overlaps are in single
+    precision, as torchvision's are.
+
+    Args:
+        boxes_xyxy: (N, 4).
+        scores: (N,).
+        groups: (N,); boxes of different groups never meet.
+        iou_threshold: in 0…1.
+        max_kept: at least 1.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, group = np.ascontiguousarray(boxes_xyxy[order], dtype=np.float32), groups[order]
+    threshold = np.float32(iou_threshold)
+    kept = np.empty(0, dtype=np.int64)
+    for start in range(0, len(order), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(order)))
+        if len(kept):
+            hit = _overlaps(boxes[block], boxes[kept]) > threshold
+            block = block[~(hit & (group[block][:, None] == group[kept])).any(axis=1)]
+        kept = np.concatenate([kept, block[_stays(boxes[block], group[block], threshold)]])
+        if len(kept) >= max_kept:
+            break
+    return order[kept[:max_kept]]
+
+
+def _stays(boxes: NDArray[np.float32], group: NDArray[np.int64], threshold: np.float32) -> NDArray[np.bool_]:
+    """Return which of a few sorted boxes stay."""
+    conflicts = (_overlaps(boxes, boxes) > threshold) & (group[:, None] == group)
+    stays = np.ones(len(boxes), dtype=bool)
+    for index in np.flatnonzero(np.triu(conflicts, 1).any(axis=1)):
+        if stays[index]:
+            stays[index + 1 :] &= ~conflicts[index, index + 1 :]
+    return stays
+
+
+def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the (N, M) intersection over union in single precision; NaN for two boxes without extent."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    intersection = sides[..., 0] * sides[..., 1]
+    area, other_area = _areas(boxes), _areas(others)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return intersection / (area[:, None] + other_area[None, :] - intersection)
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -1,0 +1,55 @@
+"""A detector in torch: what the other backends are compared with, and the way onto a GPU."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmdet.models.detectors import TwoStageDetector
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmdet.models.detectors.base import BaseDetector
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+
+class TorchBackend:
+    """Runs an anchor-based detector of mmdet without its own decoding.
+
+    Args:
+        model: in evaluation mode; it stays as it is.
+        device: such as ``cpu`` or ``cuda:0``.
+        threads: of torch in this process; None leaves them.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: BaseDetector, *, device: str = "cpu", threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        # Norms become part of the convolutions before them; channels last is what CPUs and tensor cores prefer.
+        self.model = fuse_conv_bn(copy.deepcopy(model)).to(device, memory_format=torch.channels_last).eval()
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any]:
+        """See :class:`cxr_mmdet.inference.backend.Backend`."""
+        pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
+        pyramid = self.model.extract_feat(pictures)
+        head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
+        scores, deltas = head(pyramid)
+        return [_numpy(level) for level in scores], [_numpy(level) for level in deltas], pyramid
+
+    @torch.inference_mode()
+    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
+        """See :class:`cxr_mmdet.inference.backend.Backend`; mmdet finds the levels itself."""
+        results = self.model.roi_head._bbox_forward(pyramid, torch.from_numpy(rois).to(self.device))
+        return _numpy(results["cls_score"]), _numpy(results["bbox_pred"])
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    return tensor.float().numpy(force=True)
