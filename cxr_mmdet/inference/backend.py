@@ -88,11 +88,9 @@ def _detect_one(
     if spec.regions is None:
         found = decoding.decode_maps(spec.maps, *maps, size_hw, score_thresholds)
         return decoding.keep_best(found, nms_iou, spec.maps.max_per_image, spec.maps.min_size)
-    proposals = decoding.decode_maps(spec.maps, *maps, size_hw, None)
-    proposals = decoding.keep_best(proposals, spec.maps.nms_iou, spec.maps.max_per_image, spec.maps.min_size)
-    boxes = proposals.boxes_xyxy
+    boxes = decoding.propose(spec.maps, *maps, size_hw)
     if not len(boxes):
-        return proposals
+        return decoding.Boxes(boxes, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
     rois = np.concatenate([np.full((len(boxes), 1), index, dtype=np.float32), boxes], axis=1)
     logits, moves = backend.regions(pyramid, rois, decoding.level_of_regions(spec.regions, boxes))
     found = decoding.decode_regions(spec.regions, boxes, logits, moves, size_hw, score_thresholds)

@@ -20,6 +20,7 @@ from cxr_mmdet.engine.pretrained import compare_weights
 from cxr_mmdet.engine.running import find_checkpoint
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.bundle import sha256_of
+from cxr_mmdet.inference.model_card import summarise
 from cxr_mmdet.inference.safe_config import parse_config
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def load_detector(name: str, *, trust: bool = False) -> TrainedDetector:
     checkpoint = read_checkpoint(path, trust=trust)
     config = _config(path, checkpoint, trust=trust)
     class_names = _class_names(path, checkpoint)
-    model = _build(path, config, checkpoint["state_dict"])
+    model = build_detector(path, config, checkpoint["state_dict"])
     meta = checkpoint["meta"]
     experiment = meta.get("experiment_name")
     return TrainedDetector(
@@ -106,11 +107,7 @@ def load_detector(name: str, *, trust: bool = False) -> TrainedDetector:
         class_names=class_names,
         name=_DATE.sub("", experiment) if isinstance(experiment, str) and experiment else path.stem,
         sha256=sha256_of(path),
-        summary={
-            key: meta[key]
-            for key in ("iter", "epoch", "seed", "mmengine_version")
-            if isinstance(meta.get(key), (int, str))
-        },
+        summary=summarise(meta, config),
     )
 
 
@@ -156,11 +153,11 @@ def _config(path: Path, checkpoint: dict[str, Any], *, trust: bool) -> Config:
                 f"{TRUST}."
             ) from None
         config = Config.fromstring(text, ".py")
-    _register(path, config, trust=trust)
+    register_types(path, config, trust=trust)
     return config
 
 
-def _register(path: Path, config: Config, *, trust: bool) -> None:
+def register_types(path: Path, config: Config, *, trust: bool) -> None:
     """Import what the config's types need, and unless trusted nothing else."""
     init_default_scope("mmdet")
     modules = (config.get("custom_imports") or {}).get("imports") or []
@@ -226,7 +223,12 @@ def _class_names(path: Path, checkpoint: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _build(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> BaseDetector:
+def build_detector(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> BaseDetector:
+    """Return the model of a config, in evaluation mode, with these weights.
+
+    Raises:
+        CheckpointError: it cannot be built, or the weights are not its own.
+    """
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -78,8 +78,16 @@ def keep_best(found: Boxes, nms_iou: float, max_per_image: int, min_size: float 
     """Return what suppression leaves, the best first, without boxes of at most ``min_size`` pixels a side."""
     if min_size >= 0:
         sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
-        found = found.take((sides > min_size).all(axis=1))
+        found = found.take(np.flatnonzero(np.all(sides > min_size, axis=1)))
     return found.take(suppress(found.boxes_xyxy, found.scores, found.labels, nms_iou, max_per_image))
+
+
+def propose(
+    spec: AnchorMaps, scores: Sequence[Map], deltas: Sequence[Map], size_hw: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the (R, 4) proposals of one picture, the best first; arguments as :func:`decode_maps` takes them."""
+    found = decode_maps(spec, scores, deltas, size_hw, None)
+    return keep_best(found, spec.nms_iou, spec.max_per_image, spec.min_size).boxes_xyxy
 
 
 def decode_regions(

@@ -1,0 +1,106 @@
+"""``export CHECKPOINT``: a bundle that predicts without mmdet, on ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cxr_mmdet.inference.bundle import Bundle
+
+app = CxrTyper(help=__doc__)
+
+
+class BundleFormat(str, Enum):
+    """What runs a bundle."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
+
+
+@app.command(no_args_is_help=True)
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a run's folder for its best one.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", file_okay=False, help="The folder to write.")],
+    bundle_format: Annotated[
+        BundleFormat, typer.Option("--format", help="onnx and openvino need neither torch nor mmdet to predict.")
+    ] = BundleFormat.onnx,
+    int8: Annotated[bool, typer.Option("--int8", help="Eight bits: faster, a little less exact. OpenVINO.")] = False,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Radiographs like those the model will see, for --int8. Repeatable."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Compare with torch on these radiographs as well: a folder, or a prepared folder's annotation file "
+            "for mAP.",
+        ),
+    ] = None,
+    short_edge: Annotated[
+        int, typer.Option(min=0, help="Of the prepared pictures, as in tools/prepare_data.py; 0: full size.")
+    ] = 1024,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier bundle.")] = False,
+) -> None:
+    """Export a detector, compare it with torch, and fail where they differ.
+
+    The bundle holds the weights, model.json and MODEL_CARD.md; tools/predict.py takes its folder as MODEL.
+    """
+    from cxr_mmdet.inference.model import Format
+    from cxr_mmdet.inference.sources import find_items
+
+    with quiet_imports():
+        from cxr_mmdet.inference.export import ExportOptions, export_model
+
+    options = ExportOptions(
+        format=Format(bundle_format.value),
+        int8=int8,
+        calibration=tuple(find_items(calibration)) if calibration else (),
+        check=check,
+        short_edge=short_edge,
+        trust_checkpoint=trust_checkpoint,
+        force=force,
+    )
+    with progress_bar("comparing with torch") as progress:
+        bundle = export_model(checkpoint, out, options, progress=progress)
+    stdout.print(parity_table(bundle))
+    stdout.print(bundle.path, highlight=False)
+
+
+def parity_table(bundle: Bundle) -> Table:
+    """Return how far the bundle is from torch, a line a set of radiographs."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=f"{bundle.model_id}: largest differences from torch",
+        title_style="bold",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for header in ("findings", "unmatched", "box, px", "score", "mAP, torch", "mAP"):
+        table.add_column(header, justify="right")
+    for entry in (bundle.parity or {}).get("sets", []):
+        table.add_row(
+            f"{entry['pictures']} {entry['name']}",
+            str(entry["findings"]),
+            str(entry["unmatched"]),
+            f"{entry['largest_box_difference_px']:.3g}",
+            f"{entry['largest_score_difference']:.2g}",
+            *("n/a" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("reference_mean_ap", "mean_ap")),
+        )
+    return table

@@ -1,0 +1,74 @@
+"""ONNX graphs as OpenVINO's, and in eight bits where asked for."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino
+
+from cxr_mmdet.inference.decoding import level_of_regions, propose
+from cxr_mmdet.inference.graphs import region_inputs
+from cxr_mmdet.inference.predictor import as_radiograph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.inference.sources import Item
+
+REGION_PICTURES = 24
+"""Each gives the second stage up to a thousand regions."""
+
+
+def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: Sequence[Item]) -> list[Path]:
+    """Write each ONNX graph as OpenVINO's pair of files beside it; return the files.
+
+    Args:
+        graphs: maps.onnx and, for a two-stage detector, regions.onnx.
+        reference: the model in torch, which gives the inputs for calibration.
+        calibration: radiographs; with any, weights and activations become eight bits.
+    """
+    models = [openvino.convert_model(str(graph)) for graph in graphs]
+    if calibration:
+        models = _quantise(models, reference, calibration)
+    files: list[Path] = []
+    for model, graph in zip(models, graphs, strict=True):
+        path = graph.with_suffix(".xml")
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+        files += [path, path.with_suffix(".bin")]
+    return files
+
+
+def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Item]) -> list[Any]:
+    """Return the models in eight bits; pictures are read when they are needed, not kept."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+
+    def maps(item: Item) -> dict[str, Any]:
+        radiograph = as_radiograph(item.read())
+        return {"image": reference.model.preprocessing(radiograph.pixels, radiograph.pixel_aspect).batch}
+
+    quantised = []
+    sources = (calibration, maps), (calibration[:REGION_PICTURES], lambda item: _regions(reference, item))
+    for model, (items, transform) in zip(models, sources, strict=False):
+        data = nncf.Dataset(list(items), transform)
+        quantised.append(nncf.quantize(model, data, subset_size=len(items), preset=nncf.QuantizationPreset.MIXED))
+    return quantised
+
+
+def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
+    """Return what the second graph gets for a radiograph."""
+    model = reference.model
+    assert model.spec.regions is not None, "only two-stage detectors have a second graph"
+    radiograph = as_radiograph(item.read())
+    picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
+    scores, deltas, pyramid = model.backend.maps(picture.batch)
+    boxes = propose(model.spec.maps, [level[0] for level in scores], [level[0] for level in deltas], picture.size_hw)
+    rois = np.concatenate([np.zeros((len(boxes), 1), dtype=np.float32), boxes], axis=1)
+    levels = model.spec.regions.levels
+    features = [level.numpy(force=True) for level in pyramid[:levels]]
+    return region_inputs(features, rois, level_of_regions(model.spec.regions, boxes), levels)[0]

@@ -1,0 +1,145 @@
+"""How far one model's findings are from another's on the same radiographs, and whether that is near enough."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.boxes import iou_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cxr_mmdet.evaluation.results import CocoDict
+    from cxr_mmdet.inference.findings import Findings
+
+SAME_IOU = 0.5
+CLEAR_MARGIN = 0.01
+"""A finding whose score is nearer to the threshold than this may be missing on the other side."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an exported model may differ by.
+
+    Attributes:
+        box_px: pixels of the radiograph, for a box's side; None: not limited.
+        score: of a finding; None: not limited.
+        unmatched_share: of the reference's clear findings that may have no counterpart; None: not limited.
+        mean_ap: mAP@[.5:.95] that may be lost, 0…1.
+    """
+
+    box_px: float | None
+    score: float | None
+    unmatched_share: float | None
+    mean_ap: float
+
+
+EXACT = Limits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001)
+QUANTISED = Limits(box_px=None, score=None, unmatched_share=None, mean_ap=0.005)
+"""Eight bits move every score a little; what counts is the mAP."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison on one set of radiographs.
+
+    Attributes:
+        name: of the set.
+        pictures: how many.
+        findings: of the reference, clearly above its threshold.
+        unmatched: those without a counterpart of the same class that overlaps by half.
+        largest_box_difference_px: between a side of a finding and its counterpart's, pixels of the radiograph.
+        largest_score_difference: likewise.
+        reference_mean_ap: mAP@[.5:.95] of the reference, 0…1; None without ground truth.
+        mean_ap: of the other.
+    """
+
+    name: str
+    pictures: int
+    findings: int
+    unmatched: int
+    largest_box_difference_px: float
+    largest_score_difference: float
+    reference_mean_ap: float | None = None
+    mean_ap: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def problems(self, limits: Limits) -> list[str]:
+        """Return what exceeds the limits, in words."""
+        found = []
+        if limits.box_px is not None and self.largest_box_difference_px > limits.box_px:
+            found.append(f"a box differs by {self.largest_box_difference_px:.3g} px (limit {limits.box_px:g})")
+        if limits.score is not None and self.largest_score_difference > limits.score:
+            found.append(f"a score differs by {self.largest_score_difference:.3g} (limit {limits.score:g})")
+        share = self.unmatched / self.findings if self.findings else 0.0
+        if limits.unmatched_share is not None and share > limits.unmatched_share:
+            found.append(f"{self.unmatched} of {self.findings} findings have no counterpart")
+        if self.reference_mean_ap is not None and self.mean_ap is not None:
+            lost = self.reference_mean_ap - self.mean_ap
+            if lost > limits.mean_ap:
+                found.append(f"{100 * lost:.2f} mAP points are lost (limit {100 * limits.mean_ap:g})")
+        return found
+
+
+def compare_findings(
+    name: str,
+    reference: Sequence[Findings],
+    other: Sequence[Findings],
+    *,
+    score_threshold: float,
+    truth: CocoDict | None = None,
+) -> Parity:
+    """Return how far ``other`` is from ``reference``.
+
+    Args:
+        name: of the set.
+        reference: of each radiograph.
+        other: of the same radiographs, in the same order.
+        score_threshold: that both were made with.
+        truth: COCO ground truth whose images are numbered from 1 in that order, in pixels of the radiographs.
+    """
+    boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
+    for expected, got in zip(reference, other, strict=True):
+        clear = expected.at_least(score_threshold + CLEAR_MARGIN)
+        overlaps = iou_matrix(clear.boxes_xyxy, got.boxes_xyxy) * (clear.labels[:, None] == got.labels[None, :])
+        findings += len(clear)
+        if not len(got):
+            unmatched += len(clear)
+            continue
+        # Among several that overlap alike, the counterpart is the one with the nearest score.
+        distance = 1 - overlaps + np.abs(clear.scores[:, None] - got.scores[None, :])
+        partners = distance.argmin(axis=1) if len(clear) else np.empty(0, dtype=np.int64)
+        found = overlaps[np.arange(len(clear)), partners] >= SAME_IOU
+        unmatched += int((~found).sum())
+        partners = partners[found]
+        boxes = max(boxes, float(np.abs(clear.boxes_xyxy[found] - got.boxes_xyxy[partners]).max(initial=0)))
+        scores = max(scores, float(np.abs(clear.scores[found] - got.scores[partners]).max(initial=0)))
+    return Parity(
+        name=name,
+        pictures=len(reference),
+        findings=findings,
+        unmatched=unmatched,
+        largest_box_difference_px=boxes,
+        largest_score_difference=scores,
+        reference_mean_ap=None if truth is None else mean_ap(truth, reference),
+        mean_ap=None if truth is None else mean_ap(truth, other),
+    )
+
+
+def mean_ap(truth: CocoDict, found: Sequence[Findings]) -> float | None:
+    """Return mAP@[.5:.95], 0…1, of findings of the images numbered from 1; None where the truth holds no box."""
+    from cxr_mmdet.evaluation.coco import evaluate_coco
+
+    ids = {category["name"]: category["id"] for category in truth["categories"]}
+    detections = [
+        entry
+        for number, findings in enumerate(found, 1)
+        for entry in findings.to_coco(number, [ids[name] for name in findings.class_names])
+    ]
+    return evaluate_coco(truth, detections).mean_ap if truth["annotations"] else None

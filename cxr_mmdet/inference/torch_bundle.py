@@ -1,0 +1,58 @@
+"""A detector as safetensors and a description of its architecture: for GPUs, and wherever mmdet is installed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from mmengine.config import Config, ConfigDict
+from safetensors.torch import load_file, save_file
+
+from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.files import write_json
+from cxr_mmdet.inference.checkpoint import build_detector, register_types
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmdet.models.detectors.base import BaseDetector
+
+    from cxr_mmdet.inference.bundle import Bundle
+    from cxr_mmdet.inference.checkpoint import TrainedDetector
+
+WEIGHTS, ARCHITECTURE = "weights.safetensors", "architecture.json"
+
+
+def save_torch_bundle(detector: TrainedDetector, folder: Path) -> list[Path]:
+    """Write weights and architecture; return the files."""
+    weights = {name: tensor.contiguous() for name, tensor in detector.model.state_dict().items()}
+    save_file(weights, str(folder / WEIGHTS))
+    config = detector.config
+    kept = {"model": _plain(config.model), "custom_imports": _plain(config.get("custom_imports"))}
+    write_json(folder / ARCHITECTURE, kept, indent=1)
+    return [folder / WEIGHTS, folder / ARCHITECTURE]
+
+
+def load_torch_bundle(bundle: Bundle) -> BaseDetector:
+    """Return the detector of a bundle of the format ``torch``.
+
+    Raises:
+        CheckpointError: it is damaged, or asks for what is no part of mmdet.
+    """
+    path = bundle.path / ARCHITECTURE
+    try:
+        config = Config(ConfigDict(json.loads(path.read_text(encoding="utf-8"))))
+        weights = load_file(str(bundle.path / WEIGHTS))
+    except Exception as error:  # safetensors has an error of its own
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{bundle.path}: cannot be loaded ({reason}); export it again.") from None
+    register_types(path, config, trust=False)
+    return build_detector(path, config, weights)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value
