@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 
+from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.secondary_capture import build_secondary_capture
-from cxr_mmdet.dicom.source import parse_dataset, read_bytes
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.dicom.source import is_dicom, parse_dataset, read_bytes
+from cxr_mmdet.errors import DicomError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +46,12 @@ def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
         DicomError: it is not DICOM; a PNG has no patient and no study to report on.
     """
     if isinstance(source, bytes):
-        return parse_dataset(source, name or "the uploaded file")
-    return parse_dataset(read_bytes(Path(source)), name or str(source))
+        content, name = source, name or "the uploaded file"
+    else:
+        content, name = read_bytes(Path(source)), name or str(source)
+    if not is_dicom(content) and picture_format(content) is not None:
+        raise DicomError(f"{name}: is a picture without patient and study; only DICOM files can be reported on.")
+    return parse_dataset(content, name)
 
 
 def structured_report(
@@ -114,7 +119,8 @@ def read_structured_report(source: str | Path | bytes | Dataset, name: str | Non
         raise UsageError(MISSING) from None
     if isinstance(source, Dataset):
         return read_report(source, name or "the dataset")
-    return read_report(read_header(source, name), name or (source if isinstance(source, str) else str(source)[:200]))
+    name = name or ("the uploaded file" if isinstance(source, bytes) else str(source))
+    return read_report(read_header(source, name), name)
 
 
 def to_bytes(dataset: Dataset) -> bytes:
