@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cxr_mmdet.inference.decoding import Boxes
     from cxr_mmdet.inference.model import LoadedModel
     from cxr_mmdet.inference.preprocessing import ModelInput
 
@@ -199,10 +200,7 @@ class Predictor:
         batch = inputs[0].batch if len(inputs) == 1 else np.concatenate([entry.batch for entry in inputs])
         sizes = [entry.size_hw for entry in inputs]
         for entry, boxes in zip(inputs, detect(self.model.backend, spec, batch, sizes, limits, nms_iou), strict=True):
-            # In single precision, as mmdet undoes the resizing.
-            factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
-            labels = mirrored_labels(self.class_names)[boxes.labels] if entry.flipped else boxes.labels
-            yield Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
+            yield in_source_pixels(entry, boxes, self.class_names)
 
     def _findings(self, radiograph: Radiograph, views: Sequence[Detections], augmentation: Augmentation) -> Findings:
         found = views[0]
@@ -218,6 +216,14 @@ class Predictor:
             model_id=self.model_id,
             warnings=radiograph.warnings,
         )
+
+
+def in_source_pixels(entry: ModelInput, boxes: Boxes, class_names: Sequence[str]) -> Detections:
+    """Return a network's boxes in pixels of the radiograph that the input was made of."""
+    # In single precision, as mmdet undoes the resizing.
+    factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
+    labels = mirrored_labels(class_names)[boxes.labels] if entry.flipped else boxes.labels
+    return Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
 
 
 def as_radiograph(source: Source) -> Radiograph:

@@ -1,0 +1,1 @@
+"""Models in the reading room: a web page, and what it keeps."""
