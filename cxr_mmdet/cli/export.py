@@ -42,7 +42,7 @@ def export(
         Path | None,
         typer.Option(
             exists=True,
-            help="Compare with torch on these radiographs as well: a folder, or the annotation file of a prepared folder "
+            help="Compare with torch on these radiographs as well: a folder, or a prepared folder's annotation file "
             "for mAP.",
         ),
     ] = None,

@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper
 
-TOOLS = ("prepare_data", "train", "test", "evaluate", "doctor", "benchmark")
+TOOLS = ("prepare_data", "train", "test", "evaluate", "predict", "export", "ensemble", "doctor", "benchmark")
 
 
 def build_app() -> typer.Typer:

@@ -84,9 +84,7 @@ def predict(
     ] = None,
     tta_scale: Annotated[
         list[float] | None,
-        typer.Option(
-            min=0.1, max=4, help="Look at the radiograph in so many times the usual size as well. Repeatable."
-        ),
+        typer.Option(min=0.1, max=4, help="Look at the radiograph in this many times its size as well. Repeatable."),
     ] = None,
     tta_flip: Annotated[
         bool, typer.Option("--tta-flip", help="Look at the mirrored radiograph as well; left and right swap names.")
@@ -96,9 +94,7 @@ def predict(
     weight: WeightsOption = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Draw the findings into overlays/*.png.")] = False,
     overlay_score: Annotated[float, typer.Option(min=0, max=1, help="Draw findings above this score only.")] = 0.3,
-    overlay_size: Annotated[
-        int, typer.Option(min=0, help="Its longer side; 0: the radiograph's.")
-    ] = 1024,
+    overlay_size: Annotated[int, typer.Option(min=0, help="Its longer side; 0: the radiograph's.")] = 1024,
     coco: Annotated[
         Path | None,
         typer.Option(

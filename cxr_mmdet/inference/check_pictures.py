@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.boxes import XYXY_COLUMNS, xyxy_to_xywh
@@ -13,6 +12,7 @@ from cxr_mmdet.labels import LABELS_14, NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cxr_mmdet.evaluation.results import CocoDict
 
@@ -85,7 +85,11 @@ def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
         numbers[image["id"]] = number
     label_of = {category["id"]: category["name"] for category in truth["categories"]}
     annotations = [
-        {**entry, "image_id": numbers[entry["image_id"]], "category_id": class_names.index(label_of[entry["category_id"]]) + 1}
+        {
+            **entry,
+            "image_id": numbers[entry["image_id"]],
+            "category_id": class_names.index(label_of[entry["category_id"]]) + 1,
+        }
         for entry in truth["annotations"]
         if label_of[entry["category_id"]] in class_names
     ]

@@ -224,6 +224,11 @@ def _class_names(path: Path, checkpoint: dict[str, Any]) -> tuple[str, ...]:
 
 
 def build_detector(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> BaseDetector:
+    """Return the model of a config, in evaluation mode, with these weights.
+
+    Raises:
+        CheckpointError: it cannot be built, or the weights are not its own.
+    """
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -78,7 +78,7 @@ def keep_best(found: Boxes, nms_iou: float, max_per_image: int, min_size: float 
     """Return what suppression leaves, the best first, without boxes of at most ``min_size`` pixels a side."""
     if min_size >= 0:
         sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
-        found = found.take((sides > min_size).all(axis=1))
+        found = found.take(np.flatnonzero(np.all(sides > min_size, axis=1)))
     return found.take(suppress(found.boxes_xyxy, found.scores, found.labels, nms_iou, max_per_image))
 
 

@@ -91,8 +91,8 @@ def _load_bundle(bundle: Bundle, *, device: str, threads: int | None) -> LoadedM
 
         backend = OpenVinoBackend(bundle, threads=threads)
     else:
-        from cxr_mmdet.inference.torch_bundle import load_torch_bundle
         from cxr_mmdet.inference.torch_backend import TorchBackend
+        from cxr_mmdet.inference.torch_bundle import load_torch_bundle
 
         backend = TorchBackend(load_torch_bundle(bundle), device=device, threads=threads)
     return LoadedModel(backend, bundle.spec, bundle.preprocessing, bundle.class_names, bundle.model_id)

@@ -32,17 +32,17 @@ def _head(bundle: Bundle) -> str:
     bits = "eight bits (convolutions and linear layers)" if bundle.int8 else "single precision"
     names = "\n".join(f"{index}. {name}" for index, name in enumerate(bundle.class_names, 1))
     return (
-        f"# {bundle.model_id}\n\nA {kind} for chest radiographs, as {bundle.format}, in {bits}. It gives boxes, classes and "
-        f"scores for:\n\n{names}"
+        f"# {bundle.model_id}\n\nA {kind} for chest radiographs, as {bundle.format}, in {bits}. It gives boxes, "
+        f"classes and scores for:\n\n{names}"
     )
 
 
 def _use() -> str:
     return (
-        "## Use and limits\n\nFor research. This is not a medical device: it has not been validated for diagnosis, and no "
-        "decision about a patient may rest on it. It knows frontal chest radiographs like those it was trained on; other "
-        "machines, projections, ages and diseases may give anything. Not finding something is no sign of health.\n\n"
-        f"    python tools/predict.py . radiographs/ --out findings --overlays"
+        "## Use and limits\n\nFor research. This is not a medical device: it has not been validated for diagnosis, and "
+        "no decision about a patient may rest on it. It knows frontal chest radiographs like those it was trained on; "
+        "other machines, projections, ages and diseases may give anything. Not finding something is no sign of "
+        "health.\n\n    python tools/predict.py . radiographs/ --out findings --overlays"
     )
 
 

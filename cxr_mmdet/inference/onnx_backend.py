@@ -34,9 +34,7 @@ class OnnxBackend:
         try:
             import onnxruntime
         except ImportError:
-            raise UsageError(
-                f"{bundle.path}: needs ONNX Runtime; install it by pip install cxr-mmdet[onnx]."
-            ) from None
+            raise UsageError(f"{bundle.path}: needs ONNX Runtime; install it by pip install cxr-mmdet[onnx].") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -48,7 +46,9 @@ class OnnxBackend:
                 return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime has a class of its own for each kind of damage
                 reason = str(error).strip().splitlines()[0]
-                raise CheckpointError(f"{path}: cannot be loaded by ONNX Runtime ({reason}); export it again.") from None
+                raise CheckpointError(
+                    f"{path}: cannot be loaded by ONNX Runtime ({reason}); export it again."
+                ) from None
 
         self._levels = len(bundle.spec.maps.strides)
         self._maps = session(MAPS)

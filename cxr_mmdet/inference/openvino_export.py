@@ -56,9 +56,7 @@ def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Ite
     sources = (calibration, maps), (calibration[:REGION_PICTURES], lambda item: _regions(reference, item))
     for model, (items, transform) in zip(models, sources, strict=False):
         data = nncf.Dataset(list(items), transform)
-        quantised.append(
-            nncf.quantize(model, data, subset_size=len(items), preset=nncf.QuantizationPreset.MIXED)
-        )
+        quantised.append(nncf.quantize(model, data, subset_size=len(items), preset=nncf.QuantizationPreset.MIXED))
     return quantised
 
 

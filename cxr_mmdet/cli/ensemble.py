@@ -1,0 +1,53 @@
+"""``ensemble DETECTIONS…``: several models' detection files fused into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
+from cxr_mmdet.cli.predict import Fusion, FusionIouOption, FusionOption, WeightsOption
+from cxr_mmdet.errors import UsageError
+
+app = CxrTyper(help=__doc__)
+
+
+@app.command(no_args_is_help=True)
+def ensemble(
+    detections: Annotated[
+        list[Path],
+        typer.Argument(metavar="DETECTIONS…", exists=True, dir_okay=False, help="COCO results, one file a model."),
+    ],
+    coco: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The annotation file of all; or repeated, one for each results file, in their order: images are then "
+            "matched by file name and classes by name.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The COCO results file to write.")],
+    fusion: FusionOption = Fusion.wbf,
+    fusion_iou: FusionIouOption = 0.5,
+    weight: WeightsOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+) -> None:
+    """Fuse detections of the same images by several models.
+
+    The result is numbered as the first annotation file; score it by tools/evaluate.py run.
+    """
+    from cxr_mmdet.evaluation.results import write_detections
+    from cxr_mmdet.inference.fuse_files import fuse_files
+    from cxr_mmdet.inference.fusion import FusionMethod
+
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
+    if len(coco) not in (1, len(detections)):
+        raise UsageError(f"{len(coco)} times --coco for {len(detections)} files: give it once, or once for each file.")
+    fused = fuse_files(detections, coco, method=FusionMethod(fusion.value), iou_threshold=fusion_iou, weights=weight)
+    write_detections(out, fused)
+    stderr.print(f"{len(fused)} detections out of {len(detections)} files", highlight=False)
+    stdout.print(out, highlight=False)

@@ -1,0 +1,104 @@
+"""Detection files of several models → one, whatever order each model has its classes in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.boxes import as_boxes, scale, xywh_to_xyxy
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.results import detections_from_arrays, read_detections, read_ground_truth
+from cxr_mmdet.inference.ensemble import check_weights, fuse_findings
+from cxr_mmdet.inference.findings import Findings
+from cxr_mmdet.inference.fusion import FusionMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cxr_mmdet.evaluation.results import CocoDict, Detection
+
+
+def fuse_files(
+    files: Sequence[Path],
+    annotations: Sequence[Path],
+    *,
+    method: FusionMethod = FusionMethod.wbf,
+    iou_threshold: float = 0.5,
+    weights: Sequence[float] | None = None,
+) -> list[Detection]:
+    """Return the fused detections, numbered as the first annotation file numbers images and classes.
+
+    Args:
+        files: COCO results, one a model.
+        annotations: the COCO file that each results file belongs to, or one for all. Images are matched by file name
+            and scaled to the first file's size, classes by name.
+        method: see :class:`FusionMethod`.
+        iou_threshold: overlap above which two models mean the same finding.
+        weights: of the models, above 0; equal by default.
+
+    Raises:
+        DatasetError: a file that cannot be read, images or classes that do not match.
+        UsageError: weights that do not fit.
+    """
+    check_weights(weights, len(files))
+    paths = list(annotations) * len(files) if len(annotations) == 1 else list(annotations)
+    truths = {path: read_ground_truth(path) for path in dict.fromkeys(paths)}
+    first = truths[paths[0]]
+    images = _by_name(first, paths[0])
+    found = [_of_file(file, truths[path], path, images, first) for file, path in zip(files, paths, strict=True)]
+    class_names = [category["name"] for category in first["categories"]]
+    category_ids = np.array([category["id"] for category in first["categories"]])
+    fused: list[Detection] = []
+    for image_id in sorted({image["id"] for image in first["images"]}):
+        of_image = [entry[image_id] for entry in found]
+        one = fuse_findings(of_image, class_names, method=method, iou_threshold=iou_threshold, weights=weights)
+        fused += detections_from_arrays(image_id, one.boxes_xyxy, one.scores, category_ids[one.labels])
+    return fused
+
+
+def _by_name(truth: CocoDict, path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {Path(image["file_name"]).stem: image for image in truth["images"]}
+    except (KeyError, TypeError):
+        raise DatasetError(f"{path}: an image has no file_name, by which files are matched.") from None
+
+
+def _of_file(
+    file: Path, truth: CocoDict, path: Path, images: Mapping[str, dict[str, Any]], first: CocoDict
+) -> dict[int, Findings]:
+    """Return the findings of each image of the first annotation file, with this file's own classes."""
+    names = [category["name"] for category in truth["categories"]]
+    known = {category["name"] for category in first["categories"]}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DatasetError(
+            f"{path}: has the class {unknown[0]!r}, which the first annotation file lacks; name the one with all "
+            "classes first."
+        )
+    label_of = {category["id"]: label for label, category in enumerate(truth["categories"])}
+    entries: dict[int, list[Detection]] = defaultdict(list)
+    for entry in read_detections(file, truth):
+        entries[entry["image_id"]].append(entry)
+    own = _by_name(truth, path)
+    missing = [name for name in images if name not in own]
+    if missing:
+        raise DatasetError(f"{path}: lacks {len(missing)} images of the first annotation file, such as {missing[0]}.")
+    found: dict[int, Findings] = {}
+    for name, image in images.items():
+        mine = own[name]
+        of_image = entries[mine["id"]]
+        boxes = xywh_to_xyxy(as_boxes([entry["bbox"] for entry in of_image]))
+        height, width = int(image["height"]), int(image["width"])
+        boxes = scale(boxes, width / mine["width"], height / mine["height"])
+        found[image["id"]] = Findings.of(
+            boxes,
+            [label_of[entry["category_id"]] for entry in of_image],
+            [entry["score"] for entry in of_image],
+            class_names=names,
+            size_hw=(height, width),
+            model_id=str(file),
+        )
+    return found

@@ -1,0 +1,205 @@
+"""Our predictions are mmdet's own, for both architectures, square or not, at any size."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from inference_models import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, write_picture
+from mmcv.transforms import Compose
+
+from cxr_mmdet.dicom.radiograph import read_radiograph
+from cxr_mmdet.engine.metrics import to_prepared_pixels
+from cxr_mmdet.errors import CheckpointError, DicomError, UsageError
+from cxr_mmdet.inference.predictor import Predictor, Thresholds
+
+SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
+BOX_PX, SCORE = 2e-3, 2e-5
+"""What fused norms and another memory layout change: boxes in pixels, scores."""
+
+
+def mmdet_says(kind: str, path, change=lambda model: None):
+    """Return boxes in prepared-image pixels, scores and labels of mmdet's own pipeline, model and decoding."""
+    model = build(kind)
+    change(model)
+    pipeline = Compose(config_of(kind).test_dataloader.dataset.pipeline)
+    sample = pipeline({"img_path": str(path), "img_id": 1, "instances": []})
+    with torch.no_grad():
+        (result,) = model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})
+    found = result.pred_instances
+    boxes = to_prepared_pixels(found.bboxes.numpy(), result.metainfo)
+    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return boxes[kept], found.scores.numpy()[kept], found.labels.numpy()[kept]
+
+
+def assert_same(found, boxes, scores, labels):
+    assert len(found) == len(labels)
+    # Scores nearer to each other than rounding may change places.
+    for label in set(labels.tolist()) | set(found.labels.tolist()):
+        got, expected = found.labels == label, labels == label
+        assert got.sum() == expected.sum()
+        got_rows = np.column_stack([found.scores[got], found.boxes_xyxy[got]])
+        for score, box in zip(scores[expected], boxes[expected], strict=True):
+            off = np.abs(got_rows[:, 1:] - box).max(axis=1)
+            nearest = off.argmin()
+            assert off[nearest] < BOX_PX
+            assert abs(got_rows[nearest, 0] - score) < SCORE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_checkpoint_predicts_as_mmdet_does(tmp_path, kind, size):
+    path = write_picture(tmp_path / "a.png", *size)
+    boxes, scores, labels = mmdet_says(kind, path)
+    assert len(labels) > 10, "or the test says nothing"
+    assert scores.max() - scores.min() > 0.1
+    assert_same(Predictor.load(checkpoint_of(kind)).predict(path), boxes, scores, labels)
+
+
+@pytest.mark.parametrize("kind", ["retina", "faster"])
+def test_thresholds_are_those_of_mmdet(tmp_path, kind):
+    path = write_picture(tmp_path / "a.png", 150, 120)
+
+    def change(model):
+        test = model.roi_head.test_cfg if kind == "faster" else model.bbox_head.test_cfg
+        test.score_thr, test.nms.iou_threshold = 0.2, 0.15
+
+    boxes, scores, labels = mmdet_says(kind, path, change)
+    assert len(labels) > 3
+    predictor = Predictor.load(checkpoint_of(kind))
+    found = predictor.predict(path, score_threshold=0.2, nms_iou=0.15)
+    assert_same(found, boxes, scores, labels)
+    assert len(found) < len(predictor.predict(path))
+
+
+@pytest.mark.parametrize("kind", ["retina_wide", "faster_wide"])
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
+    predictor = Predictor.load(bundle_of(kind, form))
+    for size in SIZES:
+        path = write_picture(tmp_path / "a.png", *size)
+        assert_same(predictor.predict(path), *mmdet_says(kind, path))
+
+
+def test_a_torch_bundle_is_its_checkpoint(tmp_path):
+    path = write_picture(tmp_path / "a.png")
+    expected = Predictor.load(checkpoint_of("faster")).predict(path)
+    found = Predictor.load(bundle_of("faster", "torch")).predict(path)
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_boxes_are_in_pixels_of_the_radiograph_as_read(tmp_path):
+    """A picture larger than preparation keeps gives the findings of the prepared one, scaled."""
+    import cv2
+
+    from cxr_mmdet.preparation.images import shrink
+
+    large = make_picture(700, 520, seed=3)
+    cv2.imwrite(str(tmp_path / "large.png"), large)
+    cv2.imwrite(str(tmp_path / "prepared.png"), shrink(large, 260))
+    predictor = Predictor.load(checkpoint_of("retina"), short_edge=260)
+    found, prepared = predictor.predict([tmp_path / "large.png", tmp_path / "prepared.png"])
+    assert found.size_hw == (700, 520)
+    assert prepared.size_hw == (350, 260)
+    np.testing.assert_allclose(found.boxes_xyxy, 2 * prepared.boxes_xyxy, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(found.scores, prepared.scores)
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path):
+    path = write_picture(tmp_path / "a.png")
+    predictor = Predictor.load(checkpoint_of("retina"))
+    expected = predictor.predict(path).to_json()
+    for source in (str(path), path.read_bytes(), read_radiograph(path)):
+        assert predictor.predict(source).to_json() == expected
+    assert [found.to_json() for found in predictor.predict([path, path])] == [expected, expected]
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("kind", ["retina_wide", "faster"])
+def test_batches_change_nothing_but_rounding(tmp_path, kind):
+    paths = [write_picture(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate([(150, 120)] * 3 + SIZES)]
+    predictor = Predictor.load(checkpoint_of(kind))
+    for one, of_batch in zip(predictor.predict(paths), predictor.predict(paths, batch_size=4), strict=True):
+        assert_same(of_batch, one.boxes_xyxy, one.scores, one.labels)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
+def test_threads_share_a_predictor(tmp_path, form):
+    paths = [write_picture(tmp_path / f"{i}.png", 60 + 20 * i, 80, seed=i) for i in range(4)]
+    predictor = Predictor.load(bundle_of("faster", form), threads=1)
+    expected = [found.to_json() for found in predictor.predict(paths)]
+    got: dict[int, list] = {}
+
+    def work(number: int) -> None:
+        got[number] = [predictor.predict(paths[(number + turn) % 4]).to_json() for turn in range(4)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {number: [expected[(number + turn) % 4] for turn in range(4)] for number in range(4)}
+
+
+def test_a_threshold_for_one_class(tmp_path):
+    path = write_picture(tmp_path / "a.png")
+    predictor = Predictor.load(checkpoint_of("retina"))
+    everything = predictor.predict(path)
+    name = everything.class_names[int(everything.labels[0])]
+    label = everything.class_names.index(name)
+    limit = float(np.median(everything.scores[everything.labels == label]))
+    found = predictor.predict(path, class_thresholds={name: limit})
+    assert (found.scores[found.labels == label] > limit).all()
+    assert (found.labels == label).sum() < (everything.labels == label).sum()
+    assert (found.labels != label).sum() >= (everything.labels != label).sum()
+
+
+def test_nothing_found_is_a_legal_answer(tmp_path):
+    found = Predictor.load(checkpoint_of("faster")).predict(write_picture(tmp_path / "a.png"), score_threshold=1.0)
+    assert len(found) == 0
+    assert found.boxes_xyxy.shape == (0, 4)
+    assert found.p_abnormal == 0
+
+
+def test_one_pixel(tmp_path):
+    found = Predictor.load(checkpoint_of("retina")).predict(write_picture(tmp_path / "a.png", 1, 1))
+    assert found.size_hw == (1, 1)
+    assert ((found.boxes_xyxy >= 0) & (found.boxes_xyxy <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": 1.5}, "score threshold is 1.5"),
+        ({"nms_iou": -0.1}, "NMS IoU is -0.1"),
+        ({"class_thresholds": {"ILD": 2}}, "score threshold of ILD is 2"),
+        ({"class_thresholds": {"Fracture": 0.5}}, "no class 'Fracture'"),
+    ],
+)
+def test_impossible_thresholds(tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        Predictor.load(checkpoint_of("retina")).predict(write_picture(tmp_path / "a.png"), **options)
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    with pytest.raises(DicomError, match=r"bad\.png"):
+        Predictor.load(checkpoint_of("retina")).predict(tmp_path / "bad.png")
+
+
+def test_no_such_model(tmp_path):
+    with pytest.raises(CheckpointError, match="no such model"):
+        Predictor.load(tmp_path / "nothing")
+
+
+def test_a_bundle_knows_the_size_of_its_pictures():
+    with pytest.raises(UsageError, match="short-edge"):
+        Predictor.load(bundle_of("faster", "onnx"), short_edge=512)
+
+
+def test_class_thresholds_fall_back_to_the_general_one():
+    limits = Thresholds(score=0.3, per_class={"b": 0.5}).of_classes(("a", "b"), 0.05)
+    np.testing.assert_allclose(limits, [0.3, 0.5])
