@@ -31,9 +31,7 @@ def export(
             show_default="names in the store, if serve --keep-identity kept them",
         ),
     ] = None,
-    reader: Annotated[
-        str | None, typer.Option(help="Name of the reader.", show_default="each reader's own")
-    ] = None,
+    reader: Annotated[str | None, typer.Option(help="Name of the reader.", show_default="each reader's own")] = None,
     append_to: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A readers' table to begin with, whose class ids count."),

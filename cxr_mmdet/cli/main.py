@@ -9,7 +9,19 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper
 
-TOOLS = ("prepare_data", "train", "test", "evaluate", "predict", "export", "ensemble", "doctor", "benchmark")
+TOOLS = (
+    "prepare_data",
+    "train",
+    "test",
+    "evaluate",
+    "predict",
+    "export",
+    "ensemble",
+    "serve",
+    "feedback",
+    "doctor",
+    "benchmark",
+)
 
 
 def build_app() -> typer.Typer:

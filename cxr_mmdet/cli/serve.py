@@ -62,7 +62,7 @@ def serve(
     trust_checkpoint: Annotated[
         bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
     ] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Serve the page until interrupted. For research: it is not a medical device.
 
     Thresholds, classes and windows act without running the network again. Programs call /predict by gradio_client.
@@ -70,11 +70,11 @@ def serve(
     _check(host, auth_file=auth_file, without_password=without_password, store=store, keep_identity=keep_identity)
     with quiet_imports():
         try:
+            import gradio  # noqa: F401
+
             from cxr_mmdet.serving.site import build_site, private_uploads
             from cxr_mmdet.serving.site import serve as run_site
             from cxr_mmdet.serving.store import Store
-
-            import gradio  # noqa: F401
         except ModuleNotFoundError as error:
             raise UsageError(f"the page needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
     from cxr_mmdet.inference.predictor import Predictor

@@ -123,9 +123,7 @@ def _viewable(
     return Viewable(table, values, own_levels, inverted, function, start, (low, high))
 
 
-def _window_like(
-    values: NDArray[np.float64], levels: NDArray[np.uint8], value_range: Sequence[float]
-) -> Window:
+def _window_like(values: NDArray[np.float64], levels: NDArray[np.uint8], value_range: Sequence[float]) -> Window:
     """Return the window that ends where the levels reach black and white."""
     middle = values[(levels > 0) & (levels < 255)]
     low, high = (float(middle.min()), float(middle.max())) if len(middle) else value_range

@@ -54,9 +54,7 @@ class Candidates:
             raise UsageError(f"the score threshold is {limits.min():g}, expected {self.floor:g} or more.")
         above = np.flatnonzero(self.found.scores > limits[self.found.labels])
         nms_iou = spec.nms_iou if thresholds.nms_iou is None else thresholds.nms_iou
-        best = in_source_pixels(
-            self.model_input, leave_best(spec, self.found.take(above), nms_iou), model.class_names
-        )
+        best = in_source_pixels(self.model_input, leave_best(spec, self.found.take(above), nms_iou), model.class_names)
         return Findings.of(
             best.boxes_xyxy,
             best.labels,

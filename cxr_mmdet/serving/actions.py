@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from cxr_mmdet.serving.reading import Box
     from cxr_mmdet.serving.room import ReadingRoom
 
-    Session = dict[str, Any]
-    Changes = dict[Any, Any]
+# Gradio looks at the actions' annotations while the page is built, so these exist then.
+Session = dict[str, Any]
+Changes = dict[Any, Any]
 
 
 class Actions:
@@ -167,9 +168,7 @@ class Actions:
 
         return self._with_case(session, change)
 
-    def take_back(
-        self, session: Session, reader: str, label: str | None, box: str, request: gr.Request
-    ) -> Changes:
+    def take_back(self, session: Session, reader: str, label: str | None, box: str, request: gr.Request) -> Changes:
         """Forget the verdict on the chosen finding, or else the last missed one."""
 
         def change(case: Case) -> Changes:
