@@ -35,6 +35,34 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_durably(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write ``content`` so that it is on the disk, under its name and whole, when this returns.
+
+    Raises:
+        OSError: it is not; nothing is left behind.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: after a power cut a new file is there only if its folder was written."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = None) -> None:
     """Write ``value`` as JSON with sorted keys (same input, same bytes), atomically; NaN is refused.
 

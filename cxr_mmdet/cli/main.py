@@ -19,6 +19,8 @@ TOOLS = (
     "ensemble",
     "serve",
     "feedback",
+    "report",
+    "dicom_node",
     "doctor",
     "benchmark",
 )

@@ -1,0 +1,201 @@
+"""``dicom_node MODEL``: radiographs sent to it come back to an archive as structured reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cxr_mmdet.serving.dicom_node import NodeOptions
+    from cxr_mmdet.serving.job_store import Job
+
+DEFAULT_STATE = Path("work_dirs/dicom_node")
+SHOWN_JOBS = 20
+
+
+class NodeGroup(TyperGroup):
+    """A group whose ``run`` need not be named: what is no command is the MODEL that runs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args``."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = CxrTyper(cls=NodeGroup, no_args_is_help=True)
+
+
+@app.callback()
+def dicom_node() -> None:
+    """Predict what a PACS sends and send the findings back; without a command's name, [bold]run[/]."""
+
+
+State = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of the queue, one a node.")]
+
+
+@app.command(no_args_is_help=True)
+def run(
+    model: Annotated[str, typer.Argument(help="A checkpoint, a run's folder or an exported bundle.")],
+    destination: Annotated[
+        str, typer.Option(metavar="AE@HOST:PORT", help="Where structured reports and Secondary Captures are sent.")
+    ],
+    ae: Annotated[str, typer.Option(metavar="TITLE", help="What the node calls itself.")] = "CXR",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; 0: a free one.")] = 11112,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="To listen at; 0.0.0.0 for all the machine's addresses.")
+    ] = "127.0.0.1",
+    state: State = DEFAULT_STATE,
+    allow_ae: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TITLE", help="Who may send. Repeatable.", show_default="anyone"),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS", help="Where from: an address, a network or a name. Repeatable.", show_default="anywhere"
+        ),
+    ] = None,
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    capture: Annotated[
+        bool, typer.Option("--capture/--no-capture", help="Send the overlay as Secondary Capture too.")
+    ] = True,
+    overlay_size: Annotated[int, typer.Option(min=64, help="The overlay's longest side, at most.")] = 2048,
+    tls_cert: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Listen encrypted; PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's key.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Who must have signed the peers' certificates.")
+    ] = None,
+    destination_tls: Annotated[bool, typer.Option("--destination-tls", help="Send encrypted.")] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
+    ] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    short_edge: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of a checkpoint's prepared pictures; bundles know it.", show_default="1024"),
+    ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+    ] = False,
+) -> None:
+    """Run the node until it is told to stop (Ctrl-C, SIGTERM).
+
+    It answers C-ECHO and takes C-STORE of computed and digital radiographs. What it has accepted is on the disk and
+    outlives the process: the same command again goes on. A destination that is down is tried again and again.
+    """
+    import logging
+
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.serving.dicom_node import DicomNode, NodeOptions, parse_networks
+    from cxr_mmdet.serving.reporting import ReportOptions
+    from cxr_mmdet.serving.sender import Destination, check_ae_title
+    from cxr_mmdet.serving.tls import Certificates
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    certificates = Certificates(tls_cert, tls_key, tls_ca)
+    options = NodeOptions(
+        ae_title=check_ae_title(ae, "--ae"),
+        host=host,
+        port=port,
+        calling_ae_titles=tuple(check_ae_title(title, "--allow-ae") for title in allow_ae or []),
+        networks=parse_networks(allow_host or []),
+        tls=certificates.for_listening(),
+    )
+    target = Destination.parse(destination, certificates.for_sending() if destination_tls else None)
+    _warn_if_open(options)
+    with quiet_imports():
+        predictor = Predictor.load(
+            model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge
+        )
+    node = DicomNode(state, predictor, target, options, ReportOptions(score_threshold, overlay_size, capture))
+    _run_until_signalled(node, options)
+
+
+@app.command()
+def status(
+    state: State = DEFAULT_STATE,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, for machines.")] = False,
+) -> None:
+    """Show how many radiographs wait, are done or failed, and why; the node may be running."""
+    import json
+
+    from cxr_mmdet.serving import job_store
+
+    with job_store.open_queue(state) as queue:
+        counts = job_store.count_states(queue)
+        failed = job_store.list_jobs(queue, job_store.State.failed)
+        waiting = [
+            job
+            for step in (job_store.State.queued, job_store.State.predicted)
+            for job in job_store.list_jobs(queue, step)
+            if job.reason
+        ]
+    if as_json:
+        rows = [
+            {"sop_instance_uid": job.sop_instance_uid, "state": job.state.value, "reason": job.reason}
+            for job in (*failed, *waiting)
+        ]
+        stdout.print_json(json.dumps({"counts": counts, "problems": rows}, sort_keys=True))
+        return
+    stdout.print("  ".join(f"{name} {count}" for name, count in counts.items()), highlight=False)
+    if failed or waiting:
+        stdout.print(_problems([*failed, *waiting]))
+
+
+@app.command()
+def retry(state: State = DEFAULT_STATE) -> None:
+    """Queue again what failed, once the reason is mended; the node may be running."""
+    from cxr_mmdet.serving import job_store
+
+    with job_store.open_queue(state) as queue:
+        count = job_store.retry_failed(state, queue)
+    stdout.print(f"{count} queued again", highlight=False)
+
+
+def _warn_if_open(options: NodeOptions) -> None:
+    import ipaddress
+
+    try:
+        is_local = ipaddress.ip_address(options.host).is_loopback
+    except ValueError:
+        is_local = options.host == "localhost"
+    if not is_local and not (options.networks or options.calling_ae_titles):
+        stderr.print(
+            "warning: anyone who reaches this address may send; name the senders by --allow-host and --allow-ae.",
+            style="yellow",
+        )
+
+
+def _run_until_signalled(node: Any, options: NodeOptions) -> None:
+    import logging
+    import signal
+    import threading
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    node.start()
+    logging.getLogger("cxr_mmdet.node").info("%s listens at %s:%d", options.ae_title, options.host, node.port)
+    stop.wait()
+    logging.getLogger("cxr_mmdet.node").info("stopping: what is under way is finished, the rest stays in the queue")
+    node.stop()
+
+
+def _problems(jobs: list[Job]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("state", "SOP Instance UID", "reason")
+    for job in jobs[:SHOWN_JOBS]:
+        table.add_row(job.state.value, job.sop_instance_uid, Text(job.reason))
+    if len(jobs) > SHOWN_JOBS:
+        table.caption = f"and {len(jobs) - SHOWN_JOBS} more; --json shows all"
+    return table

@@ -1,0 +1,94 @@
+"""``report``: findings as DICOM structured reports, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stderr, stdout
+from cxr_mmdet.errors import CxrError, UsageError
+
+app = CxrTyper(no_args_is_help=True)
+
+
+@app.callback()
+def report() -> None:
+    """Findings as DICOM structured reports, and back."""
+
+
+@app.command(no_args_is_help=True)
+def write(
+    model: Annotated[str, typer.Argument(help="A checkpoint, a run's folder or an exported bundle.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT…", help="DICOM radiographs: files, folders, patterns, zip archives.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of reports.")],
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    capture: Annotated[
+        bool, typer.Option("--capture/--no-capture", help="Write the overlay as Secondary Capture too.")
+    ] = True,
+    overlay_size: Annotated[int, typer.Option(min=64, help="The overlay's longest side, at most.")] = 2048,
+    device: Annotated[
+        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
+    ] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace earlier reports.")] = False,
+) -> None:
+    """Predict radiographs and write a structured report (.sr.dcm) and a Secondary Capture (.sc.dcm) of each.
+
+    Patient and study are the radiograph's. A file that cannot be reported on is named, the rest goes on, and the exit
+    code is 1.
+    """
+    import datetime
+
+    from cxr_mmdet.dicom.report import to_bytes
+    from cxr_mmdet.files import write_durably
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.inference.sources import find_items
+    from cxr_mmdet.serving.reporting import ReportOptions, make_reports
+
+    items = find_items(inputs)
+    existing = [path for item in items for path in (out / f"{item.image_id}.sr.dcm",) if path.exists()]
+    if existing and not force:
+        raise UsageError(f"{existing[0]}: exists; pass --force to replace it, or choose another --out.")
+    with quiet_imports():
+        predictor = Predictor.load(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint)
+    options = ReportOptions(score_threshold, overlay_size, capture)
+    out.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    with progress_bar("reporting") as progress:
+        for item in items:
+            try:
+                source = item.read()
+                content = source if isinstance(source, bytes) else source.read_bytes()
+                made = make_reports(predictor, content, item.source, options, datetime.datetime.now())
+            except CxrError as error:
+                stderr.print(f"failed: {error}", style="red", markup=False, highlight=False)
+                failures += 1
+                continue
+            write_durably(out / f"{item.image_id}.sr.dcm", to_bytes(made.report))
+            if made.capture is not None:
+                write_durably(out / f"{item.image_id}.sc.dcm", to_bytes(made.capture))
+            progress(1, len(items))
+    stdout.print(out, highlight=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command(no_args_is_help=True)
+def read(
+    file: Annotated[Path, typer.Argument(metavar="SR", exists=True, dir_okay=False, help="A report that write wrote.")],
+) -> None:
+    """Print the findings in a structured report as JSON, boxes in pixels of the radiograph."""
+    import json
+
+    from cxr_mmdet.dicom.report import read_structured_report
+
+    found = read_structured_report(file)
+    document = {**found.to_json(), "source_sop_instance_uid": found.source_sop_instance_uid}
+    stdout.print_json(json.dumps(document, sort_keys=True))

@@ -1,0 +1,215 @@
+"""What all objects made from a radiograph share: whose they are, what they refer to, UIDs that follow from content."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
+from pydicom.tag import Tag
+from pydicom.uid import UID
+from pydicom.valuerep import validate_value
+
+from cxr_mmdet import __version__
+from cxr_mmdet.dicom.attributes import numbers, text_of, value_of
+from cxr_mmdet.errors import DicomError
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from pydicom import Dataset
+
+MANUFACTURER = "cxr_mmdet"
+
+EMPTY_IF_UNKNOWN = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+"""Attributes of type 2: present in every object, without a value where the radiograph has none."""
+
+CARRIED_IF_KNOWN = (
+    "IssuerOfPatientID",
+    "PatientBirthTime",
+    "OtherPatientIDsSequence",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID",
+    "StudyDescription",
+    "IssuerOfAccessionNumberSequence",
+    "ProcedureCodeSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+)
+"""What else belongs to patient and study, and not to how one picture was taken."""
+
+# An archive files by these texts: they are carried as they are, even where they break a limit of their VR. A date or
+# code that breaks the rules would only damage the new object too.
+_CHECKED_VRS = frozenset({"AS", "CS", "DA", "DS", "TM"})
+
+
+class ReportableFindings(Protocol):
+    """What is reported of one radiograph; ``cxr_mmdet.inference.findings.Findings`` is one."""
+
+    @property
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """(N, 4), pixels of the source image."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) indices into ``class_names``."""
+        ...
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """(N,), 0…1."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The model's label set."""
+        ...
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """The source image's height and width."""
+        ...
+
+    @property
+    def p_abnormal(self) -> float:
+        """How sure the model is that there is anything at all, 0…1."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Names the model and its weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The radiograph that an object is made from.
+
+    Attributes:
+        header: its dataset; the pixels are not needed.
+        sop_class_uid: what kind of object it is.
+        sop_instance_uid: which.
+        study_instance_uid: its study, and the new object's.
+        series_instance_uid: its series.
+    """
+
+    header: Dataset
+    sop_class_uid: UID
+    sop_instance_uid: UID
+    study_instance_uid: UID
+    series_instance_uid: UID
+
+    @classmethod
+    def of(cls, header: Dataset, findings: ReportableFindings) -> Origin:
+        """Return the origin that a radiograph's dataset describes.
+
+        Raises:
+            DicomError: it has no valid UIDs, so that nothing can refer to it, or is another picture than the one the
+                findings are of.
+        """
+        for keyword, side in zip(("Rows", "Columns"), findings.size_hw, strict=True):
+            if (stated := numbers(header, keyword)) and stated[0] != side:
+                raise DicomError(
+                    f"the radiograph has {stated[0]:.0f} {keyword.lower()}, the findings are of a picture with {side}; "
+                    "report them with the radiograph they were found in."
+                )
+        return cls(
+            header,
+            _uid(header, "SOPClassUID"),
+            _uid(header, "SOPInstanceUID"),
+            _uid(header, "StudyInstanceUID"),
+            _uid(header, "SeriesInstanceUID"),
+        )
+
+    def fill(self, target: Dataset, *, created: datetime.datetime, description: str) -> None:
+        """Write into ``target`` patient, study, equipment, time and the radiograph's instance number."""
+        target.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 holds whatever the radiograph's own character set held
+        for keyword in EMPTY_IF_UNKNOWN:
+            setattr(target, keyword, None)
+        for keyword in EMPTY_IF_UNKNOWN + CARRIED_IF_KNOWN:
+            _carry(keyword, self.header, target)
+        target.StudyInstanceUID = self.study_instance_uid
+        number = numbers(self.header, "InstanceNumber")
+        target.InstanceNumber = int(number[0]) if number and 1 <= number[0] < 2**31 else 1
+        target.Manufacturer = MANUFACTURER
+        target.ManufacturerModelName = MANUFACTURER
+        target.SoftwareVersions = __version__
+        target.SeriesDescription = description
+        date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S.%f")
+        target.InstanceCreationDate, target.InstanceCreationTime = date, time
+        target.ContentDate, target.ContentTime = date, time
+
+
+def fingerprint(findings: ReportableFindings) -> str:
+    """Return a digest of all that is reported: equal findings of one model give equal UIDs."""
+    content = {
+        "boxes": findings.boxes_xyxy.tolist(),
+        "classes": [findings.class_names[label] for label in findings.labels.tolist()],
+        "scores": findings.scores.tolist(),
+        "p_abnormal": findings.p_abnormal,
+        "size_hw": list(findings.size_hw),
+        "model_id": findings.model_id,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def derived_uid(*parts: str) -> UID:
+    """Return the UID that follows from ``parts``: a name-based UUID under 2.25 (PS3.5 B.2), the same every time."""
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(parts)).int}")
+
+
+def _uid(header: Dataset, keyword: str) -> UID:
+    uid = UID(text_of(header, keyword))
+    if not uid or not uid.is_valid:
+        what = f"the invalid {keyword} {str(uid)[:80]!r}" if uid else f"no {keyword}"
+        raise DicomError(f"the radiograph has {what}, so no report can refer to it.")
+    return uid
+
+
+def _carry(keyword: str, source: Dataset, target: Dataset) -> None:
+    value = value_of(source, keyword)
+    if value is None:
+        return
+    element = source[keyword]
+    is_usable = element.VR not in _CHECKED_VRS or _is_valid(element.VR, str(value))
+    if dictionary_VR(keyword) != element.VR or not is_usable:
+        return
+    # A copy: assigning the value would check text again that is carried as it is.
+    target[Tag(keyword)] = copy.deepcopy(element)
+
+
+def _is_valid(vr: str, value: str) -> bool:
+    try:
+        validate_value(vr, value, RAISE)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,130 @@
+"""Findings as objects that an archive keeps: DICOM structured report and Secondary Capture, and the way back.
+
+* :func:`read_header`: a radiograph's dataset without decoding its picture, from a file or its content;
+* :func:`structured_report`: findings + that dataset → Comprehensive SR (TID 1500), one measurement group a finding;
+* :func:`secondary_capture`: the picture that ``Findings.draw`` drew + that dataset → Secondary Capture;
+* :func:`read_structured_report`: such a report → boxes, classes and scores again;
+* :func:`to_bytes`: either object as the content of a DICOM file.
+
+Patient and study are the radiograph's. All UIDs follow from the radiograph's SOP Instance UID, the model and what is
+reported, so the same result made twice is one object to an archive. The two kinds lie in a series each, one a study
+and model. Reports need the extra ``pacs``; Secondary Captures do not.
+"""
+
+from __future__ import annotations
+
+import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+
+from cxr_mmdet.dicom.pictures import picture_format
+from cxr_mmdet.dicom.secondary_capture import build_secondary_capture
+from cxr_mmdet.dicom.source import is_dicom, parse_dataset, read_bytes
+from cxr_mmdet.errors import DicomError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.dicom.derived import ReportableFindings
+    from cxr_mmdet.dicom.report_reader import ReportedFindings
+
+MISSING = "structured reports need highdicom; install it with: pip install 'cxr-mmdet[pacs]'"
+
+
+def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
+    """Return the dataset of a radiograph, for the functions below.
+
+    Args:
+        source: a DICOM file or its content.
+        name: how messages call it; its path by default.
+
+    Raises:
+        DicomError: it is not DICOM; a PNG has no patient and no study to report on.
+    """
+    if isinstance(source, bytes):
+        content, name = source, name or "the uploaded file"
+    else:
+        content, name = read_bytes(Path(source)), name or str(source)
+    if not is_dicom(content) and picture_format(content) is not None:
+        raise DicomError(f"{name}: is a picture without patient and study; only DICOM files can be reported on.")
+    return parse_dataset(content, name)
+
+
+def structured_report(
+    findings: ReportableFindings, source: Dataset, *, created: datetime.datetime | None = None
+) -> Dataset:
+    """Return the findings as a Comprehensive SR by TID 1500, preliminary and unverified.
+
+    Boxes stand in it as closed polylines in pixels of the radiograph, x to the right and y down, with 0, 0 at the outer
+    corner of the first pixel and columns, rows at that of the last one (PS3.3 C.18.6), which is how our boxes count:
+    no half pixel is added or taken. DICOM holds coordinates in single precision; that rounding, below a thousandth of
+    a pixel, is all that a box goes through.
+
+    Args:
+        findings: boxes in pixels of the radiograph.
+        source: the radiograph's dataset; its pixels are not needed.
+        created: written as the time of the report; now by default.
+
+    Raises:
+        DicomError: nothing can refer to the radiograph, the findings are of another picture, or a class has a name
+            that DICOM cannot hold.
+        UsageError: highdicom is not installed.
+    """
+    try:
+        from cxr_mmdet.dicom.structured_report import build_structured_report
+    except ModuleNotFoundError:
+        raise UsageError(MISSING) from None
+    return build_structured_report(findings, source, created or datetime.datetime.now())
+
+
+def secondary_capture(
+    picture: NDArray[np.uint8],
+    findings: ReportableFindings,
+    source: Dataset,
+    *,
+    created: datetime.datetime | None = None,
+) -> Dataset:
+    """Return a drawing of the findings as a Secondary Capture.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB, of any size, such as ``Findings.draw`` returns.
+        findings: what is drawn.
+        source: the radiograph's dataset; its pixels are not needed.
+        created: written as the time of the capture; now by default.
+
+    Raises:
+        DicomError: nothing can refer to the radiograph, or the findings are of another picture.
+    """
+    return build_secondary_capture(picture, findings, source, created or datetime.datetime.now())
+
+
+def read_structured_report(source: str | Path | bytes | Dataset, name: str | None = None) -> ReportedFindings:
+    """Return the findings that :func:`structured_report` wrote.
+
+    Args:
+        source: a DICOM file, its content or its dataset.
+        name: how messages call it; its path by default.
+
+    Raises:
+        DicomError: it is something else.
+        UsageError: highdicom is not installed.
+    """
+    try:
+        from cxr_mmdet.dicom.report_reader import read_report
+    except ModuleNotFoundError:
+        raise UsageError(MISSING) from None
+    if isinstance(source, Dataset):
+        return read_report(source, name or "the dataset")
+    name = name or ("the uploaded file" if isinstance(source, bytes) else str(source))
+    return read_report(read_header(source, name), name)
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """Return a report or capture as the content of a DICOM file (PS3.10)."""
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

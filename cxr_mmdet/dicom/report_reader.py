@@ -1,0 +1,117 @@
+"""Findings out of a structured report that this project wrote: the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import highdicom.sr as sr
+import numpy as np
+from pydicom.sr.codedict import codes as dictionary
+
+from cxr_mmdet.boxes import as_boxes
+from cxr_mmdet.dicom import codes
+from cxr_mmdet.errors import DicomError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pydicom import Dataset
+    from pydicom.sr.coding import Code
+
+
+@dataclass(frozen=True, eq=False)
+class ReportedFindings:
+    """What a structured report says, in its order, which is the findings' own.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float64, pixels of the source image; DICOM holds coordinates in single precision.
+        classes: the detector's class of each finding.
+        scores: (N,) float64.
+        p_abnormal: how sure the model was that there is anything at all.
+        size_hw: the source image's height and width.
+        model_id: names the model and its weights.
+        source_sop_instance_uid: the radiograph.
+    """
+
+    boxes_xyxy: NDArray[np.float64] = field(repr=False)
+    classes: tuple[str, ...]
+    scores: NDArray[np.float64] = field(repr=False)
+    p_abnormal: float
+    size_hw: tuple[int, int]
+    model_id: str
+    source_sop_instance_uid: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, in the form of ``Findings.to_json`` and for ``Findings.from_json``."""
+        rows = zip(self.classes, self.scores.tolist(), self.boxes_xyxy.tolist(), strict=True)
+        return {
+            "height": self.size_hw[0],
+            "width": self.size_hw[1],
+            "p_abnormal": self.p_abnormal,
+            "model_id": self.model_id,
+            "warnings": [],
+            "findings": [{"class": name, "score": score, "box_xyxy": box} for name, score, box in rows],
+        }
+
+
+def read_report(dataset: Dataset, name: str) -> ReportedFindings:
+    """Return what the report says; see :func:`cxr_mmdet.dicom.report.read_structured_report`."""
+    try:
+        report = sr.ComprehensiveSR.from_dataset(dataset).content
+        if not isinstance(report, sr.MeasurementReport):
+            raise ValueError("not by template 1500")
+        return _findings(report)
+    # What is missing or unlike TID 1500 fails anywhere inside highdicom, as any of these.
+    except (AttributeError, IndexError, KeyError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DicomError(f"{name}: is not a report of findings that cxr_mmdet wrote ({error}).") from None
+
+
+def _findings(report: sr.MeasurementReport) -> ReportedFindings:
+    (whole,) = [
+        group for group in report.get_image_measurement_groups() if _is(group.finding_type, codes.IMAGE_AS_A_WHOLE)
+    ]
+    (image,) = whole.source_images
+    (algorithm,) = [
+        str(item.value) for item in whole[0].ContentSequence if _is(item.name, dictionary.DCM.AlgorithmName)
+    ]
+    groups = report.get_planar_roi_measurement_groups(graphic_type=sr.GraphicTypeValues.POLYLINE)
+    return ReportedFindings(
+        boxes_xyxy=as_boxes([_box(group) for group in groups]),
+        classes=tuple(_class(group) for group in groups),
+        scores=np.array([_measured(group, codes.DETECTOR_SCORE) for group in groups], dtype=np.float64),
+        p_abnormal=_measured(whole, codes.HIGHEST_SCORE),
+        size_hw=_size(report),
+        model_id=algorithm,
+        source_sop_instance_uid=str(image.referenced_sop_instance_uid),
+    )
+
+
+def _is(concept: Any, code: Code) -> bool:
+    return concept is not None and (concept.value, concept.scheme_designator) == (code.value, code.scheme_designator)
+
+
+def _box(group: Any) -> list[float]:
+    outline: NDArray[np.floating] = group.roi.value
+    box = [*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist()]
+    x_min, y_min, x_max, y_max = box
+    corners = [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]]
+    if outline.tolist() != corners:
+        raise ValueError("a finding's outline is no box")
+    return box
+
+
+def _class(group: Any) -> str:
+    (evaluation,) = [entry for entry in group.get_qualitative_evaluations() if _is(entry.name, codes.DETECTOR_CLASS)]
+    return str(evaluation.value.meaning)
+
+
+def _measured(group: Any, code: Code) -> float:
+    (measurement,) = [entry for entry in group.get_measurements() if _is(entry.name, code)]
+    return float(measurement.value)
+
+
+def _size(report: sr.MeasurementReport) -> tuple[int, int]:
+    (library,) = [item for item in report[0].ContentSequence if _is(item.name, dictionary.DCM.ImageLibrary)]
+    (image,) = library.ContentSequence[0].ContentSequence
+    sides = {item.name.value: int(item.value) for item in image.ContentSequence}
+    return sides[dictionary.DCM.PixelDataRows.value], sides[dictionary.DCM.PixelDataColumns.value]

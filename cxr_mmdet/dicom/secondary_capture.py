@@ -1,0 +1,80 @@
+"""A drawn picture as a DICOM Secondary Capture, for viewers that show no structured report."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from cxr_mmdet.dicom.attributes import strings, text_of
+from cxr_mmdet.dicom.derived import Origin, derived_uid, fingerprint
+
+if TYPE_CHECKING:
+    import datetime
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.dicom.derived import ReportableFindings
+
+DESCRIPTION = "cxr_mmdet overlay (research use only)"
+SERIES_NUMBER = 9302
+
+
+def build_secondary_capture(
+    picture: NDArray[np.uint8], findings: ReportableFindings, source: Dataset, created: datetime.datetime
+) -> Dataset:
+    """Return the capture; see :func:`cxr_mmdet.dicom.report.secondary_capture`."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"a Secondary Capture takes (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
+    origin = Origin.of(source, findings)
+    pixels = np.ascontiguousarray(picture).tobytes()
+    # Two drawings of the same findings, by other thresholds or sizes, are two instances.
+    shape = "x".join(str(side) for side in picture.shape)
+    uid = derived_uid("SC", origin.sop_instance_uid, fingerprint(findings), shape, hashlib.sha256(pixels).hexdigest())
+    capture = Dataset()
+    capture.file_meta = FileMetaDataset()
+    capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    capture.file_meta.MediaStorageSOPInstanceUID = uid
+    origin.fill(capture, created=created, description=DESCRIPTION)
+    capture.SOPClassUID = SecondaryCaptureImageStorage
+    capture.SOPInstanceUID = uid
+    capture.SeriesInstanceUID = derived_uid("SC series", origin.study_instance_uid, findings.model_id)
+    capture.SeriesNumber = SERIES_NUMBER
+    capture.Modality = "OT"
+    capture.ConversionType = "WSD"
+    capture.ImageType = ["DERIVED", "SECONDARY"]
+    capture.DateOfSecondaryCapture, capture.TimeOfSecondaryCapture = capture.ContentDate, capture.ContentTime
+    capture.DerivationDescription = f"Findings of {findings.model_id}, drawn by {capture.Manufacturer}"[:1024]
+    capture.SourceImageSequence = [_reference(origin)]
+    orientation = strings(source, "PatientOrientation")
+    capture.PatientOrientation = orientation if len(orientation) == 2 else None
+    capture.Laterality = None  # of type 2C: empty where it is not known
+    # Names and scores are drawn in, nothing of the patient: it depends on what the radiograph itself shows.
+    if (burned_in := text_of(source, "BurnedInAnnotation").upper()) in ("YES", "NO"):
+        capture.BurnedInAnnotation = burned_in
+    _add_pixels(capture, picture.shape, pixels)
+    return capture
+
+
+def _reference(origin: Origin) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = origin.sop_class_uid
+    reference.ReferencedSOPInstanceUID = origin.sop_instance_uid
+    return reference
+
+
+def _add_pixels(capture: Dataset, shape: tuple[int, ...], pixels: bytes) -> None:
+    capture.SamplesPerPixel = 3
+    capture.PhotometricInterpretation = "RGB"
+    capture.PlanarConfiguration = 0
+    capture.Rows, capture.Columns = shape[:2]
+    capture.BitsAllocated = capture.BitsStored = 8
+    capture.HighBit = 7
+    capture.PixelRepresentation = 0
+    capture.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    capture["PixelData"].VR = "OB"

@@ -1,0 +1,177 @@
+"""Findings as a Comprehensive SR by template TID 1500, made with highdicom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import highdicom.sr as sr
+import numpy as np
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom import Dataset
+from pydicom.sr.codedict import codes as dictionary
+from pydicom.valuerep import DT
+
+from cxr_mmdet import __version__
+from cxr_mmdet.dicom import codes
+from cxr_mmdet.dicom.derived import EMPTY_IF_UNKNOWN, MANUFACTURER, Origin, derived_uid, fingerprint
+from cxr_mmdet.errors import DicomError
+
+if TYPE_CHECKING:
+    import datetime
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.dicom.derived import ReportableFindings
+
+DESCRIPTION = "cxr_mmdet findings (research use only)"
+SERIES_NUMBER = 9301
+
+
+def build_structured_report(findings: ReportableFindings, source: Dataset, created: datetime.datetime) -> Dataset:
+    """Return the report; see :func:`cxr_mmdet.dicom.report.structured_report`."""
+    origin = Origin.of(source, findings)
+    document = fingerprint(findings)
+    uid = derived_uid("SR", origin.sop_instance_uid, document)
+    try:
+        report = sr.ComprehensiveSR(
+            evidence=[_evidence(origin)],
+            content=_content(findings, origin, document),
+            series_instance_uid=derived_uid("SR series", origin.study_instance_uid, findings.model_id),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=uid,
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            is_complete=True,
+            is_final=False,
+            coding_schemes=[
+                CodingSchemeIdentificationItem(
+                    codes.PRIVATE_SCHEME, name=codes.PRIVATE_SCHEME_NAME, responsible_organization=MANUFACTURER
+                )
+            ],
+        )
+    except KeyError:  # highdicom looks the class up in the standard's tables
+        raise DicomError(
+            f"the radiograph is of the kind {origin.sop_class_uid.name!r}, which no structured report can refer to."
+        ) from None
+    origin.fill(report, created=created, description=DESCRIPTION)
+    for equipment in report.ContributingEquipmentSequence:  # highdicom's own entry has the time of now
+        equipment.ContributionDateTime = DT(created.strftime("%Y%m%d%H%M%S.%f"))
+    return report
+
+
+def _evidence(origin: Origin) -> Dataset:
+    """Return what highdicom wants to know of the radiograph; patient and study are carried over by ourselves."""
+    evidence = Dataset()
+    for keyword in EMPTY_IF_UNKNOWN:
+        setattr(evidence, keyword, None)
+    evidence.SOPClassUID = origin.sop_class_uid
+    evidence.SOPInstanceUID = origin.sop_instance_uid
+    evidence.StudyInstanceUID = origin.study_instance_uid
+    evidence.SeriesInstanceUID = origin.series_instance_uid
+    return evidence
+
+
+def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.MeasurementReport:
+    observer = sr.ObserverContext(
+        observer_type=dictionary.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=derived_uid("device", findings.model_id),
+            name=findings.model_id,
+            manufacturer_name=MANUFACTURER,
+            model_name=MANUFACTURER,
+        ),
+    )
+    groups: list[Any] = [_whole_image(findings, origin, document)]
+    rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy, strict=True)
+    for number, (label, score, box) in enumerate(rows, 1):
+        groups.append(_finding(number, findings, str(findings.class_names[label]), score, box, origin, document))
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.PLAIN_RADIOGRAPHY,
+        imaging_measurements=groups,
+        title=dictionary.DCM.ImagingMeasurementReport,
+    )
+    # TID 1500 has the library before the measurements, which come last.
+    report[0].ContentSequence.insert(len(report[0].ContentSequence) - 1, _library(findings, origin))
+    return report
+
+
+def _library(findings: ReportableFindings, origin: Origin) -> sr.ContainerContentItem:
+    """Return TID 1600 with the one image; highdicom's own refuses radiographs that lack optional attributes."""
+    contains, context = sr.RelationshipTypeValues.CONTAINS, sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
+    pixels = sr.CodedConcept("{pixels}", "UCUM", "Pixels")
+    image = sr.ImageContentItem(
+        name=sr.CodedConcept("260753009", "SCT", "Source"),
+        referenced_sop_class_uid=origin.sop_class_uid,
+        referenced_sop_instance_uid=origin.sop_instance_uid,
+        relationship_type=contains,
+    )
+    image.ContentSequence = sr.ContentSequence(
+        [
+            sr.NumContentItem(name=name, value=side, unit=pixels, relationship_type=context)
+            for name, side in zip(
+                (dictionary.DCM.PixelDataRows, dictionary.DCM.PixelDataColumns), findings.size_hw, strict=True
+            )
+        ]
+    )
+    group = sr.ContainerContentItem(name=dictionary.DCM.ImageLibraryGroup, relationship_type=contains)
+    group.ContentSequence = sr.ContentSequence([image])
+    library = sr.ContainerContentItem(name=dictionary.DCM.ImageLibrary, relationship_type=contains)
+    library.ContentSequence = sr.ContentSequence([group])
+    return library
+
+
+def _whole_image(
+    findings: ReportableFindings, origin: Origin, document: str
+) -> sr.MeasurementsAndQualitativeEvaluations:
+    """Return the group that also a radiograph without findings has (TID 1501)."""
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking("image", origin, document),
+        finding_type=codes.IMAGE_AS_A_WHOLE,
+        algorithm_id=_algorithm(findings),
+        measurements=[sr.Measurement(codes.HIGHEST_SCORE, float(findings.p_abnormal), codes.NO_UNITS)],
+        source_images=[sr.SourceImageForMeasurementGroup(origin.sop_class_uid, origin.sop_instance_uid)],
+    )
+
+
+def _finding(
+    number: int,
+    findings: ReportableFindings,
+    class_name: str,
+    score: float,
+    box_xyxy: NDArray[np.float64],
+    origin: Origin,
+    document: str,
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    site = codes.finding_site(class_name)
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(f"finding {number}", origin, document),
+        referenced_region=sr.ImageRegion(
+            graphic_type=sr.GraphicTypeValues.POLYLINE,
+            graphic_data=_outline(box_xyxy),
+            source_image=sr.SourceImageForRegion(origin.sop_class_uid, origin.sop_instance_uid),
+        ),
+        finding_type=codes.finding_code(class_name),
+        finding_sites=None if site is None else [sr.FindingSite(site)],
+        algorithm_id=_algorithm(findings),
+        measurements=[sr.Measurement(codes.DETECTOR_SCORE, float(score), codes.NO_UNITS)],
+        qualitative_evaluations=[sr.QualitativeEvaluation(codes.DETECTOR_CLASS, codes.class_code(class_name))],
+        geometric_purpose=dictionary.SCT.BoundedBy,
+    )
+
+
+def _outline(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the box's corners clockwise from the top left one, which also closes the line.
+
+    No half pixel is added: PS3.3 C.18.6 puts 0, 0 at the corner of the first pixel, not at its centre, as our boxes do.
+    """
+    x_min, y_min, x_max, y_max = box_xyxy.tolist()
+    return np.array([[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]])
+
+
+def _tracking(name: str, origin: Origin, document: str) -> sr.TrackingIdentifier:
+    return sr.TrackingIdentifier(uid=derived_uid("tracking", origin.sop_instance_uid, document, name), identifier=name)
+
+
+def _algorithm(findings: ReportableFindings) -> sr.AlgorithmIdentification:
+    return sr.AlgorithmIdentification(name=findings.model_id, version=__version__, manufacturer=MANUFACTURER)

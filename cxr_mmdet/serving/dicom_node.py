@@ -1,0 +1,222 @@
+"""A DICOM node: radiographs sent to it come back to an archive as structured reports and Secondary Captures."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AE, evt
+
+from cxr_mmdet.dicom.codecs import PREFERENCE
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.serving.job_store import DiskError, JobStore, State
+from cxr_mmdet.serving.worker import Worker
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pynetdicom.transport import ThreadedAssociationServer
+
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.serving.reporting import ReportOptions
+    from cxr_mmdet.serving.sender import Destination
+
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+log = logging.getLogger("cxr_mmdet.node")
+
+RADIOGRAPHS = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation)
+"""Raw pictures (DX For Processing) are not for looking at: neither people nor the model were trained on them."""
+VERIFICATION = "1.2.840.10008.1.1"
+SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, *PREFERENCE]
+
+OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
+TIMEOUT_S = 60
+GRACE_S = 10
+"""How long a stop waits for associations that are under way."""
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How a node listens.
+
+    Attributes:
+        ae_title: what it calls itself; associations to another title are rejected.
+        host: the address it listens at.
+        port: its DICOM port; 0 takes a free one.
+        calling_ae_titles: who may send; empty: anyone.
+        networks: where from; empty: anywhere.
+        tls: how to encrypt; None: in the clear.
+        max_associations: at once; more are rejected for the moment.
+    """
+
+    ae_title: str
+    host: str = "127.0.0.1"
+    port: int = 11112
+    calling_ae_titles: tuple[str, ...] = ()
+    networks: tuple[Network, ...] = ()
+    tls: ssl.SSLContext | None = None
+    max_associations: int = 10
+
+
+class DicomNode:
+    """A node that runs from :meth:`start` to :meth:`stop`.
+
+    Args:
+        state: the folder of the queue.
+        predictor: the model.
+        destination: where results go.
+        options: how to listen.
+        report_options: what is reported.
+
+    Raises:
+        UsageError: another node uses the folder.
+        DiskError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        predictor: Predictor,
+        destination: Destination,
+        options: NodeOptions,
+        report_options: ReportOptions,
+    ) -> None:
+        self._options = options
+        self._store = JobStore(state)
+        self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options)
+        self._server: ThreadedAssociationServer | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens at."""
+        assert self._server is not None
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Take up what the queue holds, and listen.
+
+        Raises:
+            UsageError: the address cannot be listened at.
+        """
+        handlers: list[Any] = [
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_C_ECHO, lambda event: 0x0000),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_ABORTED, self._on_aborted),
+        ]
+        options = self._options
+        try:
+            server = self._entity().start_server(
+                (options.host, options.port), block=False, ssl_context=options.tls, evt_handlers=handlers
+            )
+        except OSError as error:
+            self._store.close()
+            raise UsageError(
+                f"cannot listen at {options.host}:{options.port} ({error.strerror}); give another --host or --port."
+            ) from None
+        self._server = server
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Take nothing new, finish what is under way, and leave the rest in the queue."""
+        if self._server is not None:
+            self._server.shutdown()
+            deadline = time.monotonic() + GRACE_S
+            while self._server.active_associations and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for association in self._server.active_associations:
+                association.abort()
+        self._worker.stop()
+        self._store.close()
+
+    def _entity(self) -> AE:
+        entity = AE(self._options.ae_title)
+        entity.require_called_aet = True
+        entity.maximum_associations = self._options.max_associations
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
+        entity.add_supported_context(VERIFICATION)
+        for sop_class in RADIOGRAPHS:
+            entity.add_supported_context(sop_class, SYNTAXES)
+        return entity
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Reject who is not on the lists, before anything else of the association is looked at."""
+        caller, address = event.assoc.requestor.ae_title, event.assoc.requestor.address
+        titles = self._options.calling_ae_titles
+        if titles and caller not in titles:
+            log.warning("rejected %s@%s: its AE title is not allowed", caller, address)
+            event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanently: calling AE title not recognised
+        elif not _is_in(address, self._options.networks):
+            log.warning("rejected %s@%s: its address is not allowed", caller, address)
+            event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # permanently: no reason given
+
+    def _on_store(self, event: evt.Event) -> int:
+        uid = str(getattr(event.request, "AffectedSOPInstanceUID", ""))
+        sender = f"{event.assoc.requestor.ae_title}@{event.assoc.requestor.address}"
+        try:
+            content = event.encoded_dataset()
+        # Whatever is wrong with what the peer sent is the peer's to hear, and must not end the association's thread.
+        except Exception as error:
+            log.warning("refused an object of %s: its header cannot be written (%s)", sender, error)
+            return CANNOT_UNDERSTAND
+        try:
+            is_new = self._store.accept(uid, content, sender)
+        except DiskError as error:
+            log.error("refused %s of %s: %s", uid, sender, error)
+            return OUT_OF_RESOURCES
+        log.info("%s %s of %s", "queued" if is_new else "already known:", uid, sender)
+        self._worker.wake(State.queued)
+        return 0x0000
+
+    def _on_aborted(self, event: evt.Event) -> None:
+        requestor = event.assoc.requestor
+        log.warning("an association of %s@%s was aborted", requestor.ae_title or "an unnamed caller", requestor.address)
+
+
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return the networks that addresses, networks and host names stand for.
+
+    Raises:
+        UsageError: a name that nobody knows.
+    """
+    networks: list[Network] = []
+    for text in texts:
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            networks += [ipaddress.ip_network(address) for address in _addresses(text)]
+    return tuple(networks)
+
+
+def _addresses(host: str) -> list[str]:
+    try:
+        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None)})
+    except OSError:
+        raise UsageError(
+            f"--allow-host {host}: is no address, no network such as 10.0.0.0/8, and no known name."
+        ) from None
+
+
+def _is_in(address: str | None, networks: Sequence[Network]) -> bool:
+    if not networks:
+        return True
+    try:
+        parsed = ipaddress.ip_address((address or "").split("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(mapped in network for network in networks)

@@ -1,0 +1,137 @@
+"""DICOM objects to the archive that asked for them: one association, a C-STORE each, and what went wrong in words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+
+from cxr_mmdet.errors import UsageError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pynetdicom.association import Association
+
+TIMEOUT_S = 30
+_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+_DUPLICATE_INSTANCE = 0x0111
+"""The archive has the instance already (PS3.7 C.5.7)."""
+_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where results go.
+
+    Attributes:
+        ae_title: what the archive calls itself.
+        host: its name or address.
+        port: its DICOM port.
+        tls: how to encrypt; None sends in the clear.
+    """
+
+    ae_title: str
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def parse(cls, text: str, tls: ssl.SSLContext | None = None) -> Destination:
+        """Return the destination that ``AE@host:port`` names; an IPv6 address stands in brackets.
+
+        Raises:
+            UsageError: it is not of that form.
+        """
+        title, at, address = text.rpartition("@")
+        host, colon, port = address.rpartition(":")
+        if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise UsageError(f"--destination {text}: is not of the form AE@host:port, as in ARCHIVE@10.0.0.5:104.")
+        return cls(check_ae_title(title, "--destination"), host.strip("[]"), int(port), tls)
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+class NotDeliveredError(Exception):
+    """The destination does not have the objects; the message says why.
+
+    Attributes:
+        refused: it answered, and said no; trying for ever would not help.
+    """
+
+    def __init__(self, reason: str, *, refused: bool) -> None:
+        super().__init__(reason)
+        self.refused = refused
+
+
+def check_ae_title(title: str, option: str) -> str:
+    """Return an application entity title without blanks around it (VR AE).
+
+    Raises:
+        UsageError: DICOM allows no such title.
+    """
+    stripped = title.strip()
+    if not stripped or not _AE_TITLE.fullmatch(stripped):
+        raise UsageError(f"{option} {title!r}: is no AE title; expected 1 to 16 ASCII characters without a backslash.")
+    return stripped
+
+
+def send(paths: Sequence[Path], destination: Destination, calling_ae: str) -> None:
+    """Store the objects in these files at the destination.
+
+    Raises:
+        NotDeliveredError: not all of them are there.
+    """
+    datasets = [dcmread(path) for path in paths]
+    entity = AE(calling_ae)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
+    for sop_class in dict.fromkeys(str(dataset.SOPClassUID) for dataset in datasets):
+        entity.add_requested_context(sop_class, _SYNTAXES)
+    tls_args = None if destination.tls is None else (destination.tls, destination.host)
+    association = entity.associate(destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls_args)
+    if not association.is_established:
+        raise _no_association(association, destination)
+    try:
+        for dataset in datasets:
+            _store(association, dataset, destination)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _no_association(association: Association, destination: Destination) -> NotDeliveredError:
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        why = "" if answer is None else f" ({answer.reason_str})"
+        return NotDeliveredError(f"{destination} rejected the association{why}", refused=True)
+    if association.acceptor.primitive is not None:
+        return NotDeliveredError(f"{destination} accepts none of the objects", refused=True)
+    return NotDeliveredError(f"{destination} cannot be reached", refused=False)
+
+
+def _store(association: Association, dataset: Dataset, destination: Destination) -> None:
+    kind = UID(dataset.SOPClassUID).name
+    if not any(context.abstract_syntax == dataset.SOPClassUID for context in association.accepted_contexts):
+        raise NotDeliveredError(f"{destination} does not accept objects of the kind {kind}", refused=True)
+    try:
+        answer = association.send_c_store(dataset)
+    except RuntimeError:  # the association ended meanwhile
+        answer = Dataset()
+    status = answer.get("Status")
+    if status is None:
+        raise NotDeliveredError(f"{destination} gave no answer to a {kind}", refused=False)
+    # 0xB000 to 0xBFFF are warnings: stored, with remarks (PS3.4 B.2.3).
+    if status in (0x0000, _DUPLICATE_INSTANCE) or status >> 12 == 0xB:
+        return
+    remark = str(answer.get("ErrorComment") or "").strip()
+    raise NotDeliveredError(
+        f"{destination} refused a {kind} with status 0x{status:04X}{f' ({remark})' if remark else ''}",
+        refused=status >> 8 != 0xA7,  # out of resources passes
+    )

@@ -1,0 +1,170 @@
+"""The two steps of a DICOM node, predicting and sending, each a loop over the queue that nothing ends but a stop."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+from cxr_mmdet.dicom.report import to_bytes
+from cxr_mmdet.errors import CxrError
+from cxr_mmdet.serving.job_store import State
+from cxr_mmdet.serving.reporting import make_reports
+from cxr_mmdet.serving.sender import NotDeliveredError, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.serving.job_store import Job, JobStore
+    from cxr_mmdet.serving.reporting import ReportOptions
+    from cxr_mmdet.serving.sender import Destination
+
+log = logging.getLogger("cxr_mmdet.node")
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 300.0
+POLL_S = 0.5
+"""How often a loop with nothing to do looks whether a delay is over."""
+
+MAX_UNFINISHED = 5
+"""A radiograph during which the process died so often is given up: something in it kills the process."""
+MAX_ATTEMPTS = 5
+"""Attempts at predicting that end in an error of ours."""
+MAX_REFUSALS = 10
+"""Answers of the destination that it does not want the object; silence is never given up on."""
+
+
+def delay_after(attempts: int) -> float:
+    """Return the seconds to wait after so many failures: doubling, up to a limit."""
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempts, 20))
+
+
+class Worker:
+    """Predicts in one thread and sends in another.
+
+    Args:
+        store: the queue.
+        predictor: the model.
+        destination: where results go.
+        ae_title: what the node calls itself.
+        options: what is reported.
+    """
+
+    def __init__(
+        self, store: JobStore, predictor: Predictor, destination: Destination, ae_title: str, options: ReportOptions
+    ) -> None:
+        self._store = store
+        self._predictor = predictor
+        self._destination = destination
+        self._ae_title = ae_title
+        self._options = options
+        self._begun: set[int] = set()
+        self._stopping = threading.Event()
+        self._woken = {State.queued: threading.Event(), State.predicted: threading.Event()}
+        self._threads = [
+            threading.Thread(target=self._loop, args=(State.queued, self.predict), name="predict"),
+            threading.Thread(target=self._loop, args=(State.predicted, self.deliver), name="send"),
+        ]
+
+    def start(self) -> None:
+        """Begin with what the queue holds."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self, state: State = State.queued) -> None:
+        """Say that there is a job in this state."""
+        self._woken[state].set()
+
+    def stop(self) -> None:
+        """Finish the step at hand, then return; the rest stays in the queue."""
+        self._stopping.set()
+        for event in self._woken.values():
+            event.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _loop(self, state: State, step: Callable[[Job], None]) -> None:
+        while not self._stopping.is_set():
+            try:
+                job = self._store.next(state)
+                if job is not None:
+                    step(job)
+                    continue
+            # The disk is full or gone: nothing was noted, so that the job stands where it stood.
+            except (OSError, sqlite3.Error) as error:
+                log.error("the queue cannot be written (%s); trying again", error)
+                self._stopping.wait(FIRST_DELAY_S)
+                continue
+            self._woken[state].wait(POLL_S)
+            self._woken[state].clear()
+
+    def predict(self, job: Job) -> None:
+        """Predict one radiograph and keep the results, or note why not."""
+        if job.unfinished >= MAX_UNFINISHED and job.number not in self._begun:
+            self._give_up(job, f"the node died {job.unfinished} times while predicting it")
+            return
+        try:
+            content = self._store.read_image(job)
+        except FileNotFoundError:
+            self._give_up(job, "its file is gone from the queue's folder")
+            return
+        if job.number not in self._begun:
+            self._store.begin(job)
+            self._begun.add(job.number)
+        try:
+            results, findings = self._results(job, content)
+        except CxrError as error:
+            self._give_up(job, str(error))
+        # One radiograph must not end the service, whatever it makes the libraries do; the traceback is in the log.
+        except Exception as error:
+            log.exception("predicting %s failed", job.sop_instance_uid)
+            self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
+        else:
+            self._keep(job, results, findings)
+
+    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int]:
+        """Return the files to send, by name, and the number of findings."""
+        # The time of arrival, so that predicting again after a kill makes the same bytes.
+        created = datetime.datetime.fromtimestamp(job.received)
+        reports = make_reports(self._predictor, content, job.sop_instance_uid, self._options, created)
+        results = {"1-report": reports.report, "2-capture": reports.capture}
+        encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
+        return encoded, len(reports.findings)
+
+    def _keep(self, job: Job, results: dict[str, bytes], findings: int) -> None:
+        try:
+            self._store.predicted(job, results, findings)
+        except (OSError, sqlite3.Error) as error:
+            self._postpone(job, f"its results cannot be written ({error})")
+            return
+        self._begun.discard(job.number)
+        log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
+        self.wake(State.predicted)
+
+    def deliver(self, job: Job) -> None:
+        """Send the results of one radiograph, or note why not."""
+        try:
+            send(self._store.result_files(job), self._destination, self._ae_title)
+        except NotDeliveredError as error:
+            give_up = error.refused and job.refusals + 1 >= MAX_REFUSALS
+            self._postpone(job, str(error), refused=error.refused, give_up=give_up)
+            return
+        self._store.sent(job)
+        if job.attempts:
+            self._store.hurry(State.predicted)  # the destination is back: what waits for it need not wait longer
+        log.info("sent the findings of %s to %s", job.sop_instance_uid, self._destination)
+
+    def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
+        if give_up:
+            self._give_up(job, reason)
+            return
+        delay = delay_after(job.attempts)
+        log.warning("%s: %s; trying again in %.0f s", job.sop_instance_uid, reason, delay)
+        self._store.postpone(job, reason, delay, refused=refused)
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        self._store.fail(job, reason)
+        self._begun.discard(job.number)
+        log.error("%s: given up: %s", job.sop_instance_uid, reason)
