@@ -53,6 +53,7 @@ class ExportOptions:
         short_edge: of the prepared pictures the checkpoint was trained on.
         trust_checkpoint: load a checkpoint that would run code.
         force: replace an earlier bundle.
+        limits: what the bundle may differ from torch by; those of its precision where None.
     """
 
     format: Format
@@ -62,6 +63,7 @@ class ExportOptions:
     short_edge: int = DEFAULT_SHORT_EDGE
     trust_checkpoint: bool = False
     force: bool = False
+    limits: Limits | None = None
 
 
 def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress: Progress | None = None) -> Bundle:
@@ -98,7 +100,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
         )
         bundle.save()
         results = _compare(reference, Predictor.load(folder), options, progress)
-        limits = QUANTISED if options.int8 else EXACT
+        limits = options.limits or (QUANTISED if options.int8 else EXACT)
         _require(checkpoint, results, limits)
         bundle = replace(bundle, parity={"limits": vars(limits), "sets": [result.to_json() for result in results]})
         bundle.save()

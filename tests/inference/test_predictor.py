@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from inference_models import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, write_picture
+from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, write_picture
 from mmcv.transforms import Compose
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
