@@ -27,6 +27,7 @@ ORDER = (
     {"datasets", "models"},
     {"engine"},
     {"inference"},
+    {"serving"},
     {"benchmarks", "doctor"},
     {"cli"},
     {"tools"},

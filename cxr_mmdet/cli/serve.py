@@ -17,9 +17,7 @@ LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 @app.command(no_args_is_help=True)
 def serve(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or an exported bundle.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or an exported bundle.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     store: Annotated[
@@ -55,7 +53,8 @@ def serve(
     short_edge: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Of the prepared pictures a checkpoint was trained on; 0: full size. Bundles know it.",
+            min=0,
+            help="Of the prepared pictures a checkpoint was trained on; 0: full size. Bundles know it.",
             show_default="1024",
         ),
     ] = None,

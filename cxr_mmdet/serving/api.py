@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def predict_files(
-    room: ReadingRoom, files: Sequence[str] | None, score_threshold: float, nms_iou: float
+    room: ReadingRoom, files: Sequence[str] | None, score_threshold: float | None, nms_iou: float | None
 ) -> dict[str, Any]:
     """Return the findings of uploaded files; those that are no radiograph stand under ``failures``.
 
@@ -27,8 +27,12 @@ def predict_files(
     """
     if not files:
         raise gr.Error("no file was sent.", print_exception=False)
+    start = room.default_filter
+    shown = Filter(
+        start.score if score_threshold is None else score_threshold, start.nms_iou if nms_iou is None else nms_iou
+    )
     try:
-        cases, problems = room.open_files([Path(file) for file in files], Filter(score_threshold, nms_iou))
+        cases, problems = room.open_files([Path(file) for file in files], shown)
         described = [describe(case) for case in cases]
     except CxrError as error:
         raise gr.Error(str(error), print_exception=False) from None

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CxrError
-from cxr_mmdet.inference.candidates import FLOOR
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.serving.reading import Finding, Reading, name_findings
 
@@ -94,7 +93,7 @@ class Case:
 
     def findings(self) -> Findings:
         """Return what is shown."""
-        found = self.candidates.findings(Thresholds(max(self.filter.score, FLOOR), self.filter.nms_iou))
+        found = self.candidates.findings(Thresholds(self.filter.score, self.filter.nms_iou))
         if not self.filter.hidden:
             return found
         # No score exceeds 1.

@@ -92,9 +92,9 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
         with gr.Row(elem_id="cxr-top"):
             upload = gr.File(
                 label="Radiographs: DICOM, PNG, JPEG or TIFF, several or a zip", file_count="multiple",
-                file_types=SUFFIXES, height=132, elem_id="cxr-upload", scale=3, min_width=300,
+                file_types=SUFFIXES, height=132, elem_id="cxr-upload", scale=5, min_width=300,
             )  # fmt: skip
-            gallery = gr.HTML(examples_html(examples), js_on_load=asset("viewer.js"), scale=2, min_width=300)
+            gallery = gr.HTML(examples_html(examples), js_on_load=asset("viewer.js"), scale=4, min_width=300)
         chooser = gr.Radio(choices=[], label="Radiographs", visible=False, elem_id="cxr-chooser")
         message = gr.HTML("", elem_id="cxr-message")
         with gr.Column(visible=False) as work, gr.Row():
@@ -111,6 +111,7 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
         )  # fmt: skip
         actions.parts = parts
         _wire(parts, actions, gallery, reset, buttons)
+        page.load(actions.greet, None, [reader], api_visibility="private", show_progress="hidden")
         _add_api(room)
     page.queue(default_concurrency_limit=4, max_size=256)
     return page
@@ -118,9 +119,10 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
 
 def _pictures() -> tuple[Any, ...]:
     viewer = gr.HTML(viewer_html(None, None), js_on_load=asset("viewer.js"), elem_id="cxr-viewer")
+    gr.HTML('<p class="cxr-label">Window and view</p>')
     with gr.Row():
-        center = gr.Slider(0, 1, value=0.5, label="Window centre", min_width=140, elem_id="cxr-center")
-        width = gr.Slider(1, 2, value=1, label="Window width", min_width=140, elem_id="cxr-width")
+        center = gr.Slider(0, 1, value=0.5, label="Centre", min_width=140, elem_id="cxr-center")
+        width = gr.Slider(1, 2, value=1, label="Width", min_width=140, elem_id="cxr-width")
         zoom = gr.Slider(1, MAX_ZOOM, value=1, step=0.25, label="Zoom", min_width=140, elem_id="cxr-zoom")
     with gr.Row(equal_height=True):
         invert = gr.Checkbox(label="Invert", container=False, min_width=90, elem_id="cxr-invert")
@@ -133,11 +135,9 @@ def _thresholds(room: ReadingRoom) -> tuple[Any, ...]:
     start = room.default_filter
     with gr.Row():
         score = gr.Slider(
-            FLOOR, 1, value=start.score, step=0.01, label="Confidence above", min_width=140, elem_id="cxr-score"
+            FLOOR, 1, value=start.score, step=0.01, label="Confidence", min_width=140, elem_id="cxr-score"
         )
-        nms = gr.Slider(
-            0, 1, value=start.nms_iou, step=0.01, label="Overlap (NMS IoU)", min_width=140, elem_id="cxr-nms"
-        )
+        nms = gr.Slider(0, 1, value=start.nms_iou, step=0.01, label="NMS IoU", min_width=140, elem_id="cxr-nms")
     with gr.Accordion("Classes", open=len(room.class_names) <= 6, elem_id="cxr-classes-box"):
         classes = gr.CheckboxGroup(
             list(room.class_names), value=list(room.class_names), show_label=False, container=False,
@@ -149,10 +149,10 @@ def _thresholds(room: ReadingRoom) -> tuple[Any, ...]:
 def _verdicts(room: ReadingRoom) -> tuple[Any, ...]:
     findings = gr.HTML(js_on_load=asset("viewer.js"), elem_id="cxr-findings")
     with gr.Group(elem_id="cxr-verdict"):
-        label = gr.Dropdown(list(room.class_names), value=None, label="Class, where another is right or was missed")
+        label = gr.Dropdown(list(room.class_names), value=None, label="Right class, or the one that was missed")
         with gr.Row():
             box = gr.Textbox(
-                label="Box: x_min, y_min, x_max, y_max", placeholder="draw it, or type", scale=3, min_width=180,
+                label="Box (pixels)", placeholder="x_min, y_min, x_max, y_max", scale=3, min_width=180,
                 elem_id="cxr-box",
             )  # fmt: skip
             reader = gr.Textbox(label="Reader", value="reader", scale=2, min_width=110, elem_id="cxr-reader")
@@ -199,18 +199,6 @@ def _wire(parts: Parts, actions: Actions, gallery: gr.HTML, reset: gr.Button, bu
     buttons["take_back"].click(actions.take_back, said, **quick)
     buttons["finish"].click(actions.finish, said, **quick)
     buttons["draw"].click(None, js=_TOGGLE_DRAWING)
-    _load(parts, actions)
-
-
-def _load(parts: Parts, actions: Actions) -> None:
-    gr.on(
-        [gr.context.Context.root_block.load],  # type: ignore[union-attr]
-        actions.greet,
-        None,
-        [parts.reader],
-        api_visibility="private",
-        show_progress="hidden",
-    )
 
 
 def _judging(actions: Actions, kind: Kind) -> Callable[..., Any]:

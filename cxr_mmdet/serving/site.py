@@ -28,8 +28,10 @@ _HEADERS = {
     "worker-src 'self' blob:; frame-ancestors 'self'; form-action 'self'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
-    "cache-control": "no-store",
 }
+
+_PRIVATE = ("/download/", "/gradio_api/")
+"""What is below holds somebody's radiographs; browsers shall not keep it."""
 
 
 @contextmanager
@@ -105,7 +107,8 @@ class _Headers:
         async def send_with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message.get("headers", [])}
-                added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                private = {"cache-control": "no-store"} if scope["path"].startswith(_PRIVATE) else {}
+                added = [(name.encode(), value.encode()) for name, value in (_HEADERS | private).items()]
                 message["headers"] = [
                     *message.get("headers", []),
                     *(pair for pair in added if pair[0] not in present),

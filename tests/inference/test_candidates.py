@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from inference_models import checkpoint_of, write_picture
+from detectors import checkpoint_of, write_picture
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import UsageError

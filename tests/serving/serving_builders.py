@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from inference_models import checkpoint_of
+from detectors import checkpoint_of
 
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.labels import LABELS_5

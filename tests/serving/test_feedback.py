@@ -61,7 +61,8 @@ def test_from_verdict_to_prepared_folder(read_store, tmp_path):
     source = folder / "radiographs"
     table = source / "train.csv"
     table.unlink(missing_ok=True)
-    result = CliRunner().invoke(app, ["export", str(folder / "store"), str(table), "--images", str(source), "--unfinished"])
+    arguments = ["export", str(folder / "store"), str(table), "--images", str(source), "--unfinished"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     rows = read_table(table)
     assert set(rows["image_id"]) == {"image0", "image1", "image2"}

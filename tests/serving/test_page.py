@@ -153,7 +153,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.75 * box["height"], steps=4)
     page.mouse.up()
     page.wait_for_function("() => document.querySelector('#cxr-box input, #cxr-box textarea').value.includes(',')")
-    page.get_by_label("Class, where another is right or was missed").click()
+    page.get_by_label("Right class, or the one that was missed").click()
     page.get_by_role("option", name="ILD").click()
     page.locator("#cxr-missed").click()
     page.wait_for_selector(".cxr-extra:has-text('missed by the model')")

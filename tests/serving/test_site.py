@@ -71,9 +71,7 @@ def test_twenty_uploads_at_once_are_all_answered(client, room, tmp_path):
         for number in range(3)
     }
     with ThreadPoolExecutor(20) as pool:
-        answers = list(
-            pool.map(lambda path: client.predict([handle_file(path)], 0.3, 0.5, api_name="/predict"), paths)
-        )
+        answers = list(pool.map(lambda path: client.predict([handle_file(path)], 0.3, 0.5, api_name="/predict"), paths))
     for number, answer in enumerate(answers):
         (image,) = answer["images"]
         assert image["image_id"] == str(number)

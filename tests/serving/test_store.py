@@ -142,7 +142,8 @@ def test_a_file_that_is_no_database(tmp_path):
 def test_another_versions_store(store, tmp_path):
     store.close()
     engine = create_engine(f"sqlite:///{tmp_path / 'store' / FILE_NAME}")
-    assert {"cxr_image", "cxr_prediction", "cxr_box", "cxr_reading", "cxr_verdict"} < set(inspect(engine).get_table_names())
+    tables = {"cxr_image", "cxr_prediction", "cxr_box", "cxr_reading", "cxr_verdict"}
+    assert tables < set(inspect(engine).get_table_names())
     with engine.begin() as connection:
         connection.execute(text("UPDATE cxr_schema SET version = 99"))
     with pytest.raises(StoreError, match="schema 99, expected 1"):
