@@ -94,11 +94,11 @@ class Actions:
 
     def window(self, session: Session, center: float, width: float, zoom: float, invert: bool) -> Changes:
         """Apply a window of the visitor's."""
-        return self._look(session, window=Window(center, width), zoom=zoom, invert=invert)
+        return self._look(session, window=Window(float(center), float(width)), zoom=float(zoom), invert=invert)
 
     def look(self, session: Session, center: float, width: float, zoom: float, invert: bool) -> Changes:
         """Apply zoom and inversion; the window stays, which is the file's own until another is chosen."""
-        return self._look(session, zoom=zoom, invert=invert)
+        return self._look(session, zoom=float(zoom), invert=invert)
 
     def pan(self, session: Session, event: gr.EventData) -> Changes:
         """Move what is shown, by shares of it."""

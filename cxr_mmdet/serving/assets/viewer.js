@@ -48,7 +48,9 @@ element.addEventListener('pointerup', (event) => {
   const from = start;
   start = null;
   if (drawing()) {
-    if (from.moved) say('drawn', { box: [...from.at, ...at] });
+    if (!from.moved) return;
+    say('drawn', { box: [...from.at, ...at] });
+    document.querySelector('#cxr-draw').click();
   } else if (from.moved) {
     say('pan', { by: [from.at[0] - at[0], from.at[1] - at[1]] });
   } else {
