@@ -93,6 +93,7 @@ def serve(
         predictor, device=device, limits=limits, store=kept, keep_identity=keep_identity, decoders=decoders
     )
     try:
+        room.warm_up()
         with private_uploads():
             site = build_site(room, draw_examples(room.class_names), users)
             stderr.print(f"{room.predictor.model_id} on {device}; Ctrl+C ends it", highlight=False)

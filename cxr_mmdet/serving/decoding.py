@@ -77,6 +77,11 @@ class DecodingPool:
         finally:
             self._free.put(worker)
 
+    def warm_up(self) -> None:
+        """Start the processes, so that the first visitor does not wait for them."""
+        for worker in self._workers:
+            worker.start().submit(_ready)
+
     def close(self) -> None:
         """End the processes."""
         for worker in self._workers:
@@ -89,13 +94,16 @@ class _Worker:
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, upload: Upload, max_pixels: int, seconds: float) -> Decoded:
+    def start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             # Not forked: the service has threads and a model, which a copy could not use.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_limit_memory)
+        return self._pool
+
+    def run(self, upload: Upload, max_pixels: int, seconds: float) -> Decoded:
         try:
-            return self._pool.submit(_decode, upload.content, upload.name, max_pixels).result(seconds)
+            return self.start().submit(_decode, upload.content, upload.name, max_pixels).result(seconds)
         except BrokenProcessPool:
             self.stop()
             raise DicomError(f"{upload.name}: decoding it failed badly; the file is damaged or hostile.") from None
@@ -120,6 +128,10 @@ def _limit_memory() -> None:
     except ImportError:  # Windows knows no such limit
         return
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+def _ready() -> None:
+    """Do nothing: this module and all that it needs are loaded by then."""
 
 
 def _decode(content: bytes, name: str, max_pixels: int) -> Decoded:

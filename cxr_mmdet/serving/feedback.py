@@ -148,18 +148,18 @@ def _pixel_hashes(files: dict[str, Path]) -> Iterable[tuple[str, str]]:
 
 def _write(out: Path, rows: Sequence[tuple[object, ...]], table: Path | None) -> None:
     frame = pd.DataFrame(rows, columns=["image_id", "class_name", "rad_id", *XYXY_COLUMNS])
-    if table is None:
-        ids = {name: number for number, name in enumerate(sorted(set(frame["class_name"]) - {NO_FINDING}))}
-        before = frame.iloc[:0]
-    else:
+    parts = [frame]
+    ids: dict[str, int] = {}
+    if table is not None:
         before = read_table(table).rename(columns={"reader": "rad_id"})
         ids = dict(zip(before["class_name"], before["class_id"], strict=True))
+        parts.insert(0, before)
     for name in [*sorted(set(frame["class_name"]) - {NO_FINDING}), NO_FINDING]:
         ids.setdefault(name, max(ids.values(), default=-1) + 1)
     frame["class_id"] = frame["class_name"].map(ids)
     with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for part in (before, frame):
+        for part in parts:
             for row in part[list(COLUMNS)].itertuples(index=False):
                 writer.writerow(["" if pd.isna(value) else value for value in row])

@@ -90,11 +90,13 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
         session = gr.State(actions.new_session(), time_to_live=_SESSION_S, delete_callback=actions.forget)
         gr.HTML(header_html(room))
         with gr.Row(elem_id="cxr-top"):
-            upload = gr.File(
-                label="Radiographs: DICOM, PNG, JPEG or TIFF, several or a zip", file_count="multiple",
-                file_types=SUFFIXES, height=132, elem_id="cxr-upload", scale=5, min_width=300,
-            )  # fmt: skip
-            gallery = gr.HTML(examples_html(examples), js_on_load=asset("viewer.js"), scale=4, min_width=300)
+            with gr.Column(scale=5, min_width=300):
+                upload = gr.File(
+                    label="Radiographs: DICOM, PNG, JPEG or TIFF, several or a zip", file_count="multiple",
+                    file_types=SUFFIXES, height=150, elem_id="cxr-upload",
+                )  # fmt: skip
+            with gr.Column(scale=4, min_width=300):
+                gallery = gr.HTML(examples_html(examples), js_on_load=asset("viewer.js"))
         chooser = gr.Radio(choices=[], label="Radiographs", visible=False, elem_id="cxr-chooser")
         message = gr.HTML("", elem_id="cxr-message")
         with gr.Column(visible=False) as work, gr.Row():
@@ -133,11 +135,9 @@ def _pictures() -> tuple[Any, ...]:
 
 def _thresholds(room: ReadingRoom) -> tuple[Any, ...]:
     start = room.default_filter
-    with gr.Row():
-        score = gr.Slider(
-            FLOOR, 1, value=start.score, step=0.01, label="Confidence", min_width=140, elem_id="cxr-score"
-        )
-        nms = gr.Slider(0, 1, value=start.nms_iou, step=0.01, label="NMS IoU", min_width=140, elem_id="cxr-nms")
+    with gr.Group():
+        score = gr.Slider(FLOOR, 1, value=start.score, step=0.01, label="Confidence above", elem_id="cxr-score")
+        nms = gr.Slider(0, 1, value=start.nms_iou, step=0.01, label="NMS IoU (overlap)", elem_id="cxr-nms")
     with gr.Accordion("Classes", open=len(room.class_names) <= 6, elem_id="cxr-classes-box"):
         classes = gr.CheckboxGroup(
             list(room.class_names), value=list(room.class_names), show_label=False, container=False,

@@ -67,6 +67,10 @@ class ReadingRoom:
         """What is shown at first."""
         return Filter(score=max(SHOWN_SCORE, FLOOR), nms_iou=self.predictor.model.spec.nms_iou)
 
+    def warm_up(self) -> None:
+        """Start what the first visitor would wait for."""
+        self._decoders.warm_up()
+
     def close(self) -> None:
         """End the decoding processes and the store's connections."""
         self._decoders.close()

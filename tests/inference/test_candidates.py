@@ -17,13 +17,13 @@ def test_thresholds_act_as_predicting_again(tmp_path, kind):
     radiograph = read_radiograph(write_picture(tmp_path / "a.png", 150, 120))
     candidates = find_candidates(predictor, radiograph)
     counts = set()
-    for score in (FLOOR, 0.1, 0.25, 0.5, 0.9, 1.0):
-        for nms_iou in (0.0, 0.3, 0.5, 0.95, 1.0):
+    for score in (FLOOR, 0.07, 0.08, 0.09, 0.1, 0.25, 0.6, 1.0):
+        for nms_iou in (0.0, 0.5, 1.0):
             (expected,) = predictor.predict_radiographs([radiograph], Thresholds(score, nms_iou))
             found = candidates.findings(Thresholds(score, nms_iou))
             assert found.to_json() == expected.to_json()
             counts.add(len(found))
-    assert len(counts) > 8, "or the thresholds do nothing"
+    assert len(counts) > 5, "or the thresholds do nothing"
 
 
 def test_thresholds_of_single_classes_and_the_models_own(tmp_path):

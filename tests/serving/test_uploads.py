@@ -160,7 +160,7 @@ def header_of(rows: int, columns: int) -> bytes:
 def length_of_two_gib() -> bytes:
     content = phantom_dicom()
     place = content.index(b"\xe0\x7f\x10\x00OW\0\0") + 8
-    return content[:place] + (2**31 - 2).to_bytes(4, "little") + content[place + 4 :]
+    return content[:place] + (2**31 - 2).to_bytes(4, "little") + content[place + 4 : place + 1000]
 
 
 @pytest.mark.parametrize(
