@@ -23,5 +23,5 @@ def hash_pixels(pixels: NDArray[np.uint8]) -> str:
     """
     height, width = pixels.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()

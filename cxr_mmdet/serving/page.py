@@ -128,7 +128,9 @@ def _pictures() -> tuple[Any, ...]:
         zoom = gr.Slider(1, MAX_ZOOM, value=1, step=0.25, label="Zoom", min_width=140, elem_id="cxr-zoom")
     with gr.Row(equal_height=True):
         invert = gr.Checkbox(label="Invert", container=False, min_width=90, elem_id="cxr-invert")
-        reset = gr.Button("Reset view", size="sm", min_width=110, scale=0, elem_id="cxr-reset")
+        reset = gr.Button("Reset view", size="sm", min_width=110, elem_id="cxr-reset")
+        draw = gr.Button("Draw a box", size="sm", min_width=110, elem_id="cxr-draw")
+    draw.click(None, js=_TOGGLE_DRAWING)
     about = gr.HTML()
     return viewer, about, center, width, zoom, invert, reset
 
@@ -158,8 +160,8 @@ def _verdicts(room: ReadingRoom) -> tuple[Any, ...]:
             reader = gr.Textbox(label="Reader", value="reader", scale=2, min_width=110, elem_id="cxr-reader")
     buttons: dict[str, gr.Button] = {}
     for row in (
-        (("Agree", Kind.agree.name), ("Nothing there", Kind.absent.name), ("Wrong class", Kind.wrong_class.name)),
-        (("Draw a box", "draw"), ("Wrong box", Kind.wrong_box.name), ("Missed one", Kind.missed.name)),
+        (("Agree", Kind.agree.name), ("Nothing there", Kind.absent.name)),
+        (("Wrong class", Kind.wrong_class.name), ("Wrong box", Kind.wrong_box.name), ("Missed one", Kind.missed.name)),
         (("Take back", "take_back"), ("Finish reading", "finish")),
     ):
         with gr.Row():
@@ -198,7 +200,6 @@ def _wire(parts: Parts, actions: Actions, gallery: gr.HTML, reset: gr.Button, bu
         buttons[kind.name].click(_judging(actions, kind), said, **quick)
     buttons["take_back"].click(actions.take_back, said, **quick)
     buttons["finish"].click(actions.finish, said, **quick)
-    buttons["draw"].click(None, js=_TOGGLE_DRAWING)
 
 
 def _judging(actions: Actions, kind: Kind) -> Callable[..., Any]:

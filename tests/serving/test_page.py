@@ -146,6 +146,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
 
     # A missed one is drawn.
     page.locator("#cxr-draw").click()
+    page.locator(".cxr-live").scroll_into_view_if_needed()
     box = page.locator(".cxr-live").bounding_box()
     page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"])
     page.mouse.down()
