@@ -100,12 +100,12 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
         chooser = gr.Radio(choices=[], label="Radiographs", visible=False, elem_id="cxr-chooser")
         message = gr.HTML("", elem_id="cxr-message")
         with gr.Column(visible=False) as work, gr.Row():
-            with gr.Column(scale=7, min_width=320):
+            with gr.Column(scale=7, min_width=320, elem_id="cxr-pictures"):
                 viewer, about, center, width, zoom, invert, reset = _pictures()
+                downloads = gr.HTML()
             with gr.Column(scale=4, min_width=320):
                 score, nms, classes = _thresholds(room)
                 findings, label, box, reader, buttons = _verdicts(room)
-                downloads = gr.HTML()
         parts = Parts(
             session=session, upload=upload, chooser=chooser, message=message, viewer=viewer, about=about,
             center=center, width=width, zoom=zoom, invert=invert, score=score, nms=nms, classes=classes,
@@ -121,13 +121,12 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
 
 def _pictures() -> tuple[Any, ...]:
     viewer = gr.HTML(viewer_html(None, None), js_on_load=asset("viewer.js"), elem_id="cxr-viewer")
-    gr.HTML('<p class="cxr-label">Window and view</p>')
     with gr.Row():
-        center = gr.Slider(0, 1, value=0.5, label="Centre", min_width=140, elem_id="cxr-center")
-        width = gr.Slider(1, 2, value=1, label="Width", min_width=140, elem_id="cxr-width")
+        center = gr.Slider(0, 1, value=0.5, label="Window centre", min_width=140, elem_id="cxr-center")
+        width = gr.Slider(1, 2, value=1, label="Window width", min_width=140, elem_id="cxr-width")
         zoom = gr.Slider(1, MAX_ZOOM, value=1, step=0.25, label="Zoom", min_width=140, elem_id="cxr-zoom")
     with gr.Row(equal_height=True):
-        invert = gr.Checkbox(label="Invert", container=False, min_width=90, elem_id="cxr-invert")
+        invert = gr.Checkbox(label="Invert", container=False, min_width=110, elem_id="cxr-invert")
         reset = gr.Button("Reset view", size="sm", min_width=110, elem_id="cxr-reset")
         draw = gr.Button("Draw a box", size="sm", min_width=110, elem_id="cxr-draw")
     draw.click(None, js=_TOGGLE_DRAWING)
