@@ -139,7 +139,11 @@ def _decode(content: bytes, name: str, max_pixels: int) -> Decoded:
         # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
         warnings.simplefilter("ignore")
         radiograph, viewable = read_viewable(content, name, max_pixels=max_pixels)
-        header = None if picture_format(content) else parse_dataset(content, name)
-    for keyword in PIXEL_KEYWORDS if header is not None else ():
-        header.pop(keyword, None)
+        header = None if picture_format(content) else _without_pixels(parse_dataset(content, name))
     return Decoded(radiograph, viewable, header, hash_content(content), hash_pixels(radiograph.pixels))
+
+
+def _without_pixels(dataset: Dataset) -> Dataset:
+    for keyword in PIXEL_KEYWORDS:
+        dataset.pop(keyword, None)
+    return dataset

@@ -165,10 +165,8 @@ def _verdicts(room: ReadingRoom) -> tuple[Any, ...]:
     ):
         with gr.Row():
             for title, name in row:
-                variant = "primary" if name == "finish" else "secondary"
-                buttons[name] = gr.Button(
-                    title, size="sm", min_width=90, variant=variant, elem_id=f"cxr-{name.replace('_', '-')}"
-                )
+                buttons[name] = gr.Button(title, size="sm", min_width=90, elem_id=f"cxr-{name.replace('_', '-')}")
+    buttons["finish"].variant = "primary"
     return findings, label, box, reader, buttons
 
 
@@ -187,7 +185,7 @@ def _wire(parts: Parts, actions: Actions, gallery: gr.HTML, reset: gr.Button, bu
         control.input(actions.filter, shown, **live)
     for control in (parts.center, parts.width):
         control.input(actions.window, looked, **live)
-    for control in (parts.zoom, parts.invert):
+    for control in (parts.zoom, parts.invert):  # type: ignore[assignment]
         control.input(actions.look, looked, **live)
     reset.click(actions.reset, [parts.session], **quick)
     parts.viewer.pan(actions.pan, [parts.session], **live)
