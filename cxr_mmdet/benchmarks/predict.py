@@ -108,9 +108,13 @@ def benchmark_predict(
     if not hasattr(model, "roi_head"):
         runs[TORCHVISION] = torchvision_retinanet(config)
     runs |= {title: predictor.predict for title, predictor in predictors.items()}
+
+    def alternative(title: str) -> Alternative:
+        return Alternative(title, lambda turn: runs[title](paths[turn % len(paths)]))
+
     comparison = compare(
         f"From file to findings, {name}",
-        [Alternative(title, lambda turn, run=run: run(paths[turn % len(paths)])) for title, run in runs.items()],
+        [alternative(title) for title in runs],
         item="picture",
         items_per_round=1,
         rounds=rounds,
@@ -141,7 +145,7 @@ def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
 
 
 def stock_detector(config: Config, model: torch.nn.Module) -> Any:
-    """Return what mmdet's ``init_detector`` would: a stock model with the weights of ``model``, and a stock pipeline."""
+    """Return what mmdet's ``init_detector`` would: a stock model with ``model``'s weights, and a stock pipeline."""
     stock = MODELS.build(stock_model(config.model))
     stock.load_state_dict(model.state_dict())
     pipeline = [step for step in stock_steps(config.test_dataloader.dataset.pipeline) if step is not None]

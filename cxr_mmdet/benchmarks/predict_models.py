@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from torch.nn import functional
 
 import cxr_mmdet.datasets
 import cxr_mmdet.models.data_preprocessor  # noqa: F401
@@ -27,7 +28,7 @@ _SEED = 5
 def random_detector(config: Config) -> BaseDetector:
     """Return the detector of a config; equal for equal configs.
 
-    With a usual start no score would pass a threshold. Here the last layers are scaled by what they give for one noisy
+    With a usual start no score would pass a threshold. Here the last layers are scaled by what they give for one cloudy
     picture, so that scores spread over 0…1 and boxes stay near their anchors.
     """
     init_default_scope("mmdet")
@@ -49,7 +50,7 @@ def random_detector(config: Config) -> BaseDetector:
                 buffer.normal_(0, 0.1, generator=generator)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 2, generator=generator)
-        _spread_heads(model, torch.randn(1, 3, _SIDE, _SIDE, generator=generator), generator)
+        _spread_heads(model, _cloudy_picture(generator), generator)
     return model
 
 
@@ -64,6 +65,14 @@ def save_detector(model: BaseDetector, config: Config, name: str, path: Path, **
     }
     torch.save({"meta": meta, "state_dict": model.state_dict()} | more, path)
     return path
+
+
+def _cloudy_picture(generator: torch.Generator) -> torch.Tensor:
+    """Return (1, 3, side, side): one normalised plane of noise at several scales, seen three times."""
+    clouds = [torch.rand(1, 1, cells, cells, generator=generator) for cells in (4, 8, 16)]
+    planes = [functional.interpolate(cloud, (_SIDE, _SIDE), mode="bilinear") for cloud in clouds]
+    plane = torch.cat(planes).sum(dim=0, keepdim=True)
+    return ((plane - 1.5) * 85 / 58).expand(-1, 3, -1, -1)
 
 
 def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.Generator) -> None:

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 MAX_CALIBRATION = 128
 """More pictures than this no longer change the ranges that quantisation finds."""
 
-_NEEDS = {Format.onnx: "onnxruntime", Format.openvino: "openvino", Format.torch: "safetensors"}
+_NEEDS = {
+    Format.onnx: ("onnx", "onnxruntime"),
+    Format.openvino: ("onnx", "openvino"),
+    Format.torch: ("safetensors",),
+}
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "safetensors")
 
@@ -118,8 +122,8 @@ def _check_options(out: Path, options: ExportOptions) -> None:
         raise UsageError(f"--int8: {options.format.value} bundles stay in single precision; use --format openvino.")
     if options.int8 and not options.calibration:
         raise UsageError("--int8: needs --calibration, a folder of radiographs like those the model will see.")
-    if options.format in _NEEDS:
-        _require_package(_NEEDS[options.format], options.format.value)
+    for name in _NEEDS[options.format]:
+        _require_package(name, options.format.value)
     if options.int8:
         _require_package("nncf", "int8")
 
