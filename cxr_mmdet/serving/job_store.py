@@ -143,8 +143,9 @@ class JobStore:
                 write_durably(self._image(name), content)
                 self._run(
                     "INSERT INTO jobs (sop_instance_uid, file, sender, received, state, changed)"
-                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sop_instance_uid) DO UPDATE SET state = excluded.state, changed = excluded.changed,"
-                    " not_before = 0, attempts = 0, refusals = 0, unfinished = 0, reason = ''",
+                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sop_instance_uid) DO UPDATE SET state = excluded.state,"
+                    " changed = excluded.changed, not_before = 0, attempts = 0, refusals = 0, unfinished = 0,"
+                    " reason = ''",
                     *(sop_instance_uid, name, sender, now, State.queued.value, now),
                 )
             except (OSError, sqlite3.Error) as error:

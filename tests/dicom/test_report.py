@@ -1,0 +1,330 @@
+"""Findings into structured reports and captures, judged by dcmtk and dicom3tools, and back again."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes as dictionary
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from cxr_mmdet.dicom import codes
+from cxr_mmdet.dicom.report import read_header, read_structured_report, secondary_capture, structured_report, to_bytes
+from cxr_mmdet.errors import DicomError
+from cxr_mmdet.labels import LABELS_14
+from cxr_mmdet.phantom.cases import plan_case
+from cxr_mmdet.phantom.dicom_file import draw_encoding, write_dicom
+from cxr_mmdet.phantom.render import render_phantom
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CREATED = datetime.datetime(2026, 1, 2, 3, 4, 5, 600)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the writer asks of findings, and nothing else."""
+
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    class_names: tuple[str, ...] = LABELS_14
+    size_hw: tuple[int, int] = (300, 200)
+    p_abnormal: float = 0.75
+    model_id: str = "retina_5cls-0123456789ab"
+
+
+def found(boxes: Any, labels: Any = None, scores: Any = None, **changes: Any) -> Found:
+    count = len(boxes)
+    return Found(
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(range(count) if labels is None else labels, dtype=np.int64),
+        np.array([1 / (number + 3) for number in range(count)] if scores is None else scores, dtype=np.float64),
+        **changes,
+    )
+
+
+NOTHING = found([], p_abnormal=0.0)
+BOXES = [
+    [0, 0, 200, 300],  # all of it
+    [12.3456789, 0.1, 13.3456789, 1 / 3],
+    [199, 299, 200, 300],  # the last pixel
+    [0.5, 10.25, 99.75, 20],
+]
+SOME = found(BOXES, [3, 8, 8, 13])
+
+
+def radiograph(**attributes: Any) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword]))
+    dataset.Rows, dataset.Columns = 300, 200
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def report_of(findings: Found, source: Dataset | None = None) -> Dataset:
+    return structured_report(findings, source or radiograph(), created=CREATED)
+
+
+def read_back(report: Dataset) -> Dataset:
+    from io import BytesIO
+
+    return dcmread(BytesIO(to_bytes(report)))
+
+
+@pytest.mark.parametrize("findings", [NOTHING, SOME, found([[1, 2, 3, 4]], p_abnormal=1.0)])
+def test_boxes_classes_and_scores_survive_the_round_trip(findings: Found):
+    source = radiograph()
+    back = read_structured_report(to_bytes(report_of(findings, source)))
+    assert np.array_equal(back.boxes_xyxy, findings.boxes_xyxy.astype(np.float32).astype(np.float64))
+    assert back.classes == tuple(LABELS_14[label] for label in findings.labels)
+    assert np.array_equal(back.scores, findings.scores)
+    assert back.p_abnormal == findings.p_abnormal
+    assert back.size_hw == findings.size_hw
+    assert back.model_id == findings.model_id
+    assert back.source_sop_instance_uid == source.SOPInstanceUID
+
+
+def test_what_was_read_is_written_again_without_any_change():
+    once = read_structured_report(report_of(SOME))
+    again = read_structured_report(report_of(found(once.boxes_xyxy, [3, 8, 8, 13], once.scores)))
+    assert np.array_equal(once.boxes_xyxy, again.boxes_xyxy)
+
+
+def test_the_round_trip_meets_the_predictors_findings():
+    from cxr_mmdet.inference.findings import Findings
+
+    back = read_structured_report(report_of(SOME))
+    findings = Findings.from_json(back.to_json(), LABELS_14)
+    assert findings.labels.tolist() == SOME.labels.tolist()
+    assert findings.to_json()["findings"][0] == {"class": "Cardiomegaly", "score": 1 / 3, "box_xyxy": [0, 0, 200, 300]}
+
+
+def test_a_box_is_a_closed_line_in_pixels_of_the_radiograph_without_a_half_pixel_shift():
+    report = read_back(report_of(found([[10, 20, 30.5, 40]])))
+    (polyline,) = _items_of_type(report, "SCOORD")
+    assert polyline.GraphicType == "POLYLINE"
+    assert list(polyline.GraphicData) == [10, 20, 30.5, 20, 30.5, 40, 10, 40, 10, 20]
+
+
+def _items_of_type(item: Dataset, value_type: str) -> list[Dataset]:
+    below = [found for child in item.get("ContentSequence", []) for found in _items_of_type(child, value_type)]
+    return ([item] if item.get("ValueType") == value_type else []) + below
+
+
+def test_the_same_result_is_the_same_bytes_and_another_one_another_object():
+    source = radiograph()
+    first = report_of(SOME, source)
+    assert to_bytes(report_of(SOME, source)) == to_bytes(first)
+    others = [
+        report_of(SOME, radiograph(SOPInstanceUID="1.2.3")),
+        report_of(found(BOXES, [3, 8, 8, 12]), source),
+        report_of(found(BOXES, [3, 8, 8, 13], model_id="retina_5cls-another"), source),
+        report_of(NOTHING, source),
+    ]
+    assert len({report.SOPInstanceUID for report in [first, *others]}) == 5
+    assert all(len(report.SOPInstanceUID) <= 64 and report.SOPInstanceUID.is_valid for report in [first, *others])
+    assert {others[0].SeriesInstanceUID, others[1].SeriesInstanceUID} == {first.SeriesInstanceUID}
+    assert others[2].SeriesInstanceUID != first.SeriesInstanceUID
+
+
+def test_patient_and_study_are_the_radiographs():
+    given = {
+        "PatientID": "7",
+        "PatientBirthDate": "19700102",
+        "PatientSex": "F",
+        "PatientAge": "056Y",
+        "StudyDate": "20260101",
+        "StudyTime": "101112",
+        "AccessionNumber": "A1",
+        "StudyID": "S1",
+        "StudyDescription": "Thorax p.a.",
+        "ReferringPhysicianName": "Doe^Jane",
+        "IssuerOfPatientID": "HOSPITAL",
+    }
+    source = radiograph(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="Yamada^Tarou=山田^太郎", **given)
+    for made in (report_of(SOME, source), capture_of(SOME, source)):
+        back = read_back(made)
+        assert {keyword: str(back[keyword].value) for keyword in given} == given
+        assert str(back.PatientName) == "Yamada^Tarou=山田^太郎"
+        assert back.StudyInstanceUID == source.StudyInstanceUID
+        assert back.SeriesInstanceUID != source.SeriesInstanceUID
+
+
+def test_what_breaks_the_rules_is_left_out_unless_an_archive_files_by_it():
+    source = radiograph(PatientID="x" * 70)
+    for keyword, value in {"PatientBirthDate": "1970-01-02", "PatientSex": "woman", "PatientAge": "old"}.items():
+        source.add_new(keyword, "LO", value)
+        source[keyword].VR = {"PatientBirthDate": "DA", "PatientSex": "CS", "PatientAge": "AS"}[keyword]
+    back = read_back(report_of(SOME, source))
+    assert back.PatientID == "x" * 70
+    assert back.PatientBirthDate == ""
+    assert back.PatientSex == ""
+    assert "PatientAge" not in back
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_radiograph_that_nothing_can_refer_to_is_refused(keyword: str):
+    source = radiograph()
+    del source[keyword]
+    with pytest.raises(DicomError, match=f"no {keyword}, so no report can refer to it"):
+        report_of(SOME, source)
+    source.add_new(keyword, "LO", "not a uid")
+    with pytest.raises(DicomError, match=f"invalid {keyword} 'not a uid'"):
+        report_of(SOME, source)
+
+
+def test_other_mistakes_end_in_a_sentence():
+    with pytest.raises(DicomError, match="301 rows, the findings are of a picture with 300"):
+        report_of(SOME, radiograph(Rows=301))
+    with pytest.raises(DicomError, match="no structured report can refer to"):
+        report_of(SOME, radiograph(SOPClassUID="1.2.3.4"))
+    for name in ("", "x" * 65, "a\\b", " blank"):
+        with pytest.raises(DicomError, match="rename the class"):
+            report_of(found([[1, 1, 2, 2]], class_names=(name,)))
+    with pytest.raises(DicomError, match="is not a report of findings that cxr_mmdet wrote"):
+        read_structured_report(radiograph())
+    with pytest.raises(DicomError, match="picture without patient"):
+        read_header(b"\x89PNG\r\n\x1a\n" + bytes(100))
+
+
+def test_class_names_of_any_script_survive():
+    names = ("Verschattung größer 3 cm", "结节", "x" * 64)
+    findings = found([[1, 1, 2, 2]] * 3, class_names=names)
+    assert read_structured_report(to_bytes(report_of(findings))).classes == names
+
+
+def test_every_public_code_stands_in_the_standards_dictionary():
+    known: dict[tuple[str, str], set[str]] = {}
+    for scheme in (dictionary.DCM, dictionary.SCT, dictionary.UCUM):
+        for code in scheme.concepts.values():
+            known.setdefault((code.value, code.scheme_designator), set()).add(code.meaning.lower())
+    public = [code for entry in codes.FINDING_CODES.values() for code in entry if code is not None]
+    public += [codes.NO_UNITS, codes.PLAIN_RADIOGRAPHY]
+    assert len(public) > 20
+    for code in public:
+        assert code.meaning.lower() in known[code.value, code.scheme_designator]
+
+
+def test_every_class_of_the_label_sets_has_thought_given_to_its_code():
+    assert {label.lower() for label in LABELS_14} <= set(codes.FINDING_CODES)
+    assert codes.finding_code("Pneumothorax").scheme_designator == "SCT"
+    assert codes.finding_code("Nodule/Mass").scheme_designator == codes.PRIVATE_SCHEME
+    assert codes.finding_code("Something of yours") == codes.class_code("Something of yours")
+
+
+def test_the_private_scheme_is_declared():
+    (scheme,) = report_of(SOME).CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == codes.PRIVATE_SCHEME
+
+
+def capture_of(findings: Found, source: Dataset | None = None, side: int = 64) -> Dataset:
+    picture = np.arange(side * (side + 1) * 3, dtype=np.uint32).astype(np.uint8).reshape(side, side + 1, 3)
+    return secondary_capture(picture, findings, source or radiograph(), created=CREATED)
+
+
+def test_a_capture_holds_the_picture_and_names_its_source():
+    source = radiograph(PatientOrientation=["L", "F"], BurnedInAnnotation="NO")
+    capture = read_back(capture_of(SOME, source))
+    assert capture.SOPClassUID == SecondaryCaptureImageStorage
+    expected = np.arange(64 * 65 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 65, 3)
+    assert np.array_equal(capture.pixel_array, expected)
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert capture.PatientOrientation == ["L", "F"]
+    assert capture.BurnedInAnnotation == "NO"
+    assert "BurnedInAnnotation" not in capture_of(SOME)
+
+
+def test_another_drawing_is_another_capture():
+    uids = {capture_of(SOME).SOPInstanceUID, capture_of(SOME).SOPInstanceUID, capture_of(SOME, side=62).SOPInstanceUID}
+    assert len(uids) == 2
+
+
+def test_a_capture_takes_rgb_only():
+    with pytest.raises(ValueError, match="takes"):
+        secondary_capture(np.zeros((4, 4), np.uint8), SOME, radiograph())
+
+
+def run_tool(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def errors_of(path: Path) -> list[str]:
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert any(line.strip() in ("ComprehensiveSR", "SCImage") for line in lines), lines[:5]
+    return [line for line in lines if line.startswith(("Error", "Abort"))]
+
+
+def phantom_file(folder: Path, index: int) -> Path:
+    case = plan_case(3, index, abnormal_share=0.5, labels=LABELS_14)
+    path = folder / f"{index}.dcm"
+    write_dicom(path, render_phantom(case, size=96), draw_encoding(case))
+    return path
+
+
+def sources(folder: Path) -> list[Dataset]:
+    """Return headers of computed and digital radiographs, of a real one, and of one with next to nothing in it."""
+    phantoms = [read_header(phantom_file(folder, index)) for index in range(4)]
+    assert {header.SOPClassUID for header in phantoms} == {
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+    }
+    real = get_testdata_file("RG1_UNCR.dcm", download=False)
+    return [*phantoms, radiograph(), *([dcmread(real)] if real else [])]
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs the Debian package dicom3tools")
+def test_dciodvfy_finds_no_error(tmp_path: Path):
+    for number, source in enumerate(sources(tmp_path)):
+        size = (int(source.Rows), int(source.Columns))
+        boxes = [[0, 0, size[1], size[0]]] * 14
+        for findings in (found([], size_hw=size, p_abnormal=0.0), found(boxes, size_hw=size)):
+            for name, made in (("sr", report_of(findings, source)), ("sc", capture_of(findings, source))):
+                path = tmp_path / f"made-{number}-{name}.dcm"
+                path.write_bytes(to_bytes(made))
+                assert errors_of(path) == []
+
+
+@pytest.mark.skipif(shutil.which("dsrdump") is None, reason="needs the Debian package dcmtk")
+def test_dsrdump_reads_every_finding(tmp_path: Path):
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(to_bytes(report_of(SOME)))
+    shown = run_tool("dsrdump", "+Pc", "+Pl", str(path))
+    assert shown.startswith("Comprehensive SR Document")
+    assert shown.count("SCOORD:") == 4
+    assert '(287272002,SCT,"Cardiomegaly")' in shown
+    assert 'TEXT:(111001,DCM,"Algorithm Name")="retina_5cls-0123456789ab"' in shown
+    assert '"0.33333333333333" (1,UCUM,"no units")' in shown
+    assert "(POLYLINE,0/0,200/0,200/300,0/300,0/0)" in shown
+
+
+@pytest.mark.skipif(shutil.which("dcm2pnm") is None, reason="needs the Debian package dcmtk")
+def test_dcmtk_draws_the_capture(tmp_path: Path):
+    import cv2
+
+    path, target = tmp_path / "sc.dcm", tmp_path / "sc.ppm"
+    capture = capture_of(SOME)
+    path.write_bytes(to_bytes(capture))
+    subprocess.run(["dcm2pnm", "+op", str(path), str(target)], check=True)
+    assert np.array_equal(cv2.cvtColor(cv2.imread(str(target)), cv2.COLOR_BGR2RGB), capture.pixel_array)
