@@ -28,6 +28,7 @@ ORDER = (
     {"datasets", "models"},
     {"engine"},
     {"inference"},
+    {"serving"},
     {"benchmarks", "doctor"},
     {"cli"},
     {"tools"},

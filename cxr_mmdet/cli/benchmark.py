@@ -196,6 +196,24 @@ def predict(
     _print_predictions(results, as_json)
 
 
+@app.command()
+def redraw(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Timed redraws of each kind.")] = 20,
+    size: Annotated[int, typer.Option(min=128, max=4096, help="Short edge of the radiograph in pixels.")] = 2500,
+    as_json: Json = False,
+) -> None:
+    """Time the web page: from a slider to the redrawn picture, on the server's side."""
+    with quiet_imports():
+        from cxr_mmdet.benchmarks.redraw import benchmark_redraw
+        from cxr_mmdet.inference.predictor import Predictor
+
+        predictor = Predictor.load(model)
+    with progress_bar("redrawing") as report:
+        comparison = benchmark_redraw(predictor, size=size, rounds=rounds, progress=report)
+    _print([comparison], as_json)
+
+
 def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) -> None:
     import json
 

@@ -17,6 +17,8 @@ TOOLS = (
     "predict",
     "export",
     "ensemble",
+    "serve",
+    "feedback",
     "report",
     "dicom_node",
     "doctor",

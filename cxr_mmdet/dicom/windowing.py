@@ -90,8 +90,8 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
         ValueError: the file has views, but not the one asked for.
     """
     warnings: list[str] = []
-    table = _tabulate(stored, padding_range(dataset), warnings)
-    values = _modality_values(table.values, dataset, warnings)
+    table = tabulate(stored, padding_range(dataset), warnings)
+    values = modality_values(table.values, dataset, warnings)
     views = _views(dataset, warnings)
     view = _choose(views, window)
     shade = view.shade(values) if view else np.zeros_like(values)
@@ -106,17 +106,17 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
         shade = 1 - shade
     dtype = np.uint8 if bits == 8 else np.uint16
     levels = np.rint(np.clip(shade, 0, 1) * np.iinfo(dtype).max).astype(dtype)
-    return Rendering(_look_up(levels, table.index), how, tuple(warnings))
+    return Rendering(look_up(levels, table.index), how, tuple(warnings))
 
 
 def render_by_percentiles(stored: np.ndarray, *, bits: int = 8) -> Rendering:
     """Show values that come without any display attributes, such as a 16-bit PNG's."""
     warnings: list[str] = []
-    table = _tabulate(stored, None, warnings)
+    table = tabulate(stored, None, warnings)
     shade, how = _percentile_shade(table.values, table.counts, warnings)
     dtype = np.uint8 if bits == 8 else np.uint16
     levels = np.rint(shade * np.iinfo(dtype).max).astype(dtype)
-    return Rendering(_look_up(levels, table.index), f"{how}: no window", tuple(warnings))
+    return Rendering(look_up(levels, table.index), f"{how}: no window", tuple(warnings))
 
 
 def is_inverted(dataset: Dataset, warnings: list[str]) -> bool:
@@ -152,7 +152,8 @@ def _as_stored(value: float, dataset: Dataset) -> float:
     return value
 
 
-def _tabulate(stored: np.ndarray, padding: tuple[float, float] | None, warnings: list[str]) -> ValueTable:
+def tabulate(stored: np.ndarray, padding: tuple[float, float] | None, warnings: list[str]) -> ValueTable:
+    """Return the values of a picture, of which the padding range counts as none."""
     values, index = _distinct_values(_finite(stored, warnings))
     counts = _histogram(index, len(values))
     if padding is not None:
@@ -198,7 +199,8 @@ def _histogram(index: np.ndarray, length: int) -> np.ndarray:
     return np.bincount(index.ravel(), minlength=length)
 
 
-def _look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
+def look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the (H, W) picture of levels (K,) at their index (H, W)."""
     if index.dtype == np.uint8 and levels.dtype == np.uint8:
         full = np.zeros(256, np.uint8)
         full[: len(levels)] = levels
@@ -210,7 +212,7 @@ def _look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _modality_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> np.ndarray:
+def modality_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> np.ndarray:
     """Apply the Modality LUT or the rescale slope and intercept (PS3.3 C.11.1)."""
     for item in items(dataset, "ModalityLUTSequence")[:1]:
         lut = read_lut(item, dataset)
@@ -260,11 +262,12 @@ def _window_views(dataset: Dataset, warnings: list[str]) -> list[View]:
             warnings.append(f"{how} has the impossible width {width:g}")
             continue
         name = names[number - 1] if number <= len(names) else ""
-        views.append(View(how, name, _window_shade(function, center, width)))
+        views.append(View(how, name, window_shade(function, center, width)))
     return views
 
 
-def _window_shade(function: str, center: float, width: float) -> Callable[[np.ndarray], np.ndarray]:
+def window_shade(function: str, center: float, width: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what maps modality values to 0 (dark) … 1 by LINEAR, LINEAR_EXACT or SIGMOID."""
     return lambda values: _WINDOW_FUNCTIONS[function](values, center, width)
 
 

@@ -59,9 +59,21 @@ def detect(
         score_thresholds: (K,) of each class.
         nms_iou: overlap above which the weaker of two boxes of a class goes.
     """
+    found = candidates(backend, spec, batch, sizes_hw, score_thresholds)
+    return [leave_best(spec, boxes, nms_iou) for boxes in found]
+
+
+def candidates(
+    backend: Backend,
+    spec: DetectorSpec,
+    batch: Array,
+    sizes_hw: list[tuple[int, int]],
+    score_thresholds: Array,
+) -> list[Boxes]:
+    """Return the boxes of each picture before suppression; arguments as :func:`detect` takes them."""
     scores, deltas, pyramid = backend.maps(batch)
     return [
-        _detect_one(
+        _candidates_of_one(
             backend,
             spec,
             ([level[index] for level in scores], [level[index] for level in deltas]),
@@ -69,13 +81,19 @@ def detect(
             index,
             size_hw,
             score_thresholds,
-            nms_iou,
         )
         for index, size_hw in enumerate(sizes_hw)
     ]
 
 
-def _detect_one(
+def leave_best(spec: DetectorSpec, found: Boxes, nms_iou: float) -> Boxes:
+    """Return what suppression leaves of one picture's candidates, best score first."""
+    if spec.regions is None:
+        return decoding.keep_best(found, nms_iou, spec.maps.max_per_image, spec.maps.min_size)
+    return decoding.keep_best(found, nms_iou, spec.regions.max_per_image)
+
+
+def _candidates_of_one(
     backend: Backend,
     spec: DetectorSpec,
     maps: tuple[list[Array], list[Array]],
@@ -83,15 +101,12 @@ def _detect_one(
     index: int,
     size_hw: tuple[int, int],
     score_thresholds: Array,
-    nms_iou: float,
 ) -> Boxes:
     if spec.regions is None:
-        found = decoding.decode_maps(spec.maps, *maps, size_hw, score_thresholds)
-        return decoding.keep_best(found, nms_iou, spec.maps.max_per_image, spec.maps.min_size)
+        return decoding.decode_maps(spec.maps, *maps, size_hw, score_thresholds)
     boxes = decoding.propose(spec.maps, *maps, size_hw)
     if not len(boxes):
         return decoding.Boxes(boxes, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
     rois = np.concatenate([np.full((len(boxes), 1), index, dtype=np.float32), boxes], axis=1)
     logits, moves = backend.regions(pyramid, rois, decoding.level_of_regions(spec.regions, boxes))
-    found = decoding.decode_regions(spec.regions, boxes, logits, moves, size_hw, score_thresholds)
-    return decoding.keep_best(found, nms_iou, spec.regions.max_per_image)
+    return decoding.decode_regions(spec.regions, boxes, logits, moves, size_hw, score_thresholds)

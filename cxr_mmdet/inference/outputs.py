@@ -30,7 +30,7 @@ FAILURES_CSV = "failures.csv"
 OVERLAYS = "overlays"
 SCHEMA_VERSION = 1
 
-_COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", "score", "source")
+CSV_COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", "score", "source")
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,18 @@ def write_overlay(path: Path, picture: NDArray[np.uint8]) -> None:
         raise cannot_write(path, error) from None
 
 
+def csv_rows(image_id: str, source: str, found: Findings) -> list[list[str]]:
+    """Return the rows of findings.csv of one radiograph; without findings one that says so."""
+    if not len(found):
+        return [[image_id, NO_FINDING, "", "", "", "", "", source]]
+    return [
+        [image_id, found.class_names[label], *(f"{side:.2f}" for side in box), f"{score:.4f}", source]
+        for label, box, score in zip(
+            found.labels.tolist(), found.boxes_xyxy.tolist(), found.scores.tolist(), strict=True
+        )
+    ]
+
+
 def _detections(results: Iterable[tuple[Item, Findings]], coco: CocoIds) -> Iterator[dict[str, Any]]:
     for item, found in results:
         number, size_hw = coco.images[item.image_id]
@@ -156,15 +168,9 @@ def _write_list(file: TextIO, entries: Iterable[Any]) -> None:
 def _write_csv(path: Path, results: Iterable[tuple[Item, Findings]]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow(CSV_COLUMNS)
         for item, found in results:
-            if not len(found):
-                writer.writerow([item.image_id, NO_FINDING, "", "", "", "", "", item.source])
-            rows = zip(found.labels.tolist(), found.boxes_xyxy.tolist(), found.scores.tolist(), strict=True)
-            for label, box, score in rows:
-                name = found.class_names[label]
-                numbers = [f"{side:.2f}" for side in box]
-                writer.writerow([item.image_id, name, *numbers, f"{score:.4f}", item.source])
+            writer.writerows(csv_rows(item.image_id, item.source, found))
 
 
 def _write_failures(path: Path, items: Sequence[Item], failures: Mapping[str, str]) -> None:

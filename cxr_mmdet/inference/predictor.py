@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cxr_mmdet.inference.decoding import Boxes
     from cxr_mmdet.inference.model import LoadedModel
     from cxr_mmdet.inference.preprocessing import ModelInput
 
@@ -206,10 +207,7 @@ class Predictor:
         batch = inputs[0].batch if len(inputs) == 1 else np.concatenate([entry.batch for entry in inputs])
         sizes = [entry.size_hw for entry in inputs]
         for entry, boxes in zip(inputs, detect(self.model.backend, spec, batch, sizes, limits, nms_iou), strict=True):
-            # In single precision, as mmdet undoes the resizing.
-            factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
-            labels = mirrored_labels(self.class_names)[boxes.labels] if entry.flipped else boxes.labels
-            yield Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
+            yield in_source_pixels(entry, boxes, self.class_names)
 
     def _findings(
         self,
@@ -235,6 +233,14 @@ class Predictor:
             return findings
         # What only some views see has a lower score than each of them gave it.
         return findings.at_least(dict(zip(self.class_names, limits.tolist(), strict=True)))
+
+
+def in_source_pixels(entry: ModelInput, boxes: Boxes, class_names: Sequence[str]) -> Detections:
+    """Return a network's boxes in pixels of the radiograph that the input was made of."""
+    # In single precision, as mmdet undoes the resizing.
+    factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
+    labels = mirrored_labels(class_names)[boxes.labels] if entry.flipped else boxes.labels
+    return Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
 
 
 def as_radiograph(source: Source) -> Radiograph:

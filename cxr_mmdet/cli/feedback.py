@@ -1,0 +1,75 @@
+"""``feedback export``: what radiologists said on the page, as one more reader to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.errors import UsageError
+
+app = CxrTyper(no_args_is_help=True)
+
+
+@app.callback()
+def feedback() -> None:
+    """Take verdicts out of a store."""
+
+
+@app.command(no_args_is_help=True)
+def export(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The folder or database URL of serve --store.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", dir_okay=False, help="The readers' table to write.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="The radiographs, as prepare_data build takes them; matched by content, or by what they show.",
+            show_default="names in the store, if serve --keep-identity kept them",
+        ),
+    ] = None,
+    reader: Annotated[str | None, typer.Option(help="Name of the reader.", show_default="each reader's own")] = None,
+    append_to: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A readers' table to begin with, whose class ids count."),
+    ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Take readings that were not finished: what is open counts as unseen.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT.csv.")] = False,
+) -> None:
+    """Write finished readings as a table for prepare_data build: the boxes the reader sees, or "No finding".
+
+    Each reader's latest reading of a radiograph counts.
+    """
+    if out.exists() and not force:
+        raise UsageError(f"{out}: is there already; pass --force to replace it.")
+    try:
+        from cxr_mmdet.serving.store import Store
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the store needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
+    from cxr_mmdet.serving.feedback import export_feedback
+
+    kept = Store.open(store, must_exist=True)
+    try:
+        with progress_bar("comparing radiographs") as progress:
+            summary = export_feedback(
+                kept.readings(),
+                out,
+                images=images,
+                reader=reader,
+                unfinished=unfinished,
+                table=append_to,
+                progress=progress,
+            )
+    finally:
+        kept.close()
+    if summary.unfinished:
+        stderr.print(f"{summary.unfinished} unfinished readings are left out", highlight=False)
+    if summary.unknown:
+        stderr.print(f"{summary.unknown} readings are of radiographs that are not known by name", highlight=False)
+    stderr.print(f"{summary.rows} rows of {summary.images} radiographs", highlight=False)
+    stdout.print(out, highlight=False)

@@ -1,0 +1,114 @@
+"""``serve MODEL``: a web page to look at a model's findings and to say what is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.errors import UsageError
+
+app = CxrTyper(help=__doc__)
+
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@app.command(no_args_is_help=True)
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or an exported bundle.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URL",
+            help="Keep predictions and verdicts in this folder (SQLite) or database, such as "
+            "postgresql+psycopg://user@host/name. Pictures are not kept.",
+            show_default="nothing is kept",
+        ),
+    ] = None,
+    keep_identity: Annotated[
+        bool, typer.Option("--keep-identity", help="Keep file names and Patient IDs in the store, too.")
+    ] = False,
+    auth_file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Lines of user:password, readable by you only; each request is checked."
+        ),
+    ] = None,
+    without_password: Annotated[
+        bool, typer.Option("--without-password", help="Let everybody in who reaches a --host beyond this machine.")
+    ] = False,
+    max_files: Annotated[int, typer.Option(min=1, help="Radiographs in one upload.")] = 32,
+    max_file_mib: Annotated[int, typer.Option(min=1, help="Size of one file, unpacked.")] = 128,
+    max_upload_mib: Annotated[int, typer.Option(min=1, help="Size of one upload, unpacked.")] = 512,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Pixels of one radiograph.")] = 60,
+    decoders: Annotated[int, typer.Option(min=1, help="Processes that decode uploads.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
+    ] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of the network.")] = None,
+    short_edge: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the prepared pictures a checkpoint was trained on; 0: full size. Bundles know it.",
+            show_default="1024",
+        ),
+    ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+    ] = False,
+) -> None:
+    """Serve the page until interrupted. For research: it is not a medical device.
+
+    Thresholds, classes and windows act without running the network again. Programs call /predict by gradio_client.
+    """
+    _check(host, auth_file=auth_file, without_password=without_password, store=store, keep_identity=keep_identity)
+    with quiet_imports():
+        try:
+            import gradio  # noqa: F401
+
+            from cxr_mmdet.serving.site import build_site, private_uploads
+            from cxr_mmdet.serving.site import serve as run_site
+            from cxr_mmdet.serving.store import Store
+        except ModuleNotFoundError as error:
+            raise UsageError(f"the page needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.serving.auth import read_users
+    from cxr_mmdet.serving.examples import draw_examples
+    from cxr_mmdet.serving.room import ReadingRoom
+    from cxr_mmdet.serving.uploads import Limits
+
+    users = read_users(auth_file) if auth_file else None
+    kept = Store.open(store) if store else None
+    with quiet_imports():
+        predictor = Predictor.load(
+            model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge
+        )
+    limits = Limits(max_files, max_file_mib << 20, max_upload_mib << 20, max_megapixels * 1_000_000)
+    room = ReadingRoom(
+        predictor, device=device, limits=limits, store=kept, keep_identity=keep_identity, decoders=decoders
+    )
+    try:
+        room.warm_up()
+        with private_uploads():
+            site = build_site(room, draw_examples(room.class_names), users)
+            stderr.print(f"{room.predictor.model_id} on {device}; Ctrl+C ends it", highlight=False)
+            stdout.print(f"http://{'localhost' if host in LOCAL_HOSTS else host}:{port}/", highlight=False)
+            run_site(site, host=host, port=port)
+    finally:
+        room.close()
+
+
+def _check(
+    host: str, *, auth_file: Path | None, without_password: bool, store: str | None, keep_identity: bool
+) -> None:
+    if host not in LOCAL_HOSTS and auth_file is None and not without_password:
+        raise UsageError(
+            f"--host {host}: others reach the page there; pass --auth-file, or --without-password if that is meant."
+        )
+    if keep_identity and store is None:
+        raise UsageError("--keep-identity: there is no store to keep names in; pass --store.")

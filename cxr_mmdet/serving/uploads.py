@@ -1,0 +1,145 @@
+"""What people upload, a file or an archive of files, as named contents within limits, or one sentence that refuses."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from cxr_mmdet.dicom.source import is_dicom
+from cxr_mmdet.errors import CxrError
+from cxr_mmdet.preparation.images import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_CHUNK = 1 << 20
+_HEAD = 132
+_ZIP = b"PK\x03\x04"
+
+
+class UploadError(CxrError):
+    """An upload that is refused; the message names the file and the limit."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one upload may hold.
+
+    Attributes:
+        files: radiographs at once, those in archives included.
+        file_bytes: of one file, unpacked.
+        total_bytes: of all files of one upload, unpacked.
+        pixels: of one radiograph.
+    """
+
+    files: int = 32
+    file_bytes: int = 128 << 20
+    total_bytes: int = 512 << 20
+    pixels: int = 60_000_000
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file: its name without folders, and its content."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @property
+    def stem(self) -> str:
+        """The name without suffix: the image id, where the file is named by it."""
+        return PurePosixPath(self.name).stem
+
+
+def read_uploads(paths: Sequence[Path], limits: Limits) -> list[Upload]:
+    """Return the radiographs in uploaded files, archives unpacked in memory.
+
+    Raises:
+        UploadError: more, larger or other files than ``limits`` allow, or an archive that is damaged or hostile.
+    """
+    uploads: list[Upload] = []
+    total = 0
+    for upload in (entry for path in paths for entry in _open(path, limits)):
+        total += len(upload.content)
+        if len(uploads) == limits.files:
+            raise UploadError(f"more than {limits.files} radiographs at once; upload fewer.")
+        if total > limits.total_bytes:
+            raise UploadError(f"more than {_mib(limits.total_bytes)} at once; upload fewer radiographs.")
+        uploads.append(upload)
+    return uploads
+
+
+def _open(path: Path, limits: Limits) -> Iterator[Upload]:
+    name = path.name
+    if path.stat().st_size > limits.file_bytes and not zipfile.is_zipfile(path):
+        raise UploadError(f"{name}: is larger than {_mib(limits.file_bytes)}; no radiograph is.")
+    if path.stat().st_size > limits.total_bytes:
+        raise UploadError(f"{name}: is larger than {_mib(limits.total_bytes)}; upload fewer radiographs.")
+    content = path.read_bytes()
+    if content.startswith(_ZIP) or name.lower().endswith(".zip"):
+        yield from _unpack(name, content, limits)
+    else:
+        yield Upload(name, content)
+
+
+def _unpack(name: str, content: bytes, limits: Limits) -> Iterator[Upload]:
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            _check_members(name, members, limits)
+            found = 0
+            for info in members:
+                upload = _member(archive, info, name, limits)
+                if upload is not None:
+                    found += 1
+                    yield upload
+    # RuntimeError: encrypted. NotImplementedError: a compression Python does not know.
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError, OSError, zlib.error) as error:
+        reason = "it is encrypted" if "encrypted" in str(error) else str(error)
+        raise UploadError(f"{name}: cannot be unpacked ({reason}).") from None
+    if not found:
+        raise UploadError(f"{name}: holds no radiograph; expected .dicom, .dcm, .png, .jpg or .tif files.")
+
+
+def _check_members(name: str, members: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
+    for info in members:
+        if _leaves_its_folder(info.orig_filename):
+            raise UploadError(f"{name}: holds a file whose name leads out of the archive; it is refused.")
+    if sum(info.file_size for info in members) > limits.total_bytes:
+        raise UploadError(f"{name}: unpacks to more than {_mib(limits.total_bytes)}; it is refused.")
+    if len(members) > 10 * limits.files:
+        raise UploadError(f"{name}: holds {len(members)} files, more than {limits.files} radiographs at once.")
+
+
+def _leaves_its_folder(member: str) -> bool:
+    posix, windows = PurePosixPath(member), PureWindowsPath(member)
+    return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in member
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: Limits) -> Upload | None:
+    path = PurePosixPath(info.filename)
+    if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+        return None
+    if path.suffix and path.suffix.lower() not in SUFFIXES:
+        return None
+    with archive.open(info) as file:
+        # What the header says about the size is not believed: reading stops at the limit.
+        content = file.read(_HEAD)
+        if not path.suffix and not is_dicom(content):
+            return None
+        parts, size = [content], len(content)
+        while chunk := file.read(_CHUNK):
+            size += len(chunk)
+            if size > limits.file_bytes:
+                raise UploadError(f"{name}: {path.name} unpacks to more than {_mib(limits.file_bytes)}; it is refused.")
+            parts.append(chunk)
+    return Upload(path.name, b"".join(parts))
+
+
+def _mib(count: int) -> str:
+    return f"{count >> 20} MiB"

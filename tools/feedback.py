@@ -1,0 +1,6 @@
+"""What radiologists said on the page, as a readers' table."""
+
+from cxr_mmdet.cli.feedback import app
+
+if __name__ == "__main__":
+    app()
