@@ -32,5 +32,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(data_root=data_root, ann_file="annotations/val_5.json")
 test_evaluator = val_evaluator
-train_cfg = dict(max_iters=700)
+train_cfg = dict(max_iters=600)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))

@@ -21,7 +21,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="IterationSeedHook"),
     dict(type="PretrainedReportHook"),
-    dict(type="BestSoFarHook", metric="bbox/mAP_50"),
+    dict(type="BestSoFarHook"),
     dict(type="CurvesHook"),
     dict(type="ProgressHook"),
 ]

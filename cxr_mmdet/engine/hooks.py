@@ -42,29 +42,27 @@ class IterationSeedHook(Hook):
 
 @HOOKS.register_module()
 class BestSoFarHook(Hook):
-    """Log one line after each validation: the metric, the best so far, and when it was reached.
+    """Log one line after each validation: the metric that picks the best checkpoint, its best, and when that was.
 
-    Args:
-        metric: the metric's full name, such as ``bbox/mAP_50``.
+    The metric is the checkpoint hook's ``save_best``, such as ``bbox/mAP_50``; of several the first.
     """
 
     priority = "LOW"
 
-    def __init__(self, metric: str) -> None:
-        self.metric = metric
+    def __init__(self) -> None:
         self.best: tuple[float, int] | None = None
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Log the line."""
-        value = (metrics or {}).get(self.metric)
+        name = next((hook.save_best[0] for hook in runner.hooks if getattr(hook, "save_best", None)), "")
+        value = (metrics or {}).get(name)
         if value is None:
             return
         if self.best is None or value > self.best[0]:
             self.best = (value, runner.iter)
         best_value, best_iteration = self.best
         runner.logger.info(
-            f"{self.metric} {value:.4f} after {runner.iter} iterations; best so far {best_value:.4f} "
-            f"after {best_iteration}."
+            f"{name} {value:.4f} after {runner.iter} iterations; best so far {best_value:.4f} after {best_iteration}."
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

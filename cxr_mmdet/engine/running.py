@@ -110,9 +110,7 @@ def score_checkpoint(
     # The run's own folder keeps the config it was trained with: the Runner dumps what it gets into its work dir.
     config.update(load_from=str(path), resume=False, work_dir=str(folder))
     _select_split(config, split)
-    config.test_evaluator.update(
-        out_dir=str(folder), collect_dir=str(folder / ".collect") if launcher != "none" else None
-    )
+    config.test_evaluator.update(out_dir=str(folder))
     for training_part in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         config[training_part] = None
     for validation_part in ("val_dataloader", "val_cfg", "val_evaluator"):
@@ -157,6 +155,9 @@ def _select_split(config: Config, split: str) -> None:
 
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     config.launcher = launcher
+    for evaluator in annotated_parts([config.val_evaluator, config.test_evaluator]) if launcher != "none" else ():
+        # Else mmengine leaves an empty .dist_test where the command was started.
+        evaluator["collect_dir"] = str(Path(config.work_dir) / ".collect")
     if launcher != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config, launcher)
     return CheckedRunner.from_cfg(config)

@@ -95,7 +95,14 @@ def test_a_folder_without_training_files(tmp_path, config):
 
 def test_one_thread_is_taken_back():
     before = cv2.getNumThreads(), torch.get_num_threads()
-    with pytest.raises(KeyError), one_thread():
-        assert (cv2.getNumThreads(), torch.get_num_threads()) == (1, 1)
-        raise KeyError
+    inside = []
+
+    def fail():
+        with one_thread():
+            inside.append((cv2.getNumThreads(), torch.get_num_threads()))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert inside == [(1, 1)]
     assert (cv2.getNumThreads(), torch.get_num_threads()) == before
