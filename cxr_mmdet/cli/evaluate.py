@@ -20,7 +20,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     Resamples,
     Seed,
     Title,
-    find_config,
+    find_configs,
     find_images,
     read_results,
     read_scored_truth,
@@ -113,7 +113,7 @@ def run(
             account,
             truth,
             found,
-            background=Background(ground_truth.name, (detections.name,), find_config(detections)),
+            background=Background(ground_truth.name, (detections.name,), find_configs(detections)),
             image_dir=images or find_images(ground_truth, truth),
             title=title,
         )

@@ -18,6 +18,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     SecondDetections,
     Seed,
     Title,
+    find_configs,
     find_images,
     read_results,
     read_scored_truth,
@@ -88,7 +89,7 @@ def compare(
             accounts,
             truth,
             (found_first, found_second),
-            background=Background(ground_truth.name, _names(first.resolve(), second.resolve())),
+            background=Background(ground_truth.name, (first.name, second.name), find_configs(first, second)),
             image_dir=images or find_images(ground_truth, truth),
             title=title,
         )

@@ -95,10 +95,15 @@ def find_images(ground_truth: Path, truth: CocoDict) -> Path | None:
     return folder if all(isinstance(name, str) and (folder / name).is_file() for name in names) else None
 
 
-def find_config(detections: Path) -> str | None:
-    """Return the config that a test run left beside its detections, if there is exactly one."""
-    configs = sorted(detections.resolve().parent.glob("*.py"))
-    return configs[0].read_text(encoding="utf-8", errors="replace") if len(configs) == 1 else None
+def find_configs(*detections: Path) -> tuple[tuple[str, str], ...]:
+    """Return name and text of the config that mmengine left beside each file of detections, where it did."""
+    configs = []
+    for folder in dict.fromkeys(path.resolve().parent for path in detections):
+        for path in sorted(folder.glob("*.py")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if "test_evaluator = " in text:  # no script that happens to lie there
+                configs.append((f"{folder.name}/{path.name}", text))
+    return tuple(configs)
 
 
 def refuse_to_overwrite(force: bool, *targets: Path) -> None:

@@ -88,7 +88,8 @@ def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Sub
         DatasetError: names the line and what is wrong with it.
     """
     category_of = {number: category_id for category_id, number in _competition_classes(ground_truth).items()}
-    sources = {image["image_id"]: (image["id"], _Source.of(image)) for image in ground_truth["images"]}
+    places = [(image["id"], _Source.of(image)) for image in ground_truth["images"]]
+    sources = {source.name: (image_id, source) for image_id, source in places}
     result = Submission([], {})
     seen: set[str] = set()
     for where, name, text in _lines(path):

@@ -54,12 +54,12 @@ class Background:
     Attributes:
         ground_truth: the file's name.
         detections: the files' names.
-        config: the detector's configuration as text, if known.
+        configs: name and text of the detectors' configurations, as far as known.
     """
 
     ground_truth: str
     detections: tuple[str, ...]
-    config: str | None = None
+    configs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -163,14 +163,17 @@ def test_run_writes_a_report_with_the_pictures_of_the_prepared_folder(invoke, tm
     truth = write(folder / "val_14.json", make_ground_truth(((1, 1, HIT), (2, 2, HIT))))
     scores = tmp_path / "scores"
     scores.mkdir()
-    (scores / "recipe.py").write_text("lr = 0.5\n")
+    (scores / "recipe.py").write_text("lr = 0.5\ntest_evaluator = dict(type='CxrMetric')\n")
+    (scores / "notes.py").write_text("SECRET = 1\n")
     found = write(scores / "detections.json", [make_detection(HIT)])
     result = invoke("run", truth, found, "--out", tmp_path / "out", "--title", "Trial", "--resamples", 20)
     assert result.exit_code == 0, result.output
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h1>Trial</h1>" in page
     assert "Ground truth: Atelectasis" in page
+    assert "scores/recipe.py" in page
     assert "lr = 0.5" in page
+    assert "SECRET" not in page
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["intervals"]["resamples"] == 20
 

@@ -111,3 +111,7 @@ def test_what_cannot_be_submitted_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(DatasetError, match="image 2: has no original_width"):
         submit(tmp_path / "s.csv", [], truth=truth)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "s.csv").write_text("image_id,PredictionString\n")
+    del truth["images"][0]["image_id"]
+    with pytest.raises(DatasetError, match="image 9: has no image_id"):
+        read_submission(tmp_path / "s.csv", truth)

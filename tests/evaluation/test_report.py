@@ -13,7 +13,7 @@ from cxr_mmdet.evaluation.ceiling import HumanCeiling
 from cxr_mmdet.evaluation.comparison import compare
 from cxr_mmdet.evaluation.report import Background, write_comparison_report, write_report
 
-BACKGROUND = Background("val_5.json", ("detections.json",), "lr = 0.01  # <b>")
+BACKGROUND = Background("val_5.json", ("detections.json",), (("scores/recipe.py", "lr = 0.01  # <b>"),))
 
 
 @pytest.fixture
