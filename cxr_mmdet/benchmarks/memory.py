@@ -25,13 +25,14 @@ def peak_memory_growth(work: Callable[[], object]) -> int | None:
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
-    before = _peak_bytes()
+    before = peak_bytes()
     work()
-    after = _peak_bytes()
+    after = peak_bytes()
     return None if before is None or after is None else after - before
 
 
-def _peak_bytes() -> int | None:
+def peak_bytes() -> int | None:
+    """Return the peak of this process's resident memory; getrusage would tell its parent's, where that was higher."""
     with suppress(OSError):
         for line in (_PROCESS / "status").read_text().splitlines():
             if line.startswith("VmHWM:"):

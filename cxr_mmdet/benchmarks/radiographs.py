@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from cxr_mmdet.benchmarks.harness import Alternative, Comparison, compare
+from cxr_mmdet.benchmarks.memory import peak_bytes
 from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom import plan_case, render_phantom
 from cxr_mmdet.preparation.images import prepare_image
@@ -197,13 +198,9 @@ def _each(work: Callable[[Path], object], files: Sequence[Path], _: int) -> None
 
 
 def _prepare(path: Path, folder: Path) -> int | None:
-    """Prepare a picture and return the peak of this process's resident memory in bytes, if the system counts it."""
+    """Prepare a picture and return the peak of this process's resident memory, None where the kernel does not count."""
     prepare_image(path.stem, path, folder, SHORT_EDGE)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 def _phantom(case: int, size_hw: tuple[int, int]) -> NDArray[np.uint16]:

@@ -37,8 +37,8 @@ def comparison_table(comparison: Comparison) -> Table:
             _milliseconds(wall.median),
             *[_milliseconds(cpu.median)] * (not by_clock),
             f"{1 / (wall if by_clock else cpu).median:.3g}",
-            f"{speed_up.median:.2f}x",
-            f"{speed_up.low:.2f}-{speed_up.high:.2f}",
+            f"{_ratio(speed_up.median)}x",
+            f"{_ratio(speed_up.low)}-{_ratio(speed_up.high)}",
             *[_megabytes(entry.peak_bytes)] * with_memory,
         )
     return table
@@ -64,6 +64,10 @@ def _table(title: str) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     return table
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
 def _milliseconds(seconds: float) -> str:

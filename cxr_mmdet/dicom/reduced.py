@@ -1,7 +1,7 @@
 """JPEG 2000 at half, a quarter … of its size: the finest wavelets, most of the work, are left undecoded.
 
-Not the same pixels as decoding all and shrinking: a low-pass of five or nine taps instead of an average, and placed
-(2**halvings - 1) / 2 original pixels further up and left. docs/dicom.md has the cost in grey levels.
+Not the same pixels as decoding all and shrinking: a low-pass of five or nine taps instead of an average, and what it
+shows stands (2**halvings - 1) / 2 original pixels further right and down. docs/dicom.md has the cost in grey levels.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class BestSoFarHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Log the line."""
-        name = next((hook.save_best[0] for hook in runner.hooks if getattr(hook, "save_best", None)), None)
+        name = next((hook.save_best[0] for hook in runner.hooks if getattr(hook, "save_best", None)), "")
         value = (metrics or {}).get(name)
         if value is None:
             return

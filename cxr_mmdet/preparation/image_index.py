@@ -112,6 +112,10 @@ class ImageIndex:
         del entry["image_id"], entry["path"]
         self._entries[image.image_id] = entry | {"source": asdict(state)}
 
+    def drop(self, image_id: str) -> None:
+        """Forget a picture, if it is known."""
+        self._entries.pop(image_id, None)
+
     def save(self) -> None:
         """Write the index beside the pictures."""
         write_json(self._path, self._made_by | {"images": self._entries}, indent=1)

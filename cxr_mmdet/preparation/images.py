@@ -79,7 +79,9 @@ def find_radiographs(source: Path) -> dict[str, Path]:
             )
         found[image_id] = path
     if not found:
-        raise DatasetError(f"{folder}: holds no radiograph; expected <image_id>.dicom, .dcm, .png, .jpg or .tif")
+        raise DatasetError(
+            f"{folder}: holds no radiograph; expected <image_id>.dicom, .dcm, .png, .jpg or .tif in this very folder"
+        )
     return found
 
 
@@ -149,6 +151,9 @@ def prepare_images(
             for count, result in enumerate(results, 1):
                 if isinstance(result, Failure):
                     failures.append(result)
+                    # What an earlier version of the file gave is no longer true.
+                    (out_dir / f"{result.image_id}.png").unlink(missing_ok=True)
+                    index.drop(result.image_id)
                 else:
                     image, state = result
                     done[image.image_id] = image

@@ -18,11 +18,13 @@ MANIFEST_NAME = "manifest.json"
 
 PACKAGES = (
     "cxr-mmdet",
+    "imagecodecs",
     "imagehash",
     "iterative-stratification",
     "numpy",
     "opencv-python",
     "pandas",
+    "pillow",
     "pydicom",
     "pylibjpeg-openjpeg",
 )

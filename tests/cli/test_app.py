@@ -78,3 +78,17 @@ def test_progress_counts_up_in_a_terminal(monkeypatch):
             progress(2, 6)
     assert "working" in screen.getvalue()
     assert "6/6" in screen.getvalue()
+
+
+def test_progress_tells_rate_and_time_left_of_what_comes_after_an_earlier_run(monkeypatch):
+    screen, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(shared, "is_terminal", lambda: True)
+    monkeypatch.setattr(shared, "stderr", Console(file=screen, force_terminal=True, width=100, get_time=lambda: now[0]))
+    with progress_bar("working") as progress:
+        progress(900, 1000)  # were there already
+        for _ in range(20):
+            now[0] += 0.5
+            progress(1, 1000)
+    assert "920/1000" in screen.getvalue()
+    assert " 2/s" in screen.getvalue().replace("2.0", "2")
+    assert "0:00:40" in screen.getvalue()  # 80 are left

@@ -81,18 +81,18 @@ class TestImages:
         pictures = tmp_path / "out/images"
         # A session of its own, so that the signal reaches the workers as well, as a terminal's does.
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(list(pictures.glob("[!.]*.png"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 130
         assert errors == "interrupted: what was finished is kept.\n"
         whole = {path.name for path in pictures.glob("[!.]*.png")}
         assert 4 <= len(whole) < 40
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         reused = int(done.stderr.partition("images, ")[2].split()[0])
-        assert len(whole) - 2 * jobs <= reused <= len(whole)  # what was under way may be written but not noted
+        assert len(whole) // 2 <= reused <= len(whole)  # what was under way may be written but not noted
         assert len(list(pictures.glob("[!.]*.png"))) == 40
         assert not list(pictures.glob(".*"))
 

@@ -43,11 +43,11 @@ def outcome(path: Path) -> str:
     return f"shown, {radiograph.photometric}: {radiograph.windowing}"
 
 
-def table() -> str:
-    """Return the outcomes as a Markdown table, files of one outcome in one row."""
+def table(outcomes: dict[str, str]) -> str:
+    """Return the outcome of each file as a Markdown table, files of one outcome in one row."""
     files: dict[str, list[str]] = defaultdict(list)
-    for name, path in shipped_files().items():
-        files[outcome(path)].append(Path(name).name)
+    for name, what in outcomes.items():
+        files[what].append(Path(name).name)
     rows = ["| Outcome | Files | Names |", "| --- | ---: | --- |"]
     for what, names in sorted(files.items(), key=lambda pair: (not pair[0].startswith("shown"), pair[0])):
         rows.append(f"| {what} | {len(names)} | {_listed(names)} |")
@@ -61,4 +61,4 @@ def _listed(names: list[str], shown: int = 12) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table({name: outcome(path) for name, path in shipped_files().items()}))

@@ -190,3 +190,13 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path
     (tmp_path / "out" / "images").touch()
     with pytest.raises(DatasetError, match=r"i0\.png: cannot be written"):
         prepare_images(find_radiographs(folder), tmp_path / "out" / "images")
+
+
+def test_the_picture_of_a_file_that_broke_since_is_removed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "images"
+    prepare_images(find_radiographs(folder), out)
+    (folder / "train" / "i2.dicom").write_bytes(b"broken since")
+    again = prepare_images(find_radiographs(folder), out)
+    assert [failure.image_id for failure in again.failures] == ["i2"]
+    assert not (out / "i2.png").exists()
+    assert "i2" not in (out.parent / "images.json").read_text()
