@@ -176,7 +176,8 @@ def _count_matches(pairs: NDArray[np.int64]) -> int:
     """
     if not len(pairs):
         return 0
-    left, right = (np.unique(side, return_inverse=True)[1] for side in pairs.T)
+    # 32 bits: what scipy's matching takes in all of its versions.
+    left, right = (np.unique(side, return_inverse=True)[1].astype(np.int32) for side in pairs.T)
     graph = coo_array((np.ones(len(pairs), np.int8), (left, right))).tocsr()
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 

@@ -165,7 +165,7 @@ def benchmark_account(images: int, detections: int, *, resamples: int, memory: b
 
 
 def benchmark_growth(
-    *, resamples: int, pycocotools_up_to: int = 100_000, progress: Progress | None = None
+    *, resamples: int, pycocotools_up_to: int = 300_000, progress: Progress | None = None
 ) -> tuple[list[Growth], list[Growth]]:
     """Return the cost over images, and over detections an image.
 

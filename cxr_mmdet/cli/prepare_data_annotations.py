@@ -145,13 +145,19 @@ def split(
     fold: FoldOption = 1,
     val_list: ValListOption = None,
     train_readers: TrainReadersOption = None,
-    group_by: GroupByOption = "patient",
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="patient|image|COLUMN", help="What stays on one side.", show_default="as it was built"),
+    ] = None,
     join_duplicates: JoinDuplicatesOption = False,
     allow_duplicates: AllowDuplicatesOption = False,
 ) -> None:
     """Divide a prepared folder anew: its pictures and boxes stay, COCO files, manifest.json and report.html change."""
+    from cxr_mmdet.preparation.options import BY_PATIENT
+    from cxr_mmdet.preparation.prepared import read_manifest
     from cxr_mmdet.preparation.resplit import resplit
 
+    group_by = group_by or read_manifest(folder)["parameters"].get("group_by", BY_PATIENT)
     options = split_options(
         split, val_ratio, seed, folds, fold, val_list, train_readers, group_by, join_duplicates, allow_duplicates
     )

@@ -109,9 +109,9 @@ class TestSplit:
         assert "labels auto" in result.stdout
         assert run("check", built).exit_code == 0
 
-    def test_a_torn_group_is_refused(self, built, tmp_path):
+    def test_a_torn_group_is_refused_by_the_groups_of_the_build(self, built, tmp_path):
         (tmp_path / "val.txt").write_text("i04\n")
-        result = run("split", built, "--split", "list", "--val-list", tmp_path / "val.txt", "--group-by", "study")
+        result = run("split", built, "--split", "list", "--val-list", tmp_path / "val.txt")
         assert result.exit_code == 1
         assert "1 groups stand on both sides of the split" in result.stderr
 

@@ -49,7 +49,7 @@ def test_a_build_goes_on_from_there(src: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").iterdir()}
     rows = [f"i{number},ILD,5,R1,1,2,30,40" for number in range(4)]
     (src / "train.csv").write_text("\n".join(["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", *rows]))
-    summary = build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), val_ratio=0.5))
+    summary = build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), val_ratio=0.5, allow_duplicates=True))
     assert summary.images == 4
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").iterdir()} == before
     with pytest.raises(UsageError, match="holds a finished build"):
