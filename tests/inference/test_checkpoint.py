@@ -6,7 +6,8 @@ import os
 
 import pytest
 import torch
-from detectors import checkpoint_of, config_of, meta_of, write_checkpoint
+from detectors import checkpoint_of, meta_of, write_checkpoint
+from mmengine.config import Config
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.checkpoint import load_detector, read_checkpoint
@@ -101,10 +102,9 @@ def test_foreign_imports_need_trust(tmp_path):
 
 
 def test_the_parser_reads_what_mmengine_dumps():
-    config = config_of("faster")
-    parsed = parse_config(meta_of("faster")["cfg"])
-    assert parsed["model"] == config.model.to_dict()
-    assert parsed["test_dataloader"] == config.test_dataloader.to_dict()
+    """As mmengine itself reads it, by running it."""
+    text = meta_of("faster")["cfg"]
+    assert parse_config(text) == Config.fromstring(text, ".py").to_dict()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9999])
