@@ -19,7 +19,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from cxr_mmdet.benchmarks.harness import Alternative, Comparison, compare
-from cxr_mmdet.benchmarks.predict_models import random_detector, save_detector
+from cxr_mmdet.benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.benchmarks.stock import STOCK, stock_model, stock_steps
 from cxr_mmdet.inference.export import ExportOptions, export_model
 from cxr_mmdet.inference.model import Format
@@ -97,7 +97,8 @@ def benchmark_predict(
     torch.set_num_threads(threads)
     paths = write_pictures(folder / "pictures", pictures, size)
     model = random_detector(copy.deepcopy(config))
-    checkpoint = save_detector(model, config, name, folder / "checkpoint.pth")
+    checkpoint = folder / "checkpoint.pth"
+    torch.save({"meta": training_meta(config, name), "state_dict": model.state_dict()}, checkpoint)
     models = {TORCH: checkpoint, **_export(checkpoint, folder, int8=int8)}
     predictors = {title: Predictor.load(path, threads=threads) for title, path in models.items()}
     stock = stock_detector(config, model)
