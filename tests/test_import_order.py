@@ -26,6 +26,8 @@ ORDER = (
     {"preparation"},
     {"datasets", "models"},
     {"engine"},
+    {"inference"},
+    {"serving"},
     {"benchmarks", "doctor"},
     {"cli"},
     {"tools"},
@@ -34,6 +36,9 @@ ORDER = (
 
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
 TORCH_FREE = sorted(room for room, place in PLACE.items() if place < PLACE["datasets"])
+BRIDGES = frozenset({"checkpoint", "describe", "export", "onnx_export", "torch_backend", "torch_bundle"})
+"""The files of ``inference`` that know torch or mmdet; the others predict with an exported model, without them."""
+
 FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine"}
 
 
@@ -87,6 +92,17 @@ def test_no_file_left_of_datasets_names_a_framework(room: str):
         for path in modules(room)
     }
     assert {path: names & FRAMEWORKS for path, names in named.items() if names & FRAMEWORKS} == {}
+
+
+def test_prediction_with_an_exported_model_names_no_framework():
+    paths = {path.stem: path for path in modules("inference")}
+    assert set(paths) >= BRIDGES
+    named = {
+        stem: {name.split(".")[0] for name in imported(path.read_text(encoding="utf-8"))} & FRAMEWORKS
+        for stem, path in paths.items()
+        if stem not in BRIDGES | {"running"}  # which asks torch to wait for torchrun's other processes
+    }
+    assert {stem: names for stem, names in named.items() if names} == {}
 
 
 def test_no_module_left_of_datasets_loads_a_framework():

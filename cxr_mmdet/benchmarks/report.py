@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.benchmarks.harness import Comparison
     from cxr_mmdet.benchmarks.pipeline import StepTime
+    from cxr_mmdet.benchmarks.predict import PredictionBenchmark
 
 _MEGABYTE = 1e6
 
@@ -47,6 +48,35 @@ def steps_table(steps: Sequence[StepTime]) -> Table:
     for step in steps:
         stock = "" if step.stock_s is None else _milliseconds(step.stock_s)
         table.add_row(step.step, stock, _milliseconds(step.ours_s))
+    return table
+
+
+def prediction_table(result: PredictionBenchmark) -> Table:
+    """Return a line for each way to predict.
+
+    Time and how many times as fast as the first by the clock; seconds from starting Python to the first finding and the
+    peak of that process's memory; findings of torch without counterpart, and largest differences from it.
+    """
+    comparison = result.comparison
+    table = _table(f"{comparison.title}, {len(comparison.timings[0].wall_s)} rounds")
+    headers = ("clock ms", "CPU ms", "speed", "first, s", "peak MB", "unmatched", "box, px", "score")
+    for header in headers:
+        table.add_column(header, justify="right")
+    first = {entry.name: entry for entry in result.first}
+    parity = {entry.name: entry for entry in result.parity}
+    for entry in comparison.timings:
+        start, agreement = first.get(entry.name), parity.get(entry.name)
+        table.add_row(
+            entry.name,
+            _milliseconds(Spread.of(entry.wall_s).median),
+            _milliseconds(Spread.of(entry.cpu_s).median),
+            f"{comparison.speed_up(entry).median:.2f}x",
+            "" if start is None else f"{start.seconds:.1f}",
+            "" if start is None else _megabytes(start.peak_bytes),
+            "" if agreement is None else f"{agreement.unmatched}/{agreement.findings}",
+            "" if agreement is None else f"{agreement.largest_box_difference_px:.2g}",
+            "" if agreement is None else f"{agreement.largest_score_difference:.1g}",
+        )
     return table
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.benchmarks.harness import Comparison
     from cxr_mmdet.benchmarks.pipeline import StepTime
+    from cxr_mmdet.benchmarks.predict import PredictionBenchmark
 
 app = CxrTyper(no_args_is_help=True)
 
@@ -100,6 +101,63 @@ def train_step(
                 )
             )
     _print(comparisons, as_json)
+
+
+@app.command()
+def predict(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG]…", help="Recipes.", show_default="retina_14cls faster_rcnn_14cls"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of each.")] = 10,
+    size: Annotated[int, typer.Option(min=32, help="Sides of the pictures in pixels, before resizing.")] = 1024,
+    pictures: Annotated[int, typer.Option(min=1, help="Different pictures, also for calibration.")] = 4,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads of each.")] = 2,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Quantise as well; takes minutes.")] = True,
+    as_json: Json = False,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Compare prediction, from file to findings, with stock mmdet's and torchvision's; weights are random."""
+    import tempfile
+
+    with quiet_imports():
+        from cxr_mmdet.benchmarks.predict import benchmark_predict
+        from cxr_mmdet.engine.config import load_config
+
+    results = []
+    for name in configs or ("retina_14cls", "faster_rcnn_14cls"):
+        loaded = load_config(name, load_from="none", cfg_options=cfg_options or [])
+        with tempfile.TemporaryDirectory() as folder, progress_bar(name) as report:
+            results.append(
+                benchmark_predict(
+                    loaded,
+                    Path(name).stem,
+                    Path(folder),
+                    rounds=rounds,
+                    size=size,
+                    pictures=pictures,
+                    threads=threads,
+                    int8=int8,
+                    progress=report,
+                )
+            )
+    _print_predictions(results, as_json)
+
+
+def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) -> None:
+    import json
+
+    from cxr_mmdet.benchmarks.machine import describe_machine
+    from cxr_mmdet.benchmarks.report import machine_line, prediction_table
+
+    machine = describe_machine()
+    if as_json:
+        document = {"machine": machine, "predictions": [result.to_json() for result in results]}
+        typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    for result in results:
+        stdout.print(prediction_table(result))
+    stdout.print(machine_line(machine), highlight=False)
 
 
 def _print(comparisons: Sequence[Comparison], as_json: bool, steps: Sequence[StepTime] = ()) -> None:

@@ -84,7 +84,7 @@ def predict(
     ] = None,
     tta_scale: Annotated[
         list[float] | None,
-        typer.Option(min=0.1, max=4, help="Look at the radiograph in this many times its size as well. Repeatable."),
+        typer.Option(min=0.1, max=4, help="Look at this multiple of the usual size too. Repeatable."),
     ] = None,
     tta_flip: Annotated[
         bool, typer.Option("--tta-flip", help="Look at the mirrored radiograph as well; left and right swap names.")
@@ -100,7 +100,7 @@ def predict(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Predict the images of this annotation file, and write detections.json by its numbers and in pixels of "
+            help="Predict this annotation file's images, and write detections.json by its numbers and in pixels of "
             "its images, for tools/evaluate.py.",
         ),
     ] = None,

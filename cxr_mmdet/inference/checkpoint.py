@@ -130,13 +130,17 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: is not a readable checkpoint ({reason}); train or copy it again.") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+    if not isinstance(checkpoint, dict) or not _are_weights(checkpoint.get("state_dict")):
         raise CheckpointError(f"{path}: holds no model weights (no 'state_dict'); give a checkpoint of tools/train.py.")
     if not isinstance(checkpoint.get("meta"), dict) or not isinstance(checkpoint["meta"].get("cfg"), str):
         raise CheckpointError(
             f"{path}: holds weights but not the config they belong to; give a checkpoint of tools/train.py, which does."
         )
     return checkpoint
+
+
+def _are_weights(state: Any) -> bool:
+    return isinstance(state, dict) and bool(state) and all(isinstance(part, torch.Tensor) for part in state.values())
 
 
 def _config(path: Path, checkpoint: dict[str, Any], *, trust: bool) -> Config:

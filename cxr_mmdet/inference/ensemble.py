@@ -64,8 +64,10 @@ class Ensemble:
     ) -> list[Findings]:
         """Return the fused findings of each radiograph; score thresholds act after fusion, each member's own before."""
         thresholds.check(self.class_names)
-        own = replace(thresholds, score=None, per_class=None)
-        by_member = [member.predict_radiographs(radiographs, own, augmentation) for member in self.members]
+        by_member = [
+            member.predict_radiographs(radiographs, _before_fusion(member, thresholds), augmentation)
+            for member in self.members
+        ]
         return [self._fuse(found, thresholds) for found in zip(*by_member, strict=True)]
 
     def _fuse(self, found: Sequence[Findings], thresholds: Thresholds) -> Findings:
@@ -81,8 +83,17 @@ class Ensemble:
             model_id=self.model_id,
             warnings=first.warnings,
         )
-        limits = dict.fromkeys(names, thresholds.score or 0.0) | dict(thresholds.per_class or {})
+        own = min(member.model.spec.score_threshold for member in self.members)
+        score = own if thresholds.score is None else thresholds.score
+        limits = dict.fromkeys(names, score) | dict(thresholds.per_class or {})
         return findings.at_least(limits)
+
+
+def _before_fusion(member: Predictor, thresholds: Thresholds) -> Thresholds:
+    """Return a member's own score threshold, or the lowest one asked for, should that be lower."""
+    own = member.model.spec.score_threshold
+    lowest = own if thresholds.lowest is None else min(own, thresholds.lowest)
+    return replace(thresholds, score=lowest, per_class=None)
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> None:

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 MAX_CALIBRATION = 128
 """More pictures than this no longer change the ranges that quantisation finds."""
 
-_NEEDS = {Format.onnx: "onnxruntime", Format.openvino: "openvino", Format.torch: "safetensors"}
+_NEEDS = {
+    Format.onnx: ("onnx", "onnxruntime"),
+    Format.openvino: ("onnx", "openvino"),
+    Format.torch: ("safetensors",),
+}
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "safetensors")
 
@@ -53,6 +57,7 @@ class ExportOptions:
         short_edge: of the prepared pictures the checkpoint was trained on.
         trust_checkpoint: load a checkpoint that would run code.
         force: replace an earlier bundle.
+        compare: hold the bundle against torch; without, it says nothing about its agreement.
     """
 
     format: Format
@@ -62,6 +67,7 @@ class ExportOptions:
     short_edge: int = DEFAULT_SHORT_EDGE
     trust_checkpoint: bool = False
     force: bool = False
+    compare: bool = True
 
 
 def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress: Progress | None = None) -> Bundle:
@@ -97,11 +103,12 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             versions=_versions(),
         )
         bundle.save()
-        results = _compare(reference, Predictor.load(folder), options, progress)
-        limits = QUANTISED if options.int8 else EXACT
-        _require(checkpoint, results, limits)
-        bundle = replace(bundle, parity={"limits": vars(limits), "sets": [result.to_json() for result in results]})
-        bundle.save()
+        if options.compare:
+            limits = QUANTISED if options.int8 else EXACT
+            results = _compare(reference, Predictor.load(folder), options, progress)
+            _require(checkpoint, results, limits)
+            bundle = replace(bundle, parity={"limits": vars(limits), "sets": [result.to_json() for result in results]})
+            bundle.save()
         write_model_card(bundle, folder / CARD_FILE)
         _move(folder, out)
     return replace(bundle, path=out)
@@ -116,8 +123,8 @@ def _check_options(out: Path, options: ExportOptions) -> None:
         raise UsageError(f"--int8: {options.format.value} bundles stay in single precision; use --format openvino.")
     if options.int8 and not options.calibration:
         raise UsageError("--int8: needs --calibration, a folder of radiographs like those the model will see.")
-    if options.format in _NEEDS:
-        _require_package(_NEEDS[options.format], options.format.value)
+    for name in _NEEDS[options.format]:
+        _require_package(name, options.format.value)
     if options.int8:
         _require_package("nncf", "int8")
 

@@ -58,6 +58,12 @@ class Thresholds:
         if unknown:
             raise UsageError(f"the model has no class {unknown[0]!r}; its classes are {', '.join(class_names)}.")
 
+    @property
+    def lowest(self) -> float | None:
+        """The lowest score asked for, of any class; None where none is."""
+        asked = [score for score in (self.score, *(self.per_class or {}).values()) if score is not None]
+        return min(asked, default=None)
+
     def of_classes(self, class_names: Sequence[str], default: float) -> NDArray[np.float32]:
         """Return the (K,) score thresholds."""
         score = default if self.score is None else self.score
@@ -178,8 +184,9 @@ class Predictor:
         thresholds.check(self.class_names)
         augmentation = augmentation or Augmentation()
         by_view = [self._look(radiographs, view, thresholds) for view in augmentation.views]
+        limits = thresholds.of_classes(self.class_names, self.model.spec.score_threshold)
         return [
-            self._findings(radiograph, views, augmentation)
+            self._findings(radiograph, views, augmentation, limits)
             for radiograph, *views in zip(radiographs, *by_view, strict=True)
         ]
 
@@ -204,12 +211,18 @@ class Predictor:
             labels = mirrored_labels(self.class_names)[boxes.labels] if entry.flipped else boxes.labels
             yield Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
 
-    def _findings(self, radiograph: Radiograph, views: Sequence[Detections], augmentation: Augmentation) -> Findings:
+    def _findings(
+        self,
+        radiograph: Radiograph,
+        views: Sequence[Detections],
+        augmentation: Augmentation,
+        limits: NDArray[np.float32],
+    ) -> Findings:
         found = views[0]
         if len(views) > 1:
             found = fuse(views, method=augmentation.method, iou_threshold=augmentation.iou_threshold)
         height, width = radiograph.pixels.shape
-        return Findings.of(
+        findings = Findings.of(
             found.boxes_xyxy,
             found.labels,
             found.scores,
@@ -218,6 +231,10 @@ class Predictor:
             model_id=self.model_id,
             warnings=radiograph.warnings,
         )
+        if len(views) == 1:
+            return findings
+        # What only some views see has a lower score than each of them gave it.
+        return findings.at_least(dict(zip(self.class_names, limits.tolist(), strict=True)))
 
 
 def as_radiograph(source: Source) -> Radiograph:

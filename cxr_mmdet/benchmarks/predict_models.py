@@ -1,0 +1,93 @@
+"""Detectors with random weights that nevertheless have opinions, written as checkpoints of training."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from torch.nn import functional
+
+import cxr_mmdet.datasets
+import cxr_mmdet.models.data_preprocessor  # noqa: F401
+from cxr_mmdet.engine.config import annotated_parts, train_whole_backbone
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors.base import BaseDetector
+    from mmengine.config import Config
+
+_SIDE = 128
+_SEED = 5
+
+
+def random_detector(config: Config) -> BaseDetector:
+    """Return the detector of a config; equal for equal configs.
+
+    With a usual start no score would pass a threshold. Here the last layers are scaled by what they give for one cloudy
+    picture, so that scores spread over 0…1 and boxes stay near their anchors.
+    """
+    init_default_scope("mmdet")
+    train_whole_backbone(config)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    model = MODELS.build(config.model).eval()
+    logger.setLevel(level)
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if parameter.dim() > 1:
+                parameter.normal_(0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.1, generator=generator)
+        for name, buffer in sorted(model.named_buffers()):
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1, generator=generator)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2, generator=generator)
+        _spread_heads(model, _cloudy_picture(generator), generator)
+    return model
+
+
+def training_meta(config: Config, name: str) -> dict[str, Any]:
+    """Return what training notes in a checkpoint besides weights; formatting the config takes a second."""
+    (part,) = annotated_parts(config.test_dataloader)
+    return {
+        "iter": 0,
+        "cfg": config.pretty_text,
+        "experiment_name": f"{name}_20260101_000000",
+        "dataset_meta": {"classes": tuple(part["metainfo"]["classes"])},
+    }
+
+
+def _cloudy_picture(generator: torch.Generator) -> torch.Tensor:
+    """Return (1, 3, side, side): one normalised plane of noise at several scales, seen three times."""
+    clouds = [torch.rand(1, 1, cells, cells, generator=generator) for cells in (4, 8, 16)]
+    planes = [functional.interpolate(cloud, (_SIDE, _SIDE), mode="bilinear") for cloud in clouds]
+    plane = torch.cat(planes).sum(dim=0, keepdim=True)
+    return ((plane - 1.5) * 85 / 58).expand(-1, 3, -1, -1)
+
+
+def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.Generator) -> None:
+    pyramid = model.extract_feat(picture)
+    two_stage = hasattr(model, "roi_head")
+    head = model.rpn_head if two_stage else model.bbox_head
+    scores, deltas = head(pyramid)
+    layers = (head.rpn_cls, head.rpn_reg) if two_stage else (head.retina_cls, head.retina_reg)
+    _spread(layers[0], torch.cat([level.flatten() for level in scores]), 2.0, -2.5 if two_stage else -6.0)
+    _spread(layers[1], torch.cat([level.flatten() for level in deltas]), 0.3, 0.0)
+    if two_stage:
+        corners = torch.rand(60, 2, generator=generator) * 80
+        rois = torch.cat([torch.zeros(60, 1), corners, corners + 8 + corners.flip(1) / 2], dim=1)
+        results = model.roi_head._bbox_forward(pyramid, rois)
+        _spread(model.roi_head.bbox_head.fc_cls, results["cls_score"].flatten(), 2.0, 0.0)
+        _spread(model.roi_head.bbox_head.fc_reg, results["bbox_pred"].flatten(), 1.0, 0.0)
+
+
+def _spread(layer: Any, outputs: torch.Tensor, deviation: float, mean: float) -> None:
+    factor = deviation / outputs.std()
+    layer.weight.mul_(factor)
+    layer.bias.sub_(outputs.mean()).mul_(factor).add_(mean)

@@ -1,0 +1,121 @@
+"""Small detectors with random weights, as checkpoints of training: made once, whatever test asks."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from cxr_mmdet.benchmarks.predict_models import random_detector, training_meta
+from cxr_mmdet.engine.config import load_config
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-tests-")
+
+_FASTER = [
+    "model.backbone.depth=18",
+    "model.backbone.base_channels=16",
+    "model.backbone.stem_channels=16",
+    "model.neck.in_channels=[32,64,128]",
+    "model.neck.out_channels=32",
+    "model.rpn_head.in_channels=32",
+    "model.rpn_head.feat_channels=32",
+    "model.rpn_head.anchor_generator.scales=[4]",
+    "model.roi_head.bbox_roi_extractor.out_channels=32",
+    "model.roi_head.bbox_roi_extractor.finest_scale=28",
+    "model.roi_head.bbox_head.in_channels=32",
+    "model.roi_head.bbox_head.fc_out_channels=64",
+    "model.test_cfg.rpn.nms_pre=200",
+    "model.test_cfg.rpn.max_per_img=100",
+]
+MODELS_BY_KIND = {
+    # Squares of 128 px; group norm in the head.
+    "retina": ("retina_phantom", ["test_dataloader.dataset.pipeline.2.scale=(128,128)"]),
+    # The picture's own shape, the long side at most 192 px.
+    "retina_wide": (
+        "retina_14cls",
+        [
+            "model.backbone.depth=18",
+            "model.backbone.base_channels=16",
+            "model.backbone.stem_channels=16",
+            "model.neck.in_channels=[32,64,128]",
+            "model.neck.out_channels=32",
+            "model.bbox_head.in_channels=32",
+            "model.bbox_head.feat_channels=32",
+            "test_dataloader.dataset.pipeline.1.scale=(192,128)",
+        ],
+    ),
+    "faster": ("faster_rcnn_5cls", [*_FASTER, "test_dataloader.dataset.pipeline.2.scale=(192,192)"]),
+    "faster_wide": ("faster_rcnn_14cls", [*_FASTER, "test_dataloader.dataset.pipeline.1.scale=(256,160)"]),
+}
+KINDS = list(MODELS_BY_KIND)
+
+
+@functools.cache
+def config_of(kind: str):
+    """Return the config of a small detector."""
+    name, options = MODELS_BY_KIND[kind]
+    return load_config(name, load_from="none", cfg_options=options)
+
+
+def build(kind: str):
+    """Return the detector; equal each time."""
+    return random_detector(config_of(kind))
+
+
+@functools.cache
+def meta_of(kind: str) -> dict:
+    """Return what training notes besides weights; it must stay as it is."""
+    return training_meta(config_of(kind), kind)
+
+
+@functools.cache
+def weights_of(kind: str) -> dict:
+    """Return the weights of the detector; they must stay as they are."""
+    return build(kind).state_dict()
+
+
+def write_checkpoint(kind: str, path: Path, **changes) -> Path:
+    """Write what training writes, with a history of losses that is no tensor."""
+    hub = {"log_scalars": OrderedDict({"train/loss": HistoryBuffer([0.5, 0.25], [1, 1])})}
+    torch.save({"meta": meta_of(kind), "state_dict": weights_of(kind), "message_hub": hub} | changes, path)
+    return path
+
+
+@functools.cache
+def checkpoint_of(kind: str) -> Path:
+    """Return a checkpoint of a small detector; it must stay as it is."""
+    return write_checkpoint(kind, Path(_FOLDER.name) / f"{kind}.pth")
+
+
+@functools.cache
+def bundle_of(kind: str, form: str) -> Path:
+    """Return an exported bundle of a small detector; it must stay as it is."""
+    from cxr_mmdet.inference.export import ExportOptions, export_model
+    from cxr_mmdet.inference.model import Format
+
+    out = Path(_FOLDER.name) / f"{kind}-{form}"
+    export_model(str(checkpoint_of(kind)), out, ExportOptions(format=Format(form)))
+    return out
+
+
+def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return (height, width) uint8 with structure at several sizes."""
+    rng = np.random.default_rng(seed)
+    picture = np.zeros((height, width))
+    for cells in (4, 9, 23):
+        coarse = rng.uniform(0, 255, (cells, cells))
+        picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR) / 3
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def write_picture(path: Path, height: int = 150, width: int = 120, seed: int = 0) -> Path:
+    """Write a picture as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), make_picture(height, width, seed))
+    return path

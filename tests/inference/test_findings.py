@@ -1,0 +1,66 @@
+"""Findings as data: sorted, inside the picture, through JSON and COCO and back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from cxr_mmdet.inference.findings import Findings
+
+NAMES = ("ILD", "Nodule/Mass")
+
+
+def make(boxes, labels, scores, size_hw=(100, 80)):
+    return Findings.of(boxes, labels, scores, class_names=NAMES, size_hw=size_hw, model_id="m", warnings=("odd",))
+
+
+def test_sorted_cut_and_without_boxes_that_are_gone():
+    found = make(
+        [[-5, 10, 20, 30], [90, 0, 95, 10], [10, 10, 10, 40], [5, 5, 200, 200]], [0, 0, 1, 1], [0.2, 0.9, 0.8, 0.7]
+    )
+    assert found.scores.tolist() == [0.7, 0.2]
+    assert found.boxes_xyxy.tolist() == [[5, 5, 80, 100], [0, 10, 20, 30]]
+    assert found.labels.tolist() == [1, 0]
+    assert found.p_abnormal == 0.7
+    assert len(found) == 2
+
+
+def test_nothing():
+    found = make([], [], [])
+    assert found.p_abnormal == 0
+    assert found.boxes_xyxy.shape == (0, 4)
+    assert found.to_coco(1, [1, 2]) == []
+    assert Findings.from_json(found.to_json(), NAMES).to_json() == found.to_json()
+
+
+def test_json_and_back():
+    found = make([[1.25, 2, 30, 40], [0, 0, 80, 100]], [1, 0], [0.1234567890123, 0.5])
+    value = json.loads(json.dumps(found.to_json()))
+    assert value["findings"][0] == {"class": "ILD", "score": 0.5, "box_xyxy": [0, 0, 80, 100]}
+    assert Findings.from_json(value, NAMES).to_json() == found.to_json()
+    assert Findings.from_json(value, NAMES[::-1]).labels.tolist() == [1, 0]
+
+
+def test_coco_in_pixels_of_the_prepared_picture():
+    found = make([[10, 20, 30, 60]], [1], [0.5])
+    assert found.to_coco(7, [11, 12]) == [{"image_id": 7, "category_id": 12, "bbox": [10, 20, 20, 40], "score": 0.5}]
+    (half,) = found.to_coco(7, [11, 12], (50, 40))
+    assert half["bbox"] == [5, 10, 10, 20]
+
+
+def test_thresholds_leave_the_probability_of_disease_alone():
+    found = make([[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9]], [0, 1, 1], [0.5, 0.4, 0.3])
+    assert found.at_least(0.4).scores.tolist() == [0.5], "a threshold itself is not above it"
+    assert found.at_least({"ILD": 0.9}).scores.tolist() == [0.4, 0.3]
+    assert found.at_least(1.0).p_abnormal == 0.5
+
+
+def test_drawn_on_a_smaller_copy():
+    found = make([[20, 20, 60, 80]], [0], [0.5])
+    picture = found.draw(np.full((50, 40), 90, np.uint8))
+    assert picture.shape == (50, 40, 3)
+    colored = picture.max(axis=2) != picture.min(axis=2)
+    assert colored[30, 9:12].any(), "the left side of the box, at half its place in the source"
+    assert colored[38:41, 20].any(), "its lower side"
+    assert not colored[44:].any()
