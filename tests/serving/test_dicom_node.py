@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orthanc_server
 import pytest
-from inference_models import bundle_of
+from detectors import bundle_of
 from node_builders import THRESHOLD, echoscu, missing, predictor, run_node, storescu, wait_for, write_phantoms
 from pydicom import dcmread
 from pydicom.uid import (
