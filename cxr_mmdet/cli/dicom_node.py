@@ -100,6 +100,8 @@ def run(
     from cxr_mmdet.serving.tls import Certificates
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    for library in ("highdicom", "pynetdicom"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     certificates = Certificates(tls_cert, tls_key, tls_ca)
     options = NodeOptions(
         ae_title=check_ae_title(ae, "--ae"),

@@ -155,14 +155,15 @@ class DicomNode:
 
     def _on_requested(self, event: evt.Event) -> None:
         """Reject who is not on the lists, before anything else of the association is looked at."""
-        caller, address = event.assoc.requestor.ae_title, event.assoc.requestor.address
+        request, address = event.assoc.requestor.primitive, event.assoc.requestor.address
+        caller = str(request.calling_ae_title or "").strip() if request else ""
         titles = self._options.calling_ae_titles
         if titles and caller not in titles:
             log.warning("rejected %s@%s: its AE title is not allowed", caller, address)
-            event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanently: calling AE title not recognised
+            _reject(event, 0x03)  # calling AE title not recognised
         elif not _is_in(address, self._options.networks):
             log.warning("rejected %s@%s: its address is not allowed", caller, address)
-            event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # permanently: no reason given
+            _reject(event, 0x01)  # no reason given
 
     def _on_store(self, event: evt.Event) -> int:
         uid = str(getattr(event.request, "AffectedSOPInstanceUID", ""))
@@ -200,6 +201,12 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
         except ValueError:
             networks += [ipaddress.ip_network(address) for address in _addresses(text)]
     return tuple(networks)
+
+
+def _reject(event: evt.Event, reason: int) -> None:
+    """Reject the association for good, and wait until that is sent."""
+    event.assoc.acse.send_reject(0x01, 0x01, reason)
+    event.assoc.kill()
 
 
 def _addresses(host: str) -> list[str]:

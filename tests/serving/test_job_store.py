@@ -1,0 +1,195 @@
+"""The node's queue: what it promises at every point where a process may die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.serving.job_store import DiskError, JobStore, State, count_states, list_jobs, open_queue, retry_failed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RESULTS = {"1-report": b"sr", "2-capture": b"sc"}
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    opened = JobStore(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+def next_job(store: JobStore, state: State = State.queued):
+    job = store.next(state)
+    assert job is not None
+    return job
+
+
+def states(folder: Path) -> dict[str, int]:
+    with open_queue(folder) as queue:
+        return {state: count for state, count in count_states(queue).items() if count}
+
+
+def test_the_way_of_a_radiograph(store: JobStore):
+    assert store.next(State.queued) is None
+    assert store.accept("1.2", b"image", "A@b")
+    job = next_job(store)
+    assert (job.sop_instance_uid, job.sender, store.read_image(job)) == ("1.2", "A@b", b"image")
+    store.predicted(job, RESULTS, 3)
+    assert not list((store.folder / "images").iterdir())
+    job = next_job(store, State.predicted)
+    assert job.findings == 3
+    assert [path.read_bytes() for path in store.result_files(job)] == [b"sr", b"sc"]
+    store.sent(job)
+    assert states(store.folder) == {"done": 1}
+    assert not list((store.folder / "results").iterdir())
+
+
+def test_one_after_the_other_in_order_of_arrival(store: JobStore):
+    for uid in ("3", "1", "2"):
+        store.accept(uid, b"", "A@b")
+    order = []
+    while (job := store.next(State.queued)) is not None:
+        order.append(job.sop_instance_uid)
+        store.fail(job, "no")
+    assert order == ["3", "1", "2"]
+
+
+def test_a_duplicate_is_no_new_job_in_any_state_but_failed(store: JobStore):
+    assert store.accept("1", b"image", "A@b")
+    assert not store.accept("1", b"other", "A@b")
+    assert store.read_image(next_job(store)) == b"image"
+    store.fail(next_job(store), "broken")
+    assert store.accept("1", b"mended", "A@b")
+    assert store.read_image(next_job(store)) == b"mended"
+    store.predicted(next_job(store), RESULTS, 0)
+    assert not store.accept("1", b"mended", "A@b")
+    store.sent(next_job(store, State.predicted))
+    assert not store.accept("1", b"mended", "A@b")
+    assert states(store.folder) == {"done": 1}
+
+
+def test_what_is_postponed_waits_and_can_be_hurried(store: JobStore):
+    store.accept("1", b"", "A@b")
+    store.begin(next_job(store))
+    store.postpone(next_job(store), "later", 3600, refused=True)
+    assert store.next(State.queued) is None
+    store.hurry(State.queued)
+    job = next_job(store)
+    assert (job.attempts, job.refusals, job.unfinished, job.reason) == (1, 1, 0, "later")
+
+
+def test_what_failed_is_tried_again_at_the_step_where_it_failed(store: JobStore):
+    for uid in ("1", "2"):
+        store.accept(uid, b"", "A@b")
+    store.predicted(next_job(store), RESULTS, 1)
+    store.fail(next_job(store, State.predicted), "refused")
+    store.fail(next_job(store), "unreadable")
+    with open_queue(store.folder) as queue:
+        assert [job.reason for job in list_jobs(queue, State.failed)] == ["refused", "unreadable"]
+        assert retry_failed(store.folder, queue) == 2
+    assert next_job(store, State.predicted).sop_instance_uid == "1"
+    assert next_job(store).sop_instance_uid == "2"
+
+
+def test_one_folder_serves_one_node(store: JobStore):
+    with pytest.raises(UsageError, match="another DICOM node uses this folder"):
+        JobStore(store.folder)
+
+
+def test_a_folder_that_is_none_and_one_of_the_future(tmp_path: Path):
+    with pytest.raises(UsageError, match="is no folder of a DICOM node"), open_queue(tmp_path):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="cannot be used for the queue"):
+        JobStore(tmp_path / "file")
+    JobStore(tmp_path / "state").close()
+    with sqlite3.connect(tmp_path / "state" / "queue.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(UsageError, match="later version"):
+        JobStore(tmp_path / "state")
+
+
+def test_each_commit_is_synced(store: JobStore):
+    connection = store._connection
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+def test_a_full_disk_leaves_neither_row_nor_file(store: JobStore, monkeypatch: pytest.MonkeyPatch):
+    # SQLite's own way to be full: no page more than it has.
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    accepted = 0
+
+    def accept_for_ever() -> None:
+        nonlocal accepted
+        while True:
+            store.accept(f"1.{accepted}." + "9" * 50, b"image", "A@b")
+            accepted += 1
+
+    with pytest.raises(DiskError, match=r"cannot take another radiograph .*full"):
+        accept_for_ever()
+    assert accepted > 0
+    assert states(store.folder) == {"queued": accepted}
+    assert len(list((store.folder / "images").iterdir())) == accepted
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    assert store.accept("2", b"image", "A@b")
+
+
+STEPS = ["image written", "row written", "results written", "row moved", "sent"]
+
+
+def _die_at(folder: Path, step: str) -> None:
+    """Bring one radiograph as far as ``step`` and die there without any clean-up, as SIGKILL does."""
+    store = JobStore(folder)
+    run = store._run
+
+    def die_before_commit(*arguments: object) -> None:
+        os._exit(9)
+
+    if step == "image written":
+        store._run = die_before_commit  # type: ignore[method-assign]
+    store.accept("1", b"image", "A@b")
+    if step == "row written":
+        os._exit(9)
+    job = store.next(State.queued)
+    assert job is not None
+    if step == "results written":
+        store._run = die_before_commit  # type: ignore[method-assign]
+    if step == "row moved":
+        store._run = lambda *arguments: (run(*arguments), os._exit(9))  # type: ignore[method-assign,assignment]
+    store.predicted(job, RESULTS, 0)
+    store._run = die_before_commit  # type: ignore[method-assign]
+    job = store.next(State.predicted)
+    assert job is not None
+    store.sent(job)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_loses_nothing_that_was_accepted(tmp_path: Path, step: str):
+    process = multiprocessing.get_context("fork").Process(target=_die_at, args=(tmp_path / "state", step))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    store = JobStore(tmp_path / "state")
+    expected = {
+        "image written": {},  # nobody was told that it is safe
+        "row written": {"queued": 1},
+        "results written": {"queued": 1},
+        "row moved": {"predicted": 1},
+        "sent": {"predicted": 1},
+    }
+    assert states(store.folder) == expected[step]
+    files = {part: len(list((store.folder / part).iterdir())) for part in ("images", "results")}
+    queued, predicted = expected[step].get("queued", 0), expected[step].get("predicted", 0)
+    assert files == {"images": queued, "results": 2 * predicted}
+    if step == "image written":
+        assert store.accept("1", b"image", "A@b")
+    store.close()

@@ -1,0 +1,98 @@
+"""Destinations as users write them, and what an archive's answers mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
+from pynetdicom import AE, evt
+
+from cxr_mmdet.dicom.report import to_bytes
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.serving.sender import Destination, NotDeliveredError, check_ae_title, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ARCHIVE@10.0.0.5:104", ("ARCHIVE", "10.0.0.5", 104)),
+        ("OUR PACS@pacs.example.org:11112", ("OUR PACS", "pacs.example.org", 11112)),
+        ("A@B@host:1", ("A@B", "host", 1)),  # an AE title may hold an @
+        ("A@[::1]:104", ("A", "::1", 104)),
+    ],
+)
+def test_destinations(text: str, expected: tuple[str, str, int]):
+    destination = Destination.parse(text)
+    assert (destination.ae_title, destination.host, destination.port) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ARCHIVE", "host:104", "A@host", "A@host:x", "A@host:0", "A@host:65536", "A@:104"]
+)
+def test_what_is_no_destination(text: str):
+    with pytest.raises(UsageError, match="AE@host:port"):
+        Destination.parse(text)
+
+
+@pytest.mark.parametrize("title", ["", "  ", "x" * 17, "a\\b", "tür"])
+def test_what_is_no_ae_title(title: str):
+    with pytest.raises(UsageError, match="is no AE title"):
+        check_ae_title(title, "--ae")
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    import numpy as np
+    from node_builders import FINDINGS, HEADER
+
+    from cxr_mmdet.dicom.report import secondary_capture
+
+    path = tmp_path / "sc.dcm"
+    path.write_bytes(to_bytes(secondary_capture(np.zeros((4, 4, 3), np.uint8), FINDINGS, HEADER)))
+    return path
+
+
+@pytest.fixture
+def archive() -> Iterator[Callable[[int], Destination]]:
+    """Return a function that starts an archive which answers each C-STORE with a status."""
+    servers = []
+
+    def start(status: int, sop_class: str = SecondaryCaptureImageStorage) -> Destination:
+        entity = AE("ARCHIVE")
+        entity.add_supported_context(sop_class)
+        handlers = [(evt.EVT_C_STORE, lambda event: status)]
+        servers.append(entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers))
+        return Destination("ARCHIVE", "127.0.0.1", servers[-1].server_address[1])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB007, 0x0111])
+def test_stored_with_a_remark_or_there_already_is_delivered(archive, capture: Path, status: int):
+    send([capture], archive(status), "CXR")
+
+
+@pytest.mark.parametrize(("status", "refused"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0124, True)])
+def test_a_refusal_is_told_from_a_lack_of_room(archive, capture: Path, status: int, refused: bool):
+    with pytest.raises(NotDeliveredError, match=f"refused a Secondary Capture .* 0x{status:04X}") as caught:
+        send([capture], archive(status), "CXR")
+    assert caught.value.refused is refused
+
+
+def test_an_archive_that_takes_other_objects_only(archive, capture: Path):
+    with pytest.raises(NotDeliveredError, match="accept") as caught:
+        send([capture], archive(0, "1.2.840.10008.5.1.4.1.1.2"), "CXR")
+    assert caught.value.refused
+
+
+def test_an_archive_that_is_not_there(capture: Path):
+    with pytest.raises(NotDeliveredError, match="cannot be reached") as caught:
+        send([capture], Destination("ARCHIVE", "127.0.0.1", 9), "CXR")
+    assert not caught.value.refused
