@@ -52,10 +52,15 @@ def steps_table(steps: Sequence[StepTime]) -> Table:
 
 
 def prediction_table(result: PredictionBenchmark) -> Table:
-    """Return time, start-up, memory and agreement with torch of each way to predict."""
+    """Return a line for each way to predict.
+
+    Time and how many times as fast as the first by the clock; seconds from starting Python to the first finding and the
+    peak of that process's memory; findings of torch without counterpart, and largest differences from it.
+    """
     comparison = result.comparison
     table = _table(f"{comparison.title}, {len(comparison.timings[0].wall_s)} rounds")
-    for header in ("ms", "speed-up", "first finding, s", "peak MB", "unmatched", "box, px", "score"):
+    headers = ("clock ms", "CPU ms", "speed", "first, s", "peak MB", "unmatched", "box, px", "score")
+    for header in headers:
         table.add_column(header, justify="right")
     first = {entry.name: entry for entry in result.first}
     parity = {entry.name: entry for entry in result.parity}
@@ -64,6 +69,7 @@ def prediction_table(result: PredictionBenchmark) -> Table:
         table.add_row(
             entry.name,
             _milliseconds(Spread.of(entry.wall_s).median),
+            _milliseconds(Spread.of(entry.cpu_s).median),
             f"{comparison.speed_up(entry).median:.2f}x",
             "" if start is None else f"{start.seconds:.1f}",
             "" if start is None else _megabytes(start.peak_bytes),

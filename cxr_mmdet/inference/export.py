@@ -57,7 +57,7 @@ class ExportOptions:
         short_edge: of the prepared pictures the checkpoint was trained on.
         trust_checkpoint: load a checkpoint that would run code.
         force: replace an earlier bundle.
-        limits: what the bundle may differ from torch by; those of its precision where None.
+        compare: hold the bundle against torch; without, it says nothing about its agreement.
     """
 
     format: Format
@@ -67,7 +67,7 @@ class ExportOptions:
     short_edge: int = DEFAULT_SHORT_EDGE
     trust_checkpoint: bool = False
     force: bool = False
-    limits: Limits | None = None
+    compare: bool = True
 
 
 def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress: Progress | None = None) -> Bundle:
@@ -103,11 +103,12 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             versions=_versions(),
         )
         bundle.save()
-        results = _compare(reference, Predictor.load(folder), options, progress)
-        limits = options.limits or (QUANTISED if options.int8 else EXACT)
-        _require(checkpoint, results, limits)
-        bundle = replace(bundle, parity={"limits": vars(limits), "sets": [result.to_json() for result in results]})
-        bundle.save()
+        if options.compare:
+            limits = QUANTISED if options.int8 else EXACT
+            results = _compare(reference, Predictor.load(folder), options, progress)
+            _require(checkpoint, results, limits)
+            bundle = replace(bundle, parity={"limits": vars(limits), "sets": [result.to_json() for result in results]})
+            bundle.save()
         write_model_card(bundle, folder / CARD_FILE)
         _move(folder, out)
     return replace(bundle, path=out)

@@ -68,7 +68,9 @@ def _size(scale: tuple[int, int] | None, keep_ratio: bool) -> str:
 
 
 def _parity(bundle: Bundle) -> str:
-    sets = (bundle.parity or {}).get("sets", [])
+    if bundle.parity is None:
+        return "## Agreement with torch\n\nWas not measured."
+    sets = bundle.parity["sets"]
     rows = [
         (
             f"{entry['pictures']} {entry['name']}",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from cxr_mmdet.benchmarks.predict import ONNX, OPENVINO, TORCH, TORCHVISION, benchmark_predict
+from cxr_mmdet.benchmarks.harness import Comparison, Timings
+from cxr_mmdet.benchmarks.predict import ONNX, OPENVINO, TORCH, TORCHVISION, FirstFinding, PredictionBenchmark
 from cxr_mmdet.benchmarks.report import prediction_table
 from cxr_mmdet.benchmarks.stock import STOCK
-from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.cli.benchmark import app
+from cxr_mmdet.inference.parity import Parity
 
 TINY = [
     "model.backbone.depth=18",
@@ -23,17 +28,33 @@ TINY = [
 
 
 @pytest.mark.slow
-def test_everybody_is_timed_and_the_backends_agree(tmp_path, monkeypatch):
+def test_everybody_is_timed_and_the_backends_agree(monkeypatch):
+    # torchvision's is a ResNet-50 at 800 px whatever the recipe says.
     monkeypatch.setattr("cxr_mmdet.benchmarks.predict.torchvision_retinanet", lambda config: lambda path: None)
-    config = load_config("retina_14cls", load_from="none", cfg_options=TINY)
-    result = benchmark_predict(config, "tiny", tmp_path, rounds=1, size=160, pictures=2, threads=1, int8=False)
-    assert [entry.name for entry in result.comparison.timings] == [STOCK, TORCHVISION, TORCH, ONNX, OPENVINO]
-    assert {entry.name for entry in result.first} == {STOCK, TORCH, ONNX, OPENVINO}
-    assert all(entry.seconds > 0 and entry.peak_bytes > 1e7 for entry in result.first)
-    for entry in result.parity:
-        assert entry.findings > 10
-        assert entry.unmatched == 0
-        assert entry.largest_box_difference_px < 0.01
+    options = ["--rounds", "1", "--size", "160", "--pictures", "2", "--threads", "1", "--no-int8", "--json"]
+    result = CliRunner().invoke(app, ["predict", "retina_14cls", *options, "--cfg-options", *TINY])
+    assert result.exit_code == 0, result.output
+    (report,) = json.loads(result.stdout)["predictions"]
+    names = [entry["name"] for entry in report["comparison"]["alternatives"]]
+    assert names == [STOCK, TORCHVISION, TORCH, ONNX, OPENVINO]
+    assert {entry["name"] for entry in report["first_finding"]} == {STOCK, TORCH, ONNX, OPENVINO}
+    assert all(entry["seconds"] > 0 and entry["peak_bytes"] > 1e7 for entry in report["first_finding"])
+    for entry in report["agreement_with_torch"]:
+        assert entry["findings"] > 10
+        assert entry["unmatched"] == 0
+        assert entry["largest_box_difference_px"] < 0.01
+
+
+def test_the_table_fits_a_terminal():
+    timings = (Timings(STOCK, (3.0, 2.9), (6.0, 5.8)), Timings("OpenVINO int8", (0.5, 0.6), (0.9, 1.0)))
+    result = PredictionBenchmark(
+        Comparison("From file to findings, retina_14cls", "picture", timings, "wall_s"),
+        (FirstFinding("OpenVINO int8", 1.25, 300_000_000),),
+        (Parity("OpenVINO int8", 2, 140, 3, 120.5, 0.0625),),
+    )
     console = Console(width=100, record=True)
     console.print(prediction_table(result))
-    assert "stock mmdet" in console.export_text()
+    text = console.export_text()
+    row = next(line for line in text.splitlines() if "int8" in line)
+    assert row.split() == ["OpenVINO", "int8", "550", "950", "5.42x", "1.2", "300", "3/140", "1.2e+02", "0.06"]
+    assert "…" not in text

@@ -54,7 +54,7 @@ def test_a_checkpoint_predicts_as_mmdet_does(tmp_path, kind, size):
     path = write_picture(tmp_path / "a.png", *size)
     boxes, scores, labels = mmdet_says(kind, path)
     assert len(labels) > 10, "or the test says nothing"
-    assert scores.max() - scores.min() > 0.1
+    assert len(set(scores.tolist())) > 10
     assert_same(Predictor.load(checkpoint_of(kind)).predict(path), boxes, scores, labels)
 
 
