@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from pydicom import Dataset
 
     from cxr_mmdet.dicom.radiograph import Radiograph
 
@@ -95,8 +97,7 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
         table = windowing.tabulate(stored, windowing.padding_range(dataset), ignored)
         values = windowing.modality_values(table.values, dataset, ignored)
         inverted = windowing.is_inverted(dataset, ignored)
-        windows = list(zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False))
-        own = Window(*windows[0]) if windows and radiograph.windowing.startswith("window") else None
+        own = _own_window(dataset, radiograph.windowing)
     else:
         # Colour, palettes and pictures have one view only: its 16-bit levels are the values.
         deep = read_radiograph(content, name=name, bits=16, max_pixels=max_pixels)
@@ -104,6 +105,15 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
         values, inverted, own = table.values, False, Window(32768.0, 65536.0)
     function = next((name for name in ("LINEAR_EXACT", "SIGMOID") if f"({name})" in radiograph.windowing), "LINEAR")
     return radiograph, _viewable(radiograph.pixels, table, values, inverted, function, own)
+
+
+def _own_window(dataset: Dataset, windowing_used: str) -> Window | None:
+    """Return the file's window that reading it chose, None where it took something else."""
+    used = re.match(r"window (\d+) of", windowing_used)
+    if used is None:
+        return None
+    place = int(used[1]) - 1
+    return Window(numbers(dataset, "WindowCenter")[place], numbers(dataset, "WindowWidth")[place])
 
 
 def _viewable(

@@ -169,11 +169,14 @@ class Actions:
         return self._with_case(session, change)
 
     def take_back(self, session: Session, reader: str, label: str | None, box: str, request: gr.Request) -> Changes:
-        """Forget the verdict on the chosen finding, or else the last missed one."""
+        """Forget the verdict on the chosen finding, or else the last one."""
 
         def change(case: Case) -> Changes:
-            self._room.take_back(case, _reader(reader, request), session["selected"])
-            return self._said(case, session, "")
+            forgotten = self._room.take_back(case, _reader(reader, request), session["selected"])
+            now = session
+            if forgotten is not None and forgotten.finding_key is not None:
+                now = {**session, "selected": forgotten.finding_key}
+            return {self.parts.session: now} | self._said(case, now, "")
 
         return self._with_case(session, change)
 

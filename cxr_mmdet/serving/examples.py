@@ -37,7 +37,7 @@ class Example:
 
 
 def draw_examples(class_names: Sequence[str], *, count: int = 3, size: int = 1024) -> list[Example]:
-    """Return phantoms with some of the classes of a model, the last one healthy.
+    """Return phantoms with some of the classes of a model; the last of several is healthy.
 
     Args:
         class_names: the model's; a model of other classes gets examples of ours.
@@ -45,7 +45,7 @@ def draw_examples(class_names: Sequence[str], *, count: int = 3, size: int = 102
         size: their short edge in pixels.
     """
     labels = [name for name in LABELS_14 if name in class_names] or list(LABELS_14)
-    wanted = [True] * (count - 1) + [False]
+    wanted = ([True] * max(1, count - 1) + [False])[:count]
     examples: list[Example] = []
     for index in range(_TRIES):
         case = plan_case(_SEED, index, abnormal_share=0.8, labels=labels)

@@ -79,7 +79,7 @@ def describe(case: Case) -> dict[str, object]:
     found = case.findings()
     verdicts = [
         {"verdict": each.kind.name, "class": each.class_name, "box_xyxy": list(each.box_xyxy)}
-        for each in case.reading.all()
+        for each in case.reading.said
     ]
     settings = {"score_threshold": shown.score, "nms_iou": shown.nms_iou, "hidden_classes": sorted(shown.hidden)}
     image = {"image_id": PurePosixPath(case.name).stem, "source": case.name, **found.to_json(), "verdicts": verdicts}

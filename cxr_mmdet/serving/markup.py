@@ -54,7 +54,7 @@ def viewer_html(case: Case | None, selected: str | None) -> str:
     hits.sort(key=lambda hit: -hit[1].width * hit[1].height)
     marks = [
         (verdict, place)
-        for verdict in case.reading.all()
+        for verdict in case.reading.said
         if verdict.kind in (Kind.wrong_box, Kind.missed) and (place := _place(verdict.box_xyxy, part))
     ]
     return _template("viewer.html").render(

@@ -57,19 +57,23 @@ class Verdict:
     box_xyxy: Box
     finding_key: str | None = None
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the reader sees something there."""
-        return self.kind is not Kind.absent
-
 
 @dataclass
 class Reading:
-    """The verdicts on one radiograph so far."""
+    """The verdicts on one radiograph so far, in the order they were given."""
 
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    missed: list[Verdict] = field(default_factory=list)
+    said: list[Verdict] = field(default_factory=list)
     finished: bool = False
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdicts on findings, by the finding's key."""
+        return {verdict.finding_key: verdict for verdict in self.said if verdict.finding_key is not None}
+
+    @property
+    def missed(self) -> list[Verdict]:
+        """What the model missed."""
+        return [verdict for verdict in self.said if verdict.finding_key is None]
 
     def judge(
         self, kind: Kind, finding: Finding | None, *, class_name: str | None, box: Box | None, size_hw: tuple[int, int]
@@ -90,20 +94,21 @@ class Reading:
             if not class_name:
                 raise ReadingError("say which class was missed first.")
             verdict = Verdict(kind, class_name, _checked(box, size_hw))
-            self.missed.append(verdict)
         else:
             verdict = _about(kind, finding, class_name, box, size_hw)
-            self.verdicts[str(verdict.finding_key)] = verdict
+            self.said = [earlier for earlier in self.said if earlier.finding_key != verdict.finding_key]
+        self.said.append(verdict)
         self.finished = False
         return verdict
 
-    def take_back(self, key: str | None) -> None:
-        """Forget the verdict on a finding, or for None the last missed one."""
-        if key is not None:
-            self.verdicts.pop(key, None)
-        elif self.missed:
-            self.missed.pop()
+    def take_back(self, key: str | None) -> Verdict | None:
+        """Forget the verdict on a finding, or the last one where there is none on it; return what was forgotten."""
+        if not self.said:
+            return None
+        forgotten = self.verdicts.get(key or "", self.said[-1])
+        self.said = [verdict for verdict in self.said if verdict is not forgotten]
         self.finished = False
+        return forgotten
 
     def finish(self, shown: Iterable[Finding]) -> None:
         """Close the reading: what has no box now counts as read and without finding.
@@ -116,10 +121,6 @@ class Reading:
             count = "1 finding waits" if len(waiting) == 1 else f"{len(waiting)} findings wait"
             raise ReadingError(f"{count} for a verdict, the first is {waiting[0].class_name}.")
         self.finished = True
-
-    def all(self) -> list[Verdict]:
-        """Return the verdicts on findings, then what was missed."""
-        return [*self.verdicts.values(), *self.missed]
 
 
 def name_findings(findings: Findings) -> list[Finding]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.serving.reading import Box, Finding, Kind
+    from cxr_mmdet.serving.reading import Box, Finding, Kind, Verdict
     from cxr_mmdet.serving.store import Store
     from cxr_mmdet.serving.uploads import Upload
 
@@ -115,10 +115,11 @@ class ReadingRoom:
         case.reading.judge(kind, finding, class_name=class_name, box=box, size_hw=case.size_hw)
         self._keep(case, reader)
 
-    def take_back(self, case: Case, reader: str, key: str | None) -> None:
+    def take_back(self, case: Case, reader: str, key: str | None) -> Verdict | None:
         """Forget a verdict; see :meth:`Reading.take_back`."""
-        case.reading.take_back(key)
+        forgotten = case.reading.take_back(key)
         self._keep(case, reader)
+        return forgotten
 
     def finish(self, case: Case, reader: str) -> None:
         """Close the reading; see :meth:`Reading.finish`."""

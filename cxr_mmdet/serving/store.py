@@ -155,7 +155,7 @@ class Store:
             row.saved_at, row.finished_at = now, now if reading.finished else None
             session.flush()
             session.execute(delete(VerdictRow).where(VerdictRow.reading_id == row.id))
-            for verdict in reading.all():
+            for verdict in reading.said:
                 x_min, y_min, x_max, y_max = verdict.box_xyxy
                 session.add(
                     VerdictRow(

@@ -38,7 +38,7 @@ def phantom_file(tmp_path):
     return write
 
 
-def with_window(content: bytes, center: float, width: float) -> bytes:
+def with_window(content: bytes, center, width) -> bytes:
     dataset = pydicom.dcmread(BytesIO(content))
     dataset.WindowCenter, dataset.WindowWidth = center, width
     buffer = BytesIO()
@@ -69,6 +69,13 @@ def test_another_window_is_what_a_file_with_it_gives(phantom_file, name):
 @pytest.mark.parametrize("name", ["plain", "eight bit", "monochrome1", "rescaled"])
 def test_the_first_window_is_the_files_own(phantom_file, name):
     _, viewable = read_viewable(phantom_file(ENCODINGS[name]), "a")
+    np.testing.assert_array_equal(viewable.render(viewable.start), viewable.render())
+
+
+def test_an_impossible_first_window_is_passed_over(phantom_file):
+    content = with_window(phantom_file(ENCODINGS["plain"]), [100, 2000], [0, 1500])
+    _, viewable = read_viewable(content, "a")
+    assert viewable.start == Window(2000, 1500)
     np.testing.assert_array_equal(viewable.render(viewable.start), viewable.render())
 
 

@@ -43,12 +43,12 @@ def test_each_verdict_says_what_is_right():
     assert judge(reading, Kind.agree, first).class_name == "Cardiomegaly"
     assert judge(reading, Kind.wrong_class, second, class_name="Cardiomegaly").box_xyxy == second.box_xyxy
     assert judge(reading, Kind.missed, class_name="ILD", box=(1, 2, 30, 40)).finding_key is None
-    assert [verdict.is_there for verdict in reading.all()] == [True, True, True]
+    assert len(reading.said) == 3
     redrawn = judge(reading, Kind.wrong_box, first, box=(5, 5, 200, 50))
     assert redrawn.box_xyxy == (5, 5, 80, 50)
     assert redrawn.class_name == "Cardiomegaly"
-    assert len(reading.all()) == 3, "a later verdict replaces the earlier one"
-    assert not judge(reading, Kind.absent, second).is_there
+    assert len(reading.said) == 3, "a later verdict replaces the earlier one"
+    assert judge(reading, Kind.absent, second).box_xyxy == second.box_xyxy
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_is_missing_is_said(kind, chosen, class_name, box, message):
     reading = Reading()
     with pytest.raises(ReadingError, match=message):
         judge(reading, kind, two_findings()[0] if chosen else None, class_name, box)
-    assert reading.all() == []
+    assert reading.said == []
 
 
 def test_a_reading_is_finished_when_nothing_shown_is_open():
@@ -92,16 +92,21 @@ def test_nothing_found_and_nothing_missed_is_a_reading_too():
     reading = Reading()
     reading.finish([])
     assert reading.finished
-    assert reading.all() == []
+    assert reading.said == []
 
 
-def test_the_last_missed_one_is_taken_back():
+def test_the_last_verdict_is_taken_back_unless_another_is_chosen():
+    first, second = two_findings()
     reading = Reading()
-    reading.take_back(None)
+    assert reading.take_back(None) is None
+    judge(reading, Kind.agree, first)
     for width in (10, 20):
         judge(reading, Kind.missed, class_name="ILD", box=(0, 0, width, 10))
-    reading.take_back(None)
-    assert [verdict.box_xyxy[2] for verdict in reading.missed] == [10]
+    assert reading.take_back(second.key).box_xyxy[2] == 20, "nothing was said of it"
+    assert reading.take_back(first.key).finding_key == first.key
+    assert [verdict.box_xyxy[2] for verdict in reading.said] == [10]
+    assert reading.take_back(None).kind is Kind.missed
+    assert reading.said == []
 
 
 @pytest.mark.parametrize("text", ["1, 2, 3.5, 4", "1 2 3.5 4", " 1;2;3.5;4 "])

@@ -183,7 +183,7 @@ def test_the_oldest_cases_go_when_memory_ends(room):
     room.cases.drop([case.token for case in cases])
 
 
-def test_passwords(room):
+def test_passwords(room, dicom_path):
     def status(url, *credentials):
         header = {}
         if credentials:
@@ -198,6 +198,9 @@ def test_passwords(room):
             assert status(url + path, "eve", "") == 401
         assert status(url, "ann", "sesame: open") == 200
         assert status(url, "böb", "pässword") == 200
+        header = {"authorization": "Basic " + base64.b64encode(b"ann:sesame: open").decode()}
+        ann = Client(url, headers=header, verbose=False)
+        assert ann.predict([handle_file(dicom_path)], 0.3, 0.5, api_name="/predict")["images"]
 
 
 def test_a_password_file(tmp_path):

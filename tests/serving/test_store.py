@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 
 import pytest
@@ -153,3 +154,22 @@ def test_another_versions_store(store, tmp_path):
 def test_a_prediction_that_is_gone(store):
     with pytest.raises(StoreError, match="prediction 7 is not in the store"):
         store.save_reading(7, reader="R1", reading=Reading(), shown=SHOWN, findings=[])
+
+
+@pytest.mark.skipif(
+    "CXR_POSTGRES_URL" not in os.environ, reason="needs a PostgreSQL database named by CXR_POSTGRES_URL"
+)
+def test_postgresql():
+    for _ in range(2):
+        store = Store.open(os.environ["CXR_POSTGRES_URL"])
+        before = len(store.readings())
+        number = add(store)
+        reading = Reading()
+        reading.judge(Kind.wrong_class, FINDINGS[0], class_name="Infiltration", box=None, size_hw=(100, 80))
+        for _ in range(2):
+            store.save_reading(number, reader="R1", reading=reading, shown=SHOWN, findings=FINDINGS)
+        stored = store.readings()
+        store.close()
+        assert len(stored) == before + 1
+        assert [(v.kind, v.class_name) for v in stored[-1].verdicts] == [("wrong_class", "Infiltration")]
+        assert stored[-1].image == IMAGE
