@@ -1,18 +1,12 @@
 import json
 
 import pytest
-from test_evaluate import CLOSE, HIT, make_detection, make_ground_truth, write
-from typer.testing import CliRunner
-
-from cxr_mmdet.cli.evaluate import app
+from evaluate_cases import CLOSE, HIT, make_detection, make_ground_truth, run_evaluate, write
 
 
 @pytest.fixture
 def invoke():
-    def invoke(*args):
-        return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "80"})
-
-    return invoke
+    return run_evaluate
 
 
 @pytest.fixture

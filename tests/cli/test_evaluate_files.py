@@ -1,10 +1,14 @@
 import json
 
 import pytest
-from test_evaluate import CLOSE, HIT, make_detection, make_ground_truth, write
-from test_evaluate_compare import invoke  # noqa: F401
+from evaluate_cases import CLOSE, HIT, make_detection, make_ground_truth, run_evaluate, write
 
 from cxr_mmdet.evaluation.competition import read_submission
+
+
+@pytest.fixture
+def invoke():
+    return run_evaluate
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def files(tmp_path):
     return write(tmp_path / "val.json", truth), write(tmp_path / "detections.json", detections)
 
 
-def test_submission_is_in_source_pixels_and_can_be_scored(invoke, files, tmp_path):  # noqa: F811
+def test_submission_is_in_source_pixels_and_can_be_scored(invoke, files, tmp_path):
     out = tmp_path / "submission.csv"
     result = invoke("submission", *files, "--out", out)
     assert (result.exit_code, result.stdout.strip()) == (0, str(out))
@@ -32,7 +36,7 @@ def test_submission_is_in_source_pixels_and_can_be_scored(invoke, files, tmp_pat
     assert by_csv == by_json
 
 
-def test_submission_takes_a_classifiers_probabilities(invoke, files, tmp_path):  # noqa: F811
+def test_submission_takes_a_classifiers_probabilities(invoke, files, tmp_path):
     given = write(tmp_path / "p.json", {"i1": 0.75, "i2": 0.5})
     invoke("submission", *files, "--out", tmp_path / "s.csv", "--p-abnormal", given)
     lines = (tmp_path / "s.csv").read_text().splitlines()
@@ -40,7 +44,7 @@ def test_submission_takes_a_classifiers_probabilities(invoke, files, tmp_path): 
     assert lines[2].endswith(" 14 0.5 0 0 1 1")
 
 
-def test_a_submission_that_is_damaged_is_one_sentence(invoke, files, tmp_path):  # noqa: F811
+def test_a_submission_that_is_damaged_is_one_sentence(invoke, files, tmp_path):
     broken = tmp_path / "broken.csv"
     broken.write_text("image_id,PredictionString\ni1,0 0.5 1 2 3\n")
     result = invoke("run", files[0], broken)
@@ -48,7 +52,7 @@ def test_a_submission_that_is_damaged_is_one_sentence(invoke, files, tmp_path): 
     assert "broken.csv, line 2: the prediction string holds 5 words" in result.stderr
 
 
-def test_thresholds_for_a_sensitivity_and_for_false_positives(invoke, files, tmp_path):  # noqa: F811
+def test_thresholds_for_a_sensitivity_and_for_false_positives(invoke, files, tmp_path):
     result = invoke("thresholds", *files, "--sensitivity", 1, "--out", tmp_path / "t.json")
     assert result.exit_code == 0
     row = next(line.split() for line in result.stdout.splitlines() if "Aortic enlargement" in line)
@@ -66,7 +70,7 @@ def test_thresholds_for_a_sensitivity_and_for_false_positives(invoke, files, tmp
 
 
 @pytest.mark.parametrize("goal", [(), ("--sensitivity", 0.5, "--fp-rate", 1)])
-def test_thresholds_need_one_goal(invoke, files, goal):  # noqa: F811
+def test_thresholds_need_one_goal(invoke, files, goal):
     result = invoke("thresholds", *files, *goal)
     assert result.exit_code == 2
     assert "pass one of --sensitivity and --fp-rate" in result.stderr

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from oracle import by_pydicom
 from outcomes import outcome, shipped_files, table
 from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.uid import ImplicitVRLittleEndian
-from test_radiograph import by_pydicom
 
 from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
 from cxr_mmdet.errors import DicomError

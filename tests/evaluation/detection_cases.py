@@ -82,3 +82,15 @@ def detector_like(seed, *, images=40, boxes=60, groups=None):
         strict=True,
     )
     return ground_truth, make_detections(rows)
+
+
+def repeat_images(truth, detections, multiplicities):
+    """Return files in which image i stands ``multiplicities[i]`` times, under new ids."""
+    images, annotations, entries = [], [], []
+    for image, count in zip(truth["images"], multiplicities, strict=True):
+        for _ in range(count):
+            new_id = len(images) + 1
+            images.append(image | {"id": new_id})
+            annotations += [a | {"image_id": new_id} for a in truth["annotations"] if a["image_id"] == image["id"]]
+            entries += [d | {"image_id": new_id} for d in detections if d["image_id"] == image["id"]]
+    return truth | {"images": images, "annotations": annotations}, entries

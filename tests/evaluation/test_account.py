@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ceiling_cases import make_ceiling
 from detection_cases import detector_like, make_detections, make_ground_truth
-from test_ceiling import make_ceiling
 
 from cxr_mmdet.evaluation.account import take_account
 from cxr_mmdet.evaluation.bootstrap import Interval

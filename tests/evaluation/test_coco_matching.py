@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from detection_cases import detector_like, found, make_detections, make_ground_truth, truths
+from detection_cases import detector_like, found, make_detections, make_ground_truth, repeat_images, truths
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_voc import repeat_images
 
 from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.coco_matching import coco_average_precision, match_coco

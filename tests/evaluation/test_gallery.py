@@ -1,9 +1,7 @@
-import base64
-from html.parser import HTMLParser
-
 import cv2
 import numpy as np
 import pytest
+from page_parser import Page
 
 from cxr_mmdet.drawing import PALETTE
 from cxr_mmdet.errors import DatasetError
@@ -11,29 +9,6 @@ from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.gallery import write_gallery
 
 NAMES = ("Cardiomegaly", "ILD <b>", "Nodule/Mass")
-
-
-class Page(HTMLParser):
-    """What a browser would find: pictures with their alternative texts, all text, every address."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.pictures, self.texts, self.addresses, self.tags = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        attrs = dict(attrs)
-        self.addresses += [attrs[key] for key in ("src", "href") if key in attrs]
-        if tag == "img":
-            self.pictures.append(attrs)
-
-    def handle_data(self, data):
-        self.texts.append(data.strip())
-
-    def pixels(self, place):
-        encoded = base64.b64decode(self.pictures[place]["src"].split(",", 1)[1])
-        return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
 
 
 @pytest.fixture

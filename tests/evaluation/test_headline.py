@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from detection_cases import detector_like, make_detections, make_ground_truth
+from detection_cases import detector_like, make_detections, make_ground_truth, repeat_images
 from literal_voc import literal_voc_ap
-from test_voc import repeat_images
 
 from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.headline import (

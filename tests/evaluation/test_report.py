@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from detection_cases import detector_like, make_detections, make_ground_truth
-from test_gallery import Page
+from page_parser import Page
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.account import take_account

@@ -9,6 +9,7 @@ from detection_cases import (
     found,
     make_detections,
     make_ground_truth,
+    repeat_images,
     truths,
     with_distinct_scores,
 )
@@ -98,18 +99,6 @@ def test_the_order_of_the_files_does_not_matter(truth, detections, random):
     other = evaluate_voc(shuffled, random.sample(detections, len(detections)))
     for ours, theirs in zip(evaluate_voc(truth, detections).per_class, other.per_class, strict=True):
         assert ours.ap == pytest.approx(theirs.ap, abs=1e-12)
-
-
-def repeat_images(truth, detections, multiplicities):
-    """Return files in which image i stands ``multiplicities[i]`` times, under new ids."""
-    images, annotations, entries = [], [], []
-    for image, count in zip(truth["images"], multiplicities, strict=True):
-        for _ in range(count):
-            new_id = len(images) + 1
-            images.append(image | {"id": new_id})
-            annotations += [a | {"image_id": new_id} for a in truth["annotations"] if a["image_id"] == image["id"]]
-            entries += [d | {"image_id": new_id} for d in detections if d["image_id"] == image["id"]]
-    return truth | {"images": images, "annotations": annotations}, entries
 
 
 @settings(max_examples=30, deadline=None)
