@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from inference_models import bundle_of
+from detectors import bundle_of
 from pydicom import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage
 

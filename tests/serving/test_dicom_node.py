@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orthanc_server
 import pytest
-from inference_models import bundle_of
+from detectors import bundle_of
 from node_builders import THRESHOLD, echoscu, missing, predictor, run_node, storescu, wait_for, write_phantoms
 from pydicom import dcmread
 from pydicom.uid import (
@@ -117,7 +117,7 @@ def _structured_reports(archive: orthanc_server.Orthanc) -> list[dict]:
 def test_killed_twice_while_four_associations_send_each_result_arrives_once(
     tmp_path: Path, archive: orthanc_server.Orthanc
 ):
-    paths = write_phantoms(tmp_path / "in", 24, size=64)
+    paths = write_phantoms(tmp_path / "in", 24, size=64, first=100)
     state, port = tmp_path / "state", orthanc_server.free_port()
     log = (tmp_path / "node.log").open("ab")
 
@@ -130,13 +130,9 @@ def test_killed_twice_while_four_associations_send_each_result_arrives_once(
         return process
 
     def send(share: list[Path]) -> None:
-        """Send one association after the other until all is accepted, as a modality does."""
-        waiting = list(share)
-        while waiting and not given_up.is_set():
-            if storescu(port, waiting[0]).returncode == 0:
-                waiting.pop(0)
-            else:
-                given_up.wait(0.3)
+        """Send all of it over one association, and all again if that breaks, until everything is accepted."""
+        while not given_up.is_set() and storescu(port, *share).returncode != 0:
+            given_up.wait(0.3)
 
     given_up = threading.Event()
     node = start()
@@ -207,8 +203,7 @@ def test_a_full_disk_is_said_to_the_sender_and_loses_nothing(tmp_path: Path, mon
     with run_node(state, NOBODY) as node:
         with monkeypatch.context() as patch:
             patch.setattr("cxr_mmdet.serving.job_store.write_durably", full)
-            refused = storescu(node.port, paths[0])
-            assert "Refused: OutOfResources" in refused.stdout + refused.stderr
+            assert storescu(node.port, paths[0]).returncode == 0xA7  # storescu ends with the status's first byte
             assert sum(counts(state).values()) == 0
         assert storescu(node.port, *paths).returncode == 0
         wait_for(lambda: counts(state)["predicted"] == 2)
@@ -250,8 +245,7 @@ def test_other_kinds_of_objects_are_refused_and_the_node_lives_on(tmp_path: Path
     slice_of_ct.save_as(tmp_path / "ct.dcm")
     with run_node(tmp_path / "state", NOBODY) as node:
         refused = storescu(node.port, tmp_path / "ct.dcm")
-        assert refused.returncode != 0
-        assert "No Acceptable Presentation Contexts" in refused.stdout + refused.stderr
+        assert "No presentation context for: (CT)" in refused.stderr
         assert storescu(node.port, path).returncode == 0
     assert sum(counts(tmp_path / "state").values()) == 1
 

@@ -1,0 +1,89 @@
+"""Reports from the command line, and back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from detectors import bundle_of, write_picture
+from node_builders import HEADER, write_phantoms
+from pydicom import dcmread
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli.report import app
+from cxr_mmdet.dicom.report import to_bytes
+from cxr_mmdet.inference.predictor import Predictor
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_predictions_go_out_and_come_back(tmp_path: Path):
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    model, out = str(bundle_of("retina", "onnx")), tmp_path / "out"
+    arguments = ["write", model, str(tmp_path / "in"), "--out", str(out), "--score-threshold", "0.85"]
+    assert run(*arguments).exit_code == 0
+    assert {file.name for file in out.iterdir()} == {"000.sr.dcm", "000.sc.dcm"}
+    result = run("read", str(out / "000.sr.dcm"))
+    document = json.loads(result.stdout)
+    expected = Predictor.load(model).predict(path)
+    assert document["p_abnormal"] == expected.p_abnormal
+    assert document["source_sop_instance_uid"] == dcmread(path).SOPInstanceUID
+    classes = [finding["class"] for finding in document["findings"]]
+    assert classes == [finding["class"] for finding in expected.at_least(0.85).to_json()["findings"]]
+    assert len(classes) > 0
+    assert dcmread(out / "000.sc.dcm").pixel_array.shape == (*expected.size_hw, 3)
+    again = run(*arguments)
+    assert again.exit_code == 2
+    assert "pass --force" in " ".join(again.stderr.split())
+    assert run(*arguments, "--force", "--no-capture").exit_code == 0
+
+
+def test_what_cannot_be_reported_on_is_named_and_the_rest_goes_on(tmp_path: Path):
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    write_picture(tmp_path / "in" / "picture.png")
+    dataset = dcmread(path)
+    del dataset.StudyInstanceUID
+    dataset.save_as(tmp_path / "in" / "stray.dcm")
+    result = run("write", str(bundle_of("retina", "onnx")), str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    errors = " ".join(result.stderr.split())
+    assert "picture.png: is a picture without patient and study" in errors
+    assert "no StudyInstanceUID" in errors
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"000.sr.dcm", "000.sc.dcm"}
+
+
+def test_what_is_no_report(tmp_path: Path):
+    path = tmp_path / "image.dcm"
+    HEADER.save_as(path, implicit_vr=False, little_endian=True)
+    result = run("read", str(path))
+    assert result.exit_code == 1
+    assert "is not a report of findings" in " ".join(result.stderr.split())
+
+
+def test_without_highdicom_the_remedy_is_named(tmp_path: Path):
+    """In a process of its own, where the package seems not to be installed."""
+    script = (
+        "import sys\n"
+        "sys.modules['highdicom'] = None\n"
+        "from cxr_mmdet.cli.report import app\n"
+        "app(['read', sys.argv[1]])\n"
+    )
+    path = tmp_path / "any.dcm"
+    path.write_bytes(to_bytes(dcmread(write_phantoms(tmp_path / "in", 1)[0])))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'cxr-mmdet[pacs]'" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["write"], ["read", "nowhere.dcm"]])
+def test_usage(arguments: list[str]):
+    assert run(*arguments).exit_code == 2
