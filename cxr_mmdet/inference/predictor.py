@@ -243,11 +243,11 @@ def in_source_pixels(entry: ModelInput, boxes: Boxes, class_names: Sequence[str]
     return Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
 
 
-def as_radiograph(source: Source) -> Radiograph:
-    """Return the radiograph that ``source`` is, or holds."""
+def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
+    """Return the radiograph that ``source`` is, or holds; messages call it ``name``, by default its path."""
     if isinstance(source, Radiograph):
         return source
     with warnings.catch_warnings():
         # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
         warnings.simplefilter("ignore")
-        return read_radiograph(source)
+        return read_radiograph(source, name=name)
