@@ -19,13 +19,14 @@ LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or an exported bundle.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     store: Annotated[
         str | None,
         typer.Option(
             metavar="DIR|URL",
+            envvar="CXR_STORE",
             help="Keep predictions and verdicts in this folder (SQLite) or database, such as "
-            "postgresql+psycopg://user@host/name. Pictures are not kept.",
+            "postgresql+pg8000://user@host/name. Pictures are not kept.",
             show_default="nothing is kept",
         ),
     ] = None,
