@@ -26,7 +26,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     read_scored_truth,
     refuse_to_overwrite,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.evaluation.criterion import HitCriterion
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 

@@ -24,7 +24,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     read_scored_truth,
     refuse_to_overwrite,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.evaluation.criterion import HitCriterion
 
 COMPARISON_FILE, REPORT_FILE = "comparison.json", "report.html"
 

@@ -19,7 +19,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     refuse_to_overwrite,
 )
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.evaluation.criterion import HitCriterion
 
 
 def submission(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.evaluation.criterion import HitCriterion
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,6 +10,7 @@ import numpy as np
 from cxr_mmdet.evaluation.bootstrap import LEVEL, RESAMPLES, Interval
 from cxr_mmdet.evaluation.calibration import Calibration, calibrate
 from cxr_mmdet.evaluation.coco import CocoScores, run_coco, score_coco
+from cxr_mmdet.evaluation.criterion import HitCriterion
 from cxr_mmdet.evaluation.froc import pool
 from cxr_mmdet.evaluation.headline import (
     HEADLINE,
@@ -21,7 +22,6 @@ from cxr_mmdet.evaluation.headline import (
     point_values,
     resampled_values,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
 from cxr_mmdet.evaluation.mistakes import Confusion, ErrorKind, confusion, split_errors
 from cxr_mmdet.evaluation.thresholds import threshold_for_false_positives
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU

@@ -9,9 +9,10 @@ import numpy as np
 
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, group_index, percentile_interval
 from cxr_mmdet.evaluation.coco_matching import IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
+from cxr_mmdet.evaluation.criterion import HitCriterion
 from cxr_mmdet.evaluation.froc import RATES, pool, sensitivities
 from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, roc_auc, score_images
-from cxr_mmdet.evaluation.matching import ClassMatches, HitCriterion, match_tables
+from cxr_mmdet.evaluation.matching import ClassMatches, match_tables
 from cxr_mmdet.evaluation.tables import DetectionTable, Pairs, TruthTable, overlapping_pairs
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU, average_precision, mean_defined
 

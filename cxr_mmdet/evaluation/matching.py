@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_mmdet.evaluation.criterion import HitCriterion
 from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable, first_of_runs, overlapping_pairs
 
 if TYPE_CHECKING:
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.evaluation.results import CocoDict, Detection
     from cxr_mmdet.evaluation.tables import Indices, Pairs
-
-
-class HitCriterion(str, Enum):
-    """When a detection counts for a ground truth box of its class."""
-
-    iou = "iou"
-    """The intersection over union is above a threshold."""
-    centre = "centre"
-    """The detection's centre lies in the ground truth box, its border included."""
 
 
 @dataclass(frozen=True)

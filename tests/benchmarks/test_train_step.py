@@ -56,7 +56,7 @@ def test_our_hooks_belong_to_the_iteration(config):
             calls.append(("after", sorted(outputs)))
 
     model = MODELS.build(config.model)
-    Trainer(model, config.optim_wrapper, [Recorder()]).step(7, make_batch(0, 1, SIZE, classes=5))
+    Trainer(model, config.optim_wrapper, [Recorder()]).step(7, make_batch(0, 2, SIZE, classes=5))
     assert calls == [("before", 7), ("after", ["loss", "loss_bbox", "loss_cls"])]
 
 
@@ -64,7 +64,7 @@ def test_the_seeding_hook_runs_without_a_runner(config):
     draws = []
     for _ in range(2):
         Trainer(MODELS.build(config.model), config.optim_wrapper, [IterationSeedHook()]).step(
-            3, make_batch(0, 1, SIZE, classes=5)
+            3, make_batch(0, 2, SIZE, classes=5)
         )
         draws.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
     assert draws[0] == draws[1]
@@ -87,7 +87,7 @@ def test_unequal_models_are_not_compared(config, monkeypatch):
 
     monkeypatch.setattr(train_step, "_build_models", unequal)
     with pytest.raises(ConfigError, match="do not compute the same loss_cls"):
-        benchmark_train_step(config, "retina_phantom", size=SIZE, rounds=1)
+        benchmark_train_step(config, "retina_phantom", size=SIZE, batch_size=2, rounds=1)
 
 
 def test_batches_are_as_the_loader_hands_them_over():
@@ -104,7 +104,7 @@ def test_batches_are_as_the_loader_hands_them_over():
 
 
 def test_the_stock_side_gets_three_planes_in_memory():
-    batch = make_batch(0, 1, SIZE, classes=5)
+    batch = make_batch(0, 2, SIZE, classes=5)
     copied = train_step._with_planes_copied(batch)
     assert copied["inputs"][0].is_contiguous()
     assert torch.equal(copied["inputs"][0], batch["inputs"][0])

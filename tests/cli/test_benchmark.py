@@ -53,15 +53,17 @@ def test_bad_input_of_pipeline_is_one_sentence(prepared_folder, arguments, exit_
 
 
 def test_train_step_as_json():
-    result = run("train-step", "retina_phantom", "--size", 64, "--rounds", 1, "--json")
+    result = run("train-step", "retina_phantom", "--size", 64, "--batch-size", 2, "--rounds", 1, "--json")
     assert result.exit_code == 0, result.output
     (comparison,) = json.loads(result.stdout)["comparisons"]
-    assert comparison["title"] == "Training iteration of retina_phantom, 1 x 64 px"
+    assert comparison["title"] == "Training iteration of retina_phantom, 2 x 64 px"
     assert [entry["name"] for entry in comparison["alternatives"]] == ["stock mmdet", "cxr_mmdet"]
 
 
 def test_train_step_takes_several_recipes_and_options():
-    result = run("train-step", "retina_phantom", "retina_lungs", "--size", 64, "--rounds", 1, "--memory")
+    result = run(
+        "train-step", "retina_phantom", "retina_lungs", "--size", 64, "--batch-size", 2, "--rounds", 1, "--memory"
+    )
     assert result.exit_code == 0, result.output
     assert "Training iteration of retina_phantom" in result.stdout
     assert "Training iteration of retina_lungs" in result.stdout

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from cxr_mmdet.boxes import iou_matrix, xywh_to_xyxy
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation import tables
-from cxr_mmdet.evaluation.matching import HitCriterion, match_detections
+from cxr_mmdet.evaluation.criterion import HitCriterion
+from cxr_mmdet.evaluation.matching import match_detections
 
 HEART = (10, 10, 40, 40)
 
