@@ -15,13 +15,15 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install --quiet --editable ".[test,dev]"
 	touch $@
 
-# Synthetic radiographs → prepared folder → training → mAP on patients never seen → a page to look at.
+# Synthetic radiographs → prepared folder → training → mAP on patients never seen → pages to look at.
 demo: $(STAMP)
 	$(PY) tools/prepare_data.py phantom $(DEMO)/phantom --images 520 --seed 7 --size 512 --labels 5 --abnormal-share 0.85 --jobs 2 --force
 	$(PY) tools/prepare_data.py build $(DEMO)/phantom $(DEMO)/prepared --labels 5 --jobs 2 --force
 	$(PY) tools/train.py configs/retina_phantom.py --data-root $(DEMO)/prepared --work-dir $(DEMO)/run
 	$(PY) tools/test.py configs/retina_phantom.py $(DEMO)/run --data-root $(DEMO)/prepared --out $(DEMO)/scores
 	$(PY) tools/evaluate.py gallery $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --images $(DEMO)/prepared/images --out $(DEMO)/gallery.html --force
+	$(PY) tools/evaluate.py run $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --out $(DEMO)/report --force
+	@printf '%s\n' '' 'The data:             $(DEMO)/prepared/report.html' 'Training:             $(DEMO)/run/curves.png' 'Truth and detections: $(DEMO)/gallery.html' 'The detector:         $(DEMO)/report/report.html'
 
 # One thread a worker: the workers share the cores.
 test: $(STAMP)
