@@ -203,7 +203,8 @@ def first_finding_of_mmdet(config: Config, checkpoint: Path, picture: Path, thre
 
 
 def _measure(title: str, code: str, threads: int) -> FirstFinding:
-    code += "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    # Not ru_maxrss: that begins with what the parent held when it forked.
+    code += "print([int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')][0])\n"
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": root}
     start = time.perf_counter()

@@ -52,25 +52,20 @@ def steps_table(steps: Sequence[StepTime]) -> Table:
 
 
 def prediction_table(result: PredictionBenchmark) -> Table:
-    """Return a line for each way to predict.
+    """Return what a new process takes for its first finding, and how far each way is from torch.
 
-    Time and how many times as fast as the first by the clock; seconds from starting Python to the first finding and the
-    peak of that process's memory; findings of torch without counterpart, and largest differences from it.
+    Seconds from starting Python, the peak of that process's memory, torch's findings without counterpart, and the
+    largest differences of a box's side and a score.
     """
-    comparison = result.comparison
-    table = _table(f"{comparison.title}, {len(comparison.timings[0].wall_s)} rounds")
-    headers = ("clock ms", "CPU ms", "speed", "first, s", "peak MB", "unmatched", "box, px", "score")
-    for header in headers:
-        table.add_column(header, justify="right")
+    table = _table("First finding of a new process; agreement with torch")
+    for header in ("first, s", "peak MB", "unmatched", "box, px", "score"):
+        table.add_column(header, justify="right", no_wrap=True)
     first = {entry.name: entry for entry in result.first}
     parity = {entry.name: entry for entry in result.parity}
-    for entry in comparison.timings:
-        start, agreement = first.get(entry.name), parity.get(entry.name)
+    for name in dict.fromkeys((*first, *parity)):
+        start, agreement = first.get(name), parity.get(name)
         table.add_row(
-            entry.name,
-            _milliseconds(Spread.of(entry.wall_s).median),
-            _milliseconds(Spread.of(entry.cpu_s).median),
-            f"{comparison.speed_up(entry).median:.2f}x",
+            name,
             "" if start is None else f"{start.seconds:.1f}",
             "" if start is None else _megabytes(start.peak_bytes),
             "" if agreement is None else f"{agreement.unmatched}/{agreement.findings}",

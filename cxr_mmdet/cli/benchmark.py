@@ -148,7 +148,7 @@ def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) ->
     import json
 
     from cxr_mmdet.benchmarks.machine import describe_machine
-    from cxr_mmdet.benchmarks.report import machine_line, prediction_table
+    from cxr_mmdet.benchmarks.report import comparison_table, machine_line, prediction_table
 
     machine = describe_machine()
     if as_json:
@@ -156,6 +156,7 @@ def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) ->
         typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
         return
     for result in results:
+        stdout.print(comparison_table(result.comparison))
         stdout.print(prediction_table(result))
     stdout.print(machine_line(machine), highlight=False)
 

@@ -237,11 +237,11 @@ class Predictor:
         return findings.at_least(dict(zip(self.class_names, limits.tolist(), strict=True)))
 
 
-def as_radiograph(source: Source) -> Radiograph:
-    """Return the radiograph that ``source`` is, or holds."""
+def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
+    """Return the radiograph that ``source`` is, or holds; messages call it ``name``, by default its path."""
     if isinstance(source, Radiograph):
         return source
     with warnings.catch_warnings():
         # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
         warnings.simplefilter("ignore")
-        return read_radiograph(source)
+        return read_radiograph(source, name=name)

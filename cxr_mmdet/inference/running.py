@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
+from cxr_mmdet.dicom.radiograph import Radiograph
 from cxr_mmdet.errors import CxrError, DicomError
 from cxr_mmdet.inference import journal
 from cxr_mmdet.inference.outputs import OVERLAYS, CocoIds, write_overlay, write_results
@@ -235,20 +235,9 @@ def _read_ahead(items: Sequence[Item], batch_size: int) -> Iterator[list[Read]]:
 def _read(item: Item) -> Read:
     try:
         state = item.state()
-        source = item.read()
-        if isinstance(source, bytes):
-            return item, _quietly(lambda: read_radiograph(source, name=item.source)), state
-        return item, as_radiograph(source), state
+        return item, as_radiograph(item.read(), name=item.source), state
     except DicomError as error:
         return item, error, None
-
-
-def _quietly(read: Callable[[], Radiograph]) -> Radiograph:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read()
 
 
 def _predict_batch(

@@ -38,7 +38,9 @@ def test_everybody_is_timed_and_the_backends_agree(monkeypatch):
     names = [entry["name"] for entry in report["comparison"]["alternatives"]]
     assert names == [STOCK, TORCHVISION, TORCH, ONNX, OPENVINO]
     assert {entry["name"] for entry in report["first_finding"]} == {STOCK, TORCH, ONNX, OPENVINO}
-    assert all(entry["seconds"] > 0 and entry["peak_bytes"] > 1e7 for entry in report["first_finding"])
+    assert all(entry["seconds"] > 0 for entry in report["first_finding"])
+    peaks = {entry["name"]: entry["peak_bytes"] for entry in report["first_finding"]}
+    assert 3e7 < peaks[ONNX] < 0.7 * peaks[TORCH], "each process's own, not its parent's"
     for entry in report["agreement_with_torch"]:
         assert entry["findings"] > 10
         assert entry["unmatched"] == 0
@@ -52,9 +54,9 @@ def test_the_table_fits_a_terminal():
         (FirstFinding("OpenVINO int8", 1.25, 300_000_000),),
         (Parity("OpenVINO int8", 2, 140, 3, 120.5, 0.0625),),
     )
-    console = Console(width=100, record=True)
+    console = Console(width=80, record=True)
     console.print(prediction_table(result))
     text = console.export_text()
     row = next(line for line in text.splitlines() if "int8" in line)
-    assert row.split() == ["OpenVINO", "int8", "550", "950", "5.42x", "1.2", "300", "3/140", "1.2e+02", "0.06"]
+    assert row.split() == ["OpenVINO", "int8", "1.2", "300", "3/140", "1.2e+02", "0.06"]
     assert "…" not in text
