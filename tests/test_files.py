@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from cxr_mmdet.files import atomic_path, write_json
+from cxr_mmdet.files import atomic_path, write_durably, write_json
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -58,3 +58,28 @@ def test_what_json_has_no_word_for_is_refused(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "bad.json", {"a": value})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_durable_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    target = tmp_path / "image.dcm"
+    write_durably(target, b"first")
+    assert target.read_bytes() == b"first"
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cxr_mmdet.files.os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_durably(target, b"second")
+    assert target.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["image.dcm"]
+
+
+def test_a_durable_file_and_its_name_are_both_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        "cxr_mmdet.files.os.fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+    )
+    write_durably(tmp_path / "image.dcm", b"")
+    assert [os.path.basename(path) for path in synced] == [".image.dcm.part", tmp_path.name]
