@@ -94,7 +94,8 @@ class TestImages:
         reused = int(done.stderr.partition("images, ")[2].split()[0])
         assert len(whole) // 2 <= reused <= len(whole)  # what was under way may be written but not noted
         assert len(list(pictures.glob("[!.]*.png"))) == 40
-        assert not list(pictures.glob(".*"))
+        # A worker that is killed while it writes leaves its temporary file; a run removes those of earlier ones by age.
+        assert len(list(pictures.glob(".*"))) <= jobs
 
 
 class TestDoctor:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import pytest
+from worker_tasks import die, square_and_process
 
 from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.preparation.parallel import map_unordered, worker_pool
-
-
-def square_and_process(number: int) -> tuple[int, int]:
-    return number**2, os.getpid()
-
-
-def die(number: int) -> int:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
 
 TASKS = [(number,) for number in range(6)]
 
