@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 WALK_THROUGH = re.compile(r"<!-- walk-through -->\n```sh\n(.*?)```", re.DOTALL)
-SHRINK = {"phantom": ["--images", "16", "--size", "160"]}
+SHRINK = {"phantom": ["--images", "16", "--size", "160", "--abnormal-share", "0.9"]}
 TINY = [
     "train_cfg.max_iters=2",
     "train_cfg.val_interval=2",

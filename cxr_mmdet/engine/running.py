@@ -208,7 +208,8 @@ class CheckedRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                handler.setStream(sys.stderr)
+                # Not setStream: it flushes the old stream, which an earlier run in this process may have closed.
+                handler.stream = sys.stderr
                 handler.addFilter(lambda record: record.getMessage().count("\n") < _CONSOLE_LINES)
         return logger
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -162,6 +163,24 @@ def failing(arguments: list[str], cwd: Path, code: int, options: list[str] = TIN
     assert "Traceback" not in result.stderr
     (message,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     return message
+
+
+def test_a_logger_that_an_earlier_run_left_writes_to_this_ones_stderr(tmp_path: Path):
+    """Two runs of one config within a second share mmengine's logger; the first one's stream may be closed by then."""
+    from mmengine.logging import MMLogger
+
+    from cxr_mmdet.engine.running import CheckedRunner
+
+    gone = io.StringIO()
+    logger = MMLogger.get_instance("left_over", logger_name="mmengine")
+    for handler in logger.handlers:
+        handler.stream = gone
+    gone.close()
+    runner = object.__new__(CheckedRunner)  # as far as it is when it builds its logger
+    runner._log_dir, runner._timestamp, runner._experiment_name = str(tmp_path), "now", "left_over"
+    built = runner.build_logger()
+    assert built is logger
+    assert [handler.stream for handler in built.handlers] == [sys.stderr]
 
 
 class TestBadInput:
