@@ -102,6 +102,7 @@ def _serve(orders: Connection, paths: Sequence[str]) -> None:
         archive.add_supported_context(sop_class)
     handlers: list[Any] = [(evt.EVT_C_STORE, arrivals.add)]
     server = archive.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None  # it does not block
     orders.send(int(server.server_address[1]))
     try:
         while True:
