@@ -214,6 +214,38 @@ def redraw(
     _print([comparison], as_json)
 
 
+@app.command(no_args_is_help=True)
+def node(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each.")] = 5,
+    pictures: Annotated[int, typer.Option(min=1, help="Different radiographs; a round takes each once.")] = 8,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    as_json: Json = False,
+) -> None:
+    """Compare the DICOM node, from C-STORE to the archived report, with bare prediction; both in this process."""
+    import logging
+
+    with quiet_imports():
+        from cxr_mmdet.benchmarks.node import benchmark_node
+        from cxr_mmdet.inference.predictor import Predictor
+
+        predictor = Predictor.load(model, threads=threads)
+    for library in ("highdicom", "pynetdicom"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    with progress_bar("rounds") as report:
+        comparisons = benchmark_node(
+            predictor,
+            pictures=pictures,
+            size=size,
+            rounds=rounds,
+            score_threshold=score_threshold,
+            progress=report,
+        )
+    _print(comparisons, as_json)
+
+
 def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) -> None:
     import json
 

@@ -131,6 +131,10 @@ class DicomNode:
         self._server = server
         self._worker.start()
 
+    def pause(self) -> None:
+        """From now on only take radiographs in; what is in the queue waits for the next start."""
+        self._worker.stop()
+
     def stop(self) -> None:
         """Take nothing new, finish what is under way, and leave the rest in the queue."""
         if self._server is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from cxr_mmdet.dicom.radiograph import Radiograph
     from cxr_mmdet.inference.findings import Findings
     from cxr_mmdet.inference.predictor import Predictor
 
@@ -72,11 +73,29 @@ def make_reports(
         radiograph = read_radiograph(content, name=name)
         # By the model's own threshold, so that p_abnormal does not depend on what is reported.
         (found,) = predictor.predict_radiographs([radiograph], Thresholds())
-        findings = found.at_least(options.score_threshold)
-        report = structured_report(findings, header, created=created)
-        capture = None
-        if options.capture:
-            pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
-            picture = findings.draw(pixels, long_edge=min(options.overlay_size, max(pixels.shape)))
-            capture = secondary_capture(picture, findings, header, created=created)
+        return describe_findings(found, radiograph, header, options, created)
+
+
+def describe_findings(
+    found: Findings, radiograph: Radiograph, header: Dataset, options: ReportOptions, created: datetime.datetime
+) -> Reports:
+    """Return what the model found as DICOM objects.
+
+    Args:
+        found: by the model's own threshold.
+        radiograph: in which it was found.
+        header: of that radiograph's file.
+        options: what is reported.
+        created: the time that is written into the objects.
+
+    Raises:
+        DicomError: nothing can refer to the radiograph.
+    """
+    findings = found.at_least(options.score_threshold)
+    report = structured_report(findings, header, created=created)
+    capture = None
+    if options.capture:
+        pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
+        picture = findings.draw(pixels, long_edge=min(options.overlay_size, max(pixels.shape)))
+        capture = secondary_capture(picture, findings, header, created=created)
     return Reports(findings, report, capture)

@@ -1,0 +1,31 @@
+"""The benchmark of the DICOM node, small: every radiograph comes back as two objects, and every step is timed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from detectors import bundle_of
+from typer.testing import CliRunner
+
+from cxr_mmdet.benchmarks.dicom_peer import run_peer
+from cxr_mmdet.benchmarks.node import BARE, DESCRIBE, KEEP, NODE, PREDICT, RECEIVE, SEND, _write_phantoms
+from cxr_mmdet.cli.benchmark import app
+from cxr_mmdet.errors import CxrError
+
+
+def test_node_and_steps_as_json():
+    options = ["--rounds", "2", "--pictures", "2", "--size", "96", "--threads", "1", "--score-threshold", "0.85"]
+    result = CliRunner().invoke(app, ["node", str(bundle_of("retina", "onnx")), *options, "--json"])
+    assert result.exit_code == 0, result.output
+    throughput, steps = json.loads(result.stdout)["comparisons"]
+    assert [entry["name"] for entry in throughput["alternatives"]] == [BARE, NODE]
+    assert [entry["name"] for entry in steps["alternatives"]] == [PREDICT, RECEIVE, DESCRIBE, KEEP, SEND]
+    assert all(len(entry["wall_s"]) == 2 for entry in throughput["alternatives"] + steps["alternatives"])
+    seconds = {entry["name"]: entry["median_wall_s"] for entry in throughput["alternatives"] + steps["alternatives"]}
+    assert seconds[NODE] > seconds[DESCRIBE], "a round of the node ends when its reports are archived"
+
+
+def test_no_node_is_an_error(tmp_path):
+    with run_peer(_write_phantoms(tmp_path / "phantoms", 1, 96)) as peer, pytest.raises(CxrError, match="association"):
+        peer.send(9, wait=True)  # nothing listens at the port of the discard service
