@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,18 @@ light and dark."""
 
 _SVG_ID = re.compile(r' id="[A-Za-z0-9]+(?:\.[a-z]+)?_\d+"')
 """matplotlib numbers its groups anew in each figure; two figures on a page would share the numbers."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture: its heading, a note beside it, what a screen reader says, its data address and size in pixels."""
+
+    title: str
+    note: str
+    alt: str
+    uri: Markup
+    width: int
+    height: int
 
 
 def page_environment(templates: Path | None = None) -> jinja2.Environment:

@@ -10,31 +10,18 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.boxes import xywh_to_xyxy
 from cxr_mmdet.drawing import draw_boxes
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.pages import jpeg_uri, read_grey_picture
+from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import numpy as np
-    from markupsafe import Markup
     from numpy.typing import NDArray
 
     from cxr_mmdet.evaluation.results import CocoDict, Detection
 
 PICTURE_LONG_EDGE = 900
 """Pixels; shown at about 570 on a desk and 360 on a phone, so that names stay readable on both."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture: its heading, a note beside it, what a screen reader says, its data address and size in pixels."""
-
-    title: str
-    note: str
-    alt: str
-    uri: Markup
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from cxr_mmdet.annotations.split import order_of_groups
 from cxr_mmdet.boxes import XYXY_COLUMNS, iou_matrix, xywh_to_xyxy
 from cxr_mmdet.drawing import DASHES, PALETTE, draw_boxes
-from cxr_mmdet.pages import jpeg_uri, read_grey_picture
+from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
 from cxr_mmdet.preparation.report_numbers import place_map
 
 if TYPE_CHECKING:
@@ -37,18 +37,6 @@ CROWD = 16
 CYCLE = len(PALETTE) * len(DASHES)
 ONE_READER, SOME_READERS, ALL_READERS = 2 * len(PALETTE), 1, 2
 """Styles of fused boxes: dotted orange, blue, green."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a study."""
-
-    title: str
-    note: str
-    alt: str
-    uri: Markup
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
