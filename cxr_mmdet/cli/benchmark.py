@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr_mmdet.cli import benchmark_evaluate
+from cxr_mmdet.cli import benchmark_evaluate, benchmark_quality
 from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, progress_bar, quiet_imports, stdout
 
 if TYPE_CHECKING:
@@ -295,3 +295,4 @@ def _print(
 
 
 app.command()(benchmark_evaluate.evaluate)
+app.command()(benchmark_quality.quality)

@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.registry import init_default_scope
+from typer.testing import CliRunner
+
+from cxr_mmdet.annotations.coco import read_coco
+from cxr_mmdet.benchmarks.quality import Contestant, QualityRun, run_quality
+from cxr_mmdet.benchmarks.quality_report import quality_table, score_quality
+from cxr_mmdet.benchmarks.torchvision_retinanet import as_torchvision
+from cxr_mmdet.cli.benchmark import app
+from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.evaluation.headline import match_all
+
+SMALL = [
+    "val_dataloader.dataset.pipeline.2.scale=(64,64)",
+    "train_dataloader.batch_size=2",
+    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
+]
+
+
+def run_of(name, seed=0, **changes):
+    values = {"iterations": 10, "cpu_s": 60.0, "curve": [[60.0, 0.5]], "ann_file": "annotations/val_5.json"}
+    return QualityRun.from_json({"contestant": name, "seed": seed} | values | changes)
+
+
+def perfect(ground_truth, score=0.9):
+    return [
+        {"image_id": box["image_id"], "category_id": box["category_id"], "bbox": box["bbox"], "score": score}
+        for box in ground_truth["annotations"]
+    ]
+
+
+def test_a_contestant_is_a_recipe_with_switches_or_with_torchvisions_detector():
+    assert Contestant.parse("retina_lungs") == Contestant("retina_lungs", "retina_lungs")
+    assert Contestant.parse("retina_phantom+ema+torchvision") == Contestant(
+        "retina_phantom+ema+torchvision", "retina_phantom", ("ema",), torchvision=True
+    )
+
+
+def test_torchvisions_detector_gives_its_own_boxes_in_pixels_before_resizing(prepared_folder):
+    init_default_scope("mmdet")
+    config = as_torchvision(load_config("retina_phantom", data_root=prepared_folder(), load_from="none"))
+    config.val_dataloader.dataset.pipeline[2].scale = (96, 96)
+    model = MODELS.build(config.model).eval()
+    torch.nn.init.constant_(model.detector.head.classification_head.cls_logits.bias, 1.0)
+    sample = DATASETS.build(config.val_dataloader.dataset)[0]
+    batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
+    with torch.no_grad():
+        (found,) = model.test_step(batch)
+        (expected,) = model.detector(list(model.data_preprocessor(batch)["inputs"]))
+    assert len(found.pred_instances) == len(expected["boxes"]) > 0
+    factor = max(sample["data_samples"].ori_shape) / 96
+    assert torch.allclose(found.pred_instances.bboxes, expected["boxes"] * factor, rtol=1e-5, atol=1e-4)
+
+
+def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path):
+    root, out = prepared_folder(train=4, val=2), tmp_path / "quality"
+    contestants = [Contestant.parse(name) for name in ("retina_phantom", "retina_phantom+torchvision")]
+    options = {"minutes": 0.02, "seeds": [3], "threads": 1, "cfg_options": SMALL}
+    lines = []
+    runs = run_quality(contestants, root, out, report=lines.append, **options)
+    assert [run.contestant for run in runs] == ["retina_phantom", "retina_phantom+torchvision"]
+    assert all(run.iterations >= 4 and run.cpu_s > 0 and len(run.curve) >= 2 for run in runs)
+    assert (out / "retina_phantom+torchvision/seed_3/detections.json").is_file()
+    assert sum("training" in line for line in lines) == 2
+    lines.clear()
+    assert run_quality(contestants, root, out, report=lines.append, **options) == runs
+    assert not any("training" in line for line in lines)
+    with pytest.raises(UsageError, match="name another folder by --out"):
+        run_quality(contestants, root, out, **options | {"minutes": 0.03})
+
+
+def test_a_contestant_named_twice_is_refused(tmp_path):
+    twice = [Contestant.parse("retina_lungs")] * 2
+    with pytest.raises(UsageError, match="named twice"):
+        run_quality(twice, tmp_path, tmp_path, minutes=1, seeds=[0], threads=1)
+
+
+def test_scores_are_means_over_seeds_and_differences_are_paired(prepared_folder):
+    ground_truth = read_coco(prepared_folder(val=12) / "annotations/val_5.json")
+    right, half = perfect(ground_truth), perfect(ground_truth)[::2]
+    good, poor = match_all(ground_truth, right), match_all(ground_truth, half)
+    trained = {
+        "mixed": [(run_of("mixed"), good), (run_of("mixed", 1), poor)],
+        "good": [(run_of("good"), good), (run_of("good", 1), good)],
+    }
+    mixed, best = score_quality(trained, resamples=200)
+    (point,) = score_quality({"poor": [(run_of("poor"), poor)]}, resamples=50)
+    expected = (1 + point.values["mean_ap_50"].value) / 2
+    assert mixed.values["mean_ap_50"].value == pytest.approx(expected)
+    assert best.values["mean_ap_50"].low == best.values["mean_ap_50"].high == 1.0
+    difference = best.differences["mean_ap_50"]
+    assert difference.value == pytest.approx(1 - expected)
+    # A draw may hold the good seed twice, where both are alike.
+    assert difference.low == pytest.approx(0.0, abs=1e-9)
+    assert difference.high > difference.value
+    assert not mixed.differences
+
+
+def test_equal_trainings_differ_by_exactly_nothing(prepared_folder):
+    ground_truth = read_coco(prepared_folder(val=12) / "annotations/val_5.json")
+    matched = match_all(ground_truth, perfect(ground_truth)[::2])
+    pair = {name: [(run_of(name), matched), (run_of(name, 1), matched)] for name in ("a", "b")}
+    difference = score_quality(pair, resamples=100)[1].differences["mean_ap"]
+    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_tables_say_what_is_undefined(prepared_folder):
+    ground_truth = read_coco(prepared_folder(val=3) / "annotations/val_5.json")  # no normal image: no AUC
+    matched = match_all(ground_truth, perfect(ground_truth))
+    scores = score_quality({"a": [(run_of("a"), matched)]}, resamples=20)
+    table = quality_table(scores, differences=False)
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells[:4] == ["a", "1", "1.0", "10"]
+    assert cells[-1] == "undefined"
+
+
+def test_the_command_prints_and_writes_the_scores(prepared_folder, tmp_path):
+    root, out = prepared_folder(train=4, val=4), tmp_path / "quality"
+    arguments = ["quality", str(root), "retina_phantom", "--out", str(out), "--minutes", "0.02", "--seeds", "1"]
+    rest = ["--threads", "1", "--resamples", "20", "--json", "--cfg-options", *SMALL]
+    result = CliRunner().invoke(app, arguments + rest)
+    assert result.exit_code == 0, result.output
+    document = json.loads((out / "quality.json").read_text())
+    assert document == json.loads(result.stdout)
+    (entry,) = document["contestants"]
+    assert entry["seeds"] == 1
+    assert np.isfinite(entry["values"]["mean_ap"]["value"])
+    assert (out / "quality.png").stat().st_size > 1000
