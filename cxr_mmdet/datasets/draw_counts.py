@@ -79,8 +79,14 @@ def draws_table(counts: DrawCounts, plan: DrawPlan) -> Table:
     copies = f", {counts.copies} of them virtual copies" if counts.copies else ""
     threshold = "off" if plan.repeat_threshold is None else f"{plan.repeat_threshold:g}"
     share = "off" if plan.normal_share is None else f"{float(plan.normal_share):g}"
-    title = f"Training draws from {counts.images} images{copies}; repeat_threshold {threshold}, normal_share {share}"
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"Training draws from {counts.images} images{copies}",
+        title_style="bold",
+        title_justify="left",
+        caption=f"repeat_threshold {threshold}, normal_share {share}",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("", overflow="fold")
     for header in ("images", "boxes", "repeat factor", "of images", "of draws"):
         table.add_column(header, justify="right", no_wrap=True)

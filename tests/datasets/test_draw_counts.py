@@ -56,9 +56,8 @@ def test_the_counts_are_what_the_sampler_draws():
 def test_the_table_says_it_all_in_80_columns():
     plan = plan_draws(eight_abnormal_of_twelve(), repeat_threshold=0.5, normal_share=0.2)
     table = draws_table(count_draws(plan, copies=3), plan)
-    assert table.title == (
-        "Training draws from 12 images, 3 of them virtual copies; repeat_threshold 0.5, normal_share 0.2"
-    )
+    assert table.title == "Training draws from 12 images, 3 of them virtual copies"
+    assert table.caption == "repeat_threshold 0.5, normal_share 0.2"
     assert rows(table) == {
         "images": ["boxes", "repeat factor", "of images", "of draws"],
         "A": ["8", "9", "1.00", "66.7 %", "80.0 %"],
@@ -87,7 +86,9 @@ def announced(sampler) -> list[str]:
 
 @pytest.mark.parametrize("switches", [{}, dict(normal_share=0.5)])
 def test_terminal_and_log_get_the_table_once_each(capsys, switches):
-    (logged,) = announced(SeededInfiniteSampler(LabelledImages([[0], []], classes=("A",)), seed=0, **switches))
+    (logged,) = announced(
+        SeededInfiniteSampler(LabelledImages([[0], []], classes=("Aortic enlargement",)), seed=0, **switches)
+    )
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("Training draws from 2 images") == logged.count("Training draws from 2 images") == 1
