@@ -103,6 +103,26 @@ def translate(boxes_xyxy: ArrayLike, offset_x: float, offset_y: float) -> Boxes:
     return as_boxes(boxes_xyxy) + np.array([offset_x, offset_y, offset_x, offset_y], dtype=np.float64)
 
 
+def move_as_ellipses(boxes_xyxy: ArrayLike, matrix: NDArray[np.float64]) -> Boxes:
+    """Return the boxes around the ellipses inscribed in the boxes, after an affine map; exact without rotation.
+
+    What a box holds rarely fills its corners, so the box around the turned corners is too large; the ellipse is the
+    usual guess in between (Kalra et al. 2021, "Towards rotation invariance in object detection"). Of a finding that
+    touches all four sides of a box of w by h, turned by an angle a, each side is then off by at most
+    (h·sin a + sqrt(w²·cos² a + h²·sin² a) - w·cos a) / 2, with w and h exchanged for top and bottom: for a square 4.5 %
+    of its side at 5°, either way. The box around the corners is off by up to h·sin a, 8.7 %, and always outwards.
+
+    Args:
+        boxes_xyxy: boxes before the map.
+        matrix: (2, 3), of continuous pixel coordinates: (x, y) → matrix[:, :2] @ (x, y) + matrix[:, 2].
+    """
+    boxes = as_boxes(boxes_xyxy)
+    linear, offset = matrix[:, :2], matrix[:, 2]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 @ linear.T + offset
+    half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (linear**2).T)
+    return np.concatenate([centres - half, centres + half], axis=1)
+
+
 def _extent(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the areas between lower and upper corners, both (..., 2); 0 where they are out of order."""
     sides = np.maximum(high - low, 0)

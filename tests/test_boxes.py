@@ -1,5 +1,7 @@
 """Box geometry: against pictures, torchvision and hand-computed overlaps."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -138,3 +140,51 @@ def test_the_argument_is_never_changed():
     boxes.xyxy_to_xywh(given_boxes)
     boxes.xywh_to_xyxy(given_boxes)
     np.testing.assert_array_equal(given_boxes, before)
+
+
+def turn(degrees: float, factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    cosine, sine = factor * math.cos(math.radians(degrees)), factor * math.sin(math.radians(degrees))
+    return np.array([[cosine, sine, shift], [-sine, cosine, -shift]])
+
+
+def test_without_rotation_ellipses_move_exactly_as_boxes():
+    matrix = np.array([[1.5, 0, 7], [0, 0.5, -3]])
+    assert boxes.move_as_ellipses([[10, 20, 40, 60]], matrix).tolist() == [[22, 7, 67, 27]]
+    assert boxes.move_as_ellipses([], matrix).shape == (0, 4)
+
+
+@given(
+    width=st.floats(5, 60),
+    height=st.floats(5, 60),
+    touching=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    degrees=st.floats(-10, 10),
+)
+@settings(deadline=None)
+def test_sides_are_off_by_no_more_than_the_documented_bound(width, height, touching, degrees):
+    """Of whatever touches all four sides of its box somewhere: here the four points where it does."""
+    left, right, top, bottom = touching
+    points = np.array(
+        [(0, left * height), (width, right * height), (top * width, 0), (bottom * width, height)], dtype=float
+    )
+    matrix = turn(degrees)
+    turned = points @ matrix[:, :2].T + matrix[:, 2]
+    truth = np.concatenate([turned.min(axis=0), turned.max(axis=0)])
+    got = boxes.move_as_ellipses([[0, 0, width, height]], matrix)[0]
+    sine, cosine = abs(math.sin(math.radians(degrees))), math.cos(math.radians(degrees))
+
+    def bound(across: float, along: float) -> float:
+        return (along * sine + math.hypot(across * cosine, along * sine) - across * cosine) / 2
+
+    allowed = np.array([bound(width, height), bound(height, width)] * 2) + 1e-6
+    assert (np.abs(got - truth) <= allowed).all()
+
+
+@given(degrees=st.floats(-10, 10), factor=st.floats(0.8, 1.25), shift=st.floats(-9, 9))
+@settings(deadline=None)
+def test_the_box_lies_within_the_turned_corners(degrees, factor, shift):
+    matrix = turn(degrees, factor, shift)
+    corners = np.array([(10, 20), (40, 20), (10, 35), (40, 35)], dtype=float) @ matrix[:, :2].T + matrix[:, 2]
+    box = boxes.move_as_ellipses([[10, 20, 40, 35]], matrix)[0]
+    assert (box[:2] >= corners.min(axis=0) - 1e-9).all()
+    assert (box[2:] <= corners.max(axis=0) + 1e-9).all()
+    np.testing.assert_allclose((box[:2] + box[2:]) / 2, corners.mean(axis=0))

@@ -1,8 +1,9 @@
 """Prepared folders as mmdet datasets, and the transforms that are ours."""
 
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
-from cxr_mmdet.datasets.exposure import RandomExposure
+from cxr_mmdet.datasets.exposure import RandomClahe, RandomExposure
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
+from cxr_mmdet.datasets.positioning import RandomPositioning
 from cxr_mmdet.datasets.radiographs import LoadRadiograph
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
 from cxr_mmdet.datasets.transforms import (
@@ -22,6 +23,8 @@ __all__ = [
     "MinorityFlipRot90",
     "PackRadiograph",
     "PadToSquare",
+    "RandomClahe",
     "RandomExposure",
+    "RandomPositioning",
     "SeededInfiniteSampler",
 ]

@@ -64,6 +64,11 @@ class MinorityAugmentedDataset:
         """The wrapped dataset's."""
         return self.dataset.metainfo
 
+    @property
+    def copies(self) -> int:
+        """How many entries are virtual copies."""
+        return len(self._entries) - len(self.dataset)
+
     def full_init(self) -> None:
         """Load the wrapped dataset and list the copies."""
         if self._fully_initialized:

@@ -17,6 +17,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 
+from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import CheckpointError, ConfigError
@@ -74,6 +75,8 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
         config.resume, config.load_from = True, None
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
+    if is_main_process():
+        announce_draws(runner.train_dataloader, runner.logger)
     runner.train()
     last = find_latest_checkpoint(str(work_dir))
     curves = work_dir / "curves.png"

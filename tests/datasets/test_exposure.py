@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import pytest
 
-from cxr_mmdet.datasets.exposure import RandomExposure, exposure_table
+from cxr_mmdet.datasets.exposure import RandomClahe, RandomExposure, exposure_table
 
 
 def test_nothing_to_draw_changes_nothing():
@@ -39,3 +40,39 @@ def test_draws_follow_the_global_seed():
 
     assert draw(1) == draw(1)
     assert len({draw(seed) for seed in range(20)}) > 5
+
+
+class TestRandomClahe:
+    def test_is_opencvs_but_for_black(self):
+        image = np.random.default_rng(0).integers(0, 90, (64, 80), dtype=np.uint8)
+        image[:, :20] = 0
+        out = RandomClahe(probability=1, clip_limit=(2, 2), tiles=4)({"img": image})["img"]
+        expected = cv2.createCLAHE(clipLimit=2, tileGridSize=(4, 4)).apply(image)
+        np.testing.assert_array_equal(out[image > 0], expected[image > 0])
+        assert (out[image == 0] == 0).all()
+        assert (expected[image == 0] > 0).any()  # what the exception is for
+
+    def test_raises_the_contrast_of_a_faint_finding(self):
+        rows, columns = np.mgrid[:128, :128]
+        image = (100 + 4 * ((rows - 64) ** 2 + (columns - 64) ** 2 < 100)).astype(np.uint8)
+        image += np.random.default_rng(0).integers(0, 6, image.shape, dtype=np.uint8)
+        out = RandomClahe(probability=1, clip_limit=(2, 2))({"img": image})["img"]
+        assert np.ptp(out[60:68, 30:98]) > 1.5 * np.ptp(image[60:68, 30:98])
+
+    @pytest.mark.parametrize(("probability", "low", "high"), [(0, 0, 0), (1, 200, 200), (0.3, 40, 80)])
+    def test_happens_as_often_as_it_is_told(self, probability, low, high):
+        image = np.random.default_rng(0).integers(0, 90, (16, 16), dtype=np.uint8)
+        np.random.seed(0)  # noqa: NPY002
+        step = RandomClahe(probability=probability)
+        changed = sum(not np.array_equal(step({"img": image})["img"], image) for _ in range(200))
+        assert low <= changed <= high  # 60 of 200, standard deviation 6.5
+
+    def test_leaves_the_loaders_picture_alone(self):
+        image = np.random.default_rng(0).integers(0, 90, (16, 16), dtype=np.uint8)
+        before = image.copy()
+        RandomClahe(probability=1)({"img": image})
+        np.testing.assert_array_equal(image, before)
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2)])
+    def test_pictures_smaller_than_the_grid(self, shape):
+        assert RandomClahe(probability=1)({"img": np.full(shape, 7, np.uint8)})["img"].shape == shape

@@ -10,6 +10,7 @@ from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
+OWN = ("retina_phantom", "retina_lungs", "retina_14cls_rare")
 SHORT_EDGES = (640, 672, 704, 736, 768, 800)
 
 
@@ -27,7 +28,7 @@ def step(pipeline: list, name: str) -> dict:
 
 
 def test_the_recipes_are_there():
-    assert set(RECIPES) | {"retina_phantom", "retina_lungs"} <= set(configs.config_names())
+    assert {*RECIPES, *OWN} <= set(configs.config_names())
 
 
 @pytest.mark.parametrize("name", configs.config_names())

@@ -43,6 +43,13 @@ FASTER = [
     "model.roi_head.bbox_roi_extractor.out_channels=32",
     "model.roi_head.bbox_head.in_channels=32",
 ]
+# Repeat factors (of classes that the small folder holds) and a share of normal studies, beside the minority copies.
+RARE = [
+    *TINY,
+    "train_dataloader.sampler.repeat_threshold=0.5",
+    "train_dataloader.sampler.repeat_classes=ILD,Nodule/Mass",
+    "train_dataloader.sampler.normal_share=0.25",
+]
 
 
 def environment() -> dict[str, str]:
@@ -69,8 +76,12 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "options", "start"),
-    [("retina_phantom", TINY, []), ("faster_rcnn_5cls", FASTER, ["--load-from", "none"])],
-    ids=["RetinaNet", "Faster R-CNN, minority copies"],
+    [
+        ("retina_phantom", TINY, []),
+        ("faster_rcnn_5cls", FASTER, ["--load-from", "none"]),
+        ("retina_phantom", RARE, []),
+    ],
+    ids=["RetinaNet", "Faster R-CNN, minority copies", "RetinaNet, weighed draws"],
 )
 def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     prepared_folder: PreparedFolder, tmp_path: Path, config, options, start
@@ -118,6 +129,7 @@ def test_two_processes_train_and_score_like_one(prepared_folder: PreparedFolder,
         _, *rest = command(tool, *arguments, "--launcher", "pytorch", options=options)
         done = subprocess.run([*torchrun, *rest], cwd=tmp_path, env=environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("Training draws from") == (tool == "train")  # one process prints
         return done.stdout
 
     options = [*TINY, "train_cfg.max_iters=4", "train_cfg.val_interval=4", "model.test_cfg.score_thr=0.0"]
@@ -204,6 +216,21 @@ class TestBadInput:
         options = [*TINY, "model.bbox_head.num_classes=3"]
         message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
         assert "model.bbox_head.num_classes is 3, the data holds 5 classes" in message
+
+    def test_a_repeat_factor_for_a_class_without_a_box(self, prepared_folder, tmp_path):
+        options = [*TINY, "train_dataloader.sampler.repeat_threshold=0.2"]
+        message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
+        assert "asks to repeat Infiltration, of which the training images hold no box" in message
+
+    def test_a_share_of_normals_where_there_is_none(self, prepared_folder, tmp_path):
+        options = [*TINY, "train_dataloader.sampler.normal_share=0.25"]
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder(train=3))]
+        assert "asks for normal studies" in failing(arguments, tmp_path, 2, options)
+
+    def test_a_share_of_normals_is_no_number(self, prepared_folder, tmp_path):
+        options = [*TINY, "train_dataloader.sampler.normal_share=half"]
+        message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
+        assert "train_loop cannot be built" in message
 
     def test_an_empty_training_split(self, prepared_folder, tmp_path):
         root = prepared_folder(train=0)
