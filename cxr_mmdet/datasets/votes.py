@@ -63,6 +63,10 @@ class VotedBoxes(HorizontalBoxes):
         shares = None if self.vote_shares is None else self.vote_shares.clone()
         return VotedBoxes(self.tensor, vote_shares=shares)
 
+    def convert_to(self, dst_type: Any) -> HorizontalBoxes:
+        """Return plain boxes of mmdet's, for instance to measure overlaps."""
+        return HorizontalBoxes(self.tensor, clone=False).convert_to(dst_type)
+
     @classmethod
     def cat(cls, box_list: Sequence[VotedBoxes], dim: int = 0) -> VotedBoxes:
         """Return the boxes of all, one after the other, as ``Mosaic`` and ``MixUp`` join pictures."""

@@ -139,8 +139,8 @@ def _label(
 
 
 def _coco_images(images: Sequence[PreparedImage], rows: pd.DataFrame, split: Split) -> list[CocoImage]:
-    readers = rows.groupby("image_id")["reader"].agg(lambda names: tuple(sorted(set(names)))).to_dict()
-    # Whoever is taken as normal unread has no row, and no reader.
+    readers = {image_id: tuple(sorted(set(names))) for image_id, names in rows.groupby("image_id")["reader"]}
+    # What is taken as normal unread has no row, and no reader.
     return [_coco_image(image, split.group_of[image.image_id], readers.get(image.image_id, ())) for image in images]
 
 
