@@ -54,6 +54,7 @@ class CocoImage:
         image_id: the readers' table's name of it.
         file_name: relative to the folder of pictures.
         group: what must not stand on both sides of a split: the patient, else the image itself.
+        readers: everybody who read it, also those who drew nothing; None where that is not known.
     """
 
     image_id: str
@@ -63,6 +64,7 @@ class CocoImage:
     group: str
     original_width: int
     original_height: int
+    readers: tuple[str, ...] | None = None
 
 
 def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
@@ -144,6 +146,7 @@ def _image_entry(number: int, image: CocoImage) -> dict[str, Any]:
         "group": image.group,
         "original_width": image.original_width,
         "original_height": image.original_height,
+        **({} if image.readers is None else {"readers": list(image.readers)}),
     }
 
 
@@ -200,10 +203,12 @@ def problems_of(coco: Any) -> Iterator[str]:
         return
     yield from _image_problems(coco["images"])
     sizes_wh = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
+    readers = {image["id"]: image.get("readers") for image in coco["images"]}
     categories = {category["id"] for category in coco["categories"] if isinstance(category, dict) and "id" in category}
     yield from _repeated("annotation id", (annotation["id"] for annotation in coco["annotations"]))
     for annotation in coco["annotations"]:
         yield from _annotation_problems(annotation, sizes_wh, categories)
+        yield from _votes_problems(annotation, readers.get(annotation["image_id"]))
 
 
 def _entry_problems(kind: str, entries: list[Any], keys: dict[str, Any]) -> Iterator[str]:
@@ -237,6 +242,9 @@ def _image_problems(images: list[dict[str, Any]]) -> Iterator[str]:
         empty = [k for k in ("width", "height", "original_width", "original_height") if image[k] < 1]
         if empty:
             yield f"image {image['id']} ({image['file_name']}) has no {', '.join(empty)}"
+        readers = image.get("readers", [])
+        if not isinstance(readers, list) or len(set(map(str, readers))) != len(readers):
+            yield f"image {image['id']} has readers {readers}, expected a list of distinct names"
 
 
 def _annotation_problems(
@@ -247,15 +255,21 @@ def _annotation_problems(
         yield f"{where} has category {annotation['category_id']}, which is not listed"
     if annotation["iscrowd"] != 0:
         yield f"{where} has iscrowd {annotation['iscrowd']}, expected 0"
-    if annotation["votes"] < 1:
-        yield f"{where} has {annotation['votes']} votes, expected at least 1"
-    readers = annotation.get("readers")
-    if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != annotation["votes"]):
-        yield f"{where} has {annotation['votes']} votes, but its readers are {readers}"
     if annotation["image_id"] not in sizes_wh:
         yield f"{where} belongs to image {annotation['image_id']}, which is not listed"
         return
     yield from _bbox_problems(where, annotation["bbox"], annotation["area"], sizes_wh[annotation["image_id"]])
+
+
+def _votes_problems(annotation: dict[str, Any], read_by: Any) -> Iterator[str]:
+    """Yield what is wrong with a box's votes; ``read_by`` are the readers of its image, where it names them."""
+    where, votes, readers = f"annotation {annotation['id']}", annotation["votes"], annotation.get("readers")
+    if votes < 1:
+        yield f"{where} has {votes} votes, expected at least 1"
+    if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != votes):
+        yield f"{where} has {votes} votes, but its readers are {readers}"
+    elif isinstance(read_by, list) and (votes > len(read_by) or not set(readers or ()).issubset(read_by)):
+        yield f"{where} has {votes} votes{f' of {readers}' if readers else ''}, but its image was read by {read_by}"
 
 
 def _bbox_problems(where: str, bbox_xywh: list[Any], area: float, size_wh: tuple[int, int]) -> Iterator[str]:

@@ -26,7 +26,9 @@ def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFr
 
     An image is named by its ``image_id``, else by its ``file_name`` without folder and suffix. An annotation's reader
     is its ``rad_id`` or ``reader``; where none has either, one reader, R1, drew all. An image without an annotation by
-    a reader was read by them and has no finding, unless its ``readers`` list says who read it.
+    a reader was read by them and has no finding, unless its ``readers`` list says who read it. Boxes with ``votes``, as
+    in a prepared folder, are a consensus: none of the listed readers drew them, so they are R1's and the lists are not
+    looked at.
 
     Args:
         path: a COCO annotation file with boxes in pixels of the radiographs.
@@ -41,6 +43,7 @@ def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFr
     image_ids = _image_ids(coco["images"], path)
     readers = _readers(coco["annotations"], path)
     everybody = sorted(set(readers)) or [ONE_READER]
+    fused = any("votes" in annotation for annotation in coco["annotations"])
     boxes_xyxy = xywh_to_xyxy([annotation["bbox"] for annotation in coco["annotations"]]).tolist()
     drawn: dict[Any, set[str]] = defaultdict(set)
     records = []
@@ -48,7 +51,7 @@ def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFr
         drawn[annotation["image_id"]].add(reader)
         records.append((image_ids[annotation["image_id"]], names[annotation["category_id"]], *box, reader, place))
     for place, image in enumerate(coco["images"], start=1):
-        for reader in image.get("readers", everybody):
+        for reader in everybody if fused else image.get("readers", everybody):
             if reader not in drawn[image["id"]]:
                 records.append((image_ids[image["id"]], NO_FINDING, *[np.nan] * 4, reader, place))
     raw = pd.DataFrame(records, columns=[*REQUIRED_COLUMNS, READER_COLUMN, "place"])

@@ -18,6 +18,7 @@ STOCK = "stock mmdet"
 
 _STEPS: dict[str, dict[str, Any] | None] = {
     "LoadGreyImage": {"type": "LoadImageFromFile"},
+    "LoadVotedAnnotations": {"type": "LoadAnnotations", "with_bbox": True},
     "GreyToThreeChannels": None,  # stock mmdet loads three
     "PackRadiograph": {"type": "PackDetInputs"},
 }

@@ -13,12 +13,14 @@ from cxr_mmdet.datasets.transforms import (
     PackRadiograph,
     PadToSquare,
 )
+from cxr_mmdet.datasets.votes import LoadVotedAnnotations
 
 __all__ = [
     "CxrDataset",
     "GreyToThreeChannels",
     "LoadGreyImage",
     "LoadRadiograph",
+    "LoadVotedAnnotations",
     "MinorityAugmentedDataset",
     "MinorityFlipRot90",
     "PackRadiograph",

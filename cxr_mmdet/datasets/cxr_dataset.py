@@ -11,6 +11,7 @@ from mmdet.registry import DATASETS
 
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.datasets.sampler import seed_draw
+from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError
 
 _MISSING_SHOWN = 3
@@ -67,6 +68,7 @@ class CxrDataset(BaseDetDataset):
                 "height": image["height"],
                 "width": image["width"],
                 "instances": instances[image["id"]],
+                **({READERS_KEY: len(image["readers"])} if "readers" in image else {}),
             }
             for image in coco["images"]
         ]

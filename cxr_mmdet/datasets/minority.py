@@ -84,7 +84,7 @@ class MinorityAugmentedDataset:
         if not any(type(transform).__name__ == "MinorityFlipRot90" for transform in self.dataset.pipeline.transforms):
             raise ConfigError(
                 "MinorityAugmentedDataset: the pipeline has no MinorityFlipRot90, so that its copies would be plain "
-                "repetitions; put it after LoadAnnotations."
+                "repetitions; put it after LoadVotedAnnotations."
             )
         minority = {classes.index(name) for name in self.minority_classes}
         self._entries = [(index, Variant.ORIGINAL) for index in range(len(self.dataset))]

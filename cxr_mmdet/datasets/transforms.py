@@ -18,6 +18,7 @@ from mmdet.registry import TRANSFORMS
 from cxr_mmdet import boxes
 from cxr_mmdet.datasets.decoding import read_grey_picture
 from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.datasets.votes import SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
 
 Results = dict[str, Any]
@@ -104,9 +105,13 @@ class GreyToThreeChannels(BaseTransform):
 class PackRadiograph(PackDetInputs):
     """mmdet's ``PackDetInputs`` that also carries ``pad_offset``, without which boxes cannot be mapped back.
 
+    Where votes were loaded, ``gt_instances`` also hold ``vote_shares``: (N,) float32 in (0, 1].
+
     Three equal channels stay one plane in memory, on the way from a worker process too; ``GreyDetDataPreprocessor``
     makes use of it, mmdet's own preprocessor does not notice.
     """
+
+    mapping_table = PackDetInputs.mapping_table | {SHARES_KEY: "vote_shares"}
 
     def __init__(
         self,
@@ -116,6 +121,7 @@ class PackRadiograph(PackDetInputs):
 
     def transform(self, results: Results) -> Results:
         """Return ``inputs`` (3, H, W) uint8 and ``data_samples``."""
+        unload_votes(results)
         results.setdefault("pad_offset", (0, 0))
         results.setdefault("scale_factor", (1.0, 1.0))
         image = results["img"]
@@ -134,5 +140,6 @@ def _boxes_xyxy(results: Results) -> np.ndarray:
 
 def _replace_boxes(results: Results, boxes_xyxy: np.ndarray) -> None:
     if "gt_bboxes" in results:
-        old = results["gt_bboxes"]
-        results["gt_bboxes"] = type(old)(old.tensor.new_tensor(boxes_xyxy), clone=False)
+        moved = results["gt_bboxes"].clone()  # with all that belongs to a box
+        moved.tensor = moved.tensor.new_tensor(boxes_xyxy)
+        results["gt_bboxes"] = moved

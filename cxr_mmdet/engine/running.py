@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
+from cxr_mmdet.engine.checks import check_votes
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import CheckpointError, ConfigError
@@ -75,6 +76,7 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
         config.resume, config.load_from = True, None
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
+    check_votes(runner.model, runner.train_dataloader.dataset)
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
     runner.train()

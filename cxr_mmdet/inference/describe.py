@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = "RetinaNet and Faster R-CNN as mmdet has them are supported"
 
-_LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations"}
+_LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations", "LoadVotedAnnotations"}
 _PACKING = {"GreyToThreeChannels", "PackRadiograph", "PackDetInputs"}
 
 

@@ -87,7 +87,8 @@ def annotate(
     twins = find_twins(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
     split = split_images(images, rows, twins, options)
     plain = _fuse(rows, images, options)
-    labelled = [_label(label_set, rows, plain, images, split, options) for label_set in label_sets]
+    coco_images = _coco_images(images, rows, split)
+    labelled = [_label(label_set, rows, plain, images, coco_images, split, options) for label_set in label_sets]
 
     folder = out / ANNOTATIONS
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,6 +120,7 @@ def _label(
     rows: pd.DataFrame,
     plain: pd.DataFrame,
     images: Sequence[PreparedImage],
+    coco_images: Sequence[CocoImage],
     split: Split,
     options: BuildOptions,
 ) -> _Labelled:
@@ -129,7 +131,6 @@ def _label(
         everything = fuse_readers(own, **options.fusion_arguments | {"method": Fusion.WBF})
         outvoted = int(everything["class_name"].isin(label_set.labels).sum())
         outvoted -= int(boxes["class_name"].isin(label_set.labels).sum())
-    coco_images = [_coco_image(image, split.group_of[image.image_id]) for image in images]
 
     def divide(val: frozenset[str]) -> Splits:
         return build_splits(label_set, coco_images, boxes, val, drop_normals=options.drop_normals)
@@ -137,7 +138,13 @@ def _label(
     return _Labelled(own, boxes, divide(split.val), tuple(divide(fold) for fold in split.folds), outvoted)
 
 
-def _coco_image(image: PreparedImage, group: str) -> CocoImage:
+def _coco_images(images: Sequence[PreparedImage], rows: pd.DataFrame, split: Split) -> list[CocoImage]:
+    readers = {image_id: tuple(sorted(set(names))) for image_id, names in rows.groupby("image_id")["reader"]}
+    # What is taken as normal unread has no row, and no reader.
+    return [_coco_image(image, split.group_of[image.image_id], readers.get(image.image_id, ())) for image in images]
+
+
+def _coco_image(image: PreparedImage, group: str, readers: tuple[str, ...]) -> CocoImage:
     height, width = image.size_hw
     original_height, original_width = image.original_size_hw
     return CocoImage(
@@ -148,6 +155,7 @@ def _coco_image(image: PreparedImage, group: str) -> CocoImage:
         group=group,
         original_width=original_width,
         original_height=original_height,
+        readers=readers,
     )
 
 

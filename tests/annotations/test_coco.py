@@ -58,6 +58,13 @@ def test_entries_hold_what_the_next_room_needs(coco):
     ]
 
 
+def test_an_image_names_its_readers_where_they_are_known():
+    by_three = CocoImage("a", "a.png", 10, 10, "a", 10, 10, readers=("R1", "R2", "R3"))
+    by_nobody = CocoImage("b", "b.png", 10, 10, "b", 10, 10, readers=())
+    coco = build_coco([by_three, by_nobody, image("c")], boxes(("a", "Nodule/Mass", 1, 1, 2, 2, 3)), LABELS)
+    assert [entry.get("readers", "unknown") for entry in coco["images"]] == [["R1", "R2", "R3"], [], "unknown"]
+
+
 def test_boxes_are_clipped_to_the_image_and_those_of_others_left_out():
     rows = boxes(
         ("a", "Nodule/Mass", -5, -6, 20, 90, 1),
@@ -130,6 +137,14 @@ BROKEN = [
     (lambda c: c["images"][0].update(image_id="b"), "image_id b occurs 2 times"),
     (lambda c: c["annotations"][0].pop("votes"), "annotation 1 lacks or misspells votes"),
     (lambda c: c["annotations"][0].update(votes=0), "annotation 1 has 0 votes"),
+    (lambda c: c["images"][1].update(readers="R1"), "image 2 has readers R1, expected a list of distinct names"),
+    (lambda c: c["images"][1].update(readers=["A", "B", "C", "A"]), "expected a list of distinct names"),
+    (lambda c: c["images"][1].update(readers=["A", "B"]), "annotation 2 has 3 votes, but its image was read by"),
+    (
+        lambda c: (c["images"][1].update(readers=["A", "B", "C"]), c["annotations"][0].update(readers=["D"])),
+        "annotation 1 has 1 votes of ['D'], but its image was read by ['A', 'B', 'C']",
+    ),
+    (lambda c: c["annotations"][1].update(readers=["A", "B"]), "annotation 2 has 3 votes, but its readers are"),
     (lambda c: c["annotations"][0].update(id=2), "annotation id 2 occurs 2 times"),
     (lambda c: c["annotations"][0].update(image_id=9), "annotation 1 belongs to image 9"),
     (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 has category 9"),

@@ -56,6 +56,14 @@ def test_readers_who_drew_nothing_read_the_image_all_the_same(coco):
     assert readings == {("a", "A", "Right lung"), ("a", "B", "No finding"), ("b", "B", "Right lung")}
 
 
+def test_fused_boxes_are_nobodys_so_that_no_listed_reader_denies_them(coco):
+    box = {"image_id": 10, "category_id": 7, "bbox": [0, 0, 1, 1], "votes": 2, "readers": ["A", "B"]}
+    images = [{"file_name": "a.png", "readers": ["A", "B", "C"]}, {"file_name": "b.png", "readers": ["A", "B", "C"]}]
+    rows = read_coco_table(coco(images, [box]))
+    readings = set(rows[["image_id", "reader", "class_name"]].itertuples(index=False, name=None))
+    assert readings == {("a", "R1", "Right lung"), ("b", "R1", "No finding")}
+
+
 def test_a_key_names_the_group(coco):
     path = coco([{"file_name": "a.png", "patient": 3}, {"file_name": "b.png", "patient": 3}], [])
     assert read_coco_table(path, group_column="patient")["group"].tolist() == ["3", "3"]

@@ -63,7 +63,7 @@ def test_the_report(prepared_folder: PreparedFolder, config):
     assert list(steps) == [
         "look up the entry",
         "LoadGreyImage",
-        "LoadAnnotations",
+        "LoadVotedAnnotations",
         "RandomChoiceResize",
         "GreyToThreeChannels",
         "PackRadiograph",

@@ -61,6 +61,36 @@ class TestBuild:
                 assert len(annotation["readers"]) == annotation["votes"]
                 assert set(annotation["readers"]) <= {"R1", "R2", "R3"}
 
+    def test_an_image_names_all_who_read_it_also_who_saw_nothing(self, built):
+        for split in ("train", "val"):
+            coco = read_coco(built / f"annotations/{split}_auto.json")
+            assert coco["images"]
+            assert all(image["readers"] == ["R1", "R2", "R3"] for image in coco["images"])
+
+    def test_nobody_read_what_is_taken_as_normal_unread(self, src, tmp_path):
+        path = src / "train.csv"
+        path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("i07,")))
+        options = BuildOptions(labels=("auto",), group_by="image", val_ratio=0.25, unread_as_normal=True)
+        build_dataset(src, tmp_path / "out", options)
+        images = [
+            image
+            for split in ("train", "val")
+            for image in read_coco(tmp_path / f"out/annotations/{split}_auto.json")["images"]
+        ]
+        assert {image["image_id"] for image in images if not image["readers"]} == {"i07"}
+
+    def test_splitting_a_folder_of_before_adds_the_readers_of_its_images(self, built):
+        def forget(coco):
+            for image in coco["images"]:
+                del image["readers"]
+
+        before = content(built)
+        for split in ("train", "val"):
+            edit(built / f"annotations/{split}_auto.json", forget)
+            read_coco(built / f"annotations/{split}_auto.json")  # still a file to train on
+        resplit(built, SplitOptions(group_by="image", val_ratio=0.25))
+        assert content(built) == before
+
     def test_agreement_and_ceiling_stand_in_the_manifest(self, built):
         entry = json.loads((built / "manifest.json").read_text())["label_sets"]["auto"]
         assert entry["agreement"]["images"] == 16

@@ -20,7 +20,7 @@ data_root = "data/vinbigdata"
 
 train_pipeline = [
     dict(type="LoadGreyImage"),
-    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="LoadVotedAnnotations", with_bbox=True),
     # Short edge drawn from these, long edge at most 1333.
     dict(
         type="RandomChoiceResize",

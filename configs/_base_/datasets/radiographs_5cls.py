@@ -6,7 +6,7 @@ data_root = "data/vinbigdata"
 
 train_pipeline = [
     dict(type="LoadGreyImage"),
-    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="LoadVotedAnnotations", with_bbox=True),
     dict(type="MinorityFlipRot90"),
     dict(type="PadToSquare"),
     # Squares, so the long edge of 1333 never binds.

@@ -4,7 +4,7 @@ data_root = "data/lungs"
 
 train_pipeline = [
     dict(type="LoadGreyImage"),
-    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="LoadVotedAnnotations", with_bbox=True),
     dict(type="MinorityFlipRot90"),
     dict(type="PadToSquare"),
     # Wider or narrower chests: both sides are drawn, up to an eighth from the size of testing.

@@ -1,0 +1,243 @@
+"""A box and the share of readers who drew it stay together, whatever a pipeline does with the boxes."""
+
+import copy
+import functools
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import PreparedFolder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.registry import init_default_scope
+
+from cxr_mmdet.annotations.coco import read_coco, write_coco
+from cxr_mmdet.datasets import CxrDataset
+from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.datasets.sampler import Draw, seed_draw
+from cxr_mmdet.datasets.votes import READERS_KEY, VotedBoxes
+from cxr_mmdet.engine.config import annotated_parts, load_config
+from cxr_mmdet.errors import ConfigError
+
+init_default_scope("mmdet")
+
+READERS = 64
+SIDE = 96
+LOAD, PACK = dict(type="LoadVotedAnnotations", with_bbox=True), dict(type="PackRadiograph")
+BASES = {"14cls": "retina_14cls", "5cls": "retina_5cls", "small": "retina_phantom"}
+# What the recipes do not use but a user may put in: steps of mmdet that drop boxes, and one that joins pictures' boxes.
+OTHERS = {
+    "crop": [dict(type="RandomCrop", crop_size=(48, 48))],
+    "flip, filter": [
+        dict(type="RandomFlip", prob=0.5),
+        dict(type="FilterAnnotations", min_gt_bbox_wh=(12, 12), keep_empty=False),
+    ],
+    "expand, crop": [dict(type="Expand"), dict(type="MinIoURandomCrop")],
+    "translate": [dict(type="TranslateX", prob=1.0, min_mag=0.3, max_mag=0.6)],
+}
+
+
+@functools.cache
+def training_pipeline(name: str) -> list:
+    return annotated_parts(load_config(name).train_dataloader)[0]["pipeline"]
+
+
+def tagged(boxes_xyxy: list, variant: Variant = Variant.ORIGINAL) -> dict:
+    """Return an entry whose i-th box has label i and i + 1 of 64 votes: the label tells which share belongs to it."""
+    return {
+        "instances": [
+            {"bbox": box, "bbox_label": number, "ignore_flag": 0, "votes": number + 1}
+            for number, box in enumerate(boxes_xyxy)
+        ],
+        READERS_KEY: READERS,
+        VARIANT_KEY: variant.value,
+        "img_id": 1,
+    }
+
+
+def shares_of_labels(labels: torch.Tensor) -> list[float]:
+    return ((labels + 1) / READERS).tolist()
+
+
+def run(results: dict, steps: list) -> dict | None:
+    for step in steps:
+        results = TRANSFORMS.build(dict(step))(results)
+        if results is None:  # a step that asks for another picture
+            return None
+    return results
+
+
+@st.composite
+def entries(draw):
+    """Several boxes, many of them at the border, where a shift drops them."""
+    boxes = []
+    for _ in range(draw(st.integers(0, 8))):
+        x = draw(st.one_of(st.integers(0, 4), st.integers(SIDE - 9, SIDE - 5), st.integers(0, SIDE - 5)))
+        y = draw(st.one_of(st.integers(0, 4), st.integers(SIDE - 9, SIDE - 5), st.integers(0, SIDE - 5)))
+        boxes.append([x, y, draw(st.integers(x + 1, min(x + 20, SIDE))), draw(st.integers(y + 1, min(y + 20, SIDE)))])
+    return tagged(boxes, draw(st.sampled_from(list(Variant))))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("votes") / "picture.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (SIDE, SIDE), dtype=np.uint8))
+    return str(path)
+
+
+@pytest.mark.parametrize("base", BASES)
+@settings(deadline=None, max_examples=25)
+@given(entry=entries(), seed=st.integers(0, 2**31))
+def test_every_box_keeps_its_share_in_the_recipes(picture, base, entry, seed):
+    pipeline = training_pipeline(BASES[base])
+    assert [step["type"] for step in pipeline[:2]] == ["LoadGreyImage", "LoadVotedAnnotations"]
+    seed_draw(Draw(0, seed))
+    # Smaller than the recipe draws them, for speed.
+    resized = [
+        dict(step) | {"scales": [(48, 48), (64, 64)]} if step["type"] == "RandomChoiceResize" else step
+        for step in pipeline
+    ]
+    instances = run(entry | {"img_path": picture}, resized)["data_samples"].gt_instances
+    assert instances.vote_shares.dtype == torch.float32
+    assert instances.vote_shares.tolist() == shares_of_labels(instances.labels)
+    assert type(instances.bboxes) is HorizontalBoxes
+
+
+@pytest.mark.parametrize("steps", OTHERS.values(), ids=OTHERS)
+@settings(deadline=None, max_examples=25)
+@given(entry=entries(), seed=st.integers(0, 2**31))
+def test_every_box_keeps_its_share_in_other_steps_of_mmdet(steps, entry, seed):
+    seed_draw(Draw(0, seed))
+    picture = {"img": np.zeros((SIDE, SIDE, 3), np.uint8), "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
+    packed = run(entry | picture, [LOAD, *steps, PACK])
+    if packed is not None:
+        instances = packed["data_samples"].gt_instances
+        assert instances.vote_shares.tolist() == shares_of_labels(instances.labels)
+
+
+def test_the_affine_step_of_the_small_base_does_drop_boxes(picture):
+    """Else the property above would hold without a box ever being lost."""
+    pipeline = training_pipeline("retina_phantom")
+    border = [[0, 10 * number, 3, 10 * number + 3] for number in range(8)]
+    kept = []
+    for seed in range(20):
+        seed_draw(Draw(0, seed))
+        labels = run(tagged(border) | {"img_path": picture}, pipeline)["data_samples"].gt_instances.labels
+        kept.append(tuple(labels.tolist()))
+    assert any(0 < len(labels) < 8 for labels in kept)
+    assert any(labels and labels != tuple(range(len(labels))) for labels in kept)  # not always the last ones
+
+
+def test_mosaics_and_mixtures_join_shares():
+    entry = tagged([[number, number, number + 30, number + 30] for number in range(6)])
+    picture = {"img": np.zeros((SIDE, SIDE, 3), np.uint8), "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
+    loaded = run(copy.deepcopy(entry) | picture, [LOAD])
+    for name, others in (("Mosaic", 3), ("MixUp", 1)):
+        results = copy.deepcopy(loaded) | {"mix_results": [copy.deepcopy(loaded) for _ in range(others)]}
+        step = dict(type=name, img_scale=(64, 64))
+        instances = run(results, [step, PACK])["data_samples"].gt_instances
+        assert len(instances) > 6
+        assert instances.vote_shares.tolist() == shares_of_labels(instances.labels)
+
+
+def voted(number: int = 4) -> VotedBoxes:
+    low = torch.arange(number, dtype=torch.float32)[:, None].expand(-1, 2)
+    return VotedBoxes(torch.cat([low, low + 2], dim=1), vote_shares=torch.arange(1, number + 1) / 8)
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (slice(1, 3), [2, 3]),
+        ([3, 0], [4, 1]),
+        (1, [2]),
+        (np.array([True, False, False, True]), [1, 4]),
+        (np.array([2, 2]), [3, 3]),
+        (torch.tensor([False, True, False, False]), [2]),
+        (torch.tensor([], dtype=torch.long), []),
+    ],
+    ids=["slice", "list", "one", "bool array", "int array", "bool tensor", "none"],
+)
+def test_selecting_boxes_selects_their_shares(index, expected):
+    chosen = voted()[index]
+    assert (chosen.vote_shares * 8).tolist() == expected
+    assert (chosen.tensor[:, 0] + 1).tolist() == expected
+
+
+def test_copies_share_no_memory():
+    for copied in (voted().clone(), copy.deepcopy(voted())):
+        assert torch.equal(copied.vote_shares, voted().vote_shares)
+    boxes = voted()
+    copied = copy.deepcopy(boxes)
+    copied.vote_shares[0] = copied.tensor[0] = 0
+    assert torch.equal(boxes.vote_shares, voted().vote_shares)
+    assert torch.equal(boxes.tensor, voted().tensor)
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda boxes: HorizontalBoxes(boxes.tensor),  # as mmdet's Albu does
+        lambda boxes: VotedBoxes(boxes.tensor),
+        lambda boxes: boxes.repeat(2, 1),
+        lambda boxes: boxes.__setitem__(slice(0, 1), boxes[1:2]) or boxes,
+    ],
+    ids=["plain", "without shares", "repeated", "overwritten"],
+)
+def test_boxes_that_lost_their_shares_are_refused(lose):
+    results = run(tagged([[1, 1, 9, 9], [2, 2, 5, 5]]) | {"img": np.zeros((16, 16, 3), np.uint8)}, [LOAD])
+    results["gt_bboxes"] = lose(results["gt_bboxes"])
+    with pytest.raises(ConfigError, match="makes new boxes, so that the readers' votes for them are lost"):
+        run(results, [PACK])
+
+
+def dataset(root, load: str = "LoadVotedAnnotations") -> CxrDataset:
+    pipeline = training_pipeline("retina_phantom")
+    steps = [dict(step) | ({"type": load} if step["type"] == LOAD["type"] else {}) for step in pipeline]
+    return CxrDataset(data_root=str(root), ann_file="annotations/train_5.json", pipeline=steps)
+
+
+def name_readers(root, readers=("R1", "R2", "R3")) -> None:
+    path = root / "annotations" / "train_5.json"
+    coco = read_coco(path)
+    for image in coco["images"]:
+        image["readers"] = list(readers)
+    write_coco(path, coco)
+
+
+def test_a_sample_of_a_prepared_folder(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    name_readers(root)
+    voted_dataset = dataset(root)
+    samples = [voted_dataset[Draw(index, 7)]["data_samples"].gt_instances for index in range(6)]
+    shares = [share for instances in samples for share in instances.vote_shares.tolist()]
+    assert shares == pytest.approx([2 / 3] * len(shares))
+    assert len(shares) == 5
+    assert len(samples[3].vote_shares) == 0  # a normal radiograph
+
+
+def test_without_readers_samples_are_what_mmdet_makes_of_them(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    ours, mmdets = dataset(root), dataset(root, "LoadAnnotations")
+    for index in range(len(ours)):
+        got, expected = ours[Draw(index, 3)], mmdets[Draw(index, 3)]
+        assert torch.equal(got["inputs"], expected["inputs"])
+        assert set(got["data_samples"].gt_instances.keys()) == {"bboxes", "labels"}
+        boxes, mmdets_boxes = (each["data_samples"].gt_instances.bboxes for each in (got, expected))
+        assert torch.equal(boxes.tensor, mmdets_boxes.tensor)
+
+
+def test_votes_change_nothing_else_of_a_sample(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    before = dataset(root)
+    name_readers(root)
+    after = dataset(root)
+    for index in range(6):
+        sample, got = before[Draw(index, 3)], after[Draw(index, 3)]
+        assert torch.equal(got["inputs"], sample["inputs"])
+        for key in ("bboxes", "labels"):
+            one, other = (each["data_samples"].gt_instances[key] for each in (got, sample))
+            assert torch.equal(getattr(one, "tensor", one), getattr(other, "tensor", other))
