@@ -14,6 +14,13 @@ def mmdet_model(name: str) -> ConfigDict:
     """Return the ``model`` of one of mmdet's recipes.
 
     ``mmdet::`` inheritance would bring COCO's data and schedule along, and reads mmdet's whole model index first.
+    Arguments and errors are those of :func:`mmdet_recipe`.
+    """
+    return Config.fromfile(mmdet_recipe(name)).model
+
+
+def mmdet_recipe(name: str) -> Path:
+    """Return the path of one of mmdet's recipes.
 
     Args:
         name: in mmdet's folder of configs, such as ``atss/atss_r50_fpn_1x_coco.py``.
@@ -27,4 +34,4 @@ def mmdet_model(name: str) -> ConfigDict:
     path = Path(mmdet.origin).parent / ".mim" / "configs" / name
     if not path.is_file():
         raise ConfigError(f"mmdet::{name}: the installed mmdet has no such config; correct the name in the base.")
-    return Config.fromfile(path).model
+    return path

@@ -11,7 +11,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 
-from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.errors import CheckpointError, CxrError
 from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import Boxes
 from cxr_mmdet.inference.spec import NO_SUPPRESSION, WholeDetector
@@ -80,14 +80,27 @@ class MmdetBackend(WholeBackend):
 
     @torch.inference_mode()
     def boxes(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Boxes]:
-        """See :class:`cxr_mmdet.inference.backend.WholeBackend`."""
+        """See :class:`cxr_mmdet.inference.backend.WholeBackend`.
+
+        Raises:
+            CxrError: the detector cannot be run on inputs of this size.
+        """
         pictures = torch.from_numpy(batch).to(self.device)
         shape = (pictures.shape[2], pictures.shape[3])
         samples = [_sample(size_hw, shape) for size_hw in sizes_hw]
         with self._lock:
             if "score_thr" in self._test:
                 self._test.score_thr = float(score_thresholds.min())
-            results = self.model.predict(pictures, samples, rescale=False)
+            try:
+                results = self.model.predict(pictures, samples, rescale=False)
+            except (
+                RuntimeError
+            ) as error:  # torch's, from deep inside: DINO has more queries than a small input has cells
+                reason = str(error).strip().splitlines()[0]
+                raise CxrError(
+                    f"{type(self.model).__name__} cannot look at {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
+                    f"({reason}); give larger radiographs or another --tta-scale or --batch-size."
+                ) from error
         return [_above(result.pred_instances, score_thresholds) for result in results]
 
 
