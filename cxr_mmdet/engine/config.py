@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -37,6 +38,7 @@ _KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"
 switches."""
 
 NO_WEIGHTS = "none"
+_RANDOM_START = {"init_cfg": None, "frozen_stages": -1, "norm_eval": False}
 
 
 def config_folder() -> Path:
@@ -106,8 +108,16 @@ def load_config(
 
 
 def train_whole_backbone(config: Config) -> None:
-    """Let every stage and norm of the backbone train, and ask for no weights of its own: for a random start."""
-    config.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
+    """Let every stage and norm of the backbone train, and ask for no weights of its own: for a random start.
+
+    A switch that the backbone does not have stays away: Swin, for one, has no norms to freeze.
+    """
+    backbone = config.model.backbone
+    kind = MODELS.get(backbone.type)
+    known = _RANDOM_START if kind is None else inspect.signature(kind).parameters
+    backbone.update({key: value for key, value in _RANDOM_START.items() if key in known})
+    if (backbone.get("norm_cfg") or {}).get("requires_grad") is False:
+        backbone.norm_cfg.requires_grad = True
 
 
 def enable_amp(config: Config) -> None:
@@ -127,12 +137,14 @@ def check_class_counts(config: Config, classes: Sequence[str]) -> None:
     Raises:
         ConfigError: they differ; training would fail late or, with fewer classes, silently learn nonsense.
     """
-    for where, count in _num_classes(config.model, "model"):
-        if count != len(classes):
-            raise ConfigError(
-                f"{where} is {count}, the data holds {len(classes)} classes ({', '.join(classes)}); "
-                f"pass --cfg-options {where}={len(classes)}, or choose the recipe of this label set."
-            )
+    wrong = [(where, count) for where, count in _num_classes(config.model, "model") if count != len(classes)]
+    if wrong:
+        where, count = wrong[0]
+        options = " ".join(f"{place}={len(classes)}" for place, _ in wrong)
+        raise ConfigError(
+            f"{where} is {count}, the data holds {len(classes)} classes ({', '.join(classes)}); "
+            f"pass --cfg-options {options}, or choose the recipe of this label set."
+        )
 
 
 def annotated_parts(config: Any) -> list[dict[str, Any]]:

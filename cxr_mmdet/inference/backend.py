@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from cxr_mmdet.inference import decoding
+from cxr_mmdet.inference.spec import DetectorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.decoding import Boxes
-    from cxr_mmdet.inference.spec import DetectorSpec
+    from cxr_mmdet.inference.spec import Spec
 
     Array = NDArray[np.float32]
 
@@ -41,9 +43,19 @@ class Backend(Protocol):
         ...
 
 
+class WholeBackend(ABC):
+    """A network with decoding of its own, the partner of a :class:`~cxr_mmdet.inference.spec.WholeDetector`."""
+
+    name: str
+
+    @abstractmethod
+    def boxes(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Boxes]:
+        """Return the boxes of each picture before suppression; arguments as :func:`detect` takes them."""
+
+
 def detect(
-    backend: Backend,
-    spec: DetectorSpec,
+    backend: Backend | WholeBackend,
+    spec: Spec,
     batch: Array,
     sizes_hw: list[tuple[int, int]],
     score_thresholds: Array,
@@ -64,13 +76,16 @@ def detect(
 
 
 def candidates(
-    backend: Backend,
-    spec: DetectorSpec,
+    backend: Backend | WholeBackend,
+    spec: Spec,
     batch: Array,
     sizes_hw: list[tuple[int, int]],
     score_thresholds: Array,
 ) -> list[Boxes]:
     """Return the boxes of each picture before suppression; arguments as :func:`detect` takes them."""
+    if isinstance(backend, WholeBackend):
+        return backend.boxes(batch, sizes_hw, score_thresholds)
+    assert isinstance(spec, DetectorSpec), "a backend and its spec are loaded together"
     scores, deltas, pyramid = backend.maps(batch)
     return [
         _candidates_of_one(
@@ -86,11 +101,9 @@ def candidates(
     ]
 
 
-def leave_best(spec: DetectorSpec, found: Boxes, nms_iou: float) -> Boxes:
+def leave_best(spec: Spec, found: Boxes, nms_iou: float) -> Boxes:
     """Return what suppression leaves of one picture's candidates, best score first."""
-    if spec.regions is None:
-        return decoding.keep_best(found, nms_iou, spec.maps.max_per_image, spec.maps.min_size)
-    return decoding.keep_best(found, nms_iou, spec.regions.max_per_image)
+    return decoding.keep_best(found, nms_iou, spec.max_per_image, spec.min_size)
 
 
 def _candidates_of_one(

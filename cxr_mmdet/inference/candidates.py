@@ -45,7 +45,8 @@ class Candidates:
         """Return what :meth:`Predictor.predict` finds with these thresholds, to the last bit.
 
         Raises:
-            UsageError: a threshold outside 0…1 or below the floor, or for a class that the model does not have.
+            UsageError: a threshold outside 0…1 or below the floor, for a class that the model does not have, or for
+                suppression that it does not do.
         """
         model, spec = self.model, self.model.spec
         thresholds.check(model.class_names)
@@ -53,7 +54,7 @@ class Candidates:
         if limits.min(initial=1) < np.float32(self.floor):
             raise UsageError(f"the score threshold is {limits.min():g}, expected {self.floor:g} or more.")
         above = np.flatnonzero(self.found.scores > limits[self.found.labels])
-        nms_iou = spec.nms_iou if thresholds.nms_iou is None else thresholds.nms_iou
+        nms_iou = spec.overlap(thresholds.nms_iou)
         best = in_source_pixels(self.model_input, leave_best(spec, self.found.take(above), nms_iou), model.class_names)
         return Findings.of(
             best.boxes_xyxy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
 import re
@@ -237,7 +238,8 @@ def build_detector(path: Path, config: Config, weights: dict[str, torch.Tensor])
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        model = MODELS.build(config.model)
+        # A copy: some detectors (DINO) note in their config what they refuse to find there another time.
+        model = MODELS.build(copy.deepcopy(config.model))
     except Exception as error:  # a config of another version can fail anywhere in mmdet
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: the model of its config cannot be built ({reason}).") from error

@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
     from mmengine.config import Config
 
-SUPPORTED = "RetinaNet and Faster R-CNN as mmdet has them are supported"
+SUPPORTED = (
+    "only RetinaNet's and Faster R-CNN's kind can be exported. Predict with the checkpoint itself: tools/predict.py, "
+    "serve.py and dicom_node.py take it"
+)
 
 _LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations", "LoadVotedAnnotations"}
 _PACKING = {"GreyToThreeChannels", "PackRadiograph", "PackDetInputs"}
+
+
+class OtherArchitectureError(CheckpointError):
+    """A detector whose outputs only mmdet itself can decode."""
 
 
 def describe_preprocessing(config: Config, source: str, *, short_edge: int) -> Preprocessing:
@@ -75,7 +82,7 @@ def describe_detector(model: BaseDetector, source: str) -> DetectorSpec:
         source: what messages call the model.
 
     Raises:
-        CheckpointError: an architecture whose outputs mean something else.
+        OtherArchitectureError: an architecture whose outputs mean something else.
     """
     if isinstance(model, TwoStageDetector) and model.with_rpn and model.with_roi_head:
         return DetectorSpec(
@@ -83,7 +90,7 @@ def describe_detector(model: BaseDetector, source: str) -> DetectorSpec:
         )
     if isinstance(model, SingleStageDetector):
         return DetectorSpec(maps=_maps(model.bbox_head, BaseDenseHead._predict_by_feat_single, source))
-    raise CheckpointError(f"{source}: is a {type(model).__name__}; {SUPPORTED}.")
+    raise OtherArchitectureError(f"{source}: is a {type(model).__name__}; {SUPPORTED}.")
 
 
 def _test_pipeline(config: Config, source: str) -> list[Any]:
@@ -101,12 +108,14 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
     generator: Any = getattr(head, "prior_generator", None)
     standard = (
         isinstance(head, AnchorHead)
+        # Two maps a level and no more: ATSS, for one, has a third that its scores are multiplied by.
+        and type(head).forward is AnchorHead.forward
         and type(head)._predict_by_feat_single is reading
         and type(generator) is AnchorGenerator
         and not getattr(head.loss_cls, "custom_cls_channels", False)
     )
     if not standard:
-        raise CheckpointError(f"{source}: its {type(head).__name__} is read in another way; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: its {type(head).__name__} is read in another way; {SUPPORTED}.")
     test = head.test_cfg
     return AnchorMaps(
         base_anchors=tuple(tuple(map(tuple, level.tolist())) for level in generator.base_anchors),
@@ -134,7 +143,7 @@ def _regions(model: BaseDetector, source: str) -> Regions:
         and not roi_head.with_shared_head
     )
     if not standard:
-        raise CheckpointError(f"{source}: its {type(roi_head).__name__} is read in another way; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: its {type(roi_head).__name__} is read in another way; {SUPPORTED}.")
     test = roi_head.test_cfg
     return Regions(
         coder=_coder(head.bbox_coder, source),
@@ -149,13 +158,13 @@ def _regions(model: BaseDetector, source: str) -> Regions:
 
 def _coder(coder: Any, source: str) -> DeltaCoder:
     if type(coder) is not DeltaXYWHBBoxCoder or coder.add_ctr_clamp:
-        raise CheckpointError(f"{source}: codes boxes by {type(coder).__name__}; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: codes boxes by {type(coder).__name__}; {SUPPORTED}.")
     return DeltaCoder(tuple(coder.means), tuple(coder.stds), bool(coder.clip_border))
 
 
 def _nms_iou(nms: Any, source: str) -> float:
     if nms.get("type", "nms") != "nms" or nms.get("class_agnostic", False):
-        raise CheckpointError(
-            f"{source}: suppresses boxes by {nms.get('type', 'nms')}; plain nms within a class is known."
+        raise OtherArchitectureError(
+            f"{source}: suppresses boxes by {nms.get('type', 'nms')}, not by plain nms within a class; {SUPPORTED}."
         )
     return float(nms.iou_threshold)

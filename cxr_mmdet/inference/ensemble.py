@@ -59,11 +59,21 @@ class Ensemble:
         names = "+".join(member.model_id for member in self.members)
         return f"{self.method.value}@{self.iou_threshold:g}{weights}({names})"
 
+    def check(self, thresholds: Thresholds) -> None:
+        """Raise unless the thresholds make sense for every member.
+
+        Raises:
+            UsageError: see :meth:`Thresholds.check`, or an NMS IoU where a member does not suppress.
+        """
+        thresholds.check(self.class_names)
+        for member in self.members:
+            member.model.spec.overlap(thresholds.nms_iou)
+
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
         """Return the fused findings of each radiograph; score thresholds act after fusion, each member's own before."""
-        thresholds.check(self.class_names)
+        self.check(thresholds)
         by_member = [
             member.predict_radiographs(radiographs, _before_fusion(member, thresholds), augmentation)
             for member in self.members

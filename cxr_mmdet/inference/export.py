@@ -79,9 +79,10 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
     """
     _check_options(out, options)
     detector = load_detector(checkpoint, trust=options.trust_checkpoint)
+    spec = describe_detector(detector.model, checkpoint)
     model = LoadedModel(
         backend=TorchBackend(detector.model),
-        spec=describe_detector(detector.model, checkpoint),
+        spec=spec,
         preprocessing=describe_preprocessing(detector.config, checkpoint, short_edge=options.short_edge),
         class_names=detector.class_names,
         model_id=detector.model_id,
@@ -96,7 +97,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             model_id=f"{detector.model_id}-{options.format.value}{'-int8' * options.int8}",
             class_names=detector.class_names,
             preprocessing=model.preprocessing,
-            spec=model.spec,
+            spec=spec,
             files={path.name: sha256_of(path) for path in sorted(files)},
             training=detector.summary,
             parity=None,

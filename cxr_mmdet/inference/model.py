@@ -11,9 +11,11 @@ from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 
 if TYPE_CHECKING:
-    from cxr_mmdet.inference.backend import Backend
+    from mmdet.models.detectors.base import BaseDetector
+
+    from cxr_mmdet.inference.backend import Backend, WholeBackend
     from cxr_mmdet.inference.preprocessing import Preprocessing
-    from cxr_mmdet.inference.spec import DetectorSpec
+    from cxr_mmdet.inference.spec import Spec
 
 DEFAULT_SHORT_EDGE = 1024
 """What tools/prepare_data.py shrinks pictures to unless told otherwise."""
@@ -32,15 +34,15 @@ class LoadedModel:
     """A network and all that is needed to predict with it.
 
     Attributes:
-        backend: runs the network.
+        backend: runs the network, or all of a detector of which ``spec`` is a WholeDetector.
         spec: how to read its outputs.
         preprocessing: how to feed it.
         class_names: in the order of its outputs.
         model_id: names the model and its weights.
     """
 
-    backend: Backend
-    spec: DetectorSpec
+    backend: Backend | WholeBackend
+    spec: Spec
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     model_id: str
@@ -100,15 +102,33 @@ def _load_bundle(bundle: Bundle, *, device: str, threads: int | None) -> LoadedM
 
 def _load_checkpoint(path: Path, device: str, threads: int | None, trust: bool, short_edge: int | None) -> LoadedModel:
     from cxr_mmdet.inference.checkpoint import load_detector
-    from cxr_mmdet.inference.describe import describe_detector, describe_preprocessing
-    from cxr_mmdet.inference.torch_backend import TorchBackend
+    from cxr_mmdet.inference.describe import describe_preprocessing
 
     detector = load_detector(str(path), trust=trust)
     edge = DEFAULT_SHORT_EDGE if short_edge is None else short_edge
+    backend, spec = _in_torch(detector.model, str(path), device, threads)
     return LoadedModel(
-        backend=TorchBackend(detector.model, device=device, threads=threads),
-        spec=describe_detector(detector.model, str(path)),
+        backend=backend,
+        spec=spec,
         preprocessing=describe_preprocessing(detector.config, str(path), short_edge=edge),
         class_names=detector.class_names,
         model_id=detector.model_id,
     )
+
+
+def _in_torch(
+    model: BaseDetector, source: str, device: str, threads: int | None
+) -> tuple[Backend | WholeBackend, Spec]:
+    """Return what runs and describes a detector: for us to decode where we can, else for mmdet."""
+    from cxr_mmdet.inference.describe import OtherArchitectureError, describe_detector
+
+    try:
+        spec = describe_detector(model, source)
+    except OtherArchitectureError:
+        from cxr_mmdet.inference.mmdet_backend import MmdetBackend, describe_whole
+
+        whole = describe_whole(model, source)
+        return MmdetBackend(model, device=device, threads=threads), whole
+    from cxr_mmdet.inference.torch_backend import TorchBackend
+
+    return TorchBackend(model, device=device, threads=threads), spec

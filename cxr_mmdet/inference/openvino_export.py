@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino
 
+from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import level_of_regions, propose
 from cxr_mmdet.inference.graphs import region_inputs
 from cxr_mmdet.inference.predictor import as_radiograph
+from cxr_mmdet.inference.spec import DetectorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +65,8 @@ def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Ite
 def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
     """Return what the second graph gets for a radiograph."""
     model = reference.model
+    assert isinstance(model.spec, DetectorSpec), "others are not exported"
+    assert not isinstance(model.backend, WholeBackend), "others are not exported"
     assert model.spec.regions is not None, "only two-stage detectors have a second graph"
     radiograph = as_radiograph(item.read())
     picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)

@@ -168,7 +168,8 @@ class Predictor:
 
         Raises:
             DicomError: a source that cannot be read.
-            UsageError: a threshold outside 0…1, or for a class that the model does not have.
+            UsageError: a threshold outside 0…1, for a class that the model does not have, or for suppression that it
+                does not do.
         """
         thresholds = Thresholds(score_threshold, nms_iou, class_thresholds)
         sources = source if isinstance(source, list) else [source]
@@ -178,11 +179,20 @@ class Predictor:
             found += self.predict_radiographs(radiographs, thresholds, augmentation)
         return found if isinstance(source, list) else found[0]
 
+    def check(self, thresholds: Thresholds) -> None:
+        """Raise unless the thresholds make sense for this model.
+
+        Raises:
+            UsageError: see :meth:`Thresholds.check`, or an NMS IoU for a model that does not suppress.
+        """
+        thresholds.check(self.class_names)
+        self.model.spec.overlap(thresholds.nms_iou)
+
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
         """Return the findings of radiographs that are read already."""
-        thresholds.check(self.class_names)
+        self.check(thresholds)
         augmentation = augmentation or Augmentation()
         by_view = [self._look(radiographs, view, thresholds) for view in augmentation.views]
         limits = thresholds.of_classes(self.class_names, self.model.spec.score_threshold)
@@ -203,7 +213,7 @@ class Predictor:
     def _detect(self, inputs: list[ModelInput], thresholds: Thresholds) -> Iterator[Detections]:
         spec = self.model.spec
         limits = thresholds.of_classes(self.class_names, spec.score_threshold)
-        nms_iou = spec.nms_iou if thresholds.nms_iou is None else thresholds.nms_iou
+        nms_iou = spec.overlap(thresholds.nms_iou)
         batch = inputs[0].batch if len(inputs) == 1 else np.concatenate([entry.batch for entry in inputs])
         sizes = [entry.size_hw for entry in inputs]
         for entry, boxes in zip(inputs, detect(self.model.backend, spec, batch, sizes, limits, nms_iou), strict=True):

@@ -41,6 +41,10 @@ class Predicts(Protocol):
         """Names it."""
         ...
 
+    def check(self, thresholds: Thresholds) -> None:
+        """Raise unless the thresholds make sense for it."""
+        ...
+
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
@@ -145,13 +149,13 @@ def predict_many(
         What came of it; None in other processes than the first.
 
     Raises:
-        UsageError: the folder holds results of another model or of other settings.
+        UsageError: the folder holds results of another model or of other settings, or thresholds make no sense.
         CxrError: results cannot be written.
     """
     process = process or Process()
     report = progress or (lambda done, total: None)
     settings = options.settings(predictor)
-    options.thresholds.check(predictor.class_names)
+    predictor.check(options.thresholds)
     coco = CocoIds.of_file(options.coco, predictor.class_names) if options.coco else None
     if coco is not None:
         items = [item for item in items if item.image_id in coco.images]

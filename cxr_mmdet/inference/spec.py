@@ -1,4 +1,4 @@
-"""What decoding must know about a detector, as data: it travels in a bundle's ``model.json``."""
+"""What prediction must know about a detector, as data; of those we decode, it travels in a bundle's ``model.json``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cxr_mmdet.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 Activation = Literal["sigmoid", "softmax"]
 Four = tuple[float, float, float, float]
+
+NO_SUPPRESSION = 1.0
+"""The NMS IoU that no two boxes exceed."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,25 @@ class DetectorSpec:
         """The overlap the model was tested with."""
         return (self.regions or self.maps).nms_iou
 
+    @property
+    def suppresses(self) -> bool:
+        """Whether the overlap can be chosen."""
+        return True
+
+    @property
+    def max_per_image(self) -> int:
+        """So many boxes survive."""
+        return (self.regions or self.maps).max_per_image
+
+    @property
+    def min_size(self) -> float:
+        """Boxes with a side of at most so many pixels do not; negative: all may."""
+        return self.maps.min_size if self.regions is None else -1.0
+
+    def overlap(self, asked: float | None) -> float:
+        """Return the overlap to suppress by: the one asked for, or else the model's own."""
+        return self.nms_iou if asked is None else asked
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
@@ -118,6 +142,49 @@ class DetectorSpec:
         maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
         maps["strides"] = tuple((int(width), int(height)) for width, height in maps["strides"])
         return cls(maps=AnchorMaps(**_with_coder(maps)), regions=Regions(**_with_coder(regions)) if regions else None)
+
+
+@dataclass(frozen=True)
+class WholeDetector:
+    """A detector whose outputs mmdet's own code decodes, whatever they mean: it runs in torch only.
+
+    Attributes:
+        kind: the name of its class, for people.
+        score_threshold: the threshold the model was tested with; 0 where it has none.
+        nms_iou: the overlap the model was tested with; ``NO_SUPPRESSION`` where it is not plain suppression by overlap
+            within a class that leaves the best boxes.
+        suppresses: whether it is, so that the overlap can be chosen.
+        max_per_image: so many boxes survive.
+    """
+
+    kind: str
+    score_threshold: float
+    nms_iou: float
+    suppresses: bool
+    max_per_image: int
+
+    @property
+    def min_size(self) -> float:
+        """Boxes with a side of at most so many pixels do not survive; negative, for mmdet has seen to it."""
+        return -1.0
+
+    def overlap(self, asked: float | None) -> float:
+        """Return the overlap to suppress by: the one asked for, or else the model's own.
+
+        Raises:
+            UsageError: one is asked for that this model knows nothing to do with.
+        """
+        if asked is None or asked == self.nms_iou:
+            return self.nms_iou
+        if not self.suppresses:
+            raise UsageError(
+                f"the NMS IoU cannot be chosen: {self.kind} does not suppress boxes by their overlap; leave --nms-iou "
+                "away."
+            )
+        return asked
+
+
+Spec = DetectorSpec | WholeDetector
 
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,7 +138,10 @@ def _thresholds(room: ReadingRoom) -> tuple[Any, ...]:
     start = room.default_filter
     with gr.Group():
         score = gr.Slider(FLOOR, 1, value=start.score, step=0.01, label="Confidence above", elem_id="cxr-score")
-        nms = gr.Slider(0, 1, value=start.nms_iou, step=0.01, label="NMS IoU (overlap)", elem_id="cxr-nms")
+        nms = gr.Slider(
+            0, 1, value=start.nms_iou, step=0.01, label="NMS IoU (overlap)", elem_id="cxr-nms",
+            interactive=room.predictor.model.spec.suppresses,
+        )  # fmt: skip
     with gr.Accordion("Classes", open=len(room.class_names) <= 6, elem_id="cxr-classes-box"):
         classes = gr.CheckboxGroup(
             list(room.class_names), value=list(room.class_names), show_label=False, container=False,

@@ -1,16 +1,41 @@
 """The recipes: every number of docs/recipes.md, read back from the config that a user would train."""
 
+import copy
+import math
+import re
+
 import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from cxr_mmdet.engine import config as configs
+from cxr_mmdet.engine.mmdet_models import mmdet_model, mmdet_recipe
 from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
 OWN = ("retina_phantom", "retina_lungs", "retina_14cls_rare")
+MODERN = {
+    "rtmdet_s": "rtmdet/rtmdet_s_8xb32-300e_coco.py",
+    "rtmdet_m": "rtmdet/rtmdet_m_8xb32-300e_coco.py",
+    "atss": "atss/atss_r50_fpn_1x_coco.py",
+    "vfnet": "vfnet/vfnet_r50_fpn_1x_coco.py",
+    "cascade_rcnn": "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+    "dino_r50": "dino/dino-4scale_r50_8xb2-12e_coco.py",
+}
+"""Our leaves of mmdet's modern detectors, and the recipe of mmdet that each model is taken from."""
+
+LEAVES = [f"{name}_{count}cls" for name in MODERN for count in (14, 5)]
+MIRRORS_AND_PASTES = {
+    "RandomFlip",
+    "Mosaic",
+    "CachedMosaic",
+    "MixUp",
+    "CachedMixUp",
+    "CopyPaste",
+    "PhotoMetricDistortion",
+}
 SHORT_EDGES = (640, 672, 704, 736, 768, 800)
 
 
@@ -28,14 +53,14 @@ def step(pipeline: list, name: str) -> dict:
 
 
 def test_the_recipes_are_there():
-    assert {*RECIPES, *OWN} <= set(configs.config_names())
+    assert {*RECIPES, *OWN, *LEAVES} <= set(configs.config_names())
 
 
 @pytest.mark.parametrize("name", configs.config_names())
 def test_every_config_builds_its_model_and_holds_no_key_that_nothing_reads(name):
     config = load(name)  # raises on unknown keys
     init_default_scope("mmdet")
-    model = MODELS.build(config.model)
+    model = MODELS.build(copy.deepcopy(config.model))  # DINO writes into what it is built of
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
     configs.check_class_counts(config, inner_dataset(config).metainfo.classes)
     assert config.auto_scale_lr.base_batch_size == config.train_dataloader.batch_size
@@ -46,8 +71,8 @@ def test_normal_studies_stay_in_every_training_set(name):
     assert "filter_cfg" not in inner_dataset(load(name))
 
 
-@pytest.mark.parametrize("name", RECIPES)
-class TestRecipe:
+@pytest.mark.parametrize("name", [*RECIPES, *LEAVES])
+class TestData:
     def test_labels_and_files(self, name):
         config = load(name)
         labels, spec = (LABELS_14, "14") if "14cls" in name else (LABELS_5, "5")
@@ -57,6 +82,21 @@ class TestRecipe:
         for part in (config.val_dataloader.dataset, config.val_evaluator, config.test_evaluator):
             assert part.ann_file == f"annotations/val_{spec}.json"
 
+    def test_short_edge(self, name):
+        config = load(name)
+        resize = step(inner_dataset(config).pipeline, "RandomChoiceResize")
+        assert [tuple(scale) for scale in resize["scales"]] == [(1333, edge) for edge in SHORT_EDGES]
+        assert step(config.test_dataloader.dataset.pipeline, "Resize")["scale"] == (1333, 800)
+
+    def test_nothing_mirrors_or_pastes_chests_together(self, name):
+        config = load(name)
+        assert {transform["type"] for transform in inner_dataset(config).pipeline} & MIRRORS_AND_PASTES == set()
+        assert not config.model.data_preprocessor.get("batch_augments")
+        assert {hook["type"] for hook in config.custom_hooks}.isdisjoint({"PipelineSwitchHook"})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+class TestRecipe:
     def test_neck_on_res3_to_res5(self, name):
         model = load(name).model
         assert (model.backbone.depth, model.backbone.out_indices) == (50, (1, 2, 3))
@@ -71,12 +111,6 @@ class TestRecipe:
         assert config.optim_wrapper.optimizer.lr == 0.001
         assert config.train_cfg.max_iters == (2000 if "14cls" in name else 5000)
 
-    def test_short_edge(self, name):
-        config = load(name)
-        resize = step(inner_dataset(config).pipeline, "RandomChoiceResize")
-        assert [tuple(scale) for scale in resize["scales"]] == [(1333, edge) for edge in SHORT_EDGES]
-        assert step(config.test_dataloader.dataset.pipeline, "Resize")["scale"] == (1333, 800)
-
     def test_scores_and_nms_when_testing(self, name):
         test_cfg = load(name).model.test_cfg
         test_cfg = test_cfg.get("rcnn", test_cfg)
@@ -89,8 +123,72 @@ class TestRecipe:
         assert "r50_fpn_mstrain_3x_coco" in config.load_from
         assert config.model.backbone.init_cfg is None  # the weights come as a whole detector
 
-    def test_no_random_flip(self, name):
-        assert "RandomFlip" not in {transform["type"] for transform in inner_dataset(load(name)).pipeline}
+
+def changes(ours, stock, where="") -> dict[str, object]:
+    """Return each value of ``ours`` that is not the same in ``stock``, by its dotted place."""
+    if isinstance(ours, dict) and isinstance(stock, dict):
+        assert set(stock) <= set(ours), f"{where} lacks {set(stock) - set(ours)}"
+        parts = [changes(ours[key], stock.get(key, "absent"), f"{where}.{key}") for key in ours]
+        return {place: value for part in parts for place, value in part.items()}
+    if isinstance(ours, (list, tuple)) and isinstance(stock, (list, tuple)) and len(ours) == len(stock):
+        parts = [changes(one, other, f"{where}.{place}") for place, (one, other) in enumerate(zip(ours, stock))]
+        return {place: value for part in parts for place, value in part.items()}
+    return {} if ours == stock else {where.removeprefix("."): ours}
+
+
+RTMDET_CHANGES = {
+    "backbone.init_cfg": None,
+    "backbone.norm_cfg.type": "BN",
+    "backbone.norm_eval": True,
+    "bbox_head.norm_cfg.type": "BN",
+    "data_preprocessor.pad_size_divisor": 32,
+    "neck.norm_cfg.type": "BN",
+    "test_cfg.max_per_img": 100,
+    "test_cfg.nms_pre": 1000,
+    "test_cfg.score_thr": 0.05,
+}
+MODEL_CHANGES = {
+    "rtmdet_s": RTMDET_CHANGES,
+    # mmdet's larger variants ask for weights of the backbone only where the small ones do.
+    "rtmdet_m": RTMDET_CHANGES,
+    "atss": {"backbone.init_cfg": None},
+    "vfnet": {"backbone.init_cfg": None},
+    "cascade_rcnn": {"backbone.init_cfg": None},
+    "dino_r50": {"backbone.init_cfg": None, "test_cfg.max_per_img": 100},
+}
+
+
+@pytest.mark.parametrize("name", MODERN)
+@pytest.mark.parametrize("count", [14, 5])
+class TestModernLeaf:
+    def test_the_model_is_mmdets_but_for_what_its_base_says(self, name, count):
+        """RTMDet-m's base follows from that of RTMDet-s, mmdet's from that of RTMDet-l: the same must come out."""
+        found = changes(load(f"{name}_{count}cls").model.to_dict(), mmdet_model(MODERN[name]).to_dict())
+        heads = [key for key in found if key.endswith("num_classes")]
+        assert len(heads) == (3 if name == "cascade_rcnn" else 1)
+        assert {found.pop(key) for key in heads} == {count}
+        assert found == {"data_preprocessor.type": "GreyDetDataPreprocessor", **MODEL_CHANGES[name]}
+
+    def test_rates_follow_from_mmdets_recipe(self, name, count):
+        """By the number of pictures a step, and for AdamW by its square root."""
+        stock = Config.fromfile(mmdet_recipe(MODERN[name]))
+        config = load(f"{name}_{count}cls")
+        optimizer, theirs = config.optim_wrapper.optimizer, stock.optim_wrapper.optimizer
+        pictures = 256 if "rtmdet" in name else 16
+        share = config.train_dataloader.batch_size / pictures
+        assert optimizer.type == theirs.type == ("AdamW" if name in ("rtmdet_s", "rtmdet_m", "dino_r50") else "SGD")
+        expected = theirs.lr * (math.sqrt(share) if optimizer.type == "AdamW" else share)
+        assert optimizer.lr == pytest.approx(expected, rel=0.02)  # as many digits as the config writes
+        assert optimizer.weight_decay == theirs.weight_decay
+        assert config.optim_wrapper.get("paramwise_cfg") == stock.optim_wrapper.get("paramwise_cfg")
+        assert config.optim_wrapper.get("clip_grad") == stock.optim_wrapper.get("clip_grad")
+        assert config.train_cfg.max_iters == (2000 if count == 14 else 5000)
+
+    def test_starts_from_coco_by_a_public_address_of_its_own_recipe(self, name, count):
+        address = load(f"{name}_{count}cls").load_from
+        assert address.startswith("https://download.openmmlab.com/mmdetection/")
+        index = mmdet_recipe(MODERN[name]).parent / "metafile.yml"
+        assert f"Weights: {address}\n" in index.read_text()
 
 
 @pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls"])
@@ -147,8 +245,6 @@ def rates(name: str, iterations: int) -> list[float]:
 @pytest.mark.parametrize(("name", "total"), [("retina_14cls", 2000), ("faster_rcnn_5cls", 5000)])
 def test_rates_are_detectron2s_warmup_cosine(name, total):
     """lr(i) = 0.001 · (1 + cos(πi/N))/2 · w(i); w rises linearly from 1/1000 to 1 over 100 iterations."""
-    import math
-
     history = rates(name, total)
     for iteration in (0, 1, 50, 98, 99, 100, 101, 500, total // 2, total - 1):
         cosine = 0.5 * (1 + math.cos(math.pi * iteration / total))
@@ -210,3 +306,24 @@ class TestLoadConfig:
     def test_another_class_count_is_refused_with_the_remedy(self):
         with pytest.raises(ConfigError, match=r"model\.bbox_head\.num_classes=2"):
             configs.check_class_counts(load("retina_5cls"), ("Right lung", "Left lung"))
+
+    def test_every_head_with_another_class_count_is_in_the_remedy_and_it_helps(self):
+        with pytest.raises(ConfigError, match=r"model\.roi_head\.bbox_head\.0\.num_classes is 14") as caught:
+            configs.check_class_counts(load("cascade_rcnn_14cls"), ("Right lung", "Left lung"))
+        remedy = re.search(r"--cfg-options (.+), or", str(caught.value))[1].split()
+        assert remedy == [f"model.roi_head.bbox_head.{stage}.num_classes=2" for stage in range(3)]
+        configs.check_class_counts(load("cascade_rcnn_14cls", *remedy), ("Right lung", "Left lung"))
+
+    def test_a_random_start_touches_only_switches_that_the_backbone_has(self):
+        from mmengine.config import ConfigDict
+
+        config = Config({"model": {"backbone": {"type": "SwinTransformer", "frozen_stages": 1}}})
+        configs.train_whole_backbone(config)
+        assert config.model.backbone == {"type": "SwinTransformer", "frozen_stages": -1, "init_cfg": None}
+        config = Config({"model": {"backbone": {"type": "ResNet", "norm_cfg": {"type": "BN", "requires_grad": False}}}})
+        configs.train_whole_backbone(config)
+        assert config.model.backbone.norm_cfg == ConfigDict(type="BN", requires_grad=True)
+
+    def test_a_recipe_that_mmdet_does_not_have(self):
+        with pytest.raises(ConfigError, match=r"mmdet::atss/atss_r5\.py: the installed mmdet has no such config"):
+            mmdet_model("atss/atss_r5.py")

@@ -34,6 +34,9 @@ class OneBox:
         self.calls = 0
         self.stop_after = stop_after
 
+    def check(self, thresholds):
+        thresholds.check(self.class_names)
+
     def predict_radiographs(self, radiographs, thresholds, augmentation=None):
         found = []
         for radiograph in radiographs:

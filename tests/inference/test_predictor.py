@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import threading
 
+import mmdet_oracle
 import numpy as np
 import pytest
-import torch
 from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, write_picture
-from mmcv.transforms import Compose
+from mmdet_oracle import assert_same
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.engine.metrics import to_prepared_pixels
 from cxr_mmdet.errors import CheckpointError, DicomError, UsageError
 from cxr_mmdet.inference.predictor import Predictor, Thresholds
 
 SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
-BOX_PX, SCORE = 2e-3, 2e-5
-"""What fused norms and another memory layout change: boxes in pixels, scores."""
 
 
 def mmdet_says(kind: str, path, change=lambda model: None):
-    """Return boxes in prepared-image pixels, scores and labels of mmdet's own pipeline, model and decoding."""
+    """Return what :func:`mmdet_oracle.mmdet_says` of a small detector."""
     model = build(kind)
     change(model)
-    pipeline = Compose(config_of(kind).test_dataloader.dataset.pipeline)
-    sample = pipeline({"img_path": str(path), "img_id": 1, "instances": []})
-    with torch.no_grad():
-        (result,) = model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})
-    found = result.pred_instances
-    boxes = to_prepared_pixels(found.bboxes.numpy(), result.metainfo)
-    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return boxes[kept], found.scores.numpy()[kept], found.labels.numpy()[kept]
-
-
-def assert_same(found, boxes, scores, labels):
-    assert len(found) == len(labels)
-    # Scores nearer to each other than rounding may change places.
-    for label in set(labels.tolist()) | set(found.labels.tolist()):
-        got, expected = found.labels == label, labels == label
-        assert got.sum() == expected.sum()
-        got_rows = np.column_stack([found.scores[got], found.boxes_xyxy[got]])
-        for score, box in zip(scores[expected], boxes[expected], strict=True):
-            off = np.abs(got_rows[:, 1:] - box).max(axis=1)
-            nearest = off.argmin()
-            assert off[nearest] < BOX_PX
-            assert abs(got_rows[nearest, 0] - score) < SCORE
+    return mmdet_oracle.mmdet_says(model, config_of(kind), path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,12 @@
+_base_ = [
+    "_base_/models/rtmdet_s.py",
+    "_base_/datasets/radiographs_14cls.py",
+    "_base_/schedules/adamw_rtmdet.py",
+    "_base_/default_runtime.py",
+]
+
+model = dict(bbox_head=dict(num_classes=14))
+train_dataloader = dict(batch_size=2)  # the norms of its neck and head learn from the batch
+
+# RTMDet-s, 300 epochs on COCO. Replace it by --load-from FILE, or by --load-from none for random weights.
+load_from = "https://download.openmmlab.com/mmdetection/v3.0/rtmdet/rtmdet_s_8xb32-300e_coco/rtmdet_s_8xb32-300e_coco_20220905_161602-387a891e.pth"
