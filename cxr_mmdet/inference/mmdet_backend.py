@@ -93,9 +93,8 @@ class MmdetBackend(WholeBackend):
                 self._test.score_thr = float(score_thresholds.min())
             try:
                 results = self.model.predict(pictures, samples, rescale=False)
-            except (
-                RuntimeError
-            ) as error:  # torch's, from deep inside: DINO has more queries than a small input has cells
+            except RuntimeError as error:
+                # torch's, from deep inside: DINO has more queries than a small input has cells.
                 reason = str(error).strip().splitlines()[0]
                 raise CxrError(
                     f"{type(self.model).__name__} cannot look at {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
