@@ -21,7 +21,7 @@ class MissedValidationHook(Hook):
     checkpoint may be missed, and whoever counts validations counts one less than in an uninterrupted run.
     """
 
-    priority = "LOW"  # before the checkpoint hook, which saves once more when the validation is the best so far
+    priority = "ABOVE_NORMAL"  # before whoever saves a checkpoint after the validation
 
     def __init__(self) -> None:
         self.validated = 0
@@ -66,7 +66,8 @@ class StopEarlyHook(Hook):
         ConfigError: the config picks no best checkpoint, or does not validate.
     """
 
-    priority = "LOW"  # before the checkpoint hook, as above
+    # After the line of BestSoFarHook (LOW, 70), before the checkpoint hook (VERY_LOW, 90) saves what may be the best.
+    priority = 80
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
         if patience < 1 or min_delta < 0:

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import ConfigDict
+from mmengine.utils import import_modules_from_strings
 
 from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.recipes import resolve_switches
@@ -27,7 +28,8 @@ def lay_switches_over(config: Config, names: Sequence[str] = ()) -> None:
 
     A switch is a text config that sees what it is laid over as ``_base_``. Its keys merge as a child's keys merge into
     its base's, with ``_delete_`` and lists that replace lists; only ``custom_hooks`` are added to those of the base, so
-    that switches do not take away each other's. mmengine's own inheritance could not: two bases may not share a key.
+    that switches do not take away each other's. A hook with options a user may want to set stands under a name in
+    ``default_hooks``. mmengine's own inheritance could not: two bases may not share a key.
 
     Raises:
         ConfigError: there is no such switch, or it cannot be laid over this config.
@@ -44,6 +46,8 @@ def _lay_over(config: Config, path: Path) -> None:
         changes = _run(path, config.to_dict())
         hooks = changes.pop(_ADDED, [])
         config.merge_from_dict(changes)
+        if "custom_imports" in changes:  # mmengine imports them when it reads a file
+            import_modules_from_strings(**config.custom_imports)
         if hooks:
             config[_ADDED] = [*(config.get(_ADDED) or []), *hooks]
     except ConfigError:

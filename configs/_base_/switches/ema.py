@@ -4,4 +4,6 @@
 # the steps done, in a run of 300 as in one of 5000, and never further than 1 / momentum steps. The running
 # statistics of batch norms are averaged along: those of the last step belong to the last step's weights. The
 # checkpoint's `state_dict` holds the average; what training goes on with is its `ema_state_dict`.
-custom_hooks = [dict(type="EMAHook", ema_type="MomentumAnnealingEMA", gamma=10, momentum=0.0002, update_buffers=True)]
+default_hooks = dict(
+    ema=dict(type="EMAHook", ema_type="MomentumAnnealingEMA", gamma=10, momentum=0.0002, update_buffers=True)
+)
