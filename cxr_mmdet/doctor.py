@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from cxr_mmdet.recipes import config_folder, config_names
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
@@ -285,11 +287,6 @@ def check_codecs() -> Iterator[Check]:
 def check_configs() -> Iterator[Check]:
     """Yield the folder of the recipes."""
     group = "Configs"
-    try:
-        from cxr_mmdet.engine.config import config_folder, config_names
-    except Exception as error:
-        yield Check(group, "recipes", f"not tried: {_reason(error)}", Status.note)
-        return
     if config_names():
         yield Check(group, "recipes", f"{len(config_names())} in {config_folder()}")
     else:

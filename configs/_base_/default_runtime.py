@@ -28,11 +28,13 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="IterationSeedHook"),
     dict(type="PretrainedReportHook"),
+    dict(type="MissedValidationHook"),
     dict(type="BestSoFarHook"),
     dict(type="CurvesHook"),
+    dict(type="ThroughputHook"),
     dict(type="ProgressHook"),
 ]
-log_processor = dict(by_epoch=False)
+log_processor = dict(type="ThroughputLogProcessor", by_epoch=False)
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 
 randomness = dict(seed=42)

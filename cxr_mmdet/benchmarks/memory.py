@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cxr_mmdet.memory import PROCESS, peak_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"  # proc(5), clear_refs: the peak starts again from what is resident now
 
 
@@ -24,17 +24,8 @@ def peak_memory_growth(work: Callable[[], object]) -> int | None:
     with suppress(OSError, AttributeError):  # a libc other than glibc
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
-        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+        (PROCESS / "clear_refs").write_text(_RESET_PEAK)
     before = peak_bytes()
     work()
     after = peak_bytes()
     return None if before is None or after is None else after - before
-
-
-def peak_bytes() -> int | None:
-    """Return the peak of this process's resident memory; getrusage would tell its parent's, where that was higher."""
-    with suppress(OSError):
-        for line in (_PROCESS / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None

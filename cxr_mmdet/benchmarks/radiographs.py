@@ -28,8 +28,8 @@ from pydicom.uid import (
 )
 
 from cxr_mmdet.benchmarks.harness import Alternative, Comparison, compare
-from cxr_mmdet.benchmarks.memory import peak_bytes
 from cxr_mmdet.labels import LABELS_14
+from cxr_mmdet.memory import peak_bytes
 from cxr_mmdet.phantom import plan_case, render_phantom
 from cxr_mmdet.preparation.images import prepare_image
 from cxr_mmdet.preparation.parallel import map_unordered

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stdout
-from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, Launcher, LauncherOption, WorkDirOption
+from cxr_mmdet.cli.train import (
+    CfgOptions,
+    ConfigArgument,
+    DataRootOption,
+    Launcher,
+    LauncherOption,
+    SwitchesOption,
+    WorkDirOption,
+)
 
 app = CxrTyper(help=__doc__)
 
@@ -33,6 +41,7 @@ def test(
     data_root: DataRootOption = None,
     work_dir: WorkDirOption = None,
     launcher: LauncherOption = Launcher.none,
+    with_: SwitchesOption = None,
     cfg_options: CfgOptions = None,
 ) -> None:
     """Score a checkpoint: mAP@[.5:.95], mAP@.5 and per class, as a table and as files."""
@@ -41,7 +50,9 @@ def test(
         from cxr_mmdet.engine.running import score_checkpoint
     from cxr_mmdet.evaluation.terminal import headline_table, metrics_table
 
-    loaded = load_config(config, data_root=data_root, work_dir=work_dir, cfg_options=cfg_options or [])
+    loaded = load_config(
+        config, data_root=data_root, work_dir=work_dir, switches=with_ or [], cfg_options=cfg_options or []
+    )
     outcome = score_checkpoint(loaded, checkpoint, split=split.value, out_dir=out, launcher=launcher.value)
     if outcome is None:
         return

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, quiet_imports, stdout
+from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.recipes import describe_switch, switch_names
 
 app = CxrTyper(help=__doc__)
 
@@ -27,13 +28,26 @@ DataRootOption = Annotated[
 ]
 WorkDirOption = Annotated[Path | None, typer.Option(help="Where the run writes.", show_default="work_dirs/<config>")]
 LauncherOption = Annotated[Launcher, typer.Option(help="pytorch under torchrun, slurm under srun.")]
+SwitchesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="SWITCH,…",
+        help="Lay switches over the config: names with commas between, as train --help lists them, or a file.",
+    ),
+]
 CfgOptions = Annotated[
     list[str] | None,
     typer.Option(CFG_OPTIONS, metavar="KEY=VALUE…", help="Override config keys, as train_cfg.max_iters=500."),
 ]
 
 
-@app.command()
+_SWITCHES = "Switches for --with:\n\n" + "\n\n".join(
+    f"[bold]{name}[/]  {describe_switch(name)}" for name in switch_names()
+)
+
+
+@app.command(epilog=_SWITCHES)
 def train(
     config: ConfigArgument,
     data_root: DataRootOption = None,
@@ -42,11 +56,14 @@ def train(
         str | None, typer.Option(help="Starting weights: a file, a URL, or none for random weights.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the work dir's newest checkpoint.")] = False,
-    amp: Annotated[bool, typer.Option("--amp", help="Mixed precision; needs a GPU.")] = False,
+    amp: Annotated[
+        bool, typer.Option("--amp", help="Mixed precision: float16 on a GPU, bfloat16 on a CPU that has it.")
+    ] = False,
     auto_scale_lr: Annotated[
         bool, typer.Option("--auto-scale-lr", help="Scale the learning rate to the real batch size.")
     ] = False,
     launcher: LauncherOption = Launcher.none,
+    with_: SwitchesOption = None,
     cfg_options: CfgOptions = None,
 ) -> None:
     """Train a detector; the best checkpoint by mAP@.5 on the validation split is kept.
@@ -55,14 +72,22 @@ def train(
     """
     with quiet_imports():
         from cxr_mmdet.engine import config as configs
+        from cxr_mmdet.engine.precision import has_fast_bfloat16
         from cxr_mmdet.engine.running import is_main_process
         from cxr_mmdet.engine.running import train as run
 
     loaded = configs.load_config(
-        config, data_root=data_root, work_dir=work_dir, load_from=load_from, cfg_options=cfg_options or []
+        config,
+        data_root=data_root,
+        work_dir=work_dir,
+        load_from=load_from,
+        switches=with_ or [],
+        cfg_options=cfg_options or [],
     )
     if amp:
         configs.enable_amp(loaded)
+        if loaded.optim_wrapper.type == "CpuAmpOptimWrapper" and has_fast_bfloat16() is False:
+            stderr.print("note: this CPU has no bfloat16 arithmetic, so --amp will make training slower.")
     if auto_scale_lr:
         loaded.auto_scale_lr.enable = True
     outcome = run(loaded, launcher=launcher.value, resume=resume)

@@ -2,13 +2,21 @@
 
 from cxr_mmdet.engine.hooks import BestSoFarHook, CurvesHook, IterationSeedHook, ProgressHook
 from cxr_mmdet.engine.metrics import CxrMetric
+from cxr_mmdet.engine.precision import CpuAmpOptimWrapper
 from cxr_mmdet.engine.pretrained import PretrainedReportHook
+from cxr_mmdet.engine.stopping import MissedValidationHook, StopEarlyHook
+from cxr_mmdet.engine.throughput import ThroughputHook, ThroughputLogProcessor
 
 __all__ = [
     "BestSoFarHook",
+    "CpuAmpOptimWrapper",
     "CurvesHook",
     "CxrMetric",
     "IterationSeedHook",
+    "MissedValidationHook",
     "PretrainedReportHook",
     "ProgressHook",
+    "StopEarlyHook",
+    "ThroughputHook",
+    "ThroughputLogProcessor",
 ]

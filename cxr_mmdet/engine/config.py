@@ -12,12 +12,14 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from cxr_mmdet.engine.switches import lay_switches_over
 from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.recipes import config_folder as config_folder
+from cxr_mmdet.recipes import config_names as config_names
+from cxr_mmdet.recipes import resolve_config, resolve_switches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-PACKAGE = Path(__file__).resolve().parent.parent
 
 _KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
     "auto_scale_lr",
@@ -41,56 +43,33 @@ NO_WEIGHTS = "none"
 _RANDOM_START = {"init_cfg": None, "frozen_stages": -1, "norm_eval": False}
 
 
-def config_folder() -> Path:
-    """Return the folder of the configs: inside the wheel, or beside the package in a checkout."""
-    inside = PACKAGE / "configs"
-    return inside if inside.is_dir() else PACKAGE.parent / "configs"
-
-
-def config_names() -> list[str]:
-    """Return the names of the recipes, without suffix."""
-    return sorted(path.stem for path in config_folder().glob("*.py"))
-
-
-def resolve_config(name: str) -> Path:
-    """Return the path of a config given as a path, or by the name of a recipe such as ``retina_5cls``.
-
-    Raises:
-        ConfigError: there is no such config; the message offers the nearest names.
-    """
-    path = Path(name)
-    candidates = [path, config_folder() / path.name, config_folder() / f"{path.name}.py"]
-    for candidate in candidates:
-        if candidate.suffix == ".py" and candidate.is_file():
-            return candidate
-    names = config_names()
-    near = difflib.get_close_matches(path.stem, names, n=3) or names
-    raise ConfigError(f"{name}: no such config; give a path, or one of the recipes: {', '.join(near)}.")
-
-
 def load_config(
     name: str,
     *,
     data_root: Path | None = None,
     work_dir: Path | None = None,
     load_from: str | None = None,
+    switches: Sequence[str] = (),
     cfg_options: Sequence[str] = (),
 ) -> Config:
-    """Return the config ``name`` with the user's options put in.
+    """Return the config ``name`` with switches and the user's options put in, in this order.
 
     Args:
         name: a path or the name of a recipe.
         data_root: replaces every dataset's and evaluator's ``data_root``.
-        work_dir: where the run writes; ``work_dirs/<config>`` if neither this nor the config says.
+        work_dir: where the run writes; ``work_dirs/<config>`` if neither this nor the config says, and then
+            ``work_dirs/<config>+<switch>`` for what is another training.
         load_from: starting weights, a file or URL; ``none`` starts from random weights, and then lets the backbone's
             norms and first stage train, without which a random backbone stays random.
-        cfg_options: ``key=value`` as MMDetection's tools take them, put in first.
+        switches: laid over the config, see :func:`~cxr_mmdet.engine.switches.lay_switches_over`.
+        cfg_options: ``key=value`` as MMDetection's tools take them.
 
     Raises:
-        ConfigError: no such config, one that cannot be read, or a key that nothing would read.
+        ConfigError: no such config or switch, one that cannot be read, or a key that nothing would read.
     """
     path = resolve_config(name)
     config = _read(path)
+    lay_switches_over(config, switches)
     config.merge_from_dict(_parse_options(cfg_options, config))
     unknown = sorted(set(config) - _KNOWN_KEYS)
     if unknown:
@@ -99,7 +78,8 @@ def load_config(
         for part in annotated_parts(config._cfg_dict):
             part["data_root"] = str(data_root)
     if work_dir is not None or config.get("work_dir") is None:
-        config.work_dir = str(work_dir or Path("work_dirs") / path.stem)
+        run = "+".join([path.stem, *(switch.stem for switch in resolve_switches(switches))])
+        config.work_dir = str(work_dir or Path("work_dirs") / run)
     if load_from is not None:
         config.load_from = None if load_from == NO_WEIGHTS else load_from
     if load_from == NO_WEIGHTS:
@@ -121,14 +101,26 @@ def train_whole_backbone(config: Config) -> None:
 
 
 def enable_amp(config: Config) -> None:
-    """Turn mixed precision on.
+    """Turn mixed precision on: float16 with a scaled loss on a GPU, bfloat16, which needs no scaling, on a CPU."""
+    if torch.cuda.is_available():
+        config.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
+    else:
+        config.optim_wrapper.update(type="CpuAmpOptimWrapper")
+
+
+def check_start(config: Config) -> None:
+    """Check that nothing is frozen which has not learned anything.
 
     Raises:
-        ConfigError: there is no GPU, without which mmengine has no mixed precision.
+        ConfigError: stages of the backbone would keep random weights.
     """
-    if not torch.cuda.is_available():
-        raise ConfigError("--amp: needs a CUDA device, none was found; leave --amp away on the CPU.")
-    config.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
+    backbone = config.model.get("backbone", {})
+    frozen = backbone.get("frozen_stages", -1)
+    if frozen >= 0 and not (config.get("load_from") or backbone.get("init_cfg")):
+        raise ConfigError(
+            f"model.backbone.frozen_stages is {frozen} and no weights are loaded, so frozen stages would stay random; "
+            "give --load-from FILE, or --with whole_backbone in place of frozen stages."
+        )
 
 
 def check_class_counts(config: Config, classes: Sequence[str]) -> None:

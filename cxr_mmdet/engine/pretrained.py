@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmdet.registry import HOOKS
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
+from rich.console import Console
+from rich.table import Table
 
 from cxr_mmdet.errors import CheckpointError
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 _FPN_LEVEL = re.compile(r"^(neck\.(?:lateral|fpn)_convs\.)(\d+)(\..+)$")
 _NAMES_SHOWN = 4
+_BACKBONE = "backbone."
+_SAME_BACKBONE = 0.75
+"""Part of two backbones' kernels that must be in both with one shape. Of a ResNet-50's file 129 tensors fit into a
+ResNet-18 detector of 156, by accident: of the backbones' 53 kernels, 9 do."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,21 @@ class LoadingReport:
     unexpected: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return the report as one line a group."""
-        groups = {
-            "loaded": self.matched,
+        """Return a table: how many of each kind, and the first names."""
+        table = Table(box=None, pad_edge=False, header_style="")
+        table.add_column("", no_wrap=True)
+        table.add_column("tensors", justify="right", no_wrap=True)
+        table.add_column("first names", overflow="ellipsis", no_wrap=True, max_width=100)
+        for kind, names in {
+            "matched": self.matched,
             "skipped, other shape": self.other_shape,
-            "not in the checkpoint": self.missing,
-            "not in the model": self.unexpected,
-        }
-        return "\n".join(f"  {title}: {_listed(names)}" for title, names in groups.items())
+            "missing in the file": self.missing,
+            "unexpected, not in the model": self.unexpected,
+        }.items():
+            table.add_row(kind, str(len(names)), _first(names))
+        text = io.StringIO()
+        Console(file=text, width=150, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def compare_weights(model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]) -> LoadingReport:
@@ -85,6 +99,26 @@ def fit_fpn_levels(model: Mapping[str, torch.Tensor], checkpoint: dict[str, torc
     return shifted
 
 
+def fit_bare_backbone(
+    model: Mapping[str, torch.Tensor], checkpoint: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return ``checkpoint`` with names as in ``model``, should it be a backbone by itself, such as torchvision's."""
+    named = {_BACKBONE + name: value for name, value in checkpoint.items()}
+    return named if named.keys() & model.keys() and not checkpoint.keys() & model.keys() else checkpoint
+
+
+def common_kernels(model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Return how many kernels of the two backbones are in both with one shape, and how many there are in all.
+
+    Norms and biases do not count: their shapes tell little about an architecture.
+    """
+    own, given = (
+        {name for name, value in state.items() if name.startswith(_BACKBONE) and value.ndim > 1}
+        for state in (model, checkpoint)
+    )
+    return sum(model[name].shape == checkpoint[name].shape for name in own & given), len(own | given)
+
+
 @HOOKS.register_module()
 class PretrainedReportHook(Hook):
     """Fit a checkpoint to the model before it is loaded, log what fits, and stop when nothing does.
@@ -101,18 +135,17 @@ class PretrainedReportHook(Hook):
         """Change ``checkpoint['state_dict']`` in place."""
         own = (runner.model.module if is_model_wrapper(runner.model) else runner.model).state_dict()
         weights = _state_of(checkpoint, runner._load_from)
-        exact = runner._resume or runner._train_loop is None
-        fitted = weights if exact else fit_fpn_levels(own, weights)
-        report = compare_weights(own, fitted)
-        if exact:
+        if runner._resume or runner._train_loop is None:
+            fitted = weights
+            report = compare_weights(own, fitted)
             _require_all(report, runner._load_from)
-        elif not report.matched:
-            raise CheckpointError(
-                f"{runner._load_from}: none of its {len(weights)} parameters fits the model; it belongs to another "
-                "architecture. Start from a checkpoint of this one, or from --load-from none."
-            )
+            _require_average(runner, checkpoint)
         else:
-            runner.logger.info(f"Starting weights {runner._load_from}:\n{report}")
+            fitted = fit_fpn_levels(own, fit_bare_backbone(own, weights))
+            report = compare_weights(own, fitted)
+            _require_architecture(report, own, fitted, runner._load_from)
+            share = sum(own[name].numel() for name in report.matched) / sum(value.numel() for value in own.values())
+            runner.logger.info(f"Starting weights {runner._load_from}: {share:.1%} of the model's values\n{report}")
         kept = set(report.matched) | set(report.unexpected)
         checkpoint["state_dict"] = {name: value for name, value in fitted.items() if name in kept}
 
@@ -122,6 +155,36 @@ def _state_of(checkpoint: dict[str, Any], source: str | None) -> dict[str, Any]:
     if not weights or not all(hasattr(value, "shape") for value in weights.values()):
         raise CheckpointError(f"{source}: holds no model weights (no 'state_dict'); give a checkpoint of training.")
     return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
+def _require_architecture(
+    report: LoadingReport,
+    model: Mapping[str, torch.Tensor],
+    checkpoint: Mapping[str, torch.Tensor],
+    source: str | None,
+) -> None:
+    remedy = "Start from a checkpoint of this config's, or from --load-from none."
+    if not report.matched:
+        raise CheckpointError(
+            f"{source}: none of its {len(checkpoint)} parameters fits the model; it belongs to another architecture. "
+            + remedy
+        )
+    common, kernels = common_kernels(model, checkpoint)
+    if common < _SAME_BACKBONE * kernels:
+        raise CheckpointError(
+            f"{source}: belongs to another architecture; its backbone and the model's have {common} of {kernels} "
+            f"kernels in common. {remedy}"
+        )
+
+
+def _require_average(runner: Runner, checkpoint: dict[str, Any]) -> None:
+    """Training would go on with the average in place of the weights that the optimizer knows."""
+    averaging = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+    if runner._resume and "ema_state_dict" in checkpoint and not averaging:
+        raise CheckpointError(
+            f"{runner._load_from or runner.work_dir}: the run to resume averaged its weights; resume it --with ema, or "
+            "start another from the average by --load-from."
+        )
 
 
 def _require_all(report: LoadingReport, source: str | None) -> None:
@@ -143,7 +206,8 @@ def _lateral_names(state: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    if not names:
-        return "0"
-    more = ", …" if len(names) > _NAMES_SHOWN else ""
-    return f"{len(names)} ({', '.join(names[:_NAMES_SHOWN])}{more})"
+    return f"{len(names)} ({_first(names)})" if names else "0"
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")

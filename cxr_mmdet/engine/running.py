@@ -19,7 +19,7 @@ from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checks import check_votes
-from cxr_mmdet.engine.config import annotated_parts, check_class_counts
+from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import CheckpointError, ConfigError
 
@@ -74,6 +74,8 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
                 f"{work_dir}: holds no checkpoint to resume; leave --resume away, or name its folder."
             )
         config.resume, config.load_from = True, None
+    else:
+        check_start(config)
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
     check_votes(runner.model, runner.train_dataloader.dataset)

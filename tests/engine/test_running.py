@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from training_runs import TINY, TINY_TEST, command, differing, environment, run, run_and_kill, weights
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli import test, train
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import PreparedFolder
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY_TEST = ["val_dataloader.dataset.pipeline.2.scale=(64,64)", "test_dataloader.dataset.pipeline.2.scale=(64,64)"]
-TINY = [
-    *TINY_TEST,
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=1",
-    "default_hooks.checkpoint.interval=2",
-    "default_hooks.logger.interval=1",
-    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
-]
 # A Faster R-CNN whose RoI sampling draws at random in the training process, with ResNet-18 in place of 50.
 FASTER = [
     *TINY,
@@ -52,27 +41,6 @@ RARE = [
 ]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def command(tool: str, *arguments: str, options: list[str] = TINY) -> list[str]:
-    return [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments, "--cfg-options", *options]
-
-
-def run(*arguments: str, cwd: Path, options: list[str] = TINY) -> subprocess.CompletedProcess[str]:
-    tool, *rest = arguments
-    done = subprocess.run(
-        command(tool, *rest, options=options), cwd=cwd, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "options", "start"),
@@ -91,33 +59,13 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     arguments = ["train", config, "--data-root", str(root), *start]
     run(*arguments, "--work-dir", "whole", cwd=tmp_path, options=options)
 
-    with (tmp_path / "killed.log").open("w") as log:
-        victim = subprocess.Popen(
-            command(*arguments, "--work-dir", "killed", options=options),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        wait_for(tmp_path / "killed" / "last_checkpoint", victim)
-        os.killpg(victim.pid, signal.SIGKILL)
-        victim.wait()
+    last = tmp_path / "killed" / "last_checkpoint"
+    run_and_kill(*arguments, "--work-dir", "killed", cwd=tmp_path, options=options, until=last)
     assert not (tmp_path / "killed" / "iter_6.pth").exists()
     resumed = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
     assert "curves" in resumed.stdout
 
-    expected, got = (weights(tmp_path / name / "iter_6.pth") for name in ("whole", "killed"))
-    assert expected.keys() == got.keys()
-    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint within 300 s"
-        time.sleep(0.02)
+    assert differing(*(weights(tmp_path / name / "iter_6.pth") for name in ("whole", "killed"))) == []
 
 
 @pytest.mark.slow
@@ -272,7 +220,3 @@ class TestBadInput:
         options = [*TINY, "train_cfg.max_iter=5"]
         message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
         assert "train_loop cannot be built" in message
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-    def test_mixed_precision_without_a_gpu(self, prepared_folder, tmp_path):
-        assert "--amp: needs a CUDA device" in failing(["train", "retina_phantom", "--amp"], tmp_path, 2)
