@@ -1,7 +1,13 @@
 _base_ = "mmdet::_base_/default_runtime.py"
 
 custom_imports = dict(
-    imports=["cxr_mmdet.datasets", "cxr_mmdet.engine", "cxr_mmdet.models.data_preprocessor"], allow_failed_imports=False
+    imports=[
+        "cxr_mmdet.datasets",
+        "cxr_mmdet.engine",
+        "cxr_mmdet.models.abnormality_gate",
+        "cxr_mmdet.models.data_preprocessor",
+    ],
+    allow_failed_imports=False,
 )
 
 # Everything counts in iterations, as the reference project does. The best checkpoint is the one with the highest

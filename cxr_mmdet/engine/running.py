@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts
+from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import CheckpointError, ConfigError
 
@@ -74,6 +75,7 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
         config.resume, config.load_from = True, None
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
+    prepare_gate(runner.model, runner.train_dataloader.dataset)
     runner.train()
     last = find_latest_checkpoint(str(work_dir))
     curves = work_dir / "curves.png"

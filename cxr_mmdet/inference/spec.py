@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cxr_mmdet.models.gate_rule import GateRule
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -88,10 +90,14 @@ class Regions:
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A one-stage detector (``maps`` give detections) or a two-stage one (they give proposals for ``regions``)."""
+    """A one-stage detector (``maps`` give detections) or a two-stage one (they give proposals for ``regions``).
+
+    With a ``gate`` the network has one more output: the logit of a picture's being abnormal.
+    """
 
     maps: AnchorMaps
     regions: Regions | None = None
+    gate: GateRule | None = None
 
     @property
     def score_threshold(self) -> float:
@@ -105,7 +111,8 @@ class DetectorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        parts = {"maps": asdict(self.maps), "regions": None if self.regions is None else asdict(self.regions)}
+        return parts if self.gate is None else parts | {"gate": self.gate.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DetectorSpec:
@@ -117,7 +124,11 @@ class DetectorSpec:
         maps, regions = dict(value["maps"]), value["regions"]
         maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
         maps["strides"] = tuple((int(width), int(height)) for width, height in maps["strides"])
-        return cls(maps=AnchorMaps(**_with_coder(maps)), regions=Regions(**_with_coder(regions)) if regions else None)
+        return cls(
+            maps=AnchorMaps(**_with_coder(maps)),
+            regions=Regions(**_with_coder(regions)) if regions else None,
+            gate=GateRule.from_json(value["gate"]) if "gate" in value else None,
+        )
 
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:
