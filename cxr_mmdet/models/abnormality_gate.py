@@ -178,14 +178,15 @@ class GateMixin(BaseDetector):
         with _logits() as seen:
             samples = super().predict(batch_inputs, batch_data_samples, rescale=rescale)
         (logits,) = seen
-        test = (self.test_cfg or {}).get("rcnn") or self.test_cfg or {}
+        head = getattr(self, "roi_head", None) or self.bbox_head
+        threshold = (head.test_cfg or {}).get("score_thr", 0.0)
         for sample, p_abnormal in zip(samples, logits.float().sigmoid().tolist(), strict=True):
             sample.p_abnormal = p_abnormal
             factor = self.gate.rule.factor(p_abnormal)
             if factor != 1:
                 found = sample.pred_instances
                 found.scores = found.scores * factor
-                sample.pred_instances = found[found.scores > test.get("score_thr", 0.0)]
+                sample.pred_instances = found[found.scores > threshold]
         return samples
 
     def _maps(self, batch_inputs: Tensor) -> tuple[Features, Features]:
