@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from mmcv.transforms import Compose
 from mmengine.logging import HistoryBuffer
 
 from cxr_mmdet.benchmarks.predict_models import random_detector, training_meta
@@ -51,9 +52,23 @@ MODELS_BY_KIND = {
         ],
     ),
     "faster": ("faster_rcnn_5cls", [*_FASTER, "test_dataloader.dataset.pipeline.2.scale=(192,192)"]),
+    # With an abnormality gate: on the neck, scores multiplied; on the backbone, boxes cut.
+    "retina_gate": ("retina_phantom_gate", ["test_dataloader.dataset.pipeline.2.scale=(128,128)"]),
+    "faster_gate": (
+        "faster_rcnn_5cls",
+        [
+            *_FASTER,
+            "model.type=GatedFasterRCNN",
+            "model.gate.source=backbone",
+            "model.gate.score_mode=cut",
+            "model.gate.cut=0.4",
+            "test_dataloader.dataset.pipeline.2.scale=(192,192)",
+        ],
+    ),
     "faster_wide": ("faster_rcnn_14cls", [*_FASTER, "test_dataloader.dataset.pipeline.1.scale=(256,160)"]),
 }
-KINDS = list(MODELS_BY_KIND)
+GATED_KINDS = ["retina_gate", "faster_gate"]
+KINDS = [kind for kind in MODELS_BY_KIND if kind not in GATED_KINDS]
 
 
 @functools.cache
@@ -112,6 +127,18 @@ def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
         coarse = rng.uniform(0, 255, (cells, cells))
         picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR) / 3
     return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def mmdet_result(kind: str, path: Path, change=lambda model: None):
+    """Return the data sample that mmdet's own pipeline, model and decoding make of a picture."""
+    model = build(kind)
+    change(model)
+    sample = Compose(config_of(kind).test_dataloader.dataset.pipeline)(
+        {"img_path": str(path), "img_id": 1, "instances": []}
+    )
+    with torch.no_grad():
+        (result,) = model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})
+    return result
 
 
 def write_picture(path: Path, height: int = 150, width: int = 120, seed: int = 0) -> Path:

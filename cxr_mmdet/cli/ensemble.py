@@ -39,8 +39,9 @@ def ensemble(
 
     The result is numbered as the first annotation file; score it by tools/evaluate.py run.
     """
+    from cxr_mmdet.evaluation.probabilities import write_p_abnormal
     from cxr_mmdet.evaluation.results import write_detections
-    from cxr_mmdet.inference.fuse_files import fuse_files
+    from cxr_mmdet.inference.fuse_files import fuse_files, fuse_p_abnormal
     from cxr_mmdet.inference.fusion import FusionMethod
 
     if out.exists() and not force:
@@ -48,6 +49,8 @@ def ensemble(
     if len(coco) not in (1, len(detections)):
         raise UsageError(f"{len(coco)} times --coco for {len(detections)} files: give it once, or once for each file.")
     fused = fuse_files(detections, coco, method=FusionMethod(fusion.value), iou_threshold=fusion_iou, weights=weight)
+    gated = fuse_p_abnormal(detections, coco, weights=weight)
     write_detections(out, fused)
+    write_p_abnormal(out, gated)
     stderr.print(f"{len(fused)} detections out of {len(detections)} files", highlight=False)
     stdout.print(out, highlight=False)

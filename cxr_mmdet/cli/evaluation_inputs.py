@@ -30,7 +30,7 @@ PAbnormal = Annotated[
         exists=True,
         dir_okay=False,
         help="Each image's probability of being abnormal, CSV or JSON.",
-        show_default="an image's highest score",
+        show_default="what a gate left beside DETECTIONS, else an image's highest score",
     ),
 ]
 Criterion = Annotated[HitCriterion, typer.Option(help="What counts as found on the FROC curve.")]
@@ -70,15 +70,20 @@ def read_results(
 ) -> tuple[list[Detection], NDArray[np.float64] | None]:
     """Return the detections, and each image's probability of being abnormal where a file or a submission gives it.
 
+    Without a file named, the one that a detector with a gate leaves beside its detections.
+
     Raises:
         DatasetError: a file cannot be read or contradicts the ground truth.
     """
     import numpy as np
 
     from cxr_mmdet.evaluation.competition import read_submission
-    from cxr_mmdet.evaluation.probabilities import read_p_abnormal
+    from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal
     from cxr_mmdet.evaluation.results import read_detections
 
+    beside = p_abnormal_path(path)
+    if p_abnormal is None and beside.is_file():
+        p_abnormal = beside
     given = read_p_abnormal(p_abnormal, truth) if p_abnormal else None
     if path.suffix.lower() != ".csv":
         return read_detections(path, truth), given

@@ -94,7 +94,11 @@ def parity_table(bundle: Bundle) -> Table:
     table.add_column("", no_wrap=True)
     for header in ("findings", "unmatched", "box, px", "score", "mAP, torch", "mAP"):
         table.add_column(header, justify="right")
-    for entry in (bundle.parity or {}).get("sets", []):
+    sets = (bundle.parity or {}).get("sets", [])
+    gated = any(entry.get("largest_p_abnormal_difference") is not None for entry in sets)
+    if gated:
+        table.add_column("p_abnormal", justify="right")
+    for entry in sets:
         table.add_row(
             f"{entry['pictures']} {entry['name']}",
             str(entry["findings"]),
@@ -102,5 +106,6 @@ def parity_table(bundle: Bundle) -> Table:
             f"{entry['largest_box_difference_px']:.3g}",
             f"{entry['largest_score_difference']:.2g}",
             *("n/a" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("reference_mean_ap", "mean_ap")),
+            *([f"{entry['largest_p_abnormal_difference']:.2g}"] if gated else []),
         )
     return table

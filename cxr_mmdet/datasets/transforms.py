@@ -103,7 +103,10 @@ class GreyToThreeChannels(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackRadiograph(PackDetInputs):
-    """mmdet's ``PackDetInputs`` that also carries ``pad_offset``, without which boxes cannot be mapped back.
+    """mmdet's ``PackDetInputs`` that also carries what we need in training and scoring.
+
+    ``pad_offset``, without which boxes cannot be mapped back, and ``virtual_copy``: whether this is a mirrored or
+    turned copy, which only some kinds of study have.
 
     Where votes were loaded, ``gt_instances`` also hold ``vote_shares``: (N,) float32 in (0, 1].
 
@@ -115,7 +118,15 @@ class PackRadiograph(PackDetInputs):
 
     def __init__(
         self,
-        meta_keys: tuple[str, ...] = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "pad_offset"),
+        meta_keys: tuple[str, ...] = (
+            "img_id",
+            "img_path",
+            "ori_shape",
+            "img_shape",
+            "scale_factor",
+            "pad_offset",
+            "virtual_copy",
+        ),
     ) -> None:
         super().__init__(meta_keys=meta_keys)
 
@@ -124,6 +135,7 @@ class PackRadiograph(PackDetInputs):
         unload_votes(results)
         results.setdefault("pad_offset", (0, 0))
         results.setdefault("scale_factor", (1.0, 1.0))
+        results["virtual_copy"] = Variant(results.get(VARIANT_KEY, Variant.ORIGINAL)) is not Variant.ORIGINAL
         image = results["img"]
         if image.ndim != 3 or image.strides[2] != 0:
             return super().transform(results)

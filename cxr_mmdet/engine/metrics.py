@@ -16,6 +16,7 @@ from cxr_mmdet.evaluation.ceiling import find_ceiling
 from cxr_mmdet.evaluation.criterion import HitCriterion
 from cxr_mmdet.evaluation.froc import RATES
 from cxr_mmdet.evaluation.headline import match_all, of_class, point_values, sensitivity_name
+from cxr_mmdet.evaluation.probabilities import image_name, write_p_abnormal
 from cxr_mmdet.evaluation.results import detections_from_arrays, sort_detections, write_detections
 from cxr_mmdet.files import write_json
 
@@ -30,15 +31,17 @@ class CxrMetric(BaseMetric):
     COCO's ``mAP``, ``mAP_50``, ``mAP_75`` and ``AP_50/<class>``; the competition's ``mAP_40``, ``mAP_40_no_finding``
     and ``AP_40/<class>`` (PASCAL VOC 2010, IoU above 0.4); the FROC curve's ``sensitivity_0.125`` … ``sensitivity_8``
     (false positives an image) and ``sensitivity_mean``; ``image_AUC`` of abnormal against normal. Any of them can
-    choose the best checkpoint: ``save_best="bbox/mAP_40", rule="greater"``.
+    choose the best checkpoint: ``save_best="bbox/mAP_40", rule="greater"``. "No finding" and ``image_AUC`` go by the
+    gate's ``p_abnormal`` where the detector has a gate, else by an image's highest score.
 
     A score that is undefined (a class without boxes) is left out; no detection at all is a legal 0.
 
     Args:
         ann_file: the COCO file, relative to ``data_root``.
         data_root: the prepared folder.
-        out_dir: where ``detections.json`` and ``metrics.json`` are written, the latter with intervals and all else that
-            tools/evaluate.py finds; nowhere by default, and then there is no account either.
+        out_dir: where ``detections.json`` (with a gate ``detections.p_abnormal.json`` too) and ``metrics.json`` are
+            written, the latter with intervals and all else that tools/evaluate.py finds; nowhere by default, and then
+            there is no account either.
         criterion: what counts as found on the FROC curve: ``iou`` (above 0.4) or ``centre`` (in the box).
     """
 
@@ -65,22 +68,31 @@ class CxrMetric(BaseMetric):
                 predictions["scores"].numpy(force=True),
                 self._category_ids[predictions["labels"].numpy(force=True)],
             )
-            self.results.append(detections)
+            self.results.append((sample["img_id"], sample.get("p_abnormal"), detections))
 
-    def compute_metrics(self, results: list[list[dict[str, Any]]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[int, float | None, list[dict[str, Any]]]]) -> dict[str, float]:
         """Return the scores by name, and write the files when ``out_dir`` is set."""
         # COCO breaks ties of scores by the order of the list, and several processes hand them over in another order.
-        detections = sort_detections(detection for of_image in results for detection in of_image)
+        detections = sort_detections(detection for _, _, of_image in results for detection in of_image)
+        gated = {image_id: p_abnormal for image_id, p_abnormal, _ in results if p_abnormal is not None}
+        images = self.ground_truth["images"]
+        p_abnormal = np.array([gated.get(image["id"], 0.0) for image in images]) if gated else None
         if self.out_dir is None:
-            values = point_values(match_all(self.ground_truth, detections, criterion=self.criterion))
+            values = point_values(
+                match_all(self.ground_truth, detections, p_abnormal=p_abnormal, criterion=self.criterion)
+            )
             return _named(values, [category["name"] for category in self.ground_truth["categories"]])
         self.account = take_account(
             self.ground_truth,
             detections,
+            p_abnormal=p_abnormal,
             criterion=self.criterion,
             ceiling=find_ceiling(self._ann_path.resolve(), self.ground_truth),
         )
-        write_detections(Path(self.out_dir) / "detections.json", detections)
+        path = Path(self.out_dir) / "detections.json"
+        write_detections(path, detections)
+        names = {image["id"]: image_name(image) for image in images}
+        write_p_abnormal(path, {names[image_id]: p for image_id, p in gated.items()} if gated else None)
         write_json(Path(self.out_dir) / "metrics.json", self.account.to_metrics(), indent=2)
         values = {name: interval.value for name, interval in self.account.values.items()}
         return _named(values, list(self.account.matched.truth.names))

@@ -20,6 +20,7 @@ from mmengine.runner.checkpoint import find_latest_checkpoint
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checks import check_votes
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
+from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import CheckpointError, ConfigError
 
@@ -79,6 +80,7 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
     check_votes(runner.model, runner.train_dataloader.dataset)
+    prepare_gate(runner.model, runner.train_dataloader.dataset)
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
     runner.train()

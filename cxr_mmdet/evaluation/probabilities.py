@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -21,12 +22,29 @@ if TYPE_CHECKING:
 COLUMNS = ["image_id", "p_abnormal"]
 
 
+def p_abnormal_path(detections: Path) -> Path:
+    """Return the file that holds a gate's probabilities beside a file of detections; it is there if there was a gate.
+
+    It is called ``detections.p_abnormal.json`` for ``detections.json``.
+    """
+    return detections.with_suffix(".p_abnormal.json")
+
+
+def write_p_abnormal(detections: Path, p_abnormal: Mapping[str, float] | None) -> None:
+    """Write an object image_id → p beside a file of detections, or remove what an earlier run left; None: no gate."""
+    path = p_abnormal_path(detections)
+    if p_abnormal is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, dict(p_abnormal), indent=1)
+
+
 def read_p_abnormal(path: Path, ground_truth: CocoDict) -> NDArray[np.float64]:
     """Return (images,) probabilities in the order of the ground truth's images.
 
     Args:
         path: a CSV file with the columns image_id and p_abnormal; or JSON: an object image_id → p, or a list of objects
-            with image_id and p_abnormal, such as findings. Images the ground truth lacks are passed over.
+            with image_id and p_abnormal, or ``findings.json``. Images the ground truth lacks are passed over.
         ground_truth: COCO dict. Its images go by their ``image_id``, else by the name of their file without suffix,
             else by their number.
 
@@ -38,7 +56,7 @@ def read_p_abnormal(path: Path, ground_truth: CocoDict) -> NDArray[np.float64]:
         if name in given:
             raise DatasetError(f"{path}: names image {name!r} twice.")
         given[name] = _probability(path, name, value)
-    names = [_image_name(image) for image in ground_truth["images"]]
+    names = [image_name(image) for image in ground_truth["images"]]
     missing = [name for name in names if name not in given]
     if missing:
         raise DatasetError(
@@ -47,7 +65,8 @@ def read_p_abnormal(path: Path, ground_truth: CocoDict) -> NDArray[np.float64]:
     return np.array([given[name] for name in names], dtype=np.float64)
 
 
-def _image_name(image: dict[str, Any]) -> str:
+def image_name(image: Mapping[str, Any]) -> str:
+    """Return what an image of a COCO file goes by; see :func:`read_p_abnormal`."""
     if "image_id" in image:
         return str(image["image_id"])
     return Path(image["file_name"]).stem if isinstance(image.get("file_name"), str) else str(image["id"])
@@ -76,6 +95,8 @@ def _json_entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}: is not JSON ({error}).") from None
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        content = content["images"]  # findings.json
     if isinstance(content, dict):
         yield from content.items()
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.decoding import Boxes
     from cxr_mmdet.inference.spec import Spec
+    from cxr_mmdet.models.gate_rule import GateRule
 
     Array = NDArray[np.float32]
 
@@ -24,8 +26,10 @@ class Backend(Protocol):
 
     name: str
 
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any]:
+    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any, Array | None]:
         """Return scores and deltas, one (N, C, H, W) a level, and the feature pyramid for :meth:`regions`.
+
+        The last is an abnormality gate's (N,) logits; None without a gate.
 
         Args:
             batch: (N, C, H, W) normalised pictures.
@@ -86,8 +90,8 @@ def candidates(
     if isinstance(backend, WholeBackend):
         return backend.boxes(batch, sizes_hw, score_thresholds)
     assert isinstance(spec, DetectorSpec), "a backend and its spec are loaded together"
-    scores, deltas, pyramid = backend.maps(batch)
-    return [
+    scores, deltas, pyramid, abnormal = backend.maps(batch)
+    found = [
         _candidates_of_one(
             backend,
             spec,
@@ -99,6 +103,22 @@ def candidates(
         )
         for index, size_hw in enumerate(sizes_hw)
     ]
+    if spec.gate is None or abnormal is None:
+        return found
+    probabilities = decoding.sigmoid(abnormal).tolist()
+    return [
+        _gated(spec.gate, boxes, p_abnormal, score_thresholds)
+        for boxes, p_abnormal in zip(found, probabilities, strict=True)
+    ]
+
+
+def _gated(rule: GateRule, found: Boxes, p_abnormal: float, score_thresholds: Array) -> Boxes:
+    """Return a picture's boxes with the scores that the gate leaves them; none of them rises, so none was missed."""
+    factor = rule.factor(p_abnormal)
+    if factor != 1:
+        found = replace(found, scores=found.scores * np.float32(factor))
+        found = found.take(np.flatnonzero(found.scores > score_thresholds[found.labels]))
+    return replace(found, p_abnormal=p_abnormal)
 
 
 def leave_best(spec: Spec, found: Boxes, nms_iou: float) -> Boxes:

@@ -64,6 +64,7 @@ class Candidates:
             size_hw=self.model_input.source_size_hw,
             model_id=model.model_id,
             warnings=self.warnings,
+            p_abnormal=best.p_abnormal,
         )
 
 

@@ -28,15 +28,19 @@ _MARGIN = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Decoded boxes (N, 4) in pixels of some picture, with their class (or level) and score, best score first."""
+    """Decoded boxes (N, 4) in pixels of some picture, with their class (or level) and score, best score first.
+
+    ``p_abnormal`` is what an abnormality gate says of the picture; None without a gate.
+    """
 
     boxes_xyxy: NDArray[np.float32]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
+    p_abnormal: float | None = None
 
     def take(self, indices: NDArray[Any]) -> Boxes:
         """Return the boxes at these places."""
-        return Boxes(self.boxes_xyxy[indices], self.labels[indices], self.scores[indices])
+        return Boxes(self.boxes_xyxy[indices], self.labels[indices], self.scores[indices], self.p_abnormal)
 
 
 def decode_maps(

@@ -16,6 +16,7 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
 from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, Regions
+from cxr_mmdet.models.abnormality_gate import gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
@@ -84,12 +85,16 @@ def describe_detector(model: BaseDetector, source: str) -> DetectorSpec:
     Raises:
         OtherArchitectureError: an architecture whose outputs mean something else.
     """
+    gate = gate_of(model)
+    rule = None if gate is None else gate.rule
     if isinstance(model, TwoStageDetector) and model.with_rpn and model.with_roi_head:
         return DetectorSpec(
-            maps=_maps(model.rpn_head, RPNHead._predict_by_feat_single, source), regions=_regions(model, source)
+            maps=_maps(model.rpn_head, RPNHead._predict_by_feat_single, source),
+            regions=_regions(model, source),
+            gate=rule,
         )
     if isinstance(model, SingleStageDetector):
-        return DetectorSpec(maps=_maps(model.bbox_head, BaseDenseHead._predict_by_feat_single, source))
+        return DetectorSpec(maps=_maps(model.bbox_head, BaseDenseHead._predict_by_feat_single, source), gate=rule)
     raise OtherArchitectureError(f"{source}: is a {type(model).__name__}; {SUPPORTED}.")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse
+from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse, mean_p_abnormal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +69,11 @@ class Ensemble:
         for member in self.members:
             member.model.spec.overlap(thresholds.nms_iou)
 
+    @property
+    def has_gate(self) -> bool:
+        """Whether any member has a head of its own for ``p_abnormal``; those that have answer for all."""
+        return any(member.has_gate for member in self.members)
+
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
@@ -92,6 +97,13 @@ class Ensemble:
             size_hw=first.size_hw,
             model_id=self.model_id,
             warnings=first.warnings,
+            p_abnormal=mean_p_abnormal(
+                [
+                    entry.p_abnormal if member.has_gate else None
+                    for entry, member in zip(found, self.members, strict=True)
+                ],
+                self.weights,
+            ),
         )
         own = min(member.model.spec.score_threshold for member in self.members)
         score = own if thresholds.score is None else thresholds.score

@@ -184,6 +184,7 @@ def _compare_on(pictures: CheckSet, reference: Predictor, exported: Predictor, d
         got,
         score_threshold=reference.model.spec.score_threshold,
         truth=pictures.truth,
+        gate=reference.has_gate,
     )
 
 

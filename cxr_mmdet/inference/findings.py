@@ -28,8 +28,8 @@ class Findings:
         scores: (N,) float64, 0…1.
         class_names: the model's label set, in its order.
         size_hw: the source image's height and width.
-        p_abnormal: how sure the model is that there is anything at all, 0…1: the highest score, since no detector here
-            has a classifier for it; 0 where nothing was found.
+        p_abnormal: how sure the model is that there is anything at all, 0…1: what its abnormality gate says; without a
+            gate the highest score, 0 where nothing was found.
         model_id: names the model and its weights.
         warnings: what was odd about the source.
     """
@@ -54,8 +54,12 @@ class Findings:
         size_hw: tuple[int, int],
         model_id: str,
         warnings: Sequence[str] = (),
+        p_abnormal: float | None = None,
     ) -> Findings:
-        """Return findings made of a detector's output: cut at the border, without boxes that have no extent, sorted."""
+        """Return findings made of a detector's output: cut at the border, without boxes that have no extent, sorted.
+
+        ``p_abnormal`` is a gate's; None stands for the highest score.
+        """
         boxes = clip_to_image(boxes_xyxy, size_hw)
         label_array = np.asarray(labels, dtype=np.int64).reshape(-1)
         score_array = np.asarray(scores, dtype=np.float64).reshape(-1)
@@ -67,7 +71,7 @@ class Findings:
             scores=score_array[order],
             class_names=tuple(class_names),
             size_hw=size_hw,
-            p_abnormal=float(score_array[order].max(initial=0.0)),
+            p_abnormal=float(score_array[order].max(initial=0.0)) if p_abnormal is None else p_abnormal,
             model_id=model_id,
             warnings=tuple(warnings),
         )

@@ -10,10 +10,11 @@ import numpy as np
 
 from cxr_mmdet.boxes import as_boxes, scale, xywh_to_xyxy
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.probabilities import image_name, p_abnormal_path, read_p_abnormal
 from cxr_mmdet.evaluation.results import detections_from_arrays, read_detections, read_ground_truth
 from cxr_mmdet.inference.ensemble import check_weights, fuse_findings
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import FusionMethod
+from cxr_mmdet.inference.fusion import FusionMethod, mean_p_abnormal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def fuse_files(
         UsageError: weights that do not fit.
     """
     check_weights(weights, len(files))
-    paths = list(annotations) * len(files) if len(annotations) == 1 else list(annotations)
+    paths = _for_each(files, annotations)
     truths = {path: read_ground_truth(path) for path in dict.fromkeys(paths)}
     first = truths[paths[0]]
     images = _by_name(first, paths[0])
@@ -57,6 +58,36 @@ def fuse_files(
         one = fuse_findings(of_image, class_names, method=method, iou_threshold=iou_threshold, weights=weights)
         fused += detections_from_arrays(image_id, one.boxes_xyxy, one.scores, category_ids[one.labels])
     return fused
+
+
+def fuse_p_abnormal(
+    files: Sequence[Path], annotations: Sequence[Path], *, weights: Sequence[float] | None = None
+) -> dict[str, float] | None:
+    """Return image id → what the gates behind several files say together; None where no gate left a file beside one.
+
+    Arguments and errors are :func:`fuse_files`'s. Models without a gate are passed over.
+    """
+    paths = _for_each(files, annotations)
+    first = read_ground_truth(paths[0])
+    by_file: list[dict[str, float] | None] = []
+    for file, path in zip(files, paths, strict=True):
+        beside, truth = p_abnormal_path(file), read_ground_truth(path)
+        known = beside.is_file()
+        names = list(_by_name(truth, path))
+        by_file.append(dict(zip(names, read_p_abnormal(beside, truth).tolist(), strict=True)) if known else None)
+    if not any(by_file):
+        return None
+    fused: dict[str, float] = {}
+    for name, image in _by_name(first, paths[0]).items():
+        together = mean_p_abnormal([entry[name] if entry else None for entry in by_file], weights)
+        assert together is not None, "one of the files has it"
+        fused[image_name(image)] = together
+    return fused
+
+
+def _for_each(files: Sequence[Path], annotations: Sequence[Path]) -> list[Path]:
+    """Return the annotation file of each results file."""
+    return list(annotations) * len(files) if len(annotations) == 1 else list(annotations)
 
 
 def _by_name(truth: CocoDict, path: Path) -> dict[str, dict[str, Any]]:

@@ -30,11 +30,15 @@ class FusionMethod(str, Enum):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Boxes (N, 4) in absolute pixels, labels (N,) and scores (N,) in 0…1 of one radiograph."""
+    """Boxes (N, 4) in absolute pixels, labels (N,) and scores (N,) in 0…1 of one radiograph.
+
+    ``p_abnormal`` is what an abnormality gate says of it; None without a gate.
+    """
 
     boxes_xyxy: NDArray[np.float64]
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
+    p_abnormal: float | None = None
 
     @classmethod
     def empty(cls) -> Detections:
@@ -85,3 +89,17 @@ def fuse(
     _, founders = np.unique(clusters, return_index=True)
     best = np.argsort(-fused_scores, kind="stable")
     return Detections(fused[best], labels[founders][best], fused_scores[best])
+
+
+def mean_p_abnormal(probabilities: Sequence[float | None], weights: Sequence[float] | None = None) -> float | None:
+    """Return the weighted mean of what gates say of one radiograph; None where none of the models has a gate.
+
+    Args:
+        probabilities: one entry a model or view, None for those without a gate.
+        weights: of the models, above 0; equal by default.
+    """
+    pairs = zip(probabilities, [1.0] * len(probabilities) if weights is None else weights, strict=True)
+    known = [(p_abnormal, weight) for p_abnormal, weight in pairs if p_abnormal is not None]
+    if not known:
+        return None
+    return sum(p_abnormal * weight for p_abnormal, weight in known) / sum(weight for _, weight in known)

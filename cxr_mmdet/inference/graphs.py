@@ -17,12 +17,17 @@ MAPS, REGIONS = "maps", "regions"
 """Backbone, neck and dense head; and, in two-stage detectors, RoI align and its head."""
 
 
-def maps_outputs(levels: int, pyramid_levels: int) -> list[str]:
+ABNORMAL = "abnormal"
+"""The output of an abnormality gate, where there is one: (N,) logits."""
+
+
+def maps_outputs(levels: int, pyramid_levels: int, *, gate: bool = False) -> list[str]:
     """Return the names of what the first graph gives for its input ``image``."""
     return [
         *(f"scores_{level}" for level in range(levels)),
         *(f"deltas_{level}" for level in range(levels)),
         *(f"features_{level}" for level in range(pyramid_levels)),
+        *[ABNORMAL] * gate,
     ]
 
 
@@ -31,9 +36,12 @@ def regions_inputs(pyramid_levels: int) -> list[str]:
     return [f"{kind}_{level}" for kind in ("features", "rois") for level in range(pyramid_levels)]
 
 
-def split_maps(outputs: Sequence[Array], levels: int) -> tuple[list[Array], list[Array], list[Array]]:
-    """Return scores, deltas and the feature pyramid out of the first graph's outputs."""
-    return list(outputs[:levels]), list(outputs[levels : 2 * levels]), list(outputs[2 * levels :])
+def split_maps(
+    outputs: Sequence[Array], levels: int, *, gate: bool = False
+) -> tuple[list[Array], list[Array], list[Array], Array | None]:
+    """Return scores, deltas, the feature pyramid and the gate's logits out of the first graph's outputs."""
+    maps, logits = (outputs[:-1], outputs[-1]) if gate else (outputs, None)
+    return list(maps[:levels]), list(maps[levels : 2 * levels]), list(maps[2 * levels :]), logits
 
 
 def region_inputs(

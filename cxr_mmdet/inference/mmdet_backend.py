@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cxr_mmdet.errors import CheckpointError, CxrError
 from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import Boxes
 from cxr_mmdet.inference.spec import NO_SUPPRESSION, WholeDetector
+from cxr_mmdet.models.abnormality_gate import gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
@@ -42,13 +44,14 @@ def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
             f"{source}: is a {type(model).__name__} without a bbox_head or roi_head that says max_per_img in its "
             "test_cfg, so how to predict with it is unknown; use one of the recipes' detectors."
         )
-    suppresses = _suppresses_plainly(test)
+    suppresses, gate = _suppresses_plainly(test), gate_of(model)
     return WholeDetector(
         kind=type(model).__name__,
         score_threshold=float(test.get("score_thr", 0)),
         nms_iou=float(test.nms.iou_threshold) if suppresses else NO_SUPPRESSION,
         suppresses=suppresses,
         max_per_image=int(test.max_per_img),
+        gate=None if gate is None else gate.rule,
     )
 
 
@@ -100,7 +103,10 @@ class MmdetBackend(WholeBackend):
                     f"{type(self.model).__name__} cannot look at {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
                     f"({reason}); give larger radiographs or another --tta-scale or --batch-size."
                 ) from error
-        return [_above(result.pred_instances, score_thresholds) for result in results]
+        return [
+            replace(_above(result.pred_instances, score_thresholds), p_abnormal=result.get("p_abnormal"))
+            for result in results
+        ]
 
 
 def _last_head(model: BaseDetector) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.files import atomic_path
+from cxr_mmdet.models.gate_rule import ScoreMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from cxr_mmdet.inference.bundle import Bundle
+    from cxr_mmdet.models.gate_rule import GateRule
 
 CARD_FILE = "MODEL_CARD.md"
 
@@ -56,7 +58,19 @@ def _inputs(bundle: Bundle) -> str:
         ("Mean, standard deviation", f"{_numbers(steps.mean)}; {_numbers(steps.std)}"),
         ("Score threshold, NMS IoU", f"{bundle.spec.score_threshold:g}; {bundle.spec.nms_iou:g}"),
     ]
+    if bundle.spec.gate is not None:
+        rows.append(("Abnormality gate", _gate(bundle.spec.gate)))
     return "## Input\n\nA radiograph of any size, as its file asks to be shown.\n\n" + _table(("", ""), rows)
+
+
+def _gate(rule: GateRule) -> str:
+    """Return what p_abnormal is, and what the gate does to the findings."""
+    effects = {
+        ScoreMode.leave: "the scores of findings stay",
+        ScoreMode.multiply: "the scores of findings are multiplied by it",
+        ScoreMode.cut: f"below {rule.cut:g} there are no findings",
+    }
+    return f"p_abnormal has a head of its own; {effects[rule.score_mode]}"
 
 
 def _size(scale: tuple[int, int] | None, keep_ratio: bool) -> str:
@@ -71,7 +85,7 @@ def _parity(bundle: Bundle) -> str:
     if bundle.parity is None:
         return "## Agreement with torch\n\nWas not measured."
     sets = bundle.parity["sets"]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"{entry['pictures']} {entry['name']}",
             str(entry["findings"]),
@@ -83,7 +97,11 @@ def _parity(bundle: Bundle) -> str:
         )
         for entry in sets
     ]
-    head = ("Radiographs", "findings", "unmatched", "box, px", "score", "mAP, torch", "mAP")
+    head: tuple[str, ...] = ("Radiographs", "findings", "unmatched", "box, px", "score", "mAP, torch", "mAP")
+    gates = [entry.get("largest_p_abnormal_difference") for entry in sets]
+    if None not in gates:
+        head = (*head, "p_abnormal")
+        rows = [(*row, f"{gate:.2g}") for row, gate in zip(rows, gates, strict=True)]
     return "## Agreement with torch\n\nLargest differences; mAP@[.5:.95] in points.\n\n" + _table(head, rows)
 
 

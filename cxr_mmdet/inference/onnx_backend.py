@@ -51,13 +51,14 @@ class OnnxBackend:
                 ) from None
 
         self._levels = len(bundle.spec.maps.strides)
+        self._gate = bundle.spec.gate is not None
         self._maps = session(MAPS)
         self._regions = session(REGIONS) if bundle.spec.regions is not None else None
         self._pyramid_levels = bundle.spec.regions.levels if bundle.spec.regions is not None else 0
 
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any]:
+    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any, Array | None]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
-        return split_maps(self._maps.run(None, {"image": batch}), self._levels)
+        return split_maps(self._maps.run(None, {"image": batch}), self._levels, gate=self._gate)
 
     def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""

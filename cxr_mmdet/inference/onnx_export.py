@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from cxr_mmdet.errors import CheckpointError
-from cxr_mmdet.inference.graphs import MAPS, REGIONS, maps_outputs, regions_inputs
+from cxr_mmdet.inference.graphs import ABNORMAL, MAPS, REGIONS, maps_outputs, regions_inputs
+from cxr_mmdet.models.abnormality_gate import gate_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,19 +28,25 @@ _EXAMPLE_SIDE = 128
 
 
 class MapsGraph(nn.Module):
-    """Backbone, neck and dense head; with the feature pyramid's first levels where a second stage needs them."""
+    """Backbone, neck and dense head; with the feature pyramid's first levels where a second stage needs them.
+
+    And with the logits of an abnormality gate, where the model has one.
+    """
 
     def __init__(self, model: BaseDetector, pyramid_levels: int) -> None:
         super().__init__()
         self.backbone, self.neck = model.backbone, model.neck
         self.head = model.rpn_head if pyramid_levels else model.bbox_head
         self.pyramid_levels = pyramid_levels
+        self.gate = gate_of(model)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return scores, deltas and features of the levels."""
-        pyramid = self.neck(self.backbone(image))
+        """Return scores, deltas and features of the levels, and the gate's logits."""
+        stages = self.backbone(image)
+        pyramid = self.neck(stages)
         scores, deltas = self.head(pyramid)
-        return (*scores, *deltas, *pyramid[: self.pyramid_levels])
+        logits = () if self.gate is None else (self.gate(stages, pyramid),)
+        return (*scores, *deltas, *pyramid[: self.pyramid_levels], *logits)
 
 
 class RegionsGraph(nn.Module):
@@ -97,13 +104,14 @@ def export_onnx(model: BaseDetector, folder: Path) -> list[Path]:
     image = torch.zeros(1, 3, side, side)
     maps = MapsGraph(model, pyramid_levels).eval()
     axes: dict[str, Any] = {"image": {0: "pictures", 2: "height", 3: "width"}}
-    outputs = maps_outputs(levels, pyramid_levels)
+    outputs = maps_outputs(levels, pyramid_levels, gate=maps.gate is not None)
     axes |= {name: {0: "pictures", 2: f"{name}_height", 3: f"{name}_width"} for name in outputs}
+    axes |= {ABNORMAL: {0: "pictures"}} if maps.gate is not None else {}
     paths = [folder / f"{MAPS}.onnx"]
     _export(maps, (image,), paths[0], ["image"], outputs, axes)
     if two_stage:
         with torch.inference_mode():
-            features = maps(image)[2 * levels :]
+            features = maps(image)[2 * levels :][:pyramid_levels]
         rois = tuple(torch.tensor([[0.0, 8.0, 8.0, 60.0, 60.0], [0.0, 4.0, 4.0, 90.0, 90.0]]) for _ in features)
         names = regions_inputs(pyramid_levels)
         axes = {name: {0: "pictures", 2: f"{name}_height", 3: f"{name}_width"} for name in names[:pyramid_levels]}

@@ -70,7 +70,7 @@ def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
     assert model.spec.regions is not None, "only two-stage detectors have a second graph"
     radiograph = as_radiograph(item.read())
     picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
-    scores, deltas, pyramid = model.backend.maps(picture.batch)
+    scores, deltas, pyramid, _ = model.backend.maps(picture.batch)
     boxes = propose(model.spec.maps, [level[0] for level in scores], [level[0] for level in deltas], picture.size_hw)
     rois = np.concatenate([np.zeros((len(boxes), 1), dtype=np.float32), boxes], axis=1)
     levels = model.spec.regions.levels

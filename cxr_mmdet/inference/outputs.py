@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
+from cxr_mmdet.evaluation.probabilities import write_p_abnormal
 from cxr_mmdet.evaluation.results import read_ground_truth, sort_detections
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.inference.findings import Findings
@@ -83,8 +84,9 @@ def write_results(
     class_names: Sequence[str],
     coco: CocoIds,
     settings: Mapping[str, Any],
+    has_gate: bool,
 ) -> None:
-    """Write the four files in the order of ``items``, one radiograph in memory at a time.
+    """Write the files in the order of ``items``, one radiograph in memory at a time.
 
     Args:
         out_dir: where.
@@ -94,6 +96,7 @@ def write_results(
         class_names: the model's.
         coco: numbers for detections.json.
         settings: how the results were made; stands at the head of findings.json.
+        has_gate: write each radiograph's ``p_abnormal`` beside detections.json too, where tools/evaluate.py finds it.
 
     Raises:
         CxrError: a file cannot be written.
@@ -109,6 +112,8 @@ def write_results(
     try:
         _stream_json(out_dir / FINDINGS_JSON, images, head=head, key="images")
         _stream_json(out_dir / DETECTIONS_JSON, _detections(results(), coco))
+        gated = {item.image_id: found.p_abnormal for item, found in results()} if has_gate else None
+        write_p_abnormal(out_dir / DETECTIONS_JSON, gated)
         _write_csv(out_dir / FINDINGS_CSV, results())
         _write_failures(out_dir / FAILURES_CSV, items, failures)
     except OSError as error:

@@ -26,7 +26,7 @@ class Limits:
 
     Attributes:
         box_px: pixels of the radiograph, for a box's side; None: not limited.
-        score: of a finding; None: not limited.
+        score: of a finding, and of a gate's p_abnormal; None: not limited.
         unmatched_share: of the reference's clear findings that may have no counterpart; None: not limited.
         mean_ap: mAP@[.5:.95] that may be lost, 0…1.
     """
@@ -55,6 +55,8 @@ class Parity:
         largest_score_difference: likewise.
         reference_mean_ap: mAP@[.5:.95] of the reference, 0…1; None without ground truth.
         mean_ap: of the other.
+        largest_p_abnormal_difference: of the gates; None without. Without a gate p_abnormal is a score, and a finding
+            at the threshold would make or unmake it.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Parity:
     largest_score_difference: float
     reference_mean_ap: float | None = None
     mean_ap: float | None = None
+    largest_p_abnormal_difference: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -77,6 +80,9 @@ class Parity:
             found.append(f"a box differs by {self.largest_box_difference_px:.3g} px (limit {limits.box_px:g})")
         if limits.score is not None and self.largest_score_difference > limits.score:
             found.append(f"a score differs by {self.largest_score_difference:.3g} (limit {limits.score:g})")
+        gate = self.largest_p_abnormal_difference
+        if limits.score is not None and gate is not None and gate > limits.score:
+            found.append(f"p_abnormal differs by {gate:.3g} (limit {limits.score:g})")
         share = self.unmatched / self.findings if self.findings else 0.0
         if limits.unmatched_share is not None and share > limits.unmatched_share:
             found.append(f"{self.unmatched} of {self.findings} findings have no counterpart")
@@ -94,6 +100,7 @@ def compare_findings(
     *,
     score_threshold: float,
     truth: CocoDict | None = None,
+    gate: bool = False,
 ) -> Parity:
     """Return how far ``other`` is from ``reference``.
 
@@ -103,6 +110,7 @@ def compare_findings(
         other: of the same radiographs, in the same order.
         score_threshold: that both were made with.
         truth: COCO ground truth whose images are numbered from 1 in that order, in pixels of the radiographs.
+        gate: whether their p_abnormal is a gate's, and is compared.
     """
     boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
     for expected, got in zip(reference, other, strict=True):
@@ -129,7 +137,13 @@ def compare_findings(
         largest_score_difference=scores,
         reference_mean_ap=None if truth is None else mean_ap(truth, reference),
         mean_ap=None if truth is None else mean_ap(truth, other),
+        largest_p_abnormal_difference=_p_abnormal_difference(reference, other) if gate else None,
     )
+
+
+def _p_abnormal_difference(reference: Sequence[Findings], other: Sequence[Findings]) -> float:
+    pairs = zip(reference, other, strict=True)
+    return max((abs(expected.p_abnormal - got.p_abnormal) for expected, got in pairs), default=0.0)
 
 
 def mean_ap(truth: CocoDict, found: Sequence[Findings]) -> float | None:

@@ -14,7 +14,7 @@ from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.augmentation import View, mirrored_labels
 from cxr_mmdet.inference.backend import detect
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse
+from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse, mean_p_abnormal
 from cxr_mmdet.inference.model import load_model
 
 if TYPE_CHECKING:
@@ -121,6 +121,11 @@ class Predictor:
     def model_id(self) -> str:
         """Names the model and its weights."""
         return self.model.model_id
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether the model has a head of its own for ``p_abnormal``."""
+        return self.model.spec.gate is not None
 
     @overload
     def predict(
@@ -238,6 +243,7 @@ class Predictor:
             size_hw=(height, width),
             model_id=self.model_id,
             warnings=radiograph.warnings,
+            p_abnormal=mean_p_abnormal([view.p_abnormal for view in views]),
         )
         if len(views) == 1:
             return findings
@@ -250,7 +256,8 @@ def in_source_pixels(entry: ModelInput, boxes: Boxes, class_names: Sequence[str]
     # In single precision, as mmdet undoes the resizing.
     factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
     labels = mirrored_labels(class_names)[boxes.labels] if entry.flipped else boxes.labels
-    return Detections(entry.to_source(boxes.boxes_xyxy * factors), labels, boxes.scores.astype(np.float64))
+    corners = entry.to_source(boxes.boxes_xyxy * factors)
+    return Detections(corners, labels, boxes.scores.astype(np.float64), boxes.p_abnormal)
 
 
 def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:

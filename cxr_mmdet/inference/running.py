@@ -45,6 +45,11 @@ class Predicts(Protocol):
         """Raise unless the thresholds make sense for it."""
         ...
 
+    @property
+    def has_gate(self) -> bool:
+        """Whether its findings' ``p_abnormal`` is an abnormality gate's."""
+        ...
+
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
@@ -201,7 +206,16 @@ def _finish(
     }
     names = predictor.class_names
     coco = coco or CocoIds.by_order(items, names)
-    write_results(out_dir, items, places, failures, class_names=names, coco=coco, settings=settings)
+    write_results(
+        out_dir,
+        items,
+        places,
+        failures,
+        class_names=names,
+        coco=coco,
+        settings=settings,
+        has_gate=predictor.has_gate,
+    )
     count = sum(len(journal.read_line(place)["findings"]["findings"]) for place in places.values())
     return RunSummary(out_dir, images=len(places), reused=reused, findings=count, failures=failures)
 

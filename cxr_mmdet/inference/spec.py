@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.models.gate_rule import GateRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,10 +94,14 @@ class Regions:
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A one-stage detector (``maps`` give detections) or a two-stage one (they give proposals for ``regions``)."""
+    """A one-stage detector (``maps`` give detections) or a two-stage one (they give proposals for ``regions``).
+
+    With a ``gate`` the network has one more output: the logit of a picture's being abnormal.
+    """
 
     maps: AnchorMaps
     regions: Regions | None = None
+    gate: GateRule | None = None
 
     @property
     def score_threshold(self) -> float:
@@ -129,7 +134,8 @@ class DetectorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        parts = {"maps": asdict(self.maps), "regions": None if self.regions is None else asdict(self.regions)}
+        return parts if self.gate is None else parts | {"gate": self.gate.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DetectorSpec:
@@ -141,7 +147,11 @@ class DetectorSpec:
         maps, regions = dict(value["maps"]), value["regions"]
         maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
         maps["strides"] = tuple((int(width), int(height)) for width, height in maps["strides"])
-        return cls(maps=AnchorMaps(**_with_coder(maps)), regions=Regions(**_with_coder(regions)) if regions else None)
+        return cls(
+            maps=AnchorMaps(**_with_coder(maps)),
+            regions=Regions(**_with_coder(regions)) if regions else None,
+            gate=GateRule.from_json(value["gate"]) if "gate" in value else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,7 @@ class WholeDetector:
             within a class that leaves the best boxes.
         suppresses: whether it is, so that the overlap can be chosen.
         max_per_image: so many boxes survive.
+        gate: the rule of its abnormality gate, which it applies itself; None without one.
     """
 
     kind: str
@@ -162,6 +173,7 @@ class WholeDetector:
     nms_iou: float
     suppresses: bool
     max_per_image: int
+    gate: GateRule | None = None
 
     @property
     def min_size(self) -> float:

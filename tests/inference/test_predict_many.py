@@ -28,6 +28,7 @@ class OneBox:
     """A predictor that finds the upper left quarter, more surely the brighter the picture is."""
 
     class_names = ("ILD", "Nodule/Mass")
+    has_gate = False
 
     def __init__(self, model_id="one-box", stop_after=None):
         self.model_id = model_id

@@ -1,0 +1,57 @@
+"""What an abnormality gate needs of its training data: both kinds of study, and in which shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.models.abnormality_gate import gate_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def prepare_gate(model: nn.Module, dataset: Any) -> None:
+    """Let a model's gate start at the share of abnormal studies in its training data; nothing without a gate.
+
+    Args:
+        model: about to be trained, wrapped or not.
+        dataset: of training; any that has ``get_data_info``, or wraps one that has.
+
+    Raises:
+        DatasetError: all studies are abnormal, or all are normal.
+    """
+    gate = gate_of(model)
+    if gate is None:
+        return
+    normal, abnormal = count_studies(dataset)
+    if not normal or not abnormal:
+        kind, other = ("a finding", "normal") if abnormal else ("no finding", "abnormal")
+        remedy = (
+            "prepare the data without --drop-normals" if abnormal else "prepare it with the labels that occur in it"
+        )
+        raise DatasetError(
+            f"{_source(dataset)}: all {normal + abnormal} training images hold {kind}, so that the abnormality gate "
+            f"cannot learn what {other} ones look like; {remedy}, or choose the recipe without a gate."
+        )
+    gate.prior = abnormal / (normal + abnormal)
+
+
+def count_studies(dataset: Any) -> tuple[int, int]:
+    """Return the numbers of normal and of abnormal entries, without the copies that a gate does not learn from."""
+    while not hasattr(dataset, "get_data_info"):
+        dataset = dataset.dataset
+    counts = [0, 0]
+    for index in range(len(dataset)):
+        entry = dataset.get_data_info(index)
+        if entry.get(VARIANT_KEY, Variant.ORIGINAL.value) == Variant.ORIGINAL.value:
+            counts[bool(entry["instances"])] += 1
+    return counts[0], counts[1]
+
+
+def _source(dataset: Any) -> str:
+    """Return the annotation file of a dataset, however wrapped."""
+    while not hasattr(dataset, "ann_file") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return str(getattr(dataset, "ann_file", "training data"))

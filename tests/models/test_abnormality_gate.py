@@ -1,0 +1,383 @@
+"""The abnormality gate on mmdet's detectors: names, losses, predictions, and nothing computed twice."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from mmdet.models import detectors
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import ConfigDict
+from mmengine.model import MMDistributedDataParallel
+from mmengine.structures import InstanceData
+
+from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.models.abnormality_gate import GATED, AbnormalityGate, extract, gate_of, gated, is_abnormal
+from cxr_mmdet.models.gate_rule import GateRule
+
+SIDE = 64
+SMALL = {
+    "retina": (
+        "retina_phantom",
+        [
+            "model.backbone.base_channels=8",
+            "model.backbone.stem_channels=8",
+            "model.neck.in_channels=[16,32,64]",
+            "model.neck.out_channels=32",
+            "model.bbox_head.in_channels=32",
+            "model.bbox_head.feat_channels=64",  # two a group of the norms: the coarsest map is one cell
+        ],
+    ),
+    "faster": (
+        "faster_rcnn_5cls",
+        [
+            "model.backbone.depth=18",
+            "model.backbone.base_channels=8",
+            "model.backbone.stem_channels=8",
+            "model.neck.in_channels=[16,32,64]",
+            "model.neck.out_channels=16",
+            "model.rpn_head.in_channels=16",
+            "model.rpn_head.feat_channels=16",
+            "model.roi_head.bbox_roi_extractor.out_channels=16",
+            "model.roi_head.bbox_head.in_channels=16",
+            "model.roi_head.bbox_head.fc_out_channels=16",
+        ],
+    ),
+}
+
+
+def build(kind: str, **gate):
+    """Return a small detector; with a gate where there are options for one."""
+    name, options = SMALL[kind]
+    model = ConfigDict(load_config(name, load_from="none", cfg_options=options).model)
+    if gate:
+        model.update(type=f"Gated{model.type}", gate=gate)
+    torch.manual_seed(0)
+    detector = MODELS.build(model)
+    detector.init_weights()
+    return detector
+
+
+def sample(boxes: int = 0, **meta) -> DetDataSample:
+    """Return what the pipeline packs, with boxes of class 0."""
+    instances = InstanceData(
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]] * boxes).reshape(-1, 4),
+        labels=torch.zeros(boxes, dtype=torch.long),
+    )
+    shape = (SIDE, SIDE)
+    sizes = dict.fromkeys(("img_shape", "pad_shape", "batch_input_shape", "ori_shape"), shape)
+    meta = sizes | {"scale_factor": (1.0, 1.0)} | meta
+    return DetDataSample(gt_instances=instances, metainfo=meta)
+
+
+def pictures(abnormal: list[bool], seed: int = 0) -> torch.Tensor:
+    """Return noise in which the abnormal ones have a bright square."""
+    noise = torch.randn(len(abnormal), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    for picture, bright in zip(noise, abnormal, strict=True):
+        picture[:, 8:40, 8:40] += 3 * bright
+    return noise
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("source", ["neck", "backbone"])
+def test_the_detector_keeps_its_names_and_the_gate_has_its_own(kind, source):
+    plain, with_gate = build(kind).state_dict(), build(kind, source=source).state_dict()
+    added = with_gate.keys() - plain.keys()
+    assert plain.keys() <= with_gate.keys()
+    assert added == {f"gate.{layer}.{part}" for layer in ("norm", "hidden", "logit") for part in ("weight", "bias")}
+    assert {name: value.shape for name, value in plain.items()} == {name: with_gate[name].shape for name in plain}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_gate_that_leaves_scores_changes_no_other_loss_and_no_box(kind):
+    plain, with_gate = build(kind), build(kind, score_mode="leave")
+    with_gate.load_state_dict(plain.state_dict(), strict=False)
+    batch = pictures([True, False])
+    losses = []
+    for detector in (plain, with_gate):
+        torch.manual_seed(1)  # Faster R-CNN draws regions
+        losses.append(detector.train()(batch, [sample(1), sample(0)], mode="loss"))
+    assert losses[1].keys() - losses[0].keys() == {"loss_gate"}
+    for name, value in losses[0].items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(losses[1][name])) or isinstance(value, list)
+    with torch.no_grad():
+        found, gated_found = (
+            detector.eval()(batch, [sample(), sample()], mode="predict") for detector in (plain, with_gate)
+        )
+    for one, other in zip(found, gated_found, strict=True):
+        assert torch.equal(one.pred_instances.bboxes, other.pred_instances.bboxes)
+        assert torch.equal(one.pred_instances.scores, other.pred_instances.scores)
+        assert "p_abnormal" not in one
+        assert 0 < other.p_abnormal < 1
+
+
+@pytest.mark.parametrize("source", ["neck", "backbone"])
+def test_no_feature_is_computed_twice(source):
+    detector = build("retina", source=source)
+    calls = []
+    for module in (detector.backbone, detector.neck, detector.gate):
+        module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    detector.train()(pictures([True, True]), [sample(1), sample(1)], mode="loss")
+    with torch.no_grad():
+        detector.eval()(pictures([True]), [sample()], mode="predict")
+    assert calls == ["ResNet", "FPN", "AbnormalityGate"] * 2
+
+
+@pytest.mark.parametrize("source", ["neck", "backbone"])
+def test_the_loss_falls_and_tells_normal_from_abnormal(source):
+    detector = build("retina", source=source, hidden=16).train()
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=0.003)
+    abnormal = [True, False, True, False]
+    history = []
+    for step in range(25):
+        optimizer.zero_grad()
+        losses = detector(pictures(abnormal, step), [sample(int(bright)) for bright in abnormal], mode="loss")
+        loss, _ = detector.parse_losses(losses)
+        loss.backward()
+        optimizer.step()
+        history.append(losses["loss_gate"].item())
+    assert history[0] == pytest.approx(math.log(2), abs=0.05)  # an untrained gate says a half
+    assert sum(history[-3:]) / 3 < 0.2
+    with torch.no_grad():
+        found = detector.eval()(pictures([True, False], 99), [sample(), sample()], mode="predict")
+    assert found[0].p_abnormal > 0.7
+    assert found[1].p_abnormal < 0.3
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_normal_studies_alone_reach_every_parameter_of_the_gate(kind):
+    """As DDP wants it: no parameter without a gradient, whatever the batch."""
+    detector = build(kind, source="neck").train()
+    torch.nn.init.normal_(detector.gate.logit.weight)
+    loss, _ = detector.parse_losses(detector(pictures([False] * 2), [sample(0)] * 2, mode="loss"))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in detector.gate.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in detector.gate.parameters())
+    assert detector.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+class TestLoss:
+    LOGITS = torch.tensor([0.0, math.log(3)])  # a half, three quarters
+
+    def gate(self, **options) -> AbnormalityGate:
+        return AbnormalityGate([4], hidden=2, **options)
+
+    def test_by_hand(self):
+        """An abnormal study at 1/2 and a normal one at 3/4."""
+        value = self.gate().loss(self.LOGITS, [sample(1), sample(0)])
+        assert value.item() == pytest.approx((math.log(2) + math.log(4)) / 2, rel=1e-6)
+
+    def test_weights_by_hand(self):
+        value = self.gate(pos_weight=3.0, loss_weight=0.5).loss(self.LOGITS, [sample(1), sample(0)])
+        assert value.item() == pytest.approx(0.5 * (3 * math.log(2) + math.log(4)) / 2, rel=1e-6)
+
+    def test_virtual_copies_are_left_out(self):
+        value = self.gate().loss(self.LOGITS, [sample(1), sample(1, virtual_copy=True)])
+        assert value.item() == pytest.approx(math.log(2), rel=1e-6)
+
+    def test_a_batch_of_copies_only_is_zero_but_reaches_the_parameters(self):
+        logits = self.LOGITS.clone().requires_grad_()
+        value = self.gate().loss(logits, [sample(1, virtual_copy=True)] * 2)
+        value.backward()
+        assert value.item() == 0.0
+        assert logits.grad.tolist() == [0.0, 0.0]
+
+    def test_half_precision(self):
+        value = self.gate().loss(self.LOGITS.bfloat16(), [sample(1), sample(0)])
+        assert value.dtype is torch.float32
+
+    def test_a_finding_that_the_detector_ignores_is_abnormal(self):
+        packed = sample(0)
+        packed.ignored_instances = InstanceData(bboxes=torch.zeros(1, 4))
+        assert is_abnormal(packed)
+        packed.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+        assert not is_abnormal(packed)
+
+
+def test_an_untrained_gate_answers_the_prior():
+    gate = AbnormalityGate([4, 4])
+    gate.prior = 0.25
+    gate.init_weights()
+    maps = tuple(torch.randn(3, 4, side, side) for side in (8, 4))
+    assert gate(maps, maps).sigmoid().tolist() == pytest.approx([0.25] * 3, abs=0.05)
+    gate.prior = 0.0
+    gate.init_weights()  # not minus infinity
+    assert gate(maps, maps).isfinite().all()
+
+
+def test_levels_choose_the_maps():
+    gate = AbnormalityGate([4, 6], levels=[1])
+    gate.init_weights()
+    fine, coarse = torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)
+    assert gate.norm.normalized_shape == (2 * 6,)
+    assert torch.equal(gate((), (fine, coarse)), gate((), (fine * 9, coarse)))
+    assert not torch.equal(gate((), (fine, coarse)), gate((), (fine, coarse.flip(1))))
+
+
+def test_one_picture_a_batch_and_mixed_precision():
+    """Faster R-CNN's coarsest map is one cell here, and its norms are frozen."""
+    detector = build("faster", source="neck").train()
+    for module in detector.backbone.modules():
+        module.training = False
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(pictures([True]), [sample(1)], mode="loss")
+    loss, _ = detector.parse_losses(losses)
+    loss.backward()
+    assert losses["loss_gate"].isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in detector.gate.parameters())
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("leave", [0.9, 0.5, 0.08]),
+        ("multiply", [0.9 * 0.5, 0.5 * 0.5]),  # 0.08 · 0.5 is below the threshold of 0.05
+        ("cut", []),
+    ],
+)
+@pytest.mark.parametrize("kind", SMALL)
+def test_score_modes_by_hand(kind, mode, expected, monkeypatch):
+    """Three boxes of a study whose p_abnormal is 0.5, below a cut of 0.6."""
+    detector = build(kind, source="neck").eval()
+    detector.gate.rule = GateRule.of(mode, 0.6)
+    monkeypatch.setattr(detector.gate, "forward", lambda stages, pyramid: torch.zeros(1))
+
+    def found(*args, **kwargs):
+        corners = torch.tensor([[0.0, 0.0, 9.0, 9.0], [9.0, 9.0, 30.0, 30.0], [3.0, 3.0, 20.0, 20.0]])
+        return [InstanceData(bboxes=corners, scores=torch.tensor([0.9, 0.5, 0.08]), labels=torch.tensor([0, 1, 2]))]
+
+    monkeypatch.setattr(detector.roi_head if kind == "faster" else detector.bbox_head, "predict", found)
+    with torch.no_grad():
+        (result,) = detector(pictures([False]), [sample()], mode="predict")
+    assert result.p_abnormal == 0.5
+    assert result.pred_instances.scores.tolist() == pytest.approx(expected)
+    assert result.pred_instances.labels.tolist() == list(range(len(expected)))
+
+
+def test_multiplying_after_the_caps_is_multiplying_before_them():
+    """The same boxes as from a head whose scores are multiplied before suppression and max_per_img."""
+    detector = build("retina", source="neck").eval()
+    head = detector.bbox_head
+    head.test_cfg.update(score_thr=0.006, max_per_img=15, nms_pre=40)
+    detector.test_cfg = head.test_cfg
+    batch = pictures([True], 3)
+    rule = GateRule.of("multiply", 0.0)
+    with torch.no_grad():
+        maps, logits = extract(detector, batch)
+        scores, deltas = head(maps)
+        factor = logits.sigmoid().item()
+        multiplied = [torch.logit(level.sigmoid() * factor) for level in scores]
+        (before,) = head.predict_by_feat(multiplied, deltas, batch_img_metas=[sample().metainfo], rescale=True)
+        detector.gate.rule = rule
+        (after,) = detector(batch, [sample()], mode="predict")
+    assert len(after.pred_instances) > 5, "or the test says nothing"
+    torch.testing.assert_close(after.pred_instances.scores, before.scores, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(after.pred_instances.bboxes, before.bboxes, rtol=1e-4, atol=1e-3)
+
+
+def test_gates_in_threads_do_not_hear_each_other():
+    from concurrent.futures import ThreadPoolExecutor
+
+    detector = build("retina", source="neck").eval()
+    batches = [pictures([bool(seed % 2)], seed) for seed in range(6)]
+    expected = [extract(detector, batch)[1].item() for batch in batches]
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(lambda batch: extract(detector, batch)[1].item(), batches))
+    assert got == pytest.approx(expected, abs=1e-5)
+    assert extract(build("retina"), batches[0])[1] is None
+
+
+def test_it_is_found_on_a_wrapped_model(tmp_path):
+    detector = build("retina", source="neck")
+    assert gate_of(detector) is detector.gate
+    assert gate_of(build("retina")) is None
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        assert gate_of(MMDistributedDataParallel(detector)) is detector.gate
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "head"}, "source is 'head'; choose backbone, or neck"),
+        ({"levels": [5]}, r"levels are \[5\]; the neck has 0…4"),
+        ({"levels": []}, r"levels are \[\]"),
+        ({"hidden": 0}, "hidden is 0"),
+        ({"pos_weight": -1.0}, "pos_weight is -1"),
+        ({"score_mode": "add"}, "score_mode is 'add'"),
+        ({"score_mode": "cut", "cut": 2.0}, "cut is 2"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build("retina", **options)
+
+
+def test_a_detector_that_makes_its_features_in_its_own_way():
+    class Strange(detectors.RetinaNet):
+        def extract_feat(self, batch_inputs):
+            return super().extract_feat(-batch_inputs)
+
+    with pytest.raises(ConfigError, match="Strange makes its features in a way of its own"):
+        gated(Strange)
+
+
+OTHERS = {
+    "ATSS": "atss/atss_r50_fpn_1x_coco",
+    "CascadeRCNN": "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco",
+    "DINO": "dino/dino-4scale_r50_8xb2-12e_coco",
+    "RTMDet": "rtmdet/rtmdet_s_8xb32-300e_coco",
+    "VFNet": "vfnet/vfnet_r50_fpn_1x_coco",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_detectors_train_a_step_and_predict(name):
+    assert name in GATED
+    detector = small_of_mmdet(name)
+    data = detector.data_preprocessor(demo_mm_inputs(2, [(3, 128, 160)] * 2, num_items=[2, 0], num_classes=3), True)
+    losses = detector.train()(**data, mode="loss")
+    loss, _ = detector.parse_losses(losses)
+    loss.backward()
+    assert losses["loss_gate"].item() == pytest.approx(math.log(2), abs=0.1)
+    assert detector.gate.hidden.weight.grad.isfinite().all()
+    with torch.no_grad():
+        (found,) = detector.eval().test_step(demo_mm_inputs(1, [(3, 128, 160)], num_items=[1], num_classes=3))
+    assert 0 < found.p_abnormal < 1
+    assert (found.pred_instances.scores <= found.p_abnormal).all()
+
+
+def small_of_mmdet(name: str):
+    """Return one of mmdet's own detectors with few channels and a gate that multiplies."""
+    from mmdet.utils import register_all_modules
+    from mmengine.hub import get_config
+
+    register_all_modules()
+    model = get_config(f"mmdet::{OTHERS[name]}.py").model
+    model.update(type=f"Gated{name}", gate=dict(score_mode="multiply", hidden=16))
+    model.backbone.init_cfg = None
+    if name == "RTMDet":
+        model.data_preprocessor.batch_augments = None
+    else:
+        model.backbone.update(depth=18, frozen_stages=-1)
+        model.neck.in_channels = [64, 128, 256, 512][-len(model.neck.in_channels) :]
+    if name == "CascadeRCNN":
+        for head in model.roi_head.bbox_head:
+            head.fc_out_channels = 32
+        model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 100
+    if name == "DINO":
+        model.num_queries = 30
+        model.test_cfg.max_per_img = 50
+        model.encoder.num_layers = model.decoder.num_layers = 1
+        model.dn_cfg.group_cfg.num_dn_queries = 10
+        model.bbox_head.num_classes = 3
+    torch.manual_seed(0)
+    detector = MODELS.build(model)
+    detector.init_weights()
+    return detector
