@@ -27,13 +27,15 @@ def prepare_gate(model: nn.Module, dataset: Any) -> None:
         return
     normal, abnormal = count_studies(dataset)
     if not normal or not abnormal:
-        kind, other = ("a finding", "normal") if abnormal else ("no finding", "abnormal")
+        holds, other = (
+            ("every training image holds a", "normal") if abnormal else ("no training image holds a", "abnormal")
+        )
         remedy = (
             "prepare the data without --drop-normals" if abnormal else "prepare it with the labels that occur in it"
         )
         raise DatasetError(
-            f"{_source(dataset)}: all {normal + abnormal} training images hold {kind}, so that the abnormality gate "
-            f"cannot learn what {other} ones look like; {remedy}, or choose the recipe without a gate."
+            f"{_source(dataset)}: {holds} finding, so that the abnormality gate cannot learn what {other} ones look "
+            f"like; {remedy}, or choose the recipe without a gate."
         )
     gate.prior = abnormal / (normal + abnormal)
 

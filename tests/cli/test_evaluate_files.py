@@ -44,6 +44,20 @@ def test_submission_takes_a_classifiers_probabilities(invoke, files, tmp_path):
     assert lines[2].endswith(" 14 0.5 0 0 1 1")
 
 
+def test_what_a_gate_left_beside_the_detections_is_used_unless_another_file_is_named(invoke, files, tmp_path):
+    write(tmp_path / "detections.p_abnormal.json", {"i1": 0.75, "i2": 0.5})
+    other = write(tmp_path / "p.json", {"i1": 0.25, "i2": 0.5})
+    for option, score in (((), "0.25"), (("--p-abnormal", other), "0.75")):
+        invoke("submission", *files, "--out", tmp_path / "s.csv", "--force", *option)
+        assert (tmp_path / "s.csv").read_text().splitlines()[1].endswith(f" 14 {score} 0 0 1 1")
+    invoke("run", *files, "--resamples", 0, "--out", tmp_path / "report")
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["p_abnormal"] == "given"
+    write(tmp_path / "detections.p_abnormal.json", {"i1": 0.75})
+    result = invoke("run", *files)
+    assert result.exit_code == 1
+    assert "detections.p_abnormal.json: lacks p_abnormal of 1 of 2 images, 'i2'" in result.stderr
+
+
 def test_a_submission_that_is_damaged_is_one_sentence(invoke, files, tmp_path):
     broken = tmp_path / "broken.csv"
     broken.write_text("image_id,PredictionString\ni1,0 0.5 1 2 3\n")

@@ -52,6 +52,16 @@ def step(pipeline: list, name: str) -> dict:
     return next(dict(transform) for transform in pipeline if transform["type"] == name)
 
 
+@pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls", "retina_phantom"])
+def test_a_gate_leaf_is_its_recipe_with_a_gate(name):
+    plain, with_gate = load(name)._cfg_dict.to_dict(), load(f"{name}_gate")._cfg_dict.to_dict()
+    assert with_gate["model"].pop("gate") == dict(source="neck", score_mode="multiply")
+    assert with_gate["model"].pop("type") == f"Gated{plain['model'].pop('type')}"
+    for config in (plain, with_gate):
+        config.pop("work_dir")
+    assert with_gate == plain
+
+
 def test_the_recipes_are_there():
     assert {*RECIPES, *OWN, *LEAVES} <= set(configs.config_names())
 

@@ -100,3 +100,39 @@ def test_files_are_written(metric, tmp_path):
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["mean_ap_50"] == pytest.approx(1.0)
     assert written == take_account(metric.ground_truth, detections).to_metrics()
+
+
+def gated_samples(metric: CxrMetric, *, right: bool) -> list[dict]:
+    """Return detections of every box, and a gate that is always right, or always wrong."""
+    truly = {entry["image_id"] for entry in metric.ground_truth["annotations"]}
+    return [sample | {"p_abnormal": 0.9 if (sample["img_id"] in truly) is right else 0.2} for sample in samples(metric)]
+
+
+def test_no_finding_and_the_auc_go_by_the_gate(metric):
+    """Twelve images, three of them normal: by the wrong gate each of the nine abnormal ones ranks before them."""
+    results = {}
+    for right in (True, False):
+        metric.results.clear()
+        metric.process(None, gated_samples(metric, right=right))
+        results[right] = metric.compute_metrics(metric.results)
+    assert results[True]["mAP_40_no_finding"] == pytest.approx(1.0)
+    assert (results[True]["image_AUC"], results[False]["image_AUC"]) == (1.0, 0.0)
+    # Precision at the three normal images is 3/12, five classes are perfect.
+    assert results[False]["mAP_40_no_finding"] == pytest.approx((5 * 1 + 3 / 12) / 6)
+    assert results[True]["mAP_50"] == results[False]["mAP_50"]
+
+
+def test_a_gates_probabilities_are_written_where_evaluation_finds_them(metric, tmp_path):
+    from cxr_mmdet.cli.evaluation_inputs import read_results
+
+    metric.out_dir = str(tmp_path / "out")
+    path = tmp_path / "out" / "detections.json"
+    metric.process(None, gated_samples(metric, right=False))
+    metric.evaluate(size=12)
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (written["p_abnormal"], written["image_auc"]) == ("given", 0.0)
+    detections, given = read_results(path, metric.ground_truth, None)
+    assert written == take_account(metric.ground_truth, detections, p_abnormal=given).to_metrics()
+    metric.process(None, samples(metric))  # the same folder, without a gate
+    metric.evaluate(size=12)
+    assert read_results(path, metric.ground_truth, None)[1] is None

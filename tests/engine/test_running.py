@@ -216,6 +216,19 @@ class TestBadInput:
         arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--resume"]
         assert "no checkpoint to resume" in failing(arguments, tmp_path, 1)
 
+    def test_a_gate_without_normal_studies(self, prepared_folder, tmp_path):
+        root = prepared_folder(train=3)  # the fourth would be normal
+        message = failing(["train", "retina_phantom_gate", "--data-root", str(root)], tmp_path, 1)
+        assert "train_5.json: every training image holds a finding" in message
+        assert "without --drop-normals, or choose the recipe without a gate" in message
+        assert not list(tmp_path.rglob("*.pth"))
+
+    def test_a_gate_option_that_cannot_be(self, prepared_folder, tmp_path):
+        arguments = ["train", "retina_phantom_gate", "--data-root", str(prepared_folder())]
+        for option, words in (("cut=2.0", "cut is 2"), ("widht=3", "widht")):
+            options = [*TINY, f"model.gate.{option}"]
+            assert words in failing(arguments, tmp_path, 2, options)
+
     def test_an_option_that_its_part_does_not_know(self, prepared_folder, tmp_path):
         options = [*TINY, "train_cfg.max_iter=5"]
         message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)

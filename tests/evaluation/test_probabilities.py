@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.evaluation.probabilities import read_p_abnormal
+from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal, write_p_abnormal
 
 TRUTH = {"images": [{"id": 4, "image_id": "b"}, {"id": 2, "file_name": "sub/a.png"}, {"id": 7}]}
 ROWS = {"a": 0.1, "b": 0.9, "7": 1, "elsewhere": 0.5}
@@ -21,6 +21,7 @@ def write(tmp_path, name, content):
         ("p.csv", "image_id,p_abnormal,note\na,0.1,\nb,0.9,x\n7,1,\nelsewhere,0.5,\n"),
         ("p.json", ROWS),
         ("findings.json", [{"image_id": k, "p_abnormal": v, "findings": []} for k, v in ROWS.items()]),
+        ("findings.json", {"labels": [], "images": [{"image_id": k, "p_abnormal": v} for k, v in ROWS.items()]}),
         ("numbers.json", [{"image_id": 7 if k == "7" else k, "p_abnormal": v} for k, v in ROWS.items()]),
     ],
 )
@@ -53,3 +54,13 @@ def test_what_cannot_be_used_is_named(tmp_path, name, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"gone\.csv: cannot be read"):
         read_p_abnormal(tmp_path / "gone.csv", TRUTH)
+
+
+def test_what_a_gate_leaves_beside_detections(tmp_path):
+    path = tmp_path / "detections.json"
+    assert p_abnormal_path(path) == tmp_path / "detections.p_abnormal.json"
+    write_p_abnormal(path, {"b": 0.9, "a": 0.1, "7": 1.0})
+    assert read_p_abnormal(p_abnormal_path(path), TRUTH).tolist() == [0.9, 0.1, 1.0]
+    write_p_abnormal(path, None)  # a run without a gate takes away what an earlier one left
+    assert not p_abnormal_path(path).exists()
+    write_p_abnormal(path, None)

@@ -288,7 +288,7 @@ def test_gates_in_threads_do_not_hear_each_other():
     with ThreadPoolExecutor(3) as pool:
         got = list(pool.map(lambda batch: extract(detector, batch)[1].item(), batches))
     assert got == pytest.approx(expected, abs=1e-5)
-    assert extract(build("retina"), batches[0])[1] is None
+    assert extract(build("retina").eval(), batches[0])[1] is None
 
 
 def test_it_is_found_on_a_wrapped_model(tmp_path):
