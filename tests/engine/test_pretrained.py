@@ -1,11 +1,24 @@
+import functools
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
+from mmdet.registry import MODELS
+from mmengine.hooks import EMAHook
+from mmengine.registry import init_default_scope
 from torch import nn
 
-from cxr_mmdet.engine.pretrained import PretrainedReportHook, compare_weights, fit_fpn_levels
+from cxr_mmdet.engine import config as configs
+from cxr_mmdet.engine.pretrained import (
+    LoadingReport,
+    PretrainedReportHook,
+    compare_weights,
+    fit_bare_backbone,
+    fit_fpn_levels,
+)
 from cxr_mmdet.errors import CheckpointError
 
 
@@ -23,7 +36,24 @@ def test_groups_of_the_report():
     checkpoint = {"a": torch.ones(2), "b": torch.ones(4), "d": torch.ones(1)}
     report = compare_weights(model, checkpoint)
     assert (report.matched, report.other_shape, report.missing, report.unexpected) == (("a",), ("b",), ("c",), ("d",))
-    assert "skipped, other shape: 1 (b)" in str(report)
+    header, *rows = str(report).splitlines()
+    assert header.split() == ["tensors", "first", "names"]
+    assert [row.split() for row in rows] == [
+        ["matched", "1", "a"],
+        ["skipped,", "other", "shape", "1", "b"],
+        ["missing", "in", "the", "file", "1", "c"],
+        ["unexpected,", "not", "in", "the", "model", "1", "d"],
+    ]
+
+
+def test_the_table_shows_the_first_names_and_stays_narrow():
+    report = LoadingReport(tuple(f"layer{index}.conv.weight" for index in range(9)), (), (), ())
+    matched = str(report).splitlines()[1]
+    assert matched.split()[:2] == ["matched", "9"]
+    assert "layer3.conv.weight, …" in matched
+    assert "layer4" not in matched
+    long = LoadingReport(("x" * 500,), (), (), ())
+    assert max(map(len, str(long).splitlines())) <= 150
 
 
 def test_a_stock_faster_rcnn_neck_moves_down_by_one_level():
@@ -47,8 +77,9 @@ class Model(nn.Module):
         self.head = nn.Linear(3, classes)
 
 
-def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: bool = False) -> dict:
+def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: bool = False, hooks=()) -> dict:
     runner = SimpleNamespace(
+        hooks=hooks,
         model=model,
         logger=logging.getLogger("test"),
         _load_from="start.pth",
@@ -63,7 +94,10 @@ def test_training_starts_from_another_class_count_without_its_head(caplog):
     with caplog.at_level(logging.INFO):
         kept = load(Model(5), {"state_dict": Model(80).state_dict()})
     assert set(kept) == {"body.weight", "body.bias"}
-    assert "skipped, other shape: 2 (head.weight, head.bias)" in caplog.text
+    assert "Starting weights start.pth: 37.5% of the model's values\n" in caplog.text  # 12 of 12 + 20
+    assert re.search(r"skipped, other shape +2 +head.weight, head.bias\n", caplog.text)
+    (record,) = caplog.records
+    assert record.getMessage().count("\n") < 6  # else the console leaves it to the log file
 
 
 def test_a_checkpoint_saved_from_a_wrapped_model_fits():
@@ -74,6 +108,69 @@ def test_a_checkpoint_saved_from_a_wrapped_model_fits():
 def test_nothing_in_common_is_refused():
     with pytest.raises(CheckpointError, match="none of its 2 parameters fits"):
         load(Model(5), {"state_dict": nn.Linear(7, 7).state_dict()})
+
+
+@functools.cache
+def detector(name: str, *options: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a recipe's model; they must stay as they are."""
+    init_default_scope("mmdet")
+    return MODELS.build(configs.load_config(name, cfg_options=options).model).state_dict()
+
+
+R18 = ("retina_14cls", "model.backbone.depth=18", "model.neck.in_channels=[128,256,512]")
+
+
+class Stateful(nn.Module):
+    """Stands for a detector: it has its weights."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+
+class TestArchitecture:
+    @pytest.mark.parametrize(
+        ("model", "file", "common"),
+        [
+            (R18, ("retina_14cls",), "9 of 53"),  # 129 tensors of 156 have the name and shape of one in the file
+            (("retina_14cls",), R18, "9 of 53"),
+            (("retina_14cls",), ("retina_14cls", "model.backbone.depth=101"), "53 of 104"),  # and here all of them
+            (("retina_phantom",), R18, "0 of 20"),  # half the width
+        ],
+        ids=["R50 in R18", "R18 in R50", "R101 in R50", "R18 in half an R18"],
+    )
+    def test_another_backbone_is_refused(self, model, file, common):
+        assert compare_weights(detector(*model), detector(*file)).matched
+        with pytest.raises(CheckpointError, match=rf"start\.pth: belongs to another architecture; .* {common} kernels"):
+            load(Stateful(detector(*model)), {"state_dict": dict(detector(*file))})
+
+    @pytest.mark.parametrize(
+        ("model", "file"), [("retina_5cls", "faster_rcnn_14cls"), ("faster_rcnn_5cls", "retina_14cls")]
+    )
+    def test_another_detector_on_the_same_backbone_is_a_start(self, model, file):
+        kept = load(Stateful(detector(model)), {"state_dict": dict(detector(file))})
+        assert {name for name in detector(model) if name.startswith("backbone.")} <= set(kept)
+
+    def test_torchvisions_backbone_by_itself_is_a_start(self):
+        state = torchvision.models.resnet50(weights=None).state_dict()
+        kept = load(Stateful(detector("retina_14cls")), dict(state))
+        assert torch.equal(kept["backbone.layer4.2.conv3.weight"], state["layer4.2.conv3.weight"])
+        assert {name for name in detector("retina_14cls") if name.startswith("backbone.")} <= set(kept)
+
+    def test_a_detectors_names_are_left_alone(self):
+        state = {"backbone.a": torch.zeros(1), "a": torch.zeros(1)}
+        assert fit_bare_backbone({"backbone.a": torch.zeros(1)}, state) == state
+
+
+def test_weights_that_were_averaged_need_the_average_to_go_on():
+    state = {"state_dict": Model(5).state_dict(), "ema_state_dict": {}}
+    with pytest.raises(CheckpointError, match="resume it --with ema"):
+        load(Model(5), dict(state), resume=True)
+    load(Model(5), dict(state), resume=True, hooks=[EMAHook()])
+    load(Model(5), dict(state))  # a start, for another training
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"state_dict": {"a": 1}}, {"meta": {"x": 1}}])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import torchvision
 from training_runs import TINY, TINY_TEST, command, differing, environment, run, run_and_kill, weights
 from typer.testing import CliRunner
 
@@ -48,8 +49,14 @@ RARE = [
         ("retina_phantom", TINY, []),
         ("faster_rcnn_5cls", FASTER, ["--load-from", "none"]),
         ("retina_phantom", RARE, []),
+        ("retina_phantom", TINY, ["--amp", "--with", "ema,early_stopping,clip_gradients"]),
     ],
-    ids=["RetinaNet", "Faster R-CNN, minority copies", "RetinaNet, weighed draws"],
+    ids=[
+        "RetinaNet",
+        "Faster R-CNN, minority copies",
+        "RetinaNet, weighed draws",
+        "averaged weights, mixed precision",
+    ],
 )
 def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     prepared_folder: PreparedFolder, tmp_path: Path, config, options, start
@@ -65,7 +72,8 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     resumed = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
     assert "curves" in resumed.stdout
 
-    assert differing(*(weights(tmp_path / name / "iter_6.pth") for name in ("whole", "killed"))) == []
+    for key in ("state_dict", "ema_state_dict") if "--with" in start else ("state_dict",):
+        assert differing(*(weights(tmp_path / name / "iter_6.pth", key) for name in ("whole", "killed"))) == []
 
 
 @pytest.mark.slow
@@ -144,6 +152,23 @@ def test_a_logger_that_an_earlier_run_left_writes_to_this_ones_stderr(tmp_path: 
 
 
 class TestBadInput:
+    def test_no_such_switch(self, tmp_path):
+        message = failing(["train", "retina_phantom", "--with", "emma"], tmp_path, 2)
+        assert "emma: no such switch; did you mean ema?" in message
+        assert "emma: no such switch" in failing(["test", "retina_phantom", "best.pth", "--with", "emma"], tmp_path, 2)
+
+    def test_a_frozen_backbone_without_weights(self, prepared_folder, tmp_path):
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--with", "frozen_backbone"]
+        assert "frozen stages would stay random" in failing(arguments, tmp_path, 2)
+
+    def test_weights_of_another_architecture(self, prepared_folder, tmp_path):
+        state = {f"backbone.{name}": value for name, value in torchvision.models.resnet18().state_dict().items()}
+        torch.save({"state_dict": state}, tmp_path / "start.pth")
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--load-from", "start.pth"]
+        assert "belongs to another architecture; its backbone and the model's have 0 of 2" in failing(
+            arguments, tmp_path, 1
+        )
+
     def test_no_such_config(self, tmp_path):
         assert "no such config" in failing(["train", "retina_6cls"], tmp_path, 2)
 
