@@ -69,6 +69,7 @@ class Contestant:
             data_root=data_root,
             work_dir=work_dir,
             load_from="none",
+            switches=self.switches,
             cfg_options=cfg_options,
         )
         return as_torchvision(config) if self.torchvision else config
@@ -180,7 +181,8 @@ def run_quality(
     runs = []
     for turn, seed in enumerate(seeds):
         # Who comes first changes, since a machine can become busier.
-        for contestant in contestants[turn % len(contestants) :] + contestants[: turn % len(contestants)]:
+        first = turn % len(contestants)
+        for contestant in (*contestants[first:], *contestants[:first]):
             folder = run_folder(out, contestant.name, seed)
             done = folder / RESULT_FILE
             if not done.is_file():

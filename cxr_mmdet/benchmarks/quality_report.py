@@ -12,6 +12,7 @@ from rich.table import Table
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, percentile_interval
 from cxr_mmdet.evaluation.headline import match_all, point_values, statistics
+from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal
 from cxr_mmdet.evaluation.results import read_detections
 from cxr_mmdet.files import atomic_path
 
@@ -77,8 +78,11 @@ def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path) -> Trained
     trained: dict[str, list[tuple[QualityRun, MatchedDetections]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         ground_truth = read_coco(data_root / run.ann_file)
-        detections = read_detections(run.folder(out) / "detections.json", ground_truth)
-        trained.setdefault(run.contestant, []).append((run, match_all(ground_truth, detections)))
+        path = run.folder(out) / "detections.json"
+        given = p_abnormal_path(path)
+        p_abnormal = read_p_abnormal(given, ground_truth) if given.is_file() else None
+        matched = match_all(ground_truth, read_detections(path, ground_truth), p_abnormal=p_abnormal)
+        trained.setdefault(run.contestant, []).append((run, matched))
     return trained
 
 

@@ -27,17 +27,13 @@ _KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"
     "custom_imports",
     "data_root",
     "find_unused_parameters",
-    "gentle_augmentation",
     "log_level",
-    "normal_share",
-    "repeat_factor",
     "sync_bn",
     "test_pipeline",
     "train_pipeline",
     "vis_backends",
 }
-"""Top-level keys that mean something: what the Runner takes or looks up, and the variables of our dataset bases and
-switches."""
+"""Top-level keys that mean something: what the Runner takes or looks up, and the variables of our dataset bases."""
 
 NO_WEIGHTS = "none"
 _RANDOM_START = {"init_cfg": None, "frozen_stages": -1, "norm_eval": False}

@@ -1,4 +1,4 @@
-"""The fragments of ``configs/_base_/switches``, put into leaves as their comments say, in every combination."""
+"""Switches of data and model laid over recipes, in every combination."""
 
 from __future__ import annotations
 
@@ -7,38 +7,21 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-from mmdet.registry import DATA_SAMPLERS, DATASETS
+from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
 from cxr_mmdet.engine import config as configs
+from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.vote_weights import weighs_votes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import PreparedFolder
     from mmengine.config import Config
 
 GENTLE = ["RandomClahe", "RandomPositioning", "RandomExposure"]
-SWITCHES = ("repeat_factor", "normal_share", "gentle_augmentation", "minority_copies")
-LEAVES = {"retina_5cls": -2, "retina_phantom": -4}
-"""Recipes with minority copies, and where the own steps end before which a gentle augmentation stands."""
-
-
-def write_leaf(folder: Path, base: str, on: tuple[str, ...]) -> Path:
-    """Write a leaf of ``base`` with these switches on and the others off."""
-    fragments = [name for name in on if name != "minority_copies"]
-    files = [f"{base}.py", *(f"_base_/switches/{name}.py" for name in fragments)]
-    lines = [f"_base_ = {[str(configs.config_folder() / name) for name in files]}"]
-    sampler = ", ".join(f"**_base_.{name}" for name in fragments if name != "gentle_augmentation")
-    lines.append(f"train_dataloader = dict(sampler=dict({sampler}), dataset=dict(dataset=dict(), variants=[]))")
-    if "gentle_augmentation" in on:
-        steps = f"*_base_.train_pipeline[:{LEAVES[base]}], *_base_.gentle_augmentation, *_base_.train_pipeline[-2:]"
-        lines.append(f"train_dataloader['dataset']['dataset']['pipeline'] = [{steps}]")
-    if "minority_copies" in on:
-        lines.append("train_dataloader['dataset'].pop('variants')")
-    path = folder / "leaf.py"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+OF_DATA = ("repeat_factor", "normal_share", "gentle_augmentation", "minority_copies")
+RARE = ["ILD", "Infiltration"]
+BASES = ("retina_5cls", "retina_phantom")
 
 
 def steps(config: Config) -> list[str]:
@@ -52,25 +35,30 @@ def own_steps(base: str) -> list[str]:
     return steps(configs.load_config(base))
 
 
-@pytest.mark.parametrize("base", LEAVES)
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(
     "on",
-    [names for count in range(5) for names in itertools.combinations(SWITCHES, count)],
+    [names for count in range(5) for names in itertools.combinations(OF_DATA, count)],
     ids=lambda on: "+".join(on) or "none",
 )
-def test_every_combination_builds_and_draws(prepared_folder: PreparedFolder, tmp_path: Path, base, on):
+def test_every_combination_builds_and_draws(prepared_folder: PreparedFolder, base, on):
     root = prepared_folder(train=20)  # of 5 classes, which image 4, 8, … would hold is in 9, 13, … as well
-    config = configs.load_config(str(write_leaf(tmp_path, base, on)), data_root=root)
+    config = configs.load_config(base, switches=on, data_root=root)
     init_default_scope("mmdet")
     dataset = DATASETS.build(config.train_dataloader.dataset)
     sampler = DATA_SAMPLERS.build(config.train_dataloader.sampler, default_args=dict(dataset=dataset, seed=1))
-    assert (len(dataset) > 20) == ("minority_copies" in on)
+    if "minority_copies" in on:
+        assert list(dataset.minority_classes) == RARE
+        assert [variant.value for variant in dataset.variants] == ["horizontal_flip"]
+        assert dataset.copies > 0
     plan = sampler.plan
     assert (plan is not None and plan.repeat_threshold is not None) == ("repeat_factor" in on)
     assert (plan is not None and plan.normal_share is not None) == ("normal_share" in on)
     own = own_steps(base)
-    expected = [*own[: LEAVES[base]], *GENTLE, *own[-2:]] if "gentle_augmentation" in on else own
+    replaced = [step for step in own if step not in ("RandomAffine", "RandomExposure")]
+    expected = [*replaced[:-2], *GENTLE, *replaced[-2:]] if "gentle_augmentation" in on else own
     assert steps(config) == expected
+    assert config.train_dataloader.batch_size == configs.load_config(base).train_dataloader.batch_size
 
     drawn = [next(sampler.indices) for _ in range(8)]
     if "normal_share" in on:
@@ -81,30 +69,44 @@ def test_every_combination_builds_and_draws(prepared_folder: PreparedFolder, tmp
         assert sample["inputs"].shape[0] == 3
 
 
-def test_the_fragments_are_these_and_hold_one_variable_of_their_name():
-    from mmengine.config import Config
-
-    files = sorted((configs.config_folder() / "_base_" / "switches").glob("*.py"))
-    ours = {path.stem: Config.fromfile(path) for path in files if path.stem in SWITCHES}
-    assert set(ours) == set(SWITCHES) - {"minority_copies"}
-    assert {name: list(config) for name, config in ours.items()} == {name: [name] for name in ours}
+def test_minority_copies_give_a_recipe_the_step_that_makes_them():
+    config = configs.load_config("retina_14cls", switches=["minority_copies"])
+    assert steps(config)[:3] == ["LoadGreyImage", "LoadVotedAnnotations", "MinorityFlipRot90"]
+    assert len(config.train_dataloader.dataset.minority_classes) == 6
+    assert "MinorityFlipRot90" not in own_steps("retina_14cls")
 
 
-class TestTheLeafWithAllOfThem:
-    def test_differs_from_its_base_in_the_switches_only(self):
-        leaf, base = configs.load_config("retina_14cls_rare"), configs.load_config("retina_14cls")
-        assert leaf.train_dataloader.sampler == {
-            **base.train_dataloader.sampler,
-            **leaf.repeat_factor,
-            **leaf.normal_share,
-        }
-        own = steps(base)
-        assert steps(leaf) == [*own[:-2], *GENTLE, *own[-2:]]
-        for key in ("model", "test_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler", "load_from"):
-            assert leaf[key] == base[key]
+@pytest.mark.parametrize("name", ["retina_5cls", "faster_rcnn_14cls"])
+def test_model_switches_change_the_model_to_what_they_say(name):
+    plain = configs.load_config(name)
+    both = configs.load_config(name, switches=["votes,gate"])
+    init_default_scope("mmdet")
+    model = MODELS.build(both.model)
+    assert weighs_votes(model)
+    assert gate_of(model).rule.score_mode.value == "multiply"
+    assert not weighs_votes(MODELS.build(plain.model))
+    parts = {name for name, _ in model.named_parameters() if not name.startswith("gate.")}
+    assert parts == {name for name, _ in MODELS.build(plain.model).named_parameters()}
 
-    def test_mirrors_nothing(self):
-        assert not {"RandomFlip", "MinorityFlipRot90"} & set(steps(configs.load_config("retina_14cls_rare")))
+
+@pytest.mark.parametrize(
+    ("leaf", "base", "switches"),
+    [
+        ("retina_14cls_rare", "retina_14cls", ["repeat_factor", "normal_share", "gentle_augmentation"]),
+        ("retina_14cls_gate", "retina_14cls", ["gate"]),
+        ("retina_5cls_gate", "retina_5cls", ["gate"]),
+        ("retina_phantom_gate", "retina_phantom", ["gate"]),
+        *((f"{model}_{count}cls_votes", f"{model}_{count}cls", ["votes"])
+          for model in ("retina", "faster_rcnn") for count in (14, 5)),
+    ],
+)  # fmt: skip
+def test_leaves_are_their_recipes_with_switches(leaf, base, switches):
+    laid_over = configs.load_config(base, switches=switches, work_dir="w")
+    assert configs.load_config(leaf, work_dir="w").to_dict() == laid_over.to_dict()
+
+
+def test_the_leaf_for_rare_findings_mirrors_nothing():
+    assert not {"RandomFlip", "MinorityFlipRot90"} & set(steps(configs.load_config("retina_14cls_rare")))
 
 
 def test_switches_work_from_the_command_line_too():

@@ -1,10 +1,16 @@
-# What keeps a chest a chest: local contrast, a small turn, scale and shift, exposure. No mirror: it would move the
-# heart to the right. No erasing: a hole is a finding.
-# In a leaf, before the last two steps, in which one plane becomes three channels and a sample:
-#     pipeline=[*_base_.train_pipeline[:-2], *_base_.gentle_augmentation, *_base_.train_pipeline[-2:]]
-# and [:-4] on radiographs_small, whose own RandomAffine and RandomExposure these then replace.
-gentle_augmentation = [
+# Augment by what keeps a chest a chest: local contrast, a small turn, scale and shift, exposure.
+#
+# No mirror: it would move the heart to the right. No erasing: a hole is a finding. The steps stand before the last two,
+# in which one plane becomes three channels and a sample; a recipe's own shift and exposure give way to them.
+train_dataloader = dict(dataset=_base_.train_dataloader.dataset)
+_dataset = train_dataloader["dataset"]
+while "dataset" in _dataset:
+    _dataset = _dataset.dataset
+_own = [step for step in _dataset.pipeline if step.type not in ("RandomAffine", "RandomExposure")]
+_dataset.pipeline = [
+    *_own[:-2],
     dict(type="RandomClahe", probability=0.3, clip_limit=(1.0, 2.0)),
     dict(type="RandomPositioning", rotation=5, scale=0.1, shift=0.05),
     dict(type="RandomExposure", gamma=0.2, contrast=0.1, brightness=0.05),
+    *_own[-2:],
 ]
