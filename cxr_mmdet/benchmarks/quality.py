@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 TORCHVISION = "torchvision"
 RESULT_FILE, CLOCK_FILE = "run.json", "clock.json"
-CURVE_POINTS = 4
-"""Validations during a training, the last at its end."""
-
 _WARM_UP_ITERATIONS, _TIMED_ITERATIONS = 4, 12
 
 
@@ -153,6 +150,7 @@ def run_quality(
     minutes: float,
     seeds: Sequence[int],
     threads: int,
+    validations: int = 4,
     cfg_options: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[QualityRun]:
@@ -167,6 +165,7 @@ def run_quality(
         minutes: of processor time, summed over threads, for each training.
         seeds: of weights, data order and augmentation.
         threads: of torch.
+        validations: during a training, the last at its end; their time does not count.
         cfg_options: put into every config.
         report: gets a line when a run begins and when it ends.
 
@@ -187,7 +186,7 @@ def run_quality(
             done = folder / RESULT_FILE
             if not done.is_file():
                 report(f"{contestant.name}, seed {seed}: training")
-                run = _train(contestant, data_root, folder, minutes=minutes, seed=seed, cfg_options=cfg_options)
+                run = _train(contestant, data_root, folder, minutes, seed, validations, cfg_options)
                 write_json(done, run.to_json(), indent=2)
             run = QualityRun.from_json(json.loads(done.read_text(encoding="utf-8")))
             report(
@@ -214,7 +213,13 @@ def _check_budget(out: Path, budget: dict[str, Any]) -> None:
 
 
 def _train(
-    contestant: Contestant, data_root: Path, folder: Path, *, minutes: float, seed: int, cfg_options: Sequence[str]
+    contestant: Contestant,
+    data_root: Path,
+    folder: Path,
+    minutes: float,
+    seed: int,
+    validations: int,
+    cfg_options: Sequence[str],
 ) -> QualityRun:
     shutil.rmtree(folder, ignore_errors=True)
     trial = _prepared(contestant.config(data_root, folder / "trial", cfg_options), seed)
@@ -223,8 +228,8 @@ def _train(
     seconds = float(np.median(_run(trial)["iterations"][_WARM_UP_ITERATIONS:]))
     shutil.rmtree(folder / "trial", ignore_errors=True)
     config = _prepared(contestant.config(data_root, folder, cfg_options), seed)
-    iterations = max(CURVE_POINTS, round(60 * minutes / seconds))
-    config.train_cfg.update(max_iters=iterations, val_interval=-(-iterations // CURVE_POINTS))
+    iterations = max(validations, round(60 * minutes / seconds))
+    config.train_cfg.update(max_iters=iterations, val_interval=-(-iterations // validations))
     clock = _run(config)
     for checkpoint in folder.glob("best_*.pth"):
         checkpoint.unlink()

@@ -30,6 +30,7 @@ def quality(
     ] = 15,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contestant.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    validations: Annotated[int, typer.Option(min=1, help="During each training; their time does not count.")] = 4,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of seeds and patients.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, for programs.")] = False,
     cfg_options: Annotated[
@@ -54,6 +55,7 @@ def quality(
         minutes=minutes,
         seeds=range(seeds),
         threads=threads,
+        validations=validations,
         cfg_options=cfg_options or [],
         report=lambda line: stderr.print(line, highlight=False),
     )
