@@ -11,9 +11,8 @@ from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 
 if TYPE_CHECKING:
-    from mmdet.models.detectors.base import BaseDetector
-
     from cxr_mmdet.inference.backend import Backend, WholeBackend
+    from cxr_mmdet.inference.checkpoint import TrainedDetector
     from cxr_mmdet.inference.preprocessing import Preprocessing
     from cxr_mmdet.inference.spec import Spec
 
@@ -106,7 +105,7 @@ def _load_checkpoint(path: Path, device: str, threads: int | None, trust: bool, 
 
     detector = load_detector(str(path), trust=trust)
     edge = DEFAULT_SHORT_EDGE if short_edge is None else short_edge
-    backend, spec = _in_torch(detector.model, str(path), device, threads)
+    backend, spec = _in_torch(detector, str(path), device, threads)
     return LoadedModel(
         backend=backend,
         spec=spec,
@@ -117,18 +116,18 @@ def _load_checkpoint(path: Path, device: str, threads: int | None, trust: bool, 
 
 
 def _in_torch(
-    model: BaseDetector, source: str, device: str, threads: int | None
+    detector: TrainedDetector, source: str, device: str, threads: int | None
 ) -> tuple[Backend | WholeBackend, Spec]:
     """Return what runs and describes a detector: for us to decode where we can, else for mmdet."""
     from cxr_mmdet.inference.describe import OtherArchitectureError, describe_detector
 
     try:
-        spec = describe_detector(model, source)
+        spec = describe_detector(detector.model, source)
     except OtherArchitectureError:
         from cxr_mmdet.inference.mmdet_backend import MmdetBackend, describe_whole
 
-        whole = describe_whole(model, source)
-        return MmdetBackend(model, device=device, threads=threads), whole
+        whole = describe_whole(detector.model, source)
+        return MmdetBackend(detector.model, device=device, threads=threads), whole
     from cxr_mmdet.inference.torch_backend import TorchBackend
 
-    return TorchBackend(model, device=device, threads=threads), spec
+    return TorchBackend(detector.model, device=device, threads=threads), spec
