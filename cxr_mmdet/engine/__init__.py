@@ -1,6 +1,6 @@
 """What hangs on mmengine's Runner: metrics, hooks, curves, and the way from a config to a run."""
 
-from cxr_mmdet.engine.hooks import BestSoFarHook, CurvesHook, IterationSeedHook, ProgressHook
+from cxr_mmdet.engine.hooks import BestSoFarHook, ChannelsLastHook, CurvesHook, IterationSeedHook, ProgressHook
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.precision import CpuAmpOptimWrapper
 from cxr_mmdet.engine.pretrained import PretrainedReportHook
@@ -9,6 +9,7 @@ from cxr_mmdet.engine.throughput import ThroughputHook, ThroughputLogProcessor
 
 __all__ = [
     "BestSoFarHook",
+    "ChannelsLastHook",
     "CpuAmpOptimWrapper",
     "CurvesHook",
     "CxrMetric",

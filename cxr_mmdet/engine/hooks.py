@@ -41,6 +41,19 @@ class IterationSeedHook(Hook):
 
 
 @HOOKS.register_module()
+class ChannelsLastHook(Hook):
+    """Keep the weights of convolutions in memory with their channels last, and with them all feature maps.
+
+    A CPU convolves this layout faster (docs/benchmarks.md); results differ in rounding only. Checkpoints hold the same
+    tensors either way.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Change the layout."""
+        runner.model.to(memory_format=torch.channels_last)
+
+
+@HOOKS.register_module()
 class BestSoFarHook(Hook):
     """Log one line after each validation: the metric that picks the best checkpoint, its best, and when that was.
 
