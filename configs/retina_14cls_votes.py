@@ -1,4 +1,5 @@
 _base_ = "retina_14cls.py"
 
-# A box weighs by the share of its image's readers who drew it. Options: votes=dict(power=1, min_weight=0, full_weight=1).
+# A box weighs by the share of its image's readers who drew it; votes=dict(power=, min_weight=, full_weight=) in the
+# head tunes that.
 model = dict(bbox_head=dict(type="VoteWeightedRetinaHead"))
