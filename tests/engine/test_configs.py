@@ -234,6 +234,22 @@ def test_five_classes_are_padded_squares_with_minority_copies(name):
     assert "PadToSquare" in [transform["type"] for transform in config.test_dataloader.dataset.pipeline]
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_with_votes_differs_in_what_weighs_alone(name):
+    base, voted = load(name), load(f"{name}_votes")
+    head, sampler = voted.model.get("bbox_head"), None
+    if head is None:
+        head, sampler = voted.model.roi_head.bbox_head, voted.model.train_cfg.rcnn.sampler
+        assert sampler.type == "VoteRandomSampler"
+        sampler.type = "RandomSampler"
+        assert voted.model.rpn_head.type == "RPNHead"
+    assert head.type.startswith("VoteWeighted")
+    head.type = head.type.removeprefix("VoteWeighted")
+    for each in (base, voted):
+        each.work_dir = None
+    assert voted.to_dict() == base.to_dict()
+
+
 def rates(name: str, iterations: int) -> list[float]:
     """Return the learning rate of each iteration, by mmengine's own schedulers."""
     import torch

@@ -40,6 +40,16 @@ def test_what_training_wrote_is_loaded_whole():
     assert all(torch.equal(own[name], expected[name]) for name in own)
 
 
+def test_a_detector_trained_with_votes_predicts_without_them(tmp_path):
+    cfg = meta_of("retina")["cfg"].replace("type='RetinaHead'", "type='VoteWeightedRetinaHead', votes=dict(power=2)")
+    path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(cfg=cfg))
+    voted, stock = load_detector(str(path)), load_detector(str(checkpoint_of("retina")))
+    assert type(voted.model.bbox_head).__name__ == "VoteWeightedRetinaHead"
+    maps = [each.model.bbox_head([torch.ones(1, 128, 2, 2)] * 5) for each in (voted, stock)]
+    for ours, mmdets in zip(*maps, strict=True):
+        assert all(map(torch.equal, ours, mmdets))
+
+
 def test_a_run_stands_for_its_best_checkpoint(tmp_path):
     write_checkpoint("retina", tmp_path / "best_bbox_mAP_50_iter_2.pth")
     write_checkpoint("faster", tmp_path / "iter_4.pth")

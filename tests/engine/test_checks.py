@@ -1,0 +1,156 @@
+"""Votes as weights, from the prepared folder to the weights of a run; data that votes cannot weigh is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PreparedFolder
+from mmengine.dataset import ConcatDataset
+from mmengine.registry import init_default_scope
+from torch import nn
+from typer.testing import CliRunner
+
+from cxr_mmdet.annotations.coco import read_coco, write_coco
+from cxr_mmdet.cli import train
+from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
+from cxr_mmdet.engine.checks import check_votes, innermost
+from cxr_mmdet.engine.config import annotated_parts, load_config
+from cxr_mmdet.errors import ConfigError, CxrError, DatasetError
+from cxr_mmdet.models.vote_weights import VoteWeightedHead
+
+init_default_scope("mmdet")
+
+VOTES = "model.bbox_head.type=VoteWeightedRetinaHead"
+TINY = [
+    "val_dataloader.dataset.pipeline.2.scale=(64,64)",
+    "test_dataloader.dataset.pipeline.2.scale=(64,64)",
+    "train_dataloader.batch_size=2",
+    "train_dataloader.num_workers=0",
+    "train_dataloader.persistent_workers=False",
+    "val_dataloader.num_workers=0",
+    "val_dataloader.persistent_workers=False",
+    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
+    "train_cfg.max_iters=3",
+    "train_cfg.val_interval=3",
+]
+
+
+def name_readers(root: Path, *readers: str, votes: int | None = None) -> Path:
+    """Name the readers of the training images; the votes of boxes go round, or are all alike."""
+    path = root / "annotations" / "train_5.json"
+    coco = read_coco(path)
+    for image in coco["images"]:
+        image["readers"] = list(readers)
+    for number, annotation in enumerate(coco["annotations"]):
+        annotation["votes"] = votes or 1 + number % len(readers)
+    write_coco(path, coco)
+    return root
+
+
+def run(root: Path, work_dir: Path, *options: str, config: str = "retina_phantom", code: int = 0) -> str:
+    """Train, and return what came on stderr."""
+    arguments = [config, "--data-root", str(root), "--work-dir", str(work_dir)]
+    result = CliRunner().invoke(train.app, [*arguments, "--cfg-options", *TINY, *options])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    return torch.load(work_dir / "iter_3.pth", map_location="cpu", weights_only=False)["state_dict"]
+
+
+@pytest.mark.slow
+def test_training_with_votes_off_flat_and_on(prepared_folder: PreparedFolder, tmp_path: Path):
+    """Weights of 1 are those of training without votes, which does not look at votes; others are not."""
+    root = prepared_folder()
+    run(root, tmp_path / "before")
+    name_readers(root, "R1", "R2", "R3")
+    run(root, tmp_path / "off")
+    run(root, tmp_path / "flat", VOTES, "model.bbox_head.votes.power=0")
+    run(root, tmp_path / "on", VOTES)
+    before, off, flat, on = (weights(tmp_path / name) for name in ("before", "off", "flat", "on"))
+    for other in (off, flat, on):
+        assert other.keys() == before.keys()
+    assert all(torch.equal(off[name], before[name]) for name in before)
+    assert all(torch.equal(flat[name], before[name]) for name in before)
+    assert not torch.equal(on["bbox_head.retina_cls.weight"], before["bbox_head.retina_cls.weight"])
+
+
+def refused(root: Path, tmp_path: Path, code: int, *options: str) -> str:
+    (message,) = [
+        line for line in run(root, tmp_path / "run", *options, code=code).splitlines() if line.startswith("error: ")
+    ]
+    assert not list((tmp_path / "run").glob("*.pth"))
+    return message
+
+
+def test_a_file_that_names_no_readers_is_refused_before_training(prepared_folder: PreparedFolder, tmp_path: Path):
+    message = refused(prepared_folder(), tmp_path, 1, VOTES)
+    assert "train_5.json: does not name the readers of every image" in message
+    assert "tools/prepare_data.py build --force" in message
+
+
+def test_votes_of_one_reader_are_refused_before_training(prepared_folder: PreparedFolder, tmp_path: Path):
+    message = refused(name_readers(prepared_folder(), "R1"), tmp_path, 1, VOTES)
+    assert "train_5.json: all boxes have the same share of votes (1), as where one reader read each image" in message
+    assert "several readers" in message
+
+
+def dataset(root: Path, load: str = "LoadVotedAnnotations") -> CxrDataset:
+    pipeline = annotated_parts(load_config("retina_phantom").train_dataloader)[0]["pipeline"]
+    steps = [dict(step) | ({"type": load} if step["type"] == "LoadVotedAnnotations" else {}) for step in pipeline]
+    return CxrDataset(data_root=str(root), ann_file="annotations/train_5.json", pipeline=steps)
+
+
+class Voting(VoteWeightedHead):
+    """The least that asks for votes."""
+
+
+def problem(data: object, model: nn.Module | None = None, error: type[CxrError] = DatasetError) -> str:
+    with pytest.raises(error) as caught:
+        check_votes(nn.Sequential(model or Voting()), data)
+    return str(caught.value)
+
+
+def test_boxes_that_are_not_fused_are_refused(prepared_folder: PreparedFolder):
+    message = problem(dataset(name_readers(prepared_folder(), "R1", "R2", "R3", votes=1)))
+    assert "share of votes (0.33), as where readers are not fused" in message
+
+
+def test_a_pipeline_that_loads_no_votes_is_refused(prepared_folder: PreparedFolder):
+    data = dataset(name_readers(prepared_folder(), "R1", "R2"), "LoadAnnotations")
+    assert "put LoadVotedAnnotations in the place of LoadAnnotations" in problem(data, error=ConfigError)
+
+
+def test_wrapped_datasets_are_looked_into(prepared_folder: PreparedFolder):
+    data = dataset(prepared_folder())
+    joined, copies = ConcatDataset([data, data]), MinorityAugmentedDataset(data, ["ILD"])
+    assert list(innermost(joined)) == [data, data]
+    assert list(innermost(copies)) == [data]
+    for wrapped in (joined, copies):
+        assert "does not name the readers" in problem(wrapped)
+
+
+@pytest.mark.parametrize("readers", [("R1", "R2"), ("R1", "R2", "R3")])
+def test_votes_that_differ_are_accepted(prepared_folder: PreparedFolder, readers):
+    check_votes(Voting(), dataset(name_readers(prepared_folder(), *readers)))
+
+
+def test_two_files_of_one_share_each_are_accepted_together(prepared_folder: PreparedFolder):
+    root = name_readers(prepared_folder(), "R1")
+    one = dataset(root)
+    check_votes(Voting(), ConcatDataset([one, dataset(name_readers(root, "R1", "R2", votes=1))]))
+
+
+def test_a_model_without_votes_takes_any_data(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    check_votes(nn.Linear(1, 1), dataset(root, "LoadAnnotations"))
+    check_votes(nn.Linear(1, 1), dataset(name_readers(root, "R1")))
+
+
+def test_data_without_a_box_has_no_votes_to_refuse(prepared_folder: PreparedFolder):
+    root = name_readers(prepared_folder(), "R1", "R2")
+    path = root / "annotations" / "train_5.json"
+    write_coco(path, read_coco(path) | {"annotations": []})
+    check_votes(Voting(), dataset(root))
