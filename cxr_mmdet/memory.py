@@ -1,11 +1,12 @@
-"""How much memory this process holds, as the kernel counts it."""
+"""How much memory this process holds at its peak, as the kernel counts it."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
-PROCESS = Path("/proc/self")
+_PROCESS = Path("/proc/self")
+_RESET_PEAK = "5"  # proc(5), clear_refs
 
 
 def peak_bytes() -> int | None:
@@ -14,7 +15,13 @@ def peak_bytes() -> int | None:
     getrusage would tell its parent's, where that was higher.
     """
     with suppress(OSError):
-        for line in (PROCESS / "status").read_text().splitlines():
+        for line in (_PROCESS / "status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def reset_peak() -> None:
+    """Let the peak start again from what is resident now, where the kernel can."""
+    with suppress(OSError):
+        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)

@@ -7,12 +7,10 @@ import gc
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.memory import PROCESS, peak_bytes
+from cxr_mmdet.memory import peak_bytes, reset_peak
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_RESET_PEAK = "5"  # proc(5), clear_refs: the peak starts again from what is resident now
 
 
 def peak_memory_growth(work: Callable[[], object]) -> int | None:
@@ -23,8 +21,7 @@ def peak_memory_growth(work: Callable[[], object]) -> int | None:
     gc.collect()
     with suppress(OSError, AttributeError):  # a libc other than glibc
         ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):
-        (PROCESS / "clear_refs").write_text(_RESET_PEAK)
+    reset_peak()
     before = peak_bytes()
     work()
     after = peak_bytes()

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from cxr_mmdet.benchmarks import memory
+from cxr_mmdet import memory
 from cxr_mmdet.benchmarks.memory import peak_memory_growth
 
 MEGABYTE = 2**20
