@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ from cxr_mmdet.inference import decoding
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cxr_mmdet.inference.decoding import Boxes
+    from cxr_mmdet.inference.decoding import Boxes, Moves
+    from cxr_mmdet.inference.deltas import Deltas
     from cxr_mmdet.inference.spec import DetectorSpec
 
     Array = NDArray[np.float32]
@@ -22,8 +24,8 @@ class Backend(Protocol):
 
     name: str
 
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any]:
-        """Return scores and deltas, one (N, C, H, W) a level, and the feature pyramid for :meth:`regions`.
+    def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any]:
+        """Return scores, one (N, C, H, W) a level, deltas, and the feature pyramid for :meth:`regions`.
 
         Args:
             batch: (N, C, H, W) normalised pictures.
@@ -76,7 +78,7 @@ def candidates(
         _candidates_of_one(
             backend,
             spec,
-            ([level[index] for level in scores], [level[index] for level in deltas]),
+            ([level[index] for level in scores], functools.partial(deltas.at, index)),
             pyramid,
             index,
             size_hw,
@@ -96,7 +98,7 @@ def leave_best(spec: DetectorSpec, found: Boxes, nms_iou: float) -> Boxes:
 def _candidates_of_one(
     backend: Backend,
     spec: DetectorSpec,
-    maps: tuple[list[Array], list[Array]],
+    maps: tuple[list[Array], Moves],
     pyramid: Any,
     index: int,
     size_hw: tuple[int, int],

@@ -9,6 +9,8 @@ import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.models.detectors import TwoStageDetector
 
+from cxr_mmdet.inference.deltas import Deltas, WholeMaps
+
 if TYPE_CHECKING:
     import numpy as np
     from mmdet.models.detectors.base import BaseDetector
@@ -36,13 +38,13 @@ class TorchBackend:
         self.device = torch.device(device)
 
     @torch.inference_mode()
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any]:
+    def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
         pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         pyramid = self.model.extract_feat(pictures)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
         scores, deltas = head(pyramid)
-        return [_numpy(level) for level in scores], [_numpy(level) for level in deltas], pyramid
+        return [_numpy(level) for level in scores], WholeMaps([_numpy(level) for level in deltas]), pyramid
 
     @torch.inference_mode()
     def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
