@@ -34,7 +34,6 @@ def maps_graph(model: BaseDetector, *, winograd: bool) -> tuple[nn.Module, nn.Mo
     if not winograd:
         return WholeGraph(model.backbone, model.neck, head, rows=two_stage), None
     replace_convolutions(model.neck)
-    replace_convolutions(model.backbone)
     if two_stage and _is_plain_rpn(head):
         return ProposalGraph(model.backbone, model.neck, head), None
     if not two_stage and _is_plain_retina(head):

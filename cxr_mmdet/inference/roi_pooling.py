@@ -64,8 +64,12 @@ def pooling_weights(
             continue
         rows, across = np.arange(tall[group[0]]), np.arange(wide[group[0]])
         share = down[group][:, :, None, : len(rows), None] * right[group][:, None, :, None, : len(across)]
-        cell = (top[group][:, :, None] + rows) * widths[levels[group]][:, None, None] + first[group][:, None, None]
-        place = cell[:, :, None, :, None] + (left[group][:, :, None] + across)[:, None, :, None, :]
+        on = levels[group]
+        # A bin that reaches less far than others has weights of zero there, which must lie on the map all the same.
+        y = np.minimum(top[group][:, :, None] + rows, heights[on][:, None, None] - 1)
+        x = np.minimum(left[group][:, :, None] + across, widths[on][:, None, None] - 1)
+        place = (first[group][:, None, None] + y * widths[on][:, None, None])[:, :, None, :, None]
+        place = place + x[:, None, :, None, :]
         values.append(share.reshape(-1))
         columns.append(place.reshape(-1).astype(np.int32))
         counts.append(np.full(share.shape[0] * share.shape[1] * share.shape[2], len(rows) * len(across)))

@@ -5,9 +5,9 @@ the transformed kernel, place by place, and transformed back: 36 products of cha
 of it is gathers and matrix products, which ONNX Runtime and OpenVINO do at the processor's peak; their own
 convolutions on x86 have no such way. Sums are the same up to rounding.
 
-Cells are rows here: (cells, channels), whatever picture and level of a pyramid they belong to, and a row of zeros at the
-end, which stands for everything beyond a border. A layer gives 16 rows a tile, all tiles' first cells first; *tables*
-say which 36 rows a tile of the next layer is made of.
+Cells are rows here: (cells, channels), whatever picture and level of a pyramid they belong to, and a row of zeros at
+the end, which stands for everything beyond a border. A layer gives 16 rows a tile, all tiles' first cells first;
+*tables* say which 36 rows a tile of the next layer is made of.
 """
 
 from __future__ import annotations
