@@ -9,10 +9,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from cxr_mmdet.inference.deltas import Deltas, OnDemand, WholeMaps
 from cxr_mmdet.inference.roi_pooling import pool_regions
@@ -20,6 +19,7 @@ from cxr_mmdet.inference.roi_pooling import pool_regions
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.spec import DetectorSpec, Pooling
@@ -67,14 +67,16 @@ class GraphBackend:
         spec: of the detector.
         box_depth: 3x3 convolutions of the box branch where that is a graph of its own; else 0.
         run: runs a graph on inputs by name, and returns its outputs in their order; from any thread.
+        threads: of processors; None: one a core.
     """
 
     name = "graphs"
 
-    def __init__(self, spec: DetectorSpec, box_depth: int, run: Run) -> None:
+    def __init__(self, spec: DetectorSpec, box_depth: int, run: Run, threads: int | None) -> None:
         self._spec = spec
         self._box_depth = box_depth
         self._run = run
+        self._threads = threads or os.cpu_count() or 1
 
     def maps(self, batch: Array) -> tuple[list[Array], Deltas, Pyramid | None]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
@@ -94,10 +96,9 @@ class GraphBackend:
     def regions(self, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
         assert self._spec.regions is not None, "only two-stage detectors have regions"
-        pooled, order = pool_pyramid(self._spec.regions.pooling, pyramid, rois, levels)
+        pooled = pool_pyramid(self._spec.regions.pooling, pyramid, rois, levels, threads=self._threads)
         logits, deltas = self._run(REGIONS, {"pooled": pooled})
-        back = np.argsort(order)
-        return logits[back], deltas[back]
+        return logits, deltas
 
     def _boxes_of(self, pyramid: Pyramid) -> OnDemand:
         def branch(plan: Plan) -> Array:
@@ -110,10 +111,11 @@ class GraphBackend:
 
 
 def pool_pyramid(
-    pooling: Pooling, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64]
-) -> tuple[Array, NDArray[np.int64]]:
-    """Return the features of regions and their order; see :func:`cxr_mmdet.inference.roi_pooling.pool_regions`."""
-    return pool_regions(pooling, pyramid.rows, pyramid.sizes[: len(pooling.strides)], rois, levels)
+    pooling: Pooling, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64], *, threads: int = 1
+) -> Array:
+    """Return the features of regions; see :func:`cxr_mmdet.inference.roi_pooling.pool_regions`."""
+    sizes = pyramid.sizes[: len(pooling.strides)]
+    return pool_regions(pooling, pyramid.rows, sizes, rois, levels, threads=threads)
 
 
 def _channels_first(level: Array) -> Array:

@@ -46,4 +46,4 @@ class OnnxBackend(GraphBackend):
                 ) from None
 
         sessions = {name: session(name) for name in graph_names(bundle.spec, bundle.box_depth)}
-        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: sessions[name].run(None, inputs))
+        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: sessions[name].run(None, inputs), threads)

@@ -54,7 +54,7 @@ class OpenVinoBackend(GraphBackend):
                 raise CheckpointError(f"{path}: cannot be loaded by OpenVINO ({reason}); export it again.") from None
 
         graphs = {name: graph(name) for name in graph_names(bundle.spec, bundle.box_depth)}
-        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs))
+        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs), threads)
 
 
 class _Graph:

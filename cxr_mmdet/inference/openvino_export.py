@@ -75,5 +75,4 @@ def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
     channels = pyramid[0].shape[1]
     rows = np.concatenate([level.numpy(force=True).transpose(0, 2, 3, 1).reshape(-1, channels) for level in pyramid])
     levels = level_of_regions(model.spec.regions, boxes)
-    pooled, _ = pool_pyramid(model.spec.regions.pooling, Pyramid(rows, sizes), rois, levels)
-    return {"pooled": pooled}
+    return {"pooled": pool_pyramid(model.spec.regions.pooling, Pyramid(rows, sizes), rois, levels)}

@@ -7,6 +7,7 @@ operators sample channel by channel, which takes several times as long.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 
 
 def pool_regions(
-    pooling: Pooling, features: Array, sizes: Sequence[tuple[int, int, int]], rois: Array, levels: Integers
-) -> tuple[Array, Integers]:
-    """Return the (R, bins * C) features of regions, bins row by row, in an order of their own, and that order.
+    pooling: Pooling,
+    features: Array,
+    sizes: Sequence[tuple[int, int, int]],
+    rois: Array,
+    levels: Integers,
+    *,
+    threads: int = 1,
+) -> Array:
+    """Return the (R, bins * C) features of regions, bins row by row.
 
     Args:
         pooling: how.
@@ -34,10 +41,18 @@ def pool_regions(
         sizes: (N, H, W) of each level.
         rois: (R, 5): index of the picture, then x_min, y_min, x_max, y_max in pixels of the input.
         levels: (R,) the level that each region is taken from.
+        threads: share the regions among so many.
     """
-    weights, order = pooling_weights(pooling, sizes, rois, levels, len(features))
     bins = pooling.size_hw[0] * pooling.size_hw[1]
-    return np.asarray(weights @ features).reshape(len(rois), bins * features.shape[1]), order
+    pooled = np.empty((len(rois), bins, features.shape[1]), dtype=np.float32)
+
+    def fill(share: Integers) -> None:
+        weights, order = pooling_weights(pooling, sizes, rois[share], levels[share], len(features))
+        pooled[share[order]] = (weights @ features).reshape(-1, *pooled.shape[1:])
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        list(pool.map(fill, np.array_split(np.arange(len(rois)), max(1, threads))))
+    return pooled.reshape(len(rois), bins * features.shape[1])
 
 
 def pooling_weights(
