@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,8 @@ from cxr_mmdet.inference.spec import DetectorSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cxr_mmdet.inference.decoding import Boxes
+    from cxr_mmdet.inference.decoding import Boxes, Moves
+    from cxr_mmdet.inference.deltas import Deltas
     from cxr_mmdet.inference.spec import Spec
     from cxr_mmdet.models.gate_rule import GateRule
 
@@ -26,8 +28,8 @@ class Backend(Protocol):
 
     name: str
 
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any, Array | None]:
-        """Return scores and deltas, one (N, C, H, W) a level, and the feature pyramid for :meth:`regions`.
+    def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any, Array | None]:
+        """Return scores, one (N, C, H, W) a level, deltas, and the feature pyramid for :meth:`regions`.
 
         The last is an abnormality gate's (N,) logits; None without a gate.
 
@@ -95,7 +97,7 @@ def candidates(
         _candidates_of_one(
             backend,
             spec,
-            ([level[index] for level in scores], [level[index] for level in deltas]),
+            ([level[index] for level in scores], functools.partial(deltas.at, index)),
             pyramid,
             index,
             size_hw,
@@ -129,7 +131,7 @@ def leave_best(spec: Spec, found: Boxes, nms_iou: float) -> Boxes:
 def _candidates_of_one(
     backend: Backend,
     spec: DetectorSpec,
-    maps: tuple[list[Array], list[Array]],
+    maps: tuple[list[Array], Moves],
     pyramid: Any,
     index: int,
     size_hw: tuple[int, int],

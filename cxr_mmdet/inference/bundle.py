@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MODEL_FILE = "model.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Bundle:
         class_names: in the order of the outputs.
         preprocessing: how to feed the network.
         spec: how to read it.
+        box_depth: 3x3 convolutions of the box branch where that is a graph of its own; else 0.
         files: the SHA-256 of each weight file by its name.
         training: what is known of the training.
         parity: how far it is from torch, once that was checked.
@@ -45,6 +46,7 @@ class Bundle:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     spec: DetectorSpec
+    box_depth: int
     files: Mapping[str, str]
     training: Mapping[str, Any]
     parity: Mapping[str, Any] | None
@@ -73,6 +75,7 @@ class Bundle:
                 class_names=tuple(str(name) for name in document["labels"]),
                 preprocessing=Preprocessing.from_json(document["preprocessing"]),
                 spec=DetectorSpec.from_json(document["detector"]),
+                box_depth=int(document["box_depth"]),
                 files={str(name): str(digest) for name, digest in document["files"].items()},
                 training=dict(document["training"]),
                 parity=document["parity"],
@@ -98,6 +101,7 @@ class Bundle:
             "labels": list(self.class_names),
             "preprocessing": self.preprocessing.to_json(),
             "detector": self.spec.to_json(),
+            "box_depth": self.box_depth,
             "files": dict(self.files),
             "training": dict(self.training),
             "parity": self.parity,

@@ -11,13 +11,14 @@ import numpy as np
 from cxr_mmdet.inference.suppression import suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, Regions
 
     Map = NDArray[np.float32]
+    Moves = Callable[[Sequence[NDArray[np.int64]]], Sequence[NDArray[np.float32]]]
 
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
 """A side grows or shrinks by at most this factor (mmdet's ``wh_ratio_clip``)."""
@@ -46,7 +47,7 @@ class Boxes:
 def decode_maps(
     spec: AnchorMaps,
     scores: Sequence[Map],
-    deltas: Sequence[Map],
+    deltas: Moves,
     size_hw: tuple[int, int],
     score_thresholds: NDArray[np.float32] | None,
 ) -> Boxes:
@@ -55,22 +56,18 @@ def decode_maps(
     Args:
         spec: of the maps.
         scores: (A * K, H, W) logits, one map a level.
-        deltas: (A * 4, H, W).
+        deltas: of the anchors that are asked for; see :meth:`cxr_mmdet.inference.deltas.Deltas.at`.
         size_hw: of the picture inside the input; boxes are cut there.
         score_thresholds: (K,) of each class; None for proposals, whose ``labels`` are their levels.
     """
+    chosen = [_choose(logits, spec, score_thresholds) for logits in scores]
+    moves = deltas([places for places, _, _ in chosen])
     found = []
-    for level, (logits, moves) in enumerate(zip(scores, deltas, strict=True)):
-        width = logits.shape[2]
-        table = logits.transpose(1, 2, 0).reshape(-1, spec.channels)
-        places, labels, values = _best(table, spec, score_thresholds)
-        order = np.argsort(-values, kind="stable")[: spec.nms_pre if spec.nms_pre > 0 else None]
-        places, labels, values = places[order], labels[order], values[order]
+    for level, ((places, labels, values), wanted) in enumerate(zip(chosen, moves, strict=True)):
+        anchors = _anchors_at(spec, level, places, scores[level].shape[2])
         if score_thresholds is None:
             labels = np.full(len(places), level, dtype=np.int64)
-        anchors = _anchors_at(spec, level, places, width)
-        chosen = moves.transpose(1, 2, 0).reshape(-1, 4)[places]
-        found.append(Boxes(decode_deltas(spec.coder, anchors, chosen, size_hw), labels, values))
+        found.append(Boxes(decode_deltas(spec.coder, anchors, wanted, size_hw), labels, values))
     return Boxes(
         np.concatenate([part.boxes_xyxy for part in found]),
         np.concatenate([part.labels for part in found]),
@@ -86,9 +83,7 @@ def keep_best(found: Boxes, nms_iou: float, max_per_image: int, min_size: float 
     return found.take(suppress(found.boxes_xyxy, found.scores, found.labels, nms_iou, max_per_image))
 
 
-def propose(
-    spec: AnchorMaps, scores: Sequence[Map], deltas: Sequence[Map], size_hw: tuple[int, int]
-) -> NDArray[np.float32]:
+def propose(spec: AnchorMaps, scores: Sequence[Map], deltas: Moves, size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """Return the (R, 4) proposals of one picture, the best first; arguments as :func:`decode_maps` takes them."""
     found = decode_maps(spec, scores, deltas, size_hw, None)
     return keep_best(found, spec.nms_iou, spec.max_per_image, spec.min_size).boxes_xyxy
@@ -154,6 +149,15 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the softmax over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _choose(
+    logits: Map, spec: AnchorMaps, thresholds: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return anchor, class and score of what goes on from one level, best score first."""
+    places, labels, values = _best(logits.transpose(1, 2, 0).reshape(-1, spec.channels), spec, thresholds)
+    order = np.argsort(-values, kind="stable")[: spec.nms_pre if spec.nms_pre > 0 else None]
+    return places[order], labels[order], values[order]
 
 
 def _best(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import AnchorHead, RPNHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
@@ -15,7 +16,7 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
-from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, Regions
+from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, Pooling, Regions
 from cxr_mmdet.models.abnormality_gate import gate_of
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def _regions(model: BaseDetector, source: str) -> Regions:
         raise OtherArchitectureError(f"{source}: its {type(roi_head).__name__} is read in another way; {SUPPORTED}.")
     test = roi_head.test_cfg
     return Regions(
+        pooling=_pooling(extractor, source),
         coder=_coder(head.bbox_coder, source),
         class_agnostic=bool(head.reg_class_agnostic),
         levels=extractor.num_inputs,
@@ -159,6 +161,20 @@ def _regions(model: BaseDetector, source: str) -> Regions:
         max_per_image=int(test.max_per_img),
         score_threshold=float(test.score_thr),
     )
+
+
+def _pooling(extractor: SingleRoIExtractor, source: str) -> Pooling:
+    layers = extractor.roi_layers
+    kinds = {
+        (type(layer), tuple(layer.output_size), int(layer.sampling_ratio), layer.aligned)
+        for layer in layers
+        if type(layer) is RoIAlign and layer.pool_mode == "avg"
+    }
+    if len(kinds) != 1 or not all(type(layer) is RoIAlign and layer.pool_mode == "avg" for layer in layers):
+        raise OtherArchitectureError(f"{source}: pools regions by {type(layers[0]).__name__}; {SUPPORTED}.")
+    ((_, (height, width), samples, aligned),) = kinds
+    strides = tuple(1 / float(layer.spatial_scale) for layer in layers)
+    return Pooling((int(height), int(width)), samples, bool(aligned), strides)
 
 
 def _coder(coder: Any, source: str) -> DeltaCoder:

@@ -89,7 +89,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
     )
     reference = Predictor(model)
     with _folder_beside(out) as folder:
-        files = _write_weights(detector, reference, folder, options)
+        files, box_depth = _write_weights(detector, reference, folder, options)
         bundle = Bundle(
             path=folder,
             format=options.format.value,
@@ -98,6 +98,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             class_names=detector.class_names,
             preprocessing=model.preprocessing,
             spec=spec,
+            box_depth=box_depth,
             files={path.name: sha256_of(path) for path in sorted(files)},
             training=detector.summary,
             parity=None,
@@ -139,24 +140,25 @@ def _require_package(name: str, extra: str) -> None:
 
 def _write_weights(
     detector: TrainedDetector, reference: Predictor, folder: Path, options: ExportOptions
-) -> Sequence[Path]:
+) -> tuple[Sequence[Path], int]:
+    """Write the weights; return the files and the depth of the box branch where that is a graph of its own."""
     if options.format is Format.torch:
         from cxr_mmdet.inference.torch_bundle import save_torch_bundle
 
-        return save_torch_bundle(detector, folder)
+        return save_torch_bundle(detector, folder), 0
     from cxr_mmdet.inference.onnx_export import export_onnx
 
     # Tracing and fusing change a model in place.
-    graphs = export_onnx(copy.deepcopy(detector.model), folder)
+    graphs = export_onnx(copy.deepcopy(detector.model), folder, winograd=not options.int8)
     if options.format is Format.onnx:
-        return graphs
+        return graphs.paths, graphs.box_depth
     from cxr_mmdet.inference.openvino_export import export_openvino
 
     calibration = options.calibration[:: max(1, len(options.calibration) // MAX_CALIBRATION)][:MAX_CALIBRATION]
-    files = export_openvino(graphs, reference, calibration if options.int8 else ())
-    for graph in graphs:
+    files = export_openvino(graphs.paths, reference, calibration if options.int8 else ())
+    for graph in graphs.paths:
         graph.unlink()
-    return files
+    return files, graphs.box_depth
 
 
 def _compare(

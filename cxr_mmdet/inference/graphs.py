@@ -1,73 +1,126 @@
-"""The graphs of a bundle: their names, inputs and outputs, shared by those that write and those that run them."""
+"""The graphs of a bundle: their names, inputs and outputs, and how to run them, whatever runtime does it.
+
+* ``maps``: ``image`` (N, 3, H, W) → ``scores_i`` (N, H_i, W_i, A * K) of each level; where the bundle has no graph
+  ``boxes``, ``deltas_i`` (N, H_i, W_i, A * 4); where it has another graph, ``rows`` (cells + 1, C): the feature
+  pyramid, level by level, in each picture by picture, then a row of zeros.
+* ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.tiles`) → ``deltas`` (n, A * 4).
+* ``regions``: ``pooled`` (R, bins * C) → ``logits`` and ``deltas``.
+"""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from cxr_mmdet.inference.deltas import Deltas, OnDemand, WholeMaps
+from cxr_mmdet.inference.roi_pooling import pool_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from cxr_mmdet.inference.spec import DetectorSpec, Pooling
+    from cxr_mmdet.inference.tiles import Plan
+
     Array = NDArray[np.float32]
+    Run = Callable[[str, Mapping[str, Any]], list[Array]]
 
-MAPS, REGIONS = "maps", "regions"
-"""Backbone, neck and dense head; and, in two-stage detectors, RoI align and its head."""
-
-
+MAPS, BOXES, REGIONS = "maps", "boxes", "regions"
 ABNORMAL = "abnormal"
-"""The output of an abnormality gate, where there is one: (N,) logits."""
+"""The last output of the first graph where the detector has an abnormality gate: (N,) logits."""
 
 
-def maps_outputs(levels: int, pyramid_levels: int, *, gate: bool = False) -> list[str]:
-    """Return the names of what the first graph gives for its input ``image``."""
-    return [
-        *(f"scores_{level}" for level in range(levels)),
-        *(f"deltas_{level}" for level in range(levels)),
-        *(f"features_{level}" for level in range(pyramid_levels)),
-        *[ABNORMAL] * gate,
-    ]
+@dataclass(frozen=True, eq=False)
+class Pyramid:
+    """Features of a batch.
 
-
-def regions_inputs(pyramid_levels: int) -> list[str]:
-    """Return the names of what the second graph takes; it gives ``logits`` and ``deltas``."""
-    return [f"{kind}_{level}" for kind in ("features", "rois") for level in range(pyramid_levels)]
-
-
-def split_maps(
-    outputs: Sequence[Array], levels: int, *, gate: bool = False
-) -> tuple[list[Array], list[Array], list[Array], Array | None]:
-    """Return scores, deltas, the feature pyramid and the gate's logits out of the first graph's outputs."""
-    maps, logits = (outputs[:-1], outputs[-1]) if gate else (outputs, None)
-    return list(maps[:levels]), list(maps[levels : 2 * levels]), list(maps[2 * levels :]), logits
-
-
-def region_inputs(
-    pyramid: Sequence[Array], rois: Array, levels: NDArray[np.int64], count: int
-) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Return the second graph's inputs, and which region each of its rows belongs to, -1 for none.
-
-    The graph takes each level's regions apart. A level without any gets one that nobody looks at, since runtimes
-    disagree about empty tensors.
+    Attributes:
+        rows: (cells + 1, C) as above.
+        sizes: (N, H, W) of each level.
     """
-    inputs: dict[str, Any] = {f"features_{level}": features for level, features in enumerate(pyramid)}
-    order = []
-    for level in range(count):
-        members = np.flatnonzero(levels == level)
-        if len(members):
-            inputs[f"rois_{level}"] = np.ascontiguousarray(rois[members], dtype=np.float32)
-            order.append(members)
+
+    rows: Array = field(repr=False)
+    sizes: tuple[tuple[int, int, int], ...]
+
+
+def graph_names(spec: DetectorSpec, box_depth: int) -> list[str]:
+    """Return the graphs of a bundle; ``box_depth`` as :class:`GraphBackend` takes it."""
+    return [MAPS, *[BOXES] * bool(box_depth), *[REGIONS] * (spec.regions is not None)]
+
+
+def maps_outputs(levels: int, *, deltas: bool, rows: bool, gate: bool) -> list[str]:
+    """Return the names of what the first graph gives."""
+    kinds = ["scores", "deltas"] if deltas else ["scores"]
+    return [*(f"{kind}_{level}" for kind in kinds for level in range(levels)), *["rows"] * rows, *[ABNORMAL] * gate]
+
+
+def boxes_inputs(depth: int) -> list[str]:
+    """Return the names of what the graph of the box branch takes."""
+    return ["rows", *(f"table_{layer}" for layer in range(depth)), "cells"]
+
+
+class GraphBackend:
+    """A detector whose graphs a runtime runs.
+
+    Args:
+        spec: of the detector.
+        box_depth: 3x3 convolutions of the box branch where that is a graph of its own; else 0.
+        run: runs a graph on inputs by name, and returns its outputs in their order; from any thread.
+        threads: of processors; None: one a core.
+    """
+
+    name = "graphs"
+
+    def __init__(self, spec: DetectorSpec, box_depth: int, run: Run, threads: int | None) -> None:
+        self._spec = spec
+        self._box_depth = box_depth
+        self._run = run
+        self._threads = threads or os.cpu_count() or 1
+
+    def maps(self, batch: Array) -> tuple[list[Array], Deltas, Pyramid | None, Array | None]:
+        """See :class:`cxr_mmdet.inference.backend.Backend`."""
+        outputs = self._run(MAPS, {"image": batch})
+        abnormal = outputs.pop() if self._spec.gate is not None else None
+        count = len(self._spec.maps.strides)
+        scores, rest = outputs[:count], outputs[count:]
+        sizes = tuple((level.shape[0], level.shape[1], level.shape[2]) for level in scores)
+        pyramid = Pyramid(rest[-1], sizes) if self._box_depth or self._spec.regions is not None else None
+        deltas: Deltas
+        if self._box_depth:
+            assert pyramid is not None
+            deltas = self._boxes_of(pyramid)
         else:
-            inputs[f"rois_{level}"] = np.array([[0, 0, 0, 1, 1]], dtype=np.float32)
-            order.append(np.array([-1]))
-    return inputs, np.concatenate(order)
+            deltas = WholeMaps([_channels_first(level) for level in rest[:count]])
+        return [_channels_first(level) for level in scores], deltas, pyramid, abnormal
+
+    def regions(self, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
+        """See :class:`cxr_mmdet.inference.backend.Backend`."""
+        assert self._spec.regions is not None, "only two-stage detectors have regions"
+        pooled = pool_pyramid(self._spec.regions.pooling, pyramid, rois, levels, threads=self._threads)
+        logits, deltas = self._run(REGIONS, {"pooled": pooled})
+        return logits, deltas
+
+    def _boxes_of(self, pyramid: Pyramid) -> OnDemand:
+        def branch(plan: Plan) -> Array:
+            tables = {f"table_{layer}": table for layer, table in enumerate(plan.tables)}
+            (deltas,) = self._run(BOXES, {"rows": pyramid.rows, **tables, "cells": plan.cells})
+            return deltas
+
+        anchors = [len(level) for level in self._spec.maps.base_anchors]
+        return OnDemand(branch, pyramid.sizes, self._box_depth, anchors)
 
 
-def unsort(outputs: Sequence[Array], order: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Return logits and deltas in the order of the regions."""
-    rows = np.flatnonzero(order >= 0)
-    rows = rows[np.argsort(order[rows], kind="stable")]
-    logits, deltas = outputs
-    return logits[rows], deltas[rows]
+def pool_pyramid(
+    pooling: Pooling, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64], *, threads: int = 1
+) -> Array:
+    """Return the features of regions; see :func:`cxr_mmdet.inference.roi_pooling.pool_regions`."""
+    sizes = pyramid.sizes[: len(pooling.strides)]
+    return pool_regions(pooling, pyramid.rows, sizes, rois, levels, threads=threads)
+
+
+def _channels_first(level: Array) -> Array:
+    """Return a view: nothing is copied until somebody wants it otherwise, and decoding wants the channels last."""
+    return level.transpose(0, 3, 1, 2)

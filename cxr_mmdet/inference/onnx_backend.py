@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CheckpointError, UsageError
-from cxr_mmdet.inference.graphs import MAPS, REGIONS, region_inputs, split_maps, unsort
+from cxr_mmdet.inference.graphs import GraphBackend, graph_names
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from cxr_mmdet.inference.bundle import Bundle
 
-    Array = NDArray[np.float32]
 
-
-class OnnxBackend:
+class OnnxBackend(GraphBackend):
     """Runs the graphs of a bundle.
 
     Args:
@@ -50,18 +45,5 @@ class OnnxBackend:
                     f"{path}: cannot be loaded by ONNX Runtime ({reason}); export it again."
                 ) from None
 
-        self._levels = len(bundle.spec.maps.strides)
-        self._gate = bundle.spec.gate is not None
-        self._maps = session(MAPS)
-        self._regions = session(REGIONS) if bundle.spec.regions is not None else None
-        self._pyramid_levels = bundle.spec.regions.levels if bundle.spec.regions is not None else 0
-
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any, Array | None]:
-        """See :class:`cxr_mmdet.inference.backend.Backend`."""
-        return split_maps(self._maps.run(None, {"image": batch}), self._levels, gate=self._gate)
-
-    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
-        """See :class:`cxr_mmdet.inference.backend.Backend`."""
-        assert self._regions is not None, "only two-stage detectors have regions"
-        inputs, order = region_inputs(pyramid, rois, levels, self._pyramid_levels)
-        return unsort(self._regions.run(None, inputs), order)
+        sessions = {name: session(name) for name in graph_names(bundle.spec, bundle.box_depth)}
+        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: sessions[name].run(None, inputs), threads)

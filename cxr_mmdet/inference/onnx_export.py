@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from cxr_mmdet.errors import CheckpointError
-from cxr_mmdet.inference.graphs import ABNORMAL, MAPS, REGIONS, maps_outputs, regions_inputs
+from cxr_mmdet.inference.graph_modules import RegionsGraph, example_plan, maps_graph
+from cxr_mmdet.inference.graphs import ABNORMAL, BOXES, MAPS, REGIONS, boxes_inputs, maps_outputs
 from cxr_mmdet.models.abnormality_gate import gate_of
 
 if TYPE_CHECKING:
@@ -22,105 +23,63 @@ if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
 
 OPSET = 17
-"""The first with layer normalisation; RoI align knows half pixels since 16."""
+"""The first with layer normalisation."""
 
 _EXAMPLE_SIDE = 128
 
 
-class MapsGraph(nn.Module):
-    """Backbone, neck and dense head; with the feature pyramid's first levels where a second stage needs them.
+@dataclass(frozen=True)
+class Graphs:
+    """ONNX files.
 
-    And with the logits of an abnormality gate, where the model has one.
+    Attributes:
+        paths: of the graphs.
+        box_depth: 3x3 convolutions of the graph of the box branch; 0 without one.
     """
 
-    def __init__(self, model: BaseDetector, pyramid_levels: int) -> None:
-        super().__init__()
-        self.backbone, self.neck = model.backbone, model.neck
-        self.head = model.rpn_head if pyramid_levels else model.bbox_head
-        self.pyramid_levels = pyramid_levels
-        self.gate = gate_of(model)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return scores, deltas and features of the levels, and the gate's logits."""
-        stages = self.backbone(image)
-        pyramid = self.neck(stages)
-        scores, deltas = self.head(pyramid)
-        logits = () if self.gate is None else (self.gate(stages, pyramid),)
-        return (*scores, *deltas, *pyramid[: self.pyramid_levels], *logits)
+    paths: list[Path]
+    box_depth: int
 
 
-class RegionsGraph(nn.Module):
-    """RoI align on each level's own regions, then the box head."""
-
-    def __init__(self, model: BaseDetector) -> None:
-        super().__init__()
-        self.head = model.roi_head.bbox_head
-        layers = model.roi_head.bbox_roi_extractor.roi_layers
-        self.sizes = [tuple(layer.output_size) for layer in layers]
-        self.scales = [float(layer.spatial_scale) for layer in layers]
-        self.ratios = [int(layer.sampling_ratio) for layer in layers]
-        self.aligned = [bool(layer.aligned) for layer in layers]
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and deltas of the regions, level by level.
-
-        Args:
-            inputs: the features (N, C, H, W) of each level, then the regions (R, 5) of each level.
-        """
-        levels = len(self.scales)
-        pooled = [
-            roi_align(
-                inputs[level],
-                inputs[levels + level],
-                self.sizes[level],
-                spatial_scale=self.scales[level],
-                sampling_ratio=self.ratios[level],
-                aligned=self.aligned[level],
-            )
-            for level in range(levels)
-        ]
-        logits, deltas = self.head(torch.cat(pooled))
-        return logits, deltas
-
-
-def export_onnx(model: BaseDetector, folder: Path) -> list[Path]:
-    """Write ``maps.onnx`` and, for a two-stage detector, ``regions.onnx``; return them.
+def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> Graphs:
+    """Write the graphs that :mod:`cxr_mmdet.inference.graphs` describes.
 
     The example must be larger than one cell on every level, for tracing does not see sizes of 1 as variable.
 
     Args:
-        model: in evaluation mode, with RoI align in the second stage; its norms become part of the convolutions.
+        model: in evaluation mode; its norms become part of the convolutions, and it is changed in other ways.
         folder: where.
+        winograd: see :func:`cxr_mmdet.inference.graph_modules.maps_graph`.
 
     Raises:
         CheckpointError: an operator that ONNX does not have.
     """
     model = fuse_conv_bn(model).eval()
     two_stage = isinstance(model, TwoStageDetector)
-    pyramid_levels = model.roi_head.bbox_roi_extractor.num_inputs if two_stage else 0
-    head = model.rpn_head if two_stage else model.bbox_head
-    levels = len(head.prior_generator.strides)
-    side = max(_EXAMPLE_SIDE, 4 * max(head.prior_generator.strides[-1]))
+    strides = (model.rpn_head if two_stage else model.bbox_head).prior_generator.strides
+    regions = RegionsGraph(model).eval() if two_stage else None
+    maps, boxes = maps_graph(model, winograd=winograd)
+    depth = 0 if boxes is None else len(boxes.branch.convs)
+    side = max(_EXAMPLE_SIDE, 4 * max(strides[-1]))
     image = torch.zeros(1, 3, side, side)
-    maps = MapsGraph(model, pyramid_levels).eval()
-    axes: dict[str, Any] = {"image": {0: "pictures", 2: "height", 3: "width"}}
-    outputs = maps_outputs(levels, pyramid_levels, gate=maps.gate is not None)
-    axes |= {name: {0: "pictures", 2: f"{name}_height", 3: f"{name}_width"} for name in outputs}
-    axes |= {ABNORMAL: {0: "pictures"}} if maps.gate is not None else {}
+    gate = gate_of(model) is not None
+    outputs = maps_outputs(len(strides), deltas=boxes is None, rows=two_stage or boxes is not None, gate=gate)
+    axes: dict[str, Any] = {name: {0: "pictures", 1: f"{name}_height", 2: f"{name}_width"} for name in outputs}
+    axes |= {"image": {0: "pictures", 2: "height", 3: "width"}, "rows": {0: "cells"}, ABNORMAL: {0: "pictures"}}
     paths = [folder / f"{MAPS}.onnx"]
-    _export(maps, (image,), paths[0], ["image"], outputs, axes)
-    if two_stage:
-        with torch.inference_mode():
-            features = maps(image)[2 * levels :][:pyramid_levels]
-        rois = tuple(torch.tensor([[0.0, 8.0, 8.0, 60.0, 60.0], [0.0, 4.0, 4.0, 90.0, 90.0]]) for _ in features)
-        names = regions_inputs(pyramid_levels)
-        axes = {name: {0: "pictures", 2: f"{name}_height", 3: f"{name}_width"} for name in names[:pyramid_levels]}
-        axes |= {name: {0: name} for name in names[pyramid_levels:]}
-        axes |= {name: {0: "regions"} for name in ("logits", "deltas")}
+    _export(maps.eval(), (image,), paths[-1], ["image"], outputs, axes)
+    if boxes is not None:
+        rows = torch.zeros(3, boxes.branch.convs[0].channels[0])
+        names = boxes_inputs(depth)
+        axes = {"rows": {0: "rows"}, "cells": {0: "chosen"}, "deltas": {0: "chosen"}}
+        axes |= {name: {1: f"{name}_tiles"} for name in names[1:-1]}
+        paths.append(folder / f"{BOXES}.onnx")
+        _export(boxes.eval(), (rows, *example_plan(depth)), paths[-1], names, ["deltas"], axes)
+    if regions is not None:
+        axes = {name: {0: "regions"} for name in ("pooled", "logits", "deltas")}
         paths.append(folder / f"{REGIONS}.onnx")
-        example = (*(feature.clone() for feature in features), *rois)
-        _export(RegionsGraph(model).eval(), example, paths[1], names, ["logits", "deltas"], axes)
-    return paths
+        _export(regions, (torch.zeros(2, regions.width),), paths[-1], ["pooled"], ["logits", "deltas"], axes)
+    return Graphs(paths, depth)
 
 
 def _export(

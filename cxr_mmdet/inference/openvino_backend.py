@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.errors import CheckpointError, UsageError
-from cxr_mmdet.inference.graphs import MAPS, REGIONS, region_inputs, split_maps, unsort
+from cxr_mmdet.inference.graphs import GraphBackend, graph_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.bundle import Bundle
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(GraphBackend):
     """Runs the graphs of a bundle.
 
     Args:
@@ -51,21 +53,8 @@ class OpenVinoBackend:
                 reason = str(error).strip().splitlines()[-1]
                 raise CheckpointError(f"{path}: cannot be loaded by OpenVINO ({reason}); export it again.") from None
 
-        self._levels = len(bundle.spec.maps.strides)
-        self._gate = bundle.spec.gate is not None
-        self._maps = graph(MAPS)
-        self._regions = graph(REGIONS) if bundle.spec.regions is not None else None
-        self._pyramid_levels = bundle.spec.regions.levels if bundle.spec.regions is not None else 0
-
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any, Array | None]:
-        """See :class:`cxr_mmdet.inference.backend.Backend`."""
-        return split_maps(self._maps({"image": batch}), self._levels, gate=self._gate)
-
-    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
-        """See :class:`cxr_mmdet.inference.backend.Backend`."""
-        assert self._regions is not None, "only two-stage detectors have regions"
-        inputs, order = region_inputs(pyramid, rois, levels, self._pyramid_levels)
-        return unsort(self._regions(inputs), order)
+        graphs = {name: graph(name) for name in graph_names(bundle.spec, bundle.box_depth)}
+        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs), threads)
 
 
 class _Graph:
@@ -75,12 +64,12 @@ class _Graph:
         self._compiled = compiled
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
-    def __call__(self, inputs: dict[str, Any]) -> list[Array]:
+    def __call__(self, inputs: Mapping[str, Any]) -> list[Array]:
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._compiled.create_infer_request()
-        results = request.infer(inputs, share_inputs=True)
+        results = request.infer(dict(inputs), share_inputs=True)
         outputs = [np.array(results[port]) for port in self._compiled.outputs]
         self._idle.put(request)
         return outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import openvino
 
 from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import level_of_regions, propose
-from cxr_mmdet.inference.graphs import region_inputs
+from cxr_mmdet.inference.graphs import Pyramid, pool_pyramid
 from cxr_mmdet.inference.predictor import as_radiograph
 from cxr_mmdet.inference.spec import DetectorSpec
 
@@ -71,8 +72,11 @@ def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
     radiograph = as_radiograph(item.read())
     picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
     scores, deltas, pyramid, _ = model.backend.maps(picture.batch)
-    boxes = propose(model.spec.maps, [level[0] for level in scores], [level[0] for level in deltas], picture.size_hw)
+    assert isinstance(pyramid, tuple), "the reference is torch"
+    boxes = propose(model.spec.maps, [level[0] for level in scores], partial(deltas.at, 0), picture.size_hw)
     rois = np.concatenate([np.zeros((len(boxes), 1), dtype=np.float32), boxes], axis=1)
-    levels = model.spec.regions.levels
-    features = [level.numpy(force=True) for level in pyramid[:levels]]
-    return region_inputs(features, rois, level_of_regions(model.spec.regions, boxes), levels)[0]
+    sizes = tuple((level.shape[0], level.shape[2], level.shape[3]) for level in pyramid)
+    channels = pyramid[0].shape[1]
+    rows = np.concatenate([level.numpy(force=True).transpose(0, 2, 3, 1).reshape(-1, channels) for level in pyramid])
+    levels = level_of_regions(model.spec.regions, boxes)
+    return {"pooled": pool_pyramid(model.spec.regions.pooling, Pyramid(rows, sizes), rois, levels)}

@@ -70,10 +70,28 @@ class AnchorMaps:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """RoI align on the levels of a feature pyramid.
+
+    Attributes:
+        size_hw: rows and columns of bins.
+        samples: a bin along each side; 0: as many as it has cells, rounded up.
+        aligned: pixels have their centre at one half, and regions may be smaller than a cell.
+        strides: a cell's side in pixels of the input, of each level.
+    """
+
+    size_hw: tuple[int, int]
+    samples: int
+    aligned: bool
+    strides: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Regions:
     """The second stage of a two-stage detector.
 
     Attributes:
+        pooling: how regions are cut out of the feature pyramid.
         coder: of the deltas.
         class_agnostic: one set of deltas a region, not one a class.
         levels: of the feature pyramid that regions are taken from.
@@ -83,6 +101,7 @@ class Regions:
         score_threshold: scores up to this one are left out.
     """
 
+    pooling: Pooling
     coder: DeltaCoder
     class_agnostic: bool
     levels: int
@@ -149,7 +168,7 @@ class DetectorSpec:
         maps["strides"] = tuple((int(width), int(height)) for width, height in maps["strides"])
         return cls(
             maps=AnchorMaps(**_with_coder(maps)),
-            regions=Regions(**_with_coder(regions)) if regions else None,
+            regions=_regions(regions) if regions else None,
             gate=GateRule.from_json(value["gate"]) if "gate" in value else None,
         )
 
@@ -197,6 +216,14 @@ class WholeDetector:
 
 
 Spec = DetectorSpec | WholeDetector
+
+
+def _regions(part: Mapping[str, Any]) -> Regions:
+    values = part["pooling"]
+    height, width = (int(side) for side in values["size_hw"])
+    strides = tuple(float(stride) for stride in values["strides"])
+    pooling = Pooling((height, width), int(values["samples"]), bool(values["aligned"]), strides)
+    return Regions(**_with_coder(part) | {"pooling": pooling})
 
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:

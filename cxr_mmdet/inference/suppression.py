@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BLOCK = 128
+_BLOCK = 256
 
 
 def suppress(
@@ -34,21 +34,28 @@ def suppress(
     order = np.argsort(-scores, kind="stable")
     boxes, group = np.ascontiguousarray(boxes_xyxy[order], dtype=np.float32), groups[order]
     threshold = np.float32(iou_threshold)
-    kept = np.empty(0, dtype=np.int64)
+    kept: dict[int, NDArray[np.int64]] = {}
+    total = 0
     for start in range(0, len(order), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(order)))
-        if len(kept):
-            hit = _overlaps(boxes[block], boxes[kept]) > threshold
-            block = block[~(hit & (group[block][:, None] == group[kept])).any(axis=1)]
-        kept = np.concatenate([kept, block[_stays(boxes[block], group[block], threshold)]])
-        if len(kept) >= max_kept:
+        # Only boxes of one group are compared with each other, which saves most comparisons.
+        for each in np.unique(group[block]).tolist():
+            mine = block[group[block] == each]
+            before = kept.get(each)
+            if before is not None:
+                mine = mine[~(_overlaps(boxes[mine], boxes[before]) > threshold).any(axis=1)]
+            mine = mine[_stays(boxes[mine], threshold)]
+            total += len(mine)
+            kept[each] = mine if before is None else np.concatenate([before, mine])
+        if total >= max_kept:
             break
-    return order[kept[:max_kept]]
+    places = np.concatenate([np.empty(0, dtype=np.int64), *kept.values()])
+    return order[np.sort(places)[:max_kept]]
 
 
-def _stays(boxes: NDArray[np.float32], group: NDArray[np.int64], threshold: np.float32) -> NDArray[np.bool_]:
+def _stays(boxes: NDArray[np.float32], threshold: np.float32) -> NDArray[np.bool_]:
     """Return which of a few sorted boxes stay."""
-    conflicts = (_overlaps(boxes, boxes) > threshold) & (group[:, None] == group)
+    conflicts = _overlaps(boxes, boxes) > threshold
     stays = np.ones(len(boxes), dtype=bool)
     for index in np.flatnonzero(np.triu(conflicts, 1).any(axis=1)):
         if stays[index]:

@@ -9,6 +9,7 @@ import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.models.detectors import TwoStageDetector
 
+from cxr_mmdet.inference.deltas import Deltas, WholeMaps
 from cxr_mmdet.models.abnormality_gate import extract
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ class TorchBackend:
         self.device = torch.device(device)
 
     @torch.inference_mode()
-    def maps(self, batch: Array) -> tuple[list[Array], list[Array], Any, Array | None]:
+    def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any, Array | None]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
         pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         pyramid, logits = extract(self.model, pictures)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
         scores, deltas = head(pyramid)
         abnormal = None if logits is None else _numpy(logits)
-        return [_numpy(level) for level in scores], [_numpy(level) for level in deltas], pyramid, abnormal
+        return [_numpy(level) for level in scores], WholeMaps([_numpy(level) for level in deltas]), pyramid, abnormal
 
     @torch.inference_mode()
     def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
