@@ -1,7 +1,7 @@
 _base_ = "retina_phantom.py"
 
-# All 14 findings on synthetic radiographs, without copies of rare ones: what switches are tried on. At 192 px in place of
-# 256 an iteration costs half, so that a few minutes see more radiographs.
+# All 14 findings on synthetic radiographs, without copies of rare ones: what switches are tried on. At 176 px in place
+# of 256 an iteration costs half, so that a few minutes see more radiographs.
 classes = (
     "Aortic enlargement",
     "Atelectasis",

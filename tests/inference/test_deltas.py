@@ -35,7 +35,7 @@ def test_asked_for_or_whole(tmp_path, form):
     path = bundle_of("retina_wide", form)
     assert Bundle.open(path).box_depth == 5
     exported, reference = Predictor.load(path).model, Predictor.load(checkpoint_of("retina_wide")).model
-    (scores, found, _), (_, expected, _) = maps_of(exported, tmp_path), maps_of(reference, tmp_path)
+    (scores, found, *_), (_, expected, *_) = maps_of(exported, tmp_path), maps_of(reference, tmp_path)
     for seed in range(12):
         places = random_places(scores, exported.spec.maps.channels, seed)
         for got, wanted in zip(found.at(seed % 2, places), expected.at(seed % 2, places), strict=True):

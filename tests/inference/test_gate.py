@@ -18,6 +18,7 @@ from cxr_mmdet.inference import backend
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.decoding import Boxes
+from cxr_mmdet.inference.deltas import WholeMaps
 from cxr_mmdet.inference.ensemble import Ensemble
 from cxr_mmdet.inference.export import ExportOptions, export_model
 from cxr_mmdet.inference.findings import Findings
@@ -81,7 +82,7 @@ def test_score_modes_by_hand(mode, monkeypatch):
 
     class Maps:
         def maps(self, batch):
-            return [], [], None, np.array([math.log(1 / 3)], dtype=np.float32)
+            return [], WholeMaps([]), None, np.array([math.log(1 / 3)], dtype=np.float32)
 
     found = Boxes(np.zeros((4, 4), np.float32), np.array([0, 1, 0, 1]), np.array([0.8, 0.76, 0.36, 0.24], np.float32))
     spec = replace(Predictor.load(checkpoint_of("retina_gate")).model.spec, gate=GateRule.of(mode, 0.3))
