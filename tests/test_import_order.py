@@ -38,7 +38,17 @@ ORDER = (
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
 TORCH_FREE = sorted(room for room, place in PLACE.items() if place < PLACE["datasets"])
 BRIDGES = frozenset(
-    {"checkpoint", "describe", "export", "mmdet_backend", "onnx_export", "torch_backend", "torch_bundle"}
+    {
+        "checkpoint",
+        "describe",
+        "export",
+        "graph_modules",
+        "mmdet_backend",
+        "onnx_export",
+        "torch_backend",
+        "torch_bundle",
+        "winograd",
+    }
 )
 """The files of ``inference`` that know torch or mmdet; the others predict with an exported model, without them."""
 
