@@ -21,11 +21,11 @@ model = dict(
     ),
     train_cfg=dict(assigner=dict(pos_iou_thr=0.6, neg_iou_thr=0.5)),
 )
-switches = ["channels_last"]
+switches = ["channels_last", "ema"]
 train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 val_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(lr=0.002))
-train_cfg = dict(max_iters=8500, val_interval=850)
+optim_wrapper = dict(optimizer=dict(lr=0.002, weight_decay=0.1))
+train_cfg = dict(max_iters=6500, val_interval=1300)
 # The best by mAP@[.5:.95]: every later checkpoint finds all lungs at IoU 0.5, so mAP@.5 cannot tell them apart.
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=425, save_best="bbox/mAP"))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=650, save_best="bbox/mAP"))
