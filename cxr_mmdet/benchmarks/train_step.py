@@ -101,10 +101,8 @@ def benchmark_train_step(
         ConfigError: the two models do not compute the same losses.
     """
     stock, ours = _build_models(config)
-    trainers = {
-        STOCK: Trainer(stock, config.optim_wrapper),
-        OURS: Trainer(ours, config.optim_wrapper, [HOOKS.build(hook) for hook in config.custom_hooks if _is_ours(hook)]),
-    }
+    hooks = [HOOKS.build(hook) for hook in config.custom_hooks if _is_ours(hook)]
+    trainers = {STOCK: Trainer(stock, config.optim_wrapper), OURS: Trainer(ours, config.optim_wrapper, hooks)}
     classes = len(annotated_parts(config.train_dataloader)[0]["metainfo"]["classes"])
     batches = [make_batch(turn, batch_size, size, classes) for turn in range(rounds)]
     batches_of = {STOCK: [_with_planes_copied(batch) for batch in batches], OURS: batches}
