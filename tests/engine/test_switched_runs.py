@@ -94,13 +94,13 @@ def runs(prepared_folder: PreparedFolder, tmp_path: Path, monkeypatch: pytest.Mo
 
 class TestAveragedWeights:
     def test_the_average_is_what_is_saved_and_training_does_not_notice(self, runs: Runs):
-        """The oracle averages the checkpoints of a run without the switch: step t moves by 10 / (10 + t)."""
+        """The oracle averages the checkpoints of a run without the switch: step t moves by 25 / (25 + t)."""
         runs.train("plain")
         runs.train("ema", "--with", "ema")
         raw = [weights(runs.checkpoint("plain", step)) for step in range(1, 7)]
         average = dict(raw[0])
         for step, state in enumerate(raw[1:], start=1):
-            share = 10 / (10 + step)
+            share = 25 / (25 + step)
             for name, value in average.items():
                 if value.is_floating_point():
                     average[name] = torch.lerp(value, state[name], share)
