@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import highdicom.sr as sr
 import numpy as np
@@ -18,6 +18,7 @@ from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
     import datetime
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -53,6 +54,11 @@ def build_structured_report(findings: ReportableFindings, source: Dataset, creat
         raise DicomError(
             f"the radiograph is of the kind {origin.sop_class_uid.name!r}, which no structured report can refer to."
         ) from None
+    # Only now: highdicom copies and searches its content several times over, which is most of the time with a hundred
+    # findings; all of them refer to the image that the first group refers to already.
+    measurements = report.ContentSequence[-1].ContentSequence
+    for group in _findings(findings, origin, document):
+        measurements.extend(group)
     origin.fill(report, created=created, description=DESCRIPTION)
     for equipment in report.ContributingEquipmentSequence:  # highdicom's own entry has the time of now
         equipment.ContributionDateTime = DT(created.strftime("%Y%m%d%H%M%S.%f"))
@@ -72,6 +78,7 @@ def _evidence(origin: Origin) -> Dataset:
 
 
 def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.MeasurementReport:
+    """Return all but the findings."""
     observer = sr.ObserverContext(
         observer_type=dictionary.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -81,19 +88,23 @@ def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.
             model_name=MANUFACTURER,
         ),
     )
-    groups: list[Any] = [_whole_image(findings, origin, document)]
-    rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy, strict=True)
-    for number, (label, score, box) in enumerate(rows, 1):
-        groups.append(_finding(number, findings, str(findings.class_names[label]), score, box, origin, document))
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.PLAIN_RADIOGRAPHY,
-        imaging_measurements=groups,
+        imaging_measurements=[_whole_image(findings, origin, document)],
         title=dictionary.DCM.ImagingMeasurementReport,
     )
     # TID 1500 has the library before the measurements, which come last.
     report[0].ContentSequence.insert(len(report[0].ContentSequence) - 1, _library(findings, origin))
     return report
+
+
+def _findings(
+    findings: ReportableFindings, origin: Origin, document: str
+) -> Iterator[sr.PlanarROIMeasurementsAndQualitativeEvaluations]:
+    rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy, strict=True)
+    for number, (label, score, box) in enumerate(rows, 1):
+        yield _finding(number, findings, str(findings.class_names[label]), score, box, origin, document)
 
 
 def _library(findings: ReportableFindings, origin: Origin) -> sr.ContainerContentItem:

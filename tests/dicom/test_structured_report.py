@@ -328,3 +328,22 @@ def test_dcmtk_draws_the_capture(tmp_path: Path):
     path.write_bytes(to_bytes(capture))
     subprocess.run(["dcm2pnm", "+op", str(path), str(target)], check=True)
     assert np.array_equal(cv2.cvtColor(cv2.imread(str(target)), cv2.COLOR_BGR2RGB), capture.pixel_array)
+
+
+def test_findings_that_are_added_late_are_those_that_highdicom_would_write(monkeypatch: pytest.MonkeyPatch):
+    """All groups given to highdicom at once make the same bytes, only slower."""
+    from cxr_mmdet.dicom import structured_report as writer
+
+    source = radiograph()
+    late = to_bytes(report_of(SOME, source))
+    whole, findings = writer.sr.MeasurementReport, writer._findings
+
+    def at_once(**options: Any) -> Any:
+        origin = writer.Origin.of(source, SOME)
+        groups = findings(SOME, origin, writer.fingerprint(SOME))
+        return whole(**options | {"imaging_measurements": [*options["imaging_measurements"], *groups]})
+
+    monkeypatch.setattr(writer.sr, "MeasurementReport", at_once)
+    monkeypatch.setattr(writer, "_findings", lambda *_: [])
+    assert to_bytes(report_of(SOME, source)) == late
+    assert len(read_structured_report(late).scores) == len(SOME.scores)
