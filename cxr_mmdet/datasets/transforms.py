@@ -17,7 +17,7 @@ from mmdet.registry import TRANSFORMS
 
 from cxr_mmdet import boxes
 from cxr_mmdet.datasets.decoding import read_grey_picture
-from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
 from cxr_mmdet.errors import DatasetError
 
 Results = dict[str, Any]
@@ -104,8 +104,8 @@ class GreyToThreeChannels(BaseTransform):
 class PackRadiograph(PackDetInputs):
     """mmdet's ``PackDetInputs`` that also carries what we need in training and scoring.
 
-    ``pad_offset``, without which boxes cannot be mapped back, and ``virtual_copy``: whether this is a mirrored or
-    turned copy, which only some kinds of study have.
+    ``pad_offset``, without which boxes cannot be mapped back, and ``virtual_copy``: whether this is one more copy of a
+    radiograph, which only some kinds of study have.
 
     Three equal channels stay one plane in memory, on the way from a worker process too; ``GreyDetDataPreprocessor``
     makes use of it, mmdet's own preprocessor does not notice.
@@ -120,7 +120,7 @@ class PackRadiograph(PackDetInputs):
             "img_shape",
             "scale_factor",
             "pad_offset",
-            "virtual_copy",
+            COPY_KEY,
         ),
     ) -> None:
         super().__init__(meta_keys=meta_keys)
@@ -129,7 +129,7 @@ class PackRadiograph(PackDetInputs):
         """Return ``inputs`` (3, H, W) uint8 and ``data_samples``."""
         results.setdefault("pad_offset", (0, 0))
         results.setdefault("scale_factor", (1.0, 1.0))
-        results["virtual_copy"] = Variant(results.get(VARIANT_KEY, Variant.ORIGINAL)) is not Variant.ORIGINAL
+        results.setdefault(COPY_KEY, False)
         image = results["img"]
         if image.ndim != 3 or image.strides[2] != 0:
             return super().transform(results)
