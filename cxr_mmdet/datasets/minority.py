@@ -27,6 +27,9 @@ class Variant(str, Enum):
 VARIANT_KEY = "minority_variant"
 """Where :class:`MinorityAugmentedDataset` leaves the variant for ``MinorityFlipRot90``."""
 
+COPY_KEY = "virtual_copy"
+"""Where it says whether an entry stands for an image once more; only some kinds of study have copies."""
+
 
 @DATASETS.register_module()
 class MinorityAugmentedDataset:
@@ -97,9 +100,9 @@ class MinorityAugmentedDataset:
         return len(self._entries)
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return the annotation of entry ``idx``, its variant under :data:`VARIANT_KEY`."""
+        """Return the annotation of entry ``idx``, with :data:`VARIANT_KEY` and :data:`COPY_KEY`."""
         index, variant = self._entries[idx]
-        return self.dataset.get_data_info(index) | {VARIANT_KEY: variant.value}
+        return self.dataset.get_data_info(index) | {VARIANT_KEY: variant.value, COPY_KEY: idx >= len(self.dataset)}
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the labels in entry ``idx``."""
@@ -111,4 +114,4 @@ class MinorityAugmentedDataset:
         return self.dataset.pipeline(self.get_data_info(int(idx)))
 
 
-__all__ = ["VARIANT_KEY", "Draw", "MinorityAugmentedDataset", "Variant"]
+__all__ = ["COPY_KEY", "VARIANT_KEY", "Draw", "MinorityAugmentedDataset", "Variant"]

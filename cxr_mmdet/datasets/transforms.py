@@ -17,7 +17,7 @@ from mmdet.registry import TRANSFORMS
 
 from cxr_mmdet import boxes
 from cxr_mmdet.datasets.decoding import read_grey_picture
-from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
 from cxr_mmdet.datasets.votes import SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
 
@@ -105,8 +105,8 @@ class GreyToThreeChannels(BaseTransform):
 class PackRadiograph(PackDetInputs):
     """mmdet's ``PackDetInputs`` that also carries what we need in training and scoring.
 
-    ``pad_offset``, without which boxes cannot be mapped back, and ``virtual_copy``: whether this is a mirrored or
-    turned copy, which only some kinds of study have.
+    ``pad_offset``, without which boxes cannot be mapped back, and ``virtual_copy``: whether this is one more copy of a
+    radiograph, which only some kinds of study have.
 
     Where votes were loaded, ``gt_instances`` also hold ``vote_shares``: (N,) float32 in (0, 1].
 
@@ -125,7 +125,7 @@ class PackRadiograph(PackDetInputs):
             "img_shape",
             "scale_factor",
             "pad_offset",
-            "virtual_copy",
+            COPY_KEY,
         ),
     ) -> None:
         super().__init__(meta_keys=meta_keys)
@@ -135,7 +135,7 @@ class PackRadiograph(PackDetInputs):
         unload_votes(results)
         results.setdefault("pad_offset", (0, 0))
         results.setdefault("scale_factor", (1.0, 1.0))
-        results["virtual_copy"] = Variant(results.get(VARIANT_KEY, Variant.ORIGINAL)) is not Variant.ORIGINAL
+        results.setdefault(COPY_KEY, False)
         image = results["img"]
         if image.ndim != 3 or image.strides[2] != 0:
             return super().transform(results)

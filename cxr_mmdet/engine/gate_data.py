@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
+from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.models.abnormality_gate import gate_of
 
@@ -47,7 +47,7 @@ def count_studies(dataset: Any) -> tuple[int, int]:
     counts = [0, 0]
     for index in range(len(dataset)):
         entry = dataset.get_data_info(index)
-        if entry.get(VARIANT_KEY, Variant.ORIGINAL.value) == Variant.ORIGINAL.value:
+        if not entry.get(COPY_KEY, False):
             counts[bool(entry["instances"])] += 1
     return counts[0], counts[1]
 

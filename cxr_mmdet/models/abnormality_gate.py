@@ -121,8 +121,9 @@ class AbnormalityGate(BaseModule):
     def loss(self, logits: Tensor, samples: Sequence[Any]) -> Tensor:
         """Return the mean cross entropy, weighted.
 
-        Virtual copies (``virtual_copy`` in the meta information) are left out: only abnormal studies are mirrored and
-        turned, and a gate that saw them would learn that mirrored means abnormal.
+        Virtual copies (``virtual_copy`` in the meta information) are left out: only abnormal studies have any, and some
+        are mirrored or turned. A gate that saw them would take abnormal studies for more frequent than they are, and
+        would learn that mirrored means abnormal.
         """
         logits = logits.float()
         labels = logits.new_tensor([is_abnormal(sample) for sample in samples])

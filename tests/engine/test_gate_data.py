@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import cxr_mmdet.datasets  # noqa: F401 (registers them)
-from cxr_mmdet.datasets.minority import VARIANT_KEY
+from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.gate_data import count_studies, prepare_gate
 from cxr_mmdet.errors import DatasetError
@@ -22,7 +22,7 @@ class Studies:
 
     def __init__(self, *boxes: int, copies: int = 0) -> None:
         self.entries = [{"instances": [{}] * count} for count in boxes]
-        self.entries += [{"instances": [{}], VARIANT_KEY: "horizontal_flip"}] * copies
+        self.entries += [{"instances": [{}], COPY_KEY: True}] * copies
 
     def __len__(self) -> int:
         return len(self.entries)
