@@ -336,6 +336,7 @@ def test_findings_that_are_added_late_are_those_that_highdicom_would_write(monke
 
     source = radiograph()
     late = to_bytes(report_of(SOME, source))
+    assert len(read_structured_report(late).scores) == len(SOME.scores)
     whole, findings = writer.sr.MeasurementReport, writer._findings
 
     def at_once(**options: Any) -> Any:
@@ -346,4 +347,3 @@ def test_findings_that_are_added_late_are_those_that_highdicom_would_write(monke
     monkeypatch.setattr(writer.sr, "MeasurementReport", at_once)
     monkeypatch.setattr(writer, "_findings", lambda *_: [])
     assert to_bytes(report_of(SOME, source)) == late
-    assert len(read_structured_report(late).scores) == len(SOME.scores)
