@@ -1,7 +1,7 @@
 # Augment by what keeps a chest a chest: contrast, small turns, scales and shifts.
 #
-# No mirror, which would move the heart to the right; no erasing: a hole is a finding. The steps stand before the last two,
-# in which one plane becomes three channels and a sample; a recipe's own shift and exposure give way to them.
+# No mirror, which would move the heart to the right; no erasing: a hole is a finding. The steps stand before the last
+# two, in which one plane becomes three channels and a sample; a recipe's own shift and exposure give way to them.
 train_dataloader = dict(dataset=_base_.train_dataloader.dataset)
 _dataset = train_dataloader["dataset"]
 while "dataset" in _dataset:
