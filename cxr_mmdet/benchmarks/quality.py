@@ -231,8 +231,6 @@ def _train(
     iterations = max(validations, round(60 * minutes / seconds))
     config.train_cfg.update(max_iters=iterations, val_interval=-(-iterations // validations))
     clock = _run(config)
-    for checkpoint in folder.glob("best_*.pth"):
-        checkpoint.unlink()
     return QualityRun.from_json(
         {
             "ann_file": annotated_parts(config.val_evaluator)[0]["ann_file"],

@@ -164,7 +164,7 @@ def quality_table(scores: Sequence[QualityScores], *, differences: bool) -> Tabl
     """Return one row a contestant: scores with their intervals, or differences from the first."""
     title = f"Difference from {scores[0].name}" if differences else "Scores"
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     if not differences:
         for header in ("seeds", "minutes", "iterations"):
             table.add_column(header, justify="right")
@@ -173,7 +173,9 @@ def quality_table(scores: Sequence[QualityScores], *, differences: bool) -> Tabl
     for entry in scores[differences:]:
         numbers = [] if differences else [str(entry.seeds), f"{entry.minutes:.1f}", f"{entry.iterations:.0f}"]
         intervals = entry.differences if differences else entry.values
-        table.add_row(entry.name, *numbers, *(_words(intervals[name], signed=differences) for name in SHOWN))
+        # What it adds to the first, which the title or the first row names: recipes have long names.
+        name = entry.name if entry is scores[0] else entry.name.removeprefix(scores[0].name)
+        table.add_row(name, *numbers, *(_words(intervals[name], signed=differences) for name in SHOWN))
     return table
 
 
@@ -192,7 +194,7 @@ def draw_quality(runs: Trained, path: Path) -> None:
             axes.plot(np.array(seconds) / 60, values, color=f"C{place}", label=label, marker="o", markersize=3.5)
     axes.set(xlabel="minutes of processor time", ylabel="mAP@[.5:.95]", title="Validation while training")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     with atomic_path(path) as temporary:

@@ -101,7 +101,7 @@ def benchmark_train_step(
         ConfigError: the two models do not compute the same losses.
     """
     stock, ours = _build_models(config)
-    hooks = [HOOKS.build(hook) for hook in config.custom_hooks if _is_ours(hook)]
+    hooks = [HOOKS.build(hook) for hook in config.custom_hooks]
     trainers = {STOCK: Trainer(stock, config.optim_wrapper), OURS: Trainer(ours, config.optim_wrapper, hooks)}
     classes = len(annotated_parts(config.train_dataloader)[0]["metainfo"]["classes"])
     batches = [make_batch(turn, batch_size, size, classes) for turn in range(rounds)]
@@ -134,11 +134,6 @@ def _build_models(config: Config) -> tuple[BaseDetector, BaseDetector]:
         stock = MODELS.build(stock_model(config.model))
     stock.load_state_dict(ours.state_dict())
     return stock.to(device), ours.to(device)
-
-
-def _is_ours(hook: dict[str, Any]) -> bool:
-    """Return whether a hook is of this project; mmengine's average of the weights, say, needs a runner around it."""
-    return hook["type"].rpartition(".")[2] != "EMAHook"
 
 
 @contextlib.contextmanager

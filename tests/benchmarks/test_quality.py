@@ -58,6 +58,7 @@ def test_torchvisions_detector_gives_its_own_boxes_in_pixels_before_resizing(pre
     assert torch.allclose(found.pred_instances.bboxes, expected["boxes"] * factor, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path):
     root, out = prepared_folder(train=4, val=2), tmp_path / "quality"
     contestants = [Contestant.parse(name) for name in ("retina_phantom", "retina_phantom+torchvision")]
@@ -116,6 +117,9 @@ def test_tables_say_what_is_undefined(prepared_folder):
     scores = score_quality({"a": [(run_of("a"), matched)]}, resamples=20)
     table = quality_table(scores, differences=False)
     cells = [next(iter(column.cells)) for column in table.columns]
+    both = score_quality({"a": [(run_of("a"), matched)], "a+ema": [(run_of("a+ema"), matched)]}, resamples=20)
+    assert list(quality_table(both, differences=False).columns[0].cells) == ["a", "+ema"]
+    assert list(quality_table(both, differences=True).columns[0].cells) == ["+ema"]
     assert cells[:4] == ["a", "1", "1.0", "10"]
     assert cells[-1] == "undefined"
 
