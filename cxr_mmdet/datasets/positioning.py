@@ -82,7 +82,8 @@ def reposition(results: dict[str, Any], matrix: NDArray[np.float64], min_visible
     old = results["gt_bboxes"]
     moved = boxes.move_as_ellipses(old.tensor.numpy(), matrix)
     visible = boxes.clip_to_image(moved, (height, width))
-    results["gt_bboxes"] = type(old)(old.tensor.new_tensor(visible), clone=False)
+    results["gt_bboxes"] = old.clone()  # with what else it knows of its boxes, such as their votes
+    results["gt_bboxes"].tensor = old.tensor.new_tensor(visible)
     cut_off = boxes.area(visible) < min_visible * boxes.area(moved)
     flags = np.asarray(results.get("gt_ignore_flags", np.zeros(len(moved), dtype=bool)))
     results["gt_ignore_flags"] = flags | cut_off

@@ -11,6 +11,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import init_default_scope
 
 from cxr_mmdet.datasets.positioning import RandomPositioning, positioning, reposition
+from cxr_mmdet.datasets.votes import VotedBoxes
 
 init_default_scope("mmdet")
 
@@ -140,6 +141,15 @@ def test_pictures_without_boxes_or_labels():
     assert len(RandomPositioning()(sample(image))["gt_bboxes"]) == 0
     assert set(RandomPositioning()({"img": image})) == {"img"}
     assert RandomPositioning()(sample(np.ones((1, 1), np.uint8), [0, 0, 1, 1]))["img"].shape == (1, 1)
+
+
+def test_boxes_keep_the_votes_of_their_readers():
+    results = sample(np.zeros((64, 64), np.uint8), [10, 10, 20, 20], [30, 30, 50, 40])
+    shares = torch.tensor([1.0, 1 / 3])
+    results["gt_bboxes"] = VotedBoxes(results["gt_bboxes"].tensor, vote_shares=shares)
+    out = reposition(results, positioning((64, 64), 0, 1, 2, 3), 0.25)["gt_bboxes"]
+    assert out.vote_shares.tolist() == shares.tolist()
+    assert out.tensor.tolist() == [[12, 13, 22, 23], [32, 33, 52, 43]]
 
 
 def test_draws_follow_the_global_seed():
