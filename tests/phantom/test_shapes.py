@@ -74,6 +74,14 @@ class TestFrame:
         assert 0.6 < fine.std() < 1.4
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_mask_that_fills_the_picture_is_deep_everywhere_and_finite():
+    frame = Frame.place((60, 40), 0.5, (20, 30), 0)
+    depth = frame.depth_of(np.ones((60, 40), np.uint8))
+    assert np.isfinite(depth).all()
+    assert depth.min() >= 0.5 * 60
+
+
 def test_depth_of_a_disc_is_its_radius_in_the_middle_and_nothing_outside():
     depth = disc(30)
     assert depth[100, 80] == pytest.approx(30, rel=0.03)
