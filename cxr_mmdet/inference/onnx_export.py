@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
 
 OPSET = 17
-"""The first with layer normalisation."""
+"""What ONNX Runtime since 1.12 and OpenVINO since 2022 read."""
 
 _EXAMPLE_SIDE = 128
 

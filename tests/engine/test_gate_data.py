@@ -54,7 +54,7 @@ def test_a_gate_starts_at_the_share_of_abnormal_studies():
     prepare_gate(model, Studies(0, 2, 1, 1, copies=5))
     assert model.gate.prior == 3 / 4
     model.gate.init_weights()
-    assert model.gate.logit.bias.sigmoid().item() == pytest.approx(3 / 4)
+    assert model.gate.bias.sigmoid().item() == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize(
