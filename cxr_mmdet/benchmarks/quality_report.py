@@ -33,6 +33,9 @@ SHOWN = {
 }
 """Headline numbers and what tables call them; the third is the competition's, 15 classes for its 14."""
 
+_GATE_SHOWN = ("voc_mean_ap_40_with_no_finding", "image_auc")
+"""Those that p_abnormal has a part in."""
+
 
 @dataclass(frozen=True)
 class QualityScores:
@@ -67,20 +70,24 @@ Trained = dict[str, "list[tuple[QualityRun, MatchedDetections]]"]
 """By contestant, its trainings in the order of the seeds, and what their last checkpoints find."""
 
 
-def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path) -> Trained:
+def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path, *, gates: bool = True) -> Trained:
     """Return the runs by contestant, in the order of their seeds, with their detections matched.
 
     Args:
         runs: the benchmark's.
         data_root: the prepared folder that they were trained on.
         out: the benchmark's folder.
+        gates: whether abnormality gates speak for "No finding". Otherwise only runs with a gate are returned, as if
+            they had none: an image's highest score speaks for it.
     """
     trained: dict[str, list[tuple[QualityRun, MatchedDetections]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         ground_truth = read_coco(data_root / run.ann_file)
         path = run.folder(out) / "detections.json"
         given = p_abnormal_path(path)
-        p_abnormal = read_p_abnormal(given, ground_truth) if given.is_file() else None
+        if not gates and not given.is_file():
+            continue
+        p_abnormal = read_p_abnormal(given, ground_truth) if gates and given.is_file() else None
         matched = match_all(ground_truth, read_detections(path, ground_truth), p_abnormal=p_abnormal)
         trained.setdefault(run.contestant, []).append((run, matched))
     return trained
@@ -128,6 +135,17 @@ def score_quality(runs: Trained, *, resamples: int = RESAMPLES, seed: int = 0) -
     ]
 
 
+def score_gates(trained: Trained, ungated: Trained, *, resamples: int = RESAMPLES) -> list[QualityScores]:
+    """Return for each contestant with a gate what the gate's p_abnormal changes beside the same boxes' highest scores.
+
+    Args:
+        trained: by contestant, as :func:`read_runs` gives them.
+        ungated: the same without their gates.
+        resamples: how many draws of patients and seeds.
+    """
+    return [score_quality({"": own, name: trained[name]}, resamples=resamples)[1] for name, own in ungated.items()]
+
+
 def _draw_seeds(count: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """Return (resamples, count) weights of the seeds, each row with the sum 1."""
     random = np.random.default_rng((seed, 1))
@@ -160,11 +178,19 @@ def _means(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
     return means
 
 
+def gates_table(scores: Sequence[QualityScores]) -> Table:
+    """Return one row a gate: what :func:`score_gates` found of what a gate changes."""
+    table = _table("What the gate's p_abnormal adds to the same boxes' highest scores")
+    for key in _GATE_SHOWN:
+        table.add_column(SHOWN[key], justify="right")
+    for entry in scores:
+        table.add_row(entry.name, *(_words(entry.differences[key], signed=True) for key in _GATE_SHOWN))
+    return table
+
+
 def quality_table(scores: Sequence[QualityScores], *, differences: bool) -> Table:
     """Return one row a contestant: scores with their intervals, or differences from the first."""
-    title = f"Difference from {scores[0].name}" if differences else "Scores"
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
+    table = _table(f"Difference from {scores[0].name}" if differences else "Scores")
     if not differences:
         for header in ("seeds", "minutes", "iterations"):
             table.add_column(header, justify="right")
@@ -176,6 +202,12 @@ def quality_table(scores: Sequence[QualityScores], *, differences: bool) -> Tabl
         # What it adds to the first, which the title or the first row names: recipes have long names.
         name = entry.name if entry is scores[0] else entry.name.removeprefix(scores[0].name)
         table.add_row(name, *numbers, *(_words(intervals[name], signed=differences) for name in SHOWN))
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
     return table
 
 

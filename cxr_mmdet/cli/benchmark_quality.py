@@ -43,7 +43,14 @@ def quality(
 
     with quiet_imports():
         from cxr_mmdet.benchmarks.quality import Contestant, run_quality
-        from cxr_mmdet.benchmarks.quality_report import draw_quality, quality_table, read_runs, score_quality
+        from cxr_mmdet.benchmarks.quality_report import (
+            draw_quality,
+            gates_table,
+            quality_table,
+            read_runs,
+            score_gates,
+            score_quality,
+        )
     from cxr_mmdet.benchmarks.machine import describe_machine
     from cxr_mmdet.benchmarks.report import machine_line
     from cxr_mmdet.files import write_json
@@ -61,8 +68,13 @@ def quality(
     )
     trained = read_runs(runs, data, out)
     scores = score_quality(trained, resamples=resamples)
+    gates = score_gates(trained, read_runs(runs, data, out, gates=False), resamples=resamples)
     machine = describe_machine()
-    document = {"machine": machine, "contestants": [entry.to_json() for entry in scores]}
+    document = {
+        "machine": machine,
+        "contestants": [entry.to_json() for entry in scores],
+        "gates": [entry.to_json() for entry in gates],
+    }
     write_json(out / "quality.json", document, indent=2)
     draw_quality(trained, out / "quality.png")
     if as_json:
@@ -71,6 +83,8 @@ def quality(
     stdout.print(quality_table(scores, differences=False))
     if len(scores) > 1:
         stdout.print(quality_table(scores, differences=True))
+    if gates:
+        stdout.print(gates_table(gates))
     stdout.print(machine_line(machine), highlight=False)
     for name in ("quality.json", "quality.png"):
         stderr.print(f"wrote {out / name}", highlight=False)

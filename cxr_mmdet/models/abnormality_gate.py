@@ -53,10 +53,10 @@ _SEEN: ContextVar[list[Tensor] | None] = ContextVar("gate_logits", default=None)
 class AbnormalityGate(BaseModule):
     """Evidence at each place of feature maps → log-mean-exp over a map, summed over maps → the logit of "a finding".
 
-    A finding is a few places of many. Two layers of 1×1 say how much each place speaks for one, and log-mean-exp pooling
-    (Pinheiro & Collobert, arXiv 1411.6228; Wang et al., arXiv 1705.02315), which lies between the mean and the maximum,
-    lets the places that say most decide. Averages and maxima of the channels, which a classifier of whole pictures
-    pools, had learned nothing from random weights when this one told 97 of 100 pairs apart.
+    A finding is a few places of many. Two layers that look at one place at a time say how much it speaks for one, and
+    log-mean-exp pooling (Pinheiro & Collobert, arXiv 1411.6228; Wang et al., arXiv 1705.02315), which lies between the
+    mean and the maximum, lets the places that say most decide. Averages and maxima of whole maps' channels had learned
+    nothing from random weights when this had an AUC of 0.97 (phantoms, 1400 iterations, the same features).
 
     Args:
         channels: of each feature map of the source, the finest first.
@@ -64,6 +64,8 @@ class AbnormalityGate(BaseModule):
         levels: which of its maps, by place; all by default.
         hidden: width between the two layers.
         sharpness: of the pooling; towards 0 it is the mean over the places, with growing sharpness their maximum.
+        detach: whether the gate only reads the features. Then the detector learns what it would without a gate;
+            otherwise its features also learn to tell normal from abnormal, at the expense of the boxes.
         loss_weight: of the binary cross entropy among the detector's losses.
         pos_weight: how much more an abnormal study counts than a normal one. Any other value than 1 moves p_abnormal
             away from the share of abnormal studies among those that look alike.
@@ -82,6 +84,7 @@ class AbnormalityGate(BaseModule):
         levels: Sequence[int] | None = None,
         hidden: int = 64,
         sharpness: float = 4.0,
+        detach: bool = False,
         loss_weight: float = 1.0,
         pos_weight: float = 1.0,
         score_mode: str = ScoreMode.leave.value,
@@ -95,7 +98,8 @@ class AbnormalityGate(BaseModule):
         for name, value in {"hidden": hidden, "sharpness": sharpness, "pos_weight": pos_weight}.items():
             if value <= 0:
                 raise ConfigError(f"the gate's {name} is {value:g}; give a number above 0.")
-        self.sharpness, self.loss_weight, self.pos_weight = sharpness, loss_weight, pos_weight
+        self.sharpness, self.detach = sharpness, detach
+        self.loss_weight, self.pos_weight = loss_weight, pos_weight
         self.rule = GateRule.of(score_mode, cut)
         self.prior = 0.5
         """The share of abnormal studies in training, which an untrained gate answers."""
@@ -121,7 +125,8 @@ class AbnormalityGate(BaseModule):
         features = pyramid if self.source == "neck" else stages
         logits = self.bias
         for level, hidden, evidence in zip(self.levels, self.hidden, self.evidence, strict=True):
-            logits = logits + self._pool(evidence(relu(hidden(features[level]))).float())
+            seen = features[level].detach() if self.detach else features[level]
+            logits = logits + self._pool(evidence(relu(hidden(seen))).float())
         return logits
 
     def _pool(self, evidence: Tensor) -> Tensor:

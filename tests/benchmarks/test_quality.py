@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.benchmarks.quality import Contestant, QualityRun, run_quality
-from cxr_mmdet.benchmarks.quality_report import quality_table, score_quality
+from cxr_mmdet.benchmarks.quality_report import gates_table, quality_table, read_runs, score_gates, score_quality
 from cxr_mmdet.benchmarks.torchvision_retinanet import as_torchvision
 from cxr_mmdet.cli.benchmark import app
 from cxr_mmdet.engine.config import load_config
@@ -111,6 +111,37 @@ def test_equal_trainings_differ_by_exactly_nothing(prepared_folder):
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
 
 
+def test_a_gate_is_measured_beside_the_highest_scores_of_the_same_boxes(prepared_folder, tmp_path):
+    """Every second image is normal, and all have a box of the same score: only the gate tells which are."""
+    root = prepared_folder(val=12)
+    path = root / "annotations/val_5.json"
+    ground_truth = read_coco(path)
+    kept = [image["id"] for image in ground_truth["images"]][::2]
+    found = [
+        {"image_id": image["id"], "category_id": 1, "bbox": [0.0, 0.0, 8.0, 8.0], "score": 0.5}
+        for image in ground_truth["images"]
+    ]
+    ground_truth["annotations"] = [box for box in ground_truth["annotations"] if box["image_id"] in kept]
+    path.write_text(json.dumps(ground_truth))
+    runs = [run_of("plain"), run_of("gated")]
+    for run in runs:
+        run.folder(tmp_path).mkdir(parents=True)
+        (run.folder(tmp_path) / "detections.json").write_text(json.dumps(found))
+    names = {image["id"]: image["image_id"] for image in ground_truth["images"]}
+    p_abnormal = {name: 0.9 if image_id in kept else 0.1 for image_id, name in names.items()}
+    (runs[1].folder(tmp_path) / "detections.p_abnormal.json").write_text(json.dumps(p_abnormal))
+    trained, ungated = read_runs(runs, root, tmp_path), read_runs(runs, root, tmp_path, gates=False)
+    assert list(ungated) == ["gated"]
+    (gate,) = score_gates(trained, ungated, resamples=50)
+    assert gate.values["image_auc"].value == 1.0
+    assert gate.differences["image_auc"].value == pytest.approx(0.5)
+    assert gate.differences["voc_mean_ap_40_with_no_finding"].low > 0
+    assert gate.differences["mean_ap_50"].value == 0.0
+    cells = [next(iter(column.cells)) for column in gates_table([gate]).columns]
+    assert cells[0] == "gated"
+    assert cells[-1] == "+0.500 (+0.500…+0.500)"
+
+
 def test_tables_say_what_is_undefined(prepared_folder):
     ground_truth = read_coco(prepared_folder(val=3) / "annotations/val_5.json")  # no normal image: no AUC
     matched = match_all(ground_truth, perfect(ground_truth))
@@ -133,6 +164,7 @@ def test_the_command_prints_and_writes_the_scores(prepared_folder, tmp_path):
     document = json.loads((out / "quality.json").read_text())
     assert document == json.loads(result.stdout)
     (entry,) = document["contestants"]
+    assert document["gates"] == []
     assert entry["seeds"] == 1
     assert np.isfinite(entry["values"]["mean_ap"]["value"])
     assert (out / "quality.png").stat().st_size > 1000

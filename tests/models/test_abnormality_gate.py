@@ -211,6 +211,23 @@ def test_an_untrained_gate_answers_the_prior():
     assert gate(maps, maps).isfinite().all()
 
 
+@pytest.mark.parametrize("source", ["neck", "backbone"])
+def test_a_gate_that_only_reads_leaves_the_detectors_gradients_as_they_are(source):
+    gradients = {}
+    for name, gate in {"none": {}, "reads": {"detach": True}, "shapes": {"detach": False}}.items():
+        detector = build("retina", **gate and {"source": source, **gate})
+        if gate:
+            detector.load_state_dict(build("retina").state_dict(), strict=False)
+            for evidence in detector.gate.evidence:
+                torch.nn.init.ones_(evidence.weight)
+        loss, _ = detector.train().parse_losses(detector(pictures([True, False]), [sample(1), sample(0)], mode="loss"))
+        loss.backward()
+        gradients[name] = detector.backbone.conv1.weight.grad
+    assert torch.equal(gradients["none"], gradients["reads"])
+    assert not torch.allclose(gradients["none"], gradients["shapes"])
+    assert all(parameter.grad.abs().sum() > 0 for parameter in detector.gate.parameters())
+
+
 def test_pooling_by_hand():
     """One place says log 9 and three say 0; sharpness 1: log((9 + 3) / 4) = log 3."""
     evidence = torch.zeros(2, 1, 2, 2)
