@@ -90,7 +90,7 @@ def send(paths: Sequence[Path], destination: Destination, calling_ae: str) -> No
     Raises:
         NotDeliveredError: not all of them are there.
     """
-    # Files are sent as they lie on the disk: taking a report apart and writing it again took far longer than sending it.
+    # Files are sent as they lie on the disk: taking a report apart and writing it again takes longer than sending it.
     _config.STORE_SEND_CHUNKED_DATASET = True
     objects = [_Stored.of(path) for path in paths]
     entity = AE(calling_ae)
