@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,6 +75,17 @@ def make_worker(store: JobStore) -> Worker:
     return Worker(store, None, NOBODY, "CXR", ReportOptions())  # type: ignore[arg-type]
 
 
+@contextmanager
+def run_worker(store: JobStore, steps: Steps) -> Iterator[Worker]:
+    worker = make_worker(store)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        steps.may_report.set()
+        worker.stop()
+
+
 def states(store: JobStore) -> dict[str, int]:
     with open_queue(store.folder) as queue:
         return {state: count for state, count in count_states(queue).items() if count}
@@ -97,16 +109,14 @@ def test_the_next_are_predicted_while_one_is_reported_on_and_none_is_taken_twice
     for uid in uids:
         store.accept(uid, b"image", "A@b")
     steps.may_report.clear()
-    worker = make_worker(store)
-    worker.start()
-    # One is reported on, one waits, one is held by the predicting thread; pictures do not pile up in memory.
-    wait_for(lambda: len(steps.predicted) == 3)
-    time.sleep(0.2)
-    assert steps.predicted == uids[:3]
-    assert states(store) == {"queued": 6}, "nothing has moved on before its results are on the disk"
-    steps.may_report.set()
-    wait_for(lambda: states(store) == {"done": 6})
-    worker.stop()
+    with run_worker(store, steps):
+        # One is reported on, one waits, one is held by the predicting thread; pictures do not pile up in memory.
+        wait_for(lambda: len(steps.predicted) == 3)
+        time.sleep(0.2)
+        assert steps.predicted == uids[:3]
+        assert states(store) == {"queued": 6}, "nothing has moved on before its results are on the disk"
+        steps.may_report.set()
+        wait_for(lambda: states(store) == {"done": 6})
     assert steps.predicted == steps.reported == uids
 
 
@@ -115,31 +125,27 @@ def test_a_stop_finishes_what_is_handed_over_and_leaves_the_rest(store: JobStore
     for uid in uids:
         store.accept(uid, b"image", "A@b")
     steps.may_report.clear()
-    worker = make_worker(store)
-    worker.start()
-    wait_for(lambda: len(steps.predicted) == 3)
-    stopping = threading.Thread(target=worker.stop)
-    stopping.start()
-    time.sleep(0.1)
-    assert stopping.is_alive(), "it waits for the reports"
-    steps.may_report.set()
-    stopping.join(30)
-    assert not stopping.is_alive()
+    with run_worker(store, steps) as worker:  # which stops it a second time, and that does no harm
+        wait_for(lambda: len(steps.predicted) == 3)
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        time.sleep(0.1)
+        assert stopping.is_alive(), "it waits for the reports"
+        steps.may_report.set()
+        stopping.join(30)
+        assert not stopping.is_alive()
     assert steps.reported == steps.predicted == uids[:3]
     found = states(store)
     assert found.pop("queued") == 2
     assert sum(found.values()) == 3, "reported, and perhaps sent"
-    worker.stop()  # a second time does no harm
 
 
 def test_an_error_in_reporting_postpones_its_radiograph_alone_until_it_is_given_up(store: JobStore, steps: Steps):
     for uid in ("1.1", "1.2"):
         store.accept(uid, b"image", "A@b")
     steps.before_report = fail_for("1.1", RuntimeError("no font"))
-    worker = make_worker(store)
-    worker.start()
-    wait_for(lambda: states(store) == {"failed": 1, "done": 1})
-    worker.stop()
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
     assert reasons(store, State.failed) == {"1.1": "RuntimeError: no font"}
     assert steps.predicted.count("1.1") == MAX_ATTEMPTS
     assert steps.predicted.count("1.2") == 1
@@ -148,10 +154,8 @@ def test_an_error_in_reporting_postpones_its_radiograph_alone_until_it_is_given_
 def test_what_cannot_be_reported_on_fails_at_once(store: JobStore, steps: Steps):
     store.accept("1.1", b"image", "A@b")
     steps.before_report = fail_for("1.1", DicomError("the radiograph has no StudyInstanceUID"))
-    worker = make_worker(store)
-    worker.start()
-    wait_for(lambda: states(store) == {"failed": 1})
-    worker.stop()
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1})
     assert reasons(store, State.failed) == {"1.1": "the radiograph has no StudyInstanceUID"}
     assert steps.predicted == ["1.1"]
 
@@ -168,10 +172,8 @@ def test_a_queue_that_cannot_be_written_for_a_while_delays_reports(
         run(statement, *values)
 
     monkeypatch.setattr(store, "_run", full)
-    worker = make_worker(store)
-    worker.start()
-    wait_for(lambda: states(store) == {"done": 1})
-    worker.stop()
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"done": 1})
     assert len(steps.predicted) == 4, "three times neither the results nor the delay could be noted"
 
 
@@ -186,10 +188,8 @@ def test_results_that_cannot_be_sent_fail_and_the_others_are_sent(
     for uid in ("1.1", "1.2"):
         store.accept(uid, b"image", "A@b")
     bad = store.next(State.queued).file
-    worker = make_worker(store)
-    worker.start()
-    wait_for(lambda: states(store) == {"failed": 1, "done": 1})
-    worker.stop()
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
     assert reasons(store, State.failed) == {"1.1": "its results cannot be sent (ValueError: no DICOM file)"}
     assert MAX_REFUSALS > 1
 
