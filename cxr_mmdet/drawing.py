@@ -102,16 +102,16 @@ def draw_boxes(
     rank = list(range(len(boxes)))
     if scores is not None:
         rank.sort(key=lambda i: -scores[i])
-    rectangles = [_covered_pixels(box, size_hw) for box in boxes]
+    rectangles = np.array([_covered_pixels(box, size_hw) for box in boxes], dtype=np.int64).reshape(-1, 4)
     texts = [_caption(class_names, label, None if scores is None else scores[i]) for i, label in enumerate(labels)]
     line = max(1, round(max(size_hw) / 320))
     for i in reversed(rank):
-        _draw_rectangle(canvas, rectangles[i], class_style(int(labels[i])), line)
-    chips: list[Rectangle] = []
-    for i in rank:
-        chips.append(_place_chip(rectangles, i, _chip_size(texts[i], size_hw), chips, size_hw))
+        _draw_rectangle(canvas, rectangles[i].tolist(), class_style(int(labels[i])), line)
+    chips = np.zeros_like(rectangles)
+    for place, i in enumerate(rank):
+        chips[place] = _place_chip(rectangles, i, _chip_size(texts[i], size_hw), chips[:place], size_hw)
     for chip, i in reversed(list(zip(chips, rank, strict=True))):
-        _draw_chip(canvas, chip, texts[i], class_style(int(labels[i])))
+        _draw_chip(canvas, chip.tolist(), texts[i], class_style(int(labels[i])))
     return canvas
 
 
@@ -123,7 +123,7 @@ def _resize(pixels: NDArray[np.uint8], long_edge: int | None) -> tuple[NDArray[n
         size_wh = (max(1, round(width * ratio)), max(1, round(height * ratio)))
         pixels = cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
     factors = (pixels.shape[1] / width, pixels.shape[0] / height)
-    return np.repeat(pixels[..., None], 3, axis=2), factors
+    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), factors
 
 
 def _covered_pixels(box_xyxy: NDArray[np.float64], size_hw: tuple[int, int]) -> Rectangle:
@@ -189,41 +189,48 @@ def _stroke(cap: int) -> int:
 
 
 def _place_chip(
-    rectangles: Sequence[Rectangle],
+    rectangles: NDArray[np.int64],
     own: int,
     size_wh: tuple[int, int],
-    taken: Sequence[Rectangle],
+    taken: NDArray[np.int64],
     size_hw: tuple[int, int],
-) -> Rectangle:
-    """Return where the name of box ``own`` goes: over as little of other names as possible, then over few boxes."""
+) -> NDArray[np.int64]:
+    """Return where the name of box ``own`` goes: over as little of other names as possible, then over few boxes.
 
-    def hides(chip: Rectangle) -> tuple[int, int]:
-        names = sum(_shared_pixels(chip, other) for other in taken)
-        boxes = sum(4 * _shared_pixels(chip, box) > _shared_pixels(box, box) for box in rectangles)
-        return names, boxes
+    Args:
+        rectangles: (N, 4), all boxes.
+        own: which of them is named.
+        size_wh: of the name.
+        taken: (M, 4), where names stand already.
+        size_hw: of the picture.
+    """
+    chips = _chip_candidates(rectangles[own].tolist(), size_wh, size_hw)
+    hidden_names = _shared_pixels(chips, taken).sum(axis=1)
+    widths, heights = (rectangles[:, 2:] - rectangles[:, :2] + 1).T
+    hidden_boxes = (4 * _shared_pixels(chips, rectangles) > widths * heights).sum(axis=1)
+    best: NDArray[np.int64] = chips[np.lexsort((hidden_boxes, hidden_names))[0]]
+    return best
 
-    return min(_chip_candidates(rectangles[own], size_wh, size_hw), key=hides)
 
-
-def _chip_candidates(rectangle: Rectangle, size_wh: tuple[int, int], size_hw: tuple[int, int]) -> list[Rectangle]:
-    """Return the places at a box where its name may stand, the best first: above, below, inside from the top down."""
+def _chip_candidates(rectangle: Rectangle, size_wh: tuple[int, int], size_hw: tuple[int, int]) -> NDArray[np.int64]:
+    """Return (M, 4) where a box's name may stand, the best place first: above, below, inside from the top down."""
     width, height = size_wh
     left, top, right, bottom = rectangle
     lefts = (left, right + 1 - width, (left + right + 1 - width) // 2)
     tops = (top - height, bottom + 1, *range(top, max(top, bottom + 1 - height) + 1, height))
-    candidates = []
-    for chip_top in tops:
-        for chip_left in lefts:
-            x = min(max(chip_left, 0), max(0, size_hw[1] - width))
-            y = min(max(chip_top, 0), max(0, size_hw[0] - height))
-            candidates.append((x, y, x + width - 1, y + height - 1))
-    return candidates
+    x = np.clip(lefts, 0, max(0, size_hw[1] - width))
+    y = np.clip(tops, 0, max(0, size_hw[0] - height))
+    corners = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+    return np.hstack([corners, corners + np.array([width - 1, height - 1])])
 
 
-def _shared_pixels(one: Rectangle, other: Rectangle) -> int:
-    width = min(one[2], other[2]) - max(one[0], other[0]) + 1
-    height = min(one[3], other[3]) - max(one[1], other[1]) + 1
-    return max(0, width) * max(0, height)
+def _shared_pixels(ones: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (M, N) how many pixels each of (M, 4) rectangles has in common with each of (N, 4) others."""
+    firsts = np.maximum(ones[:, None, :2], others[None, :, :2])
+    lasts = np.minimum(ones[:, None, 2:], others[None, :, 2:])
+    sides = np.maximum(0, lasts - firsts + 1)
+    shared: NDArray[np.int64] = sides[..., 0] * sides[..., 1]
+    return shared
 
 
 def _draw_chip(canvas: NDArray[np.uint8], chip: Rectangle, text: str, style: ClassStyle) -> None:

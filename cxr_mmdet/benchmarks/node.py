@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from cxr_mmdet.benchmarks.dicom_peer import NODE_TITLE, PEER_TITLE, DicomPeer, run_peer
 from cxr_mmdet.benchmarks.harness import Alternative, Comparison, compare
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.report import read_header, to_bytes
+from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom.cases import plan_case
@@ -23,17 +23,13 @@ from cxr_mmdet.phantom.dicom_file import Encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
 from cxr_mmdet.serving.dicom_node import DicomNode, NodeOptions
 from cxr_mmdet.serving.job_store import JobStore, State
-from cxr_mmdet.serving.reporting import ReportOptions, describe_findings
+from cxr_mmdet.serving.reporting import Prediction, ReportOptions, describe_findings, predict_content
 from cxr_mmdet.serving.sender import Destination, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pydicom import Dataset
-
     from cxr_mmdet.benchmarks.harness import Progress
-    from cxr_mmdet.dicom.radiograph import Radiograph
-    from cxr_mmdet.inference.findings import Findings
     from cxr_mmdet.inference.predictor import Predictor
 
 BARE, NODE = "bare prediction", "DICOM node"
@@ -52,9 +48,7 @@ class _Work:
     """One radiograph and what each step makes of it, so that every step can be timed alone."""
 
     content: bytes
-    header: Dataset
-    radiograph: Radiograph
-    found: Findings
+    prediction: Prediction
     results: dict[str, bytes]
     files: list[Path]
 
@@ -65,7 +59,7 @@ def benchmark_node(
     pictures: int,
     size: int,
     rounds: int,
-    score_threshold: float,
+    options: ReportOptions,
     progress: Progress | None = None,
 ) -> list[Comparison]:
     """Return the node against bare prediction of the same radiographs, and the node's steps one at a time.
@@ -78,13 +72,12 @@ def benchmark_node(
         pictures: phantoms a round.
         size: their short edge in pixels.
         rounds: timed rounds of each.
-        score_threshold: what the node reports; writing a report takes longer the more there is to say.
+        options: what the node reports; writing a report takes longer the more there is to say.
         progress: called with the rounds just done and all of one comparison.
 
     Raises:
         CxrError: the node did not take a radiograph, or its results stayed away.
     """
-    options = ReportOptions(score_threshold=score_threshold)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = _write_phantoms(folder / "phantoms", pictures, size)
@@ -95,7 +88,8 @@ def benchmark_node(
             ]
             with _run_node(folder / "node", predictor, peer, options) as node:
                 both.append(Alternative(NODE, lambda turn: peer.send(node.port, wait=True)))
-                throughput = _compare(_title(predictor, works, options), both, pictures, rounds, progress)
+                title = f"C-STORE to archived report, {_describe(predictor, works, options)}"
+                throughput = _compare(title, both, pictures, rounds, progress)
             steps = _compare_steps(folder, predictor, peer, works, options, rounds, progress)
     return [throughput, steps]
 
@@ -118,7 +112,7 @@ def _compare_steps(
 
     def describe(turn: int) -> None:
         for work in works:
-            _encode(work.found, work.radiograph, work.header, options)
+            _encode(work.prediction, options)
 
     def keep(turn: int) -> None:
         for work in works:
@@ -126,7 +120,7 @@ def _compare_steps(
             job = store.next(State.queued)
             assert job is not None
             store.begin(job)
-            store.predicted(job, work.results, len(work.found))
+            store.predicted(job, work.results, 0)
             store.sent(job)
 
     def deliver(turn: int) -> None:
@@ -145,7 +139,8 @@ def _compare_steps(
                 SEND: deliver,
             }
             alternatives = [Alternative(step, run) for step, run in steps.items()]
-            return _compare("The node's steps, one at a time", alternatives, len(works), rounds, progress)
+            title = f"The node's steps, one at a time, {_describe(predictor, works, options)}"
+            return _compare(title, alternatives, len(works), rounds, progress)
     finally:
         store.close()
 
@@ -178,26 +173,25 @@ def _destination(peer: DicomPeer) -> Destination:
     return Destination(PEER_TITLE, "127.0.0.1", peer.port)
 
 
-def _title(predictor: Predictor, works: Sequence[_Work], options: ReportOptions) -> str:
-    height, width = works[0].radiograph.pixels.shape
-    reported = float(np.mean([len(work.found.at_least(options.score_threshold)) for work in works]))
-    return f"C-STORE to archived report, {predictor.model_id}, {width} x {height} px, {reported:.3g} findings each"
+def _describe(predictor: Predictor, works: Sequence[_Work], options: ReportOptions) -> str:
+    height, width = works[0].prediction.radiograph.pixels.shape
+    reported = float(np.mean([len(options.reported(work.prediction.found)) for work in works]))
+    return f"{predictor.model_id}, {width} x {height} px, {reported:.3g} findings each"
 
 
 def _prepare(predictor: Predictor, path: Path, options: ReportOptions, folder: Path) -> _Work:
     content = path.read_bytes()
-    header, radiograph = read_header(content, path.name), read_radiograph(content, name=path.name)
-    (found,) = predictor.predict_radiographs([radiograph], Thresholds())
-    results = _encode(found, radiograph, header, options)
+    prediction = predict_content(predictor, content, path.name)
+    results = _encode(prediction, options)
     folder.mkdir(exist_ok=True)
     files = [folder / f"{path.stem}-{name}.dcm" for name in sorted(results)]
     for file, name in zip(files, sorted(results), strict=True):
         file.write_bytes(results[name])
-    return _Work(content, header, radiograph, found, results, files)
+    return _Work(content, prediction, results, files)
 
 
-def _encode(found: Findings, radiograph: Radiograph, header: Dataset, options: ReportOptions) -> dict[str, bytes]:
-    reports = describe_findings(found, radiograph, header, options, _CREATED)
+def _encode(prediction: Prediction, options: ReportOptions) -> dict[str, bytes]:
+    reports = describe_findings(prediction, options, _CREATED)
     assert reports.capture is not None
     return {"1-report": to_bytes(reports.report), "2-capture": to_bytes(reports.capture)}
 

@@ -222,27 +222,32 @@ def node(
     size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    findings: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Report the N best of each, whatever their score. Repeatable: measures each.",
+            show_default="by score",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the DICOM node, from C-STORE to the archived report, with bare prediction; both in this process."""
-    import logging
-
     with quiet_imports():
         from cxr_mmdet.benchmarks.node import benchmark_node
         from cxr_mmdet.inference.predictor import Predictor
+        from cxr_mmdet.serving.reporting import ReportOptions, quiet_libraries
 
         predictor = Predictor.load(model, threads=threads)
-    for library in ("highdicom", "pynetdicom"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    with progress_bar("rounds") as report:
-        comparisons = benchmark_node(
-            predictor,
-            pictures=pictures,
-            size=size,
-            rounds=rounds,
-            score_threshold=score_threshold,
-            progress=report,
-        )
+    quiet_libraries()
+    reported = [ReportOptions(score_threshold=0, max_findings=count) for count in findings or []]
+    comparisons = []
+    for options in reported or [ReportOptions(score_threshold)]:
+        with progress_bar("rounds") as report:
+            comparisons += benchmark_node(
+                predictor, pictures=pictures, size=size, rounds=rounds, options=options, progress=report
+            )
     _print(comparisons, as_json)
 
 

@@ -95,13 +95,12 @@ def run(
 
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.serving.dicom_node import DicomNode, NodeOptions, parse_networks
-    from cxr_mmdet.serving.reporting import ReportOptions
+    from cxr_mmdet.serving.reporting import ReportOptions, quiet_libraries
     from cxr_mmdet.serving.sender import Destination, check_ae_title
     from cxr_mmdet.serving.tls import Certificates
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    for library in ("highdicom", "pynetdicom"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    quiet_libraries()
     certificates = Certificates(tls_cert, tls_key, tls_ca)
     options = NodeOptions(
         ae_title=check_ae_title(ae, "--ae"),

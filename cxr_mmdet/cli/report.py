@@ -50,8 +50,9 @@ def write(
     from cxr_mmdet.files import write_durably
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.inference.sources import find_items
-    from cxr_mmdet.serving.reporting import ReportOptions, make_reports
+    from cxr_mmdet.serving.reporting import ReportOptions, describe_findings, predict_content, quiet_libraries
 
+    quiet_libraries()
     items = find_items(inputs)
     existing = [path for item in items for path in (out / f"{item.image_id}.sr.dcm",) if path.exists()]
     if existing and not force:
@@ -66,7 +67,8 @@ def write(
             try:
                 source = item.read()
                 content = source if isinstance(source, bytes) else source.read_bytes()
-                made = make_reports(predictor, content, item.source, options, datetime.datetime.now())
+                prediction = predict_content(predictor, content, item.source)
+                made = describe_findings(prediction, options, datetime.datetime.now())
             except CxrError as error:
                 stderr.print(f"failed: {error}", style="red", markup=False, highlight=False)
                 failures += 1

@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import highdicom.sr as sr
-import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, Sequence
+from pydicom.charset import default_encoding
 from pydicom.sr.codedict import codes as dictionary
 from pydicom.valuerep import DT
 
-from cxr_mmdet import __version__
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.dicom.derived import EMPTY_IF_UNKNOWN, MANUFACTURER, Origin, derived_uid, fingerprint
+from cxr_mmdet.dicom.finding_groups import CONTENT, PYTHON_CHARACTER_SET, algorithm, finding_groups, tracking_uid
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
     from cxr_mmdet.dicom.derived import ReportableFindings
 
@@ -54,11 +51,14 @@ def build_structured_report(findings: ReportableFindings, source: Dataset, creat
         raise DicomError(
             f"the radiograph is of the kind {origin.sop_class_uid.name!r}, which no structured report can refer to."
         ) from None
-    # Only now: highdicom copies and searches its content several times over, which is most of the time with a hundred
-    # findings; all of them refer to the image that the first group refers to already.
-    measurements = report.ContentSequence[-1].ContentSequence
-    for group in _findings(findings, origin, document):
-        measurements.extend(group)
+    # Only now: highdicom copies and searches its content several times over; all findings refer to the image that the
+    # first group refers to already.
+    measurements = report.ContentSequence[-1]
+    groups = [*measurements.ContentSequence, *finding_groups(findings, origin, document)]
+    measurements[CONTENT] = DataElement(CONTENT, "SQ", Sequence(groups))
+    # Else pydicom would read what is written already, in search of elements whose VR depends on others; there are none.
+    measurements.set_original_encoding(False, True, default_encoding)  # as of all datasets made anew
+    report.set_original_encoding(False, True, PYTHON_CHARACTER_SET)
     origin.fill(report, created=created, description=DESCRIPTION)
     for equipment in report.ContributingEquipmentSequence:  # highdicom's own entry has the time of now
         equipment.ContributionDateTime = DT(created.strftime("%Y%m%d%H%M%S.%f"))
@@ -99,14 +99,6 @@ def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.
     return report
 
 
-def _findings(
-    findings: ReportableFindings, origin: Origin, document: str
-) -> Iterator[sr.PlanarROIMeasurementsAndQualitativeEvaluations]:
-    rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy, strict=True)
-    for number, (label, score, box) in enumerate(rows, 1):
-        yield _finding(number, findings, str(findings.class_names[label]), score, box, origin, document)
-
-
 def _library(findings: ReportableFindings, origin: Origin) -> sr.ContainerContentItem:
     """Return TID 1600 with the one image; highdicom's own refuses radiographs that lack optional attributes."""
     contains, context = sr.RelationshipTypeValues.CONTAINS, sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
@@ -137,52 +129,9 @@ def _whole_image(
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """Return the group that also a radiograph without findings has (TID 1501)."""
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking("image", origin, document),
+        tracking_identifier=sr.TrackingIdentifier(uid=tracking_uid("image", origin, document), identifier="image"),
         finding_type=codes.IMAGE_AS_A_WHOLE,
-        algorithm_id=_algorithm(findings),
+        algorithm_id=algorithm(findings.model_id),
         measurements=[sr.Measurement(codes.HIGHEST_SCORE, float(findings.p_abnormal), codes.NO_UNITS)],
         source_images=[sr.SourceImageForMeasurementGroup(origin.sop_class_uid, origin.sop_instance_uid)],
     )
-
-
-def _finding(
-    number: int,
-    findings: ReportableFindings,
-    class_name: str,
-    score: float,
-    box_xyxy: NDArray[np.float64],
-    origin: Origin,
-    document: str,
-) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    site = codes.finding_site(class_name)
-    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(f"finding {number}", origin, document),
-        referenced_region=sr.ImageRegion(
-            graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=_outline(box_xyxy),
-            source_image=sr.SourceImageForRegion(origin.sop_class_uid, origin.sop_instance_uid),
-        ),
-        finding_type=codes.finding_code(class_name),
-        finding_sites=None if site is None else [sr.FindingSite(site)],
-        algorithm_id=_algorithm(findings),
-        measurements=[sr.Measurement(codes.DETECTOR_SCORE, float(score), codes.NO_UNITS)],
-        qualitative_evaluations=[sr.QualitativeEvaluation(codes.DETECTOR_CLASS, codes.class_code(class_name))],
-        geometric_purpose=dictionary.SCT.BoundedBy,
-    )
-
-
-def _outline(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the box's corners clockwise from the top left one, which also closes the line.
-
-    No half pixel is added: PS3.3 C.18.6 puts 0, 0 at the corner of the first pixel, not at its centre, as our boxes do.
-    """
-    x_min, y_min, x_max, y_max = box_xyxy.tolist()
-    return np.array([[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]])
-
-
-def _tracking(name: str, origin: Origin, document: str) -> sr.TrackingIdentifier:
-    return sr.TrackingIdentifier(uid=derived_uid("tracking", origin.sop_instance_uid, document, name), identifier=name)
-
-
-def _algorithm(findings: ReportableFindings) -> sr.AlgorithmIdentification:
-    return sr.AlgorithmIdentification(name=findings.model_id, version=__version__, manufacturer=MANUFACTURER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,17 +86,14 @@ class Findings:
             limits = np.full(len(self.class_names), float(score_threshold))
         else:
             limits = np.array([score_threshold.get(name, 0.0) for name in self.class_names], dtype=np.float64)
-        kept = self.scores > limits[self.labels]
-        return Findings(
-            boxes_xyxy=self.boxes_xyxy[kept],
-            labels=self.labels[kept],
-            scores=self.scores[kept],
-            class_names=self.class_names,
-            size_hw=self.size_hw,
-            p_abnormal=self.p_abnormal,
-            model_id=self.model_id,
-            warnings=self.warnings,
-        )
+        return self._only(self.scores > limits[self.labels])
+
+    def best(self, count: int) -> Findings:
+        """Return the findings with the highest scores, at most so many; p_abnormal stays."""
+        return self._only(slice(count))
+
+    def _only(self, kept: NDArray[np.bool_] | slice) -> Findings:
+        return replace(self, boxes_xyxy=self.boxes_xyxy[kept], labels=self.labels[kept], scores=self.scores[kept])
 
     def to_json(self) -> dict[str, Any]:
         """Return the findings as plain values; ``box_xyxy`` is in pixels of the source image."""

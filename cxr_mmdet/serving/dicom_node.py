@@ -45,6 +45,8 @@ SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLi
 
 OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
 TIMEOUT_S = 60
+MAX_PDU_BYTES = 1 << 18
+"""What a peer may send in one piece, if it can: a third less work a picture than with the usual 16 KiB."""
 GRACE_S = 10
 """How long a stop waits for associations that are under way."""
 
@@ -151,6 +153,7 @@ class DicomNode:
         entity = AE(self._options.ae_title)
         entity.require_called_aet = True
         entity.maximum_associations = self._options.max_associations
+        entity.maximum_pdu_size = MAX_PDU_BYTES
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
         entity.add_supported_context(VERIFICATION)
         for sop_class in RADIOGRAPHS:

@@ -23,7 +23,7 @@ from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.files import sync_folder, write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
     from typing import TextIO
 
@@ -154,11 +154,13 @@ class JobStore:
                 raise DiskError(f"{self.folder}: cannot take another radiograph ({error}).") from None
         return True
 
-    def next(self, state: State) -> Job | None:
-        """Return the job in this state that has waited longest and may be tried now."""
+    def next(self, state: State, besides: Collection[int] = ()) -> Job | None:
+        """Return the job in this state that has waited longest and may be tried now, but for those ``besides``."""
+        excluded = ", ".join("?" * len(besides))
         return self._one(
-            "SELECT * FROM jobs WHERE state = ? AND not_before <= ? ORDER BY not_before, number LIMIT 1",
-            *(state.value, time.time()),
+            f"SELECT * FROM jobs WHERE state = ? AND not_before <= ? AND number NOT IN ({excluded})"
+            " ORDER BY not_before, number LIMIT 1",
+            *(state.value, time.time(), *besides),
         )
 
     def read_image(self, job: Job) -> bytes:

@@ -1,7 +1,11 @@
-"""One radiograph through the model to what an archive keeps: structured report and Secondary Capture."""
+"""One radiograph through the model to what an archive keeps: structured report and Secondary Capture.
+
+Two steps, so that one radiograph can be reported on while the next is predicted.
+"""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,11 +33,33 @@ class ReportOptions:
         score_threshold: findings up to this score are left out.
         overlay_size: the longest side of the Secondary Capture; smaller radiographs keep their size.
         capture: whether to make one.
+        max_findings: report those with the highest scores only, at most so many; None: all.
     """
 
     score_threshold: float = 0.3
     overlay_size: int = 2048
     capture: bool = True
+    max_findings: int | None = None
+
+    def reported(self, found: Findings) -> Findings:
+        """Return which of the findings are reported."""
+        findings = found.at_least(self.score_threshold)
+        return findings if self.max_findings is None else findings.best(self.max_findings)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one radiograph.
+
+    Attributes:
+        header: of the radiograph's file.
+        radiograph: what was looked at.
+        found: by the model's own threshold.
+    """
+
+    header: Dataset
+    radiograph: Radiograph
+    found: Findings
 
 
 @dataclass(frozen=True)
@@ -51,47 +77,48 @@ class Reports:
     capture: Dataset | None
 
 
-def make_reports(
-    predictor: Predictor, content: bytes, name: str, options: ReportOptions, created: datetime.datetime
-) -> Reports:
-    """Return the findings of a radiograph as DICOM objects.
+def quiet_libraries() -> None:
+    """Keep what DICOM libraries remark on every oddity out of warnings and log; for a tool, as it is for the process.
+
+    What matters of it is in the radiograph's own warnings, and the remarks quote what a header says of the patient.
+    """
+    for library in ("pydicom", "highdicom"):
+        warnings.filterwarnings("ignore", module=library)
+        logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+
+
+def predict_content(predictor: Predictor, content: bytes, name: str) -> Prediction:
+    """Return what the model finds in a radiograph.
 
     Args:
         predictor: the model.
         content: of a DICOM file.
         name: how messages call it.
-        options: what is reported.
-        created: the time that is written into the objects.
 
     Raises:
-        DicomError: it is no radiograph, or nothing can refer to it.
+        DicomError: it is no radiograph.
     """
-    with warnings.catch_warnings():
-        # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
-        warnings.simplefilter("ignore")
-        header = read_header(content, name)
-        radiograph = read_radiograph(content, name=name)
-        # By the model's own threshold, so that p_abnormal does not depend on what is reported.
-        (found,) = predictor.predict_radiographs([radiograph], Thresholds())
-        return describe_findings(found, radiograph, header, options, created)
+    header = read_header(content, name)
+    radiograph = read_radiograph(content, name=name)
+    # By the model's own threshold, so that p_abnormal does not depend on what is reported.
+    (found,) = predictor.predict_radiographs([radiograph], Thresholds())
+    return Prediction(header, radiograph, found)
 
 
-def describe_findings(
-    found: Findings, radiograph: Radiograph, header: Dataset, options: ReportOptions, created: datetime.datetime
-) -> Reports:
+def describe_findings(prediction: Prediction, options: ReportOptions, created: datetime.datetime) -> Reports:
     """Return what the model found as DICOM objects.
 
     Args:
-        found: by the model's own threshold.
-        radiograph: in which it was found.
-        header: of that radiograph's file.
+        prediction: what is reported on.
         options: what is reported.
         created: the time that is written into the objects.
 
     Raises:
         DicomError: nothing can refer to the radiograph.
     """
-    findings = found.at_least(options.score_threshold)
+    header, radiograph = prediction.header, prediction.radiograph
+    findings = options.reported(prediction.found)
     report = structured_report(findings, header, created=created)
     capture = None
     if options.capture:

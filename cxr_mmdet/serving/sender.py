@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset, dcmread
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, _config, build_context
 
 from cxr_mmdet.errors import UsageError
 
@@ -89,21 +90,46 @@ def send(paths: Sequence[Path], destination: Destination, calling_ae: str) -> No
     Raises:
         NotDeliveredError: not all of them are there.
     """
-    datasets = [dcmread(path) for path in paths]
+    # Files are sent as they lie on the disk: taking a report apart and writing it again takes longer than sending it.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    objects = [_Stored.of(path) for path in paths]
     entity = AE(calling_ae)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
-    for sop_class in dict.fromkeys(str(dataset.SOPClassUID) for dataset in datasets):
-        entity.add_requested_context(sop_class, _SYNTAXES)
-    tls_args = None if destination.tls is None else (destination.tls, destination.host)
-    association = entity.associate(destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls_args)
+    # A context each: of two syntaxes in one context the peer picks, and some pick the other one where both would do.
+    contexts = [
+        build_context(sop_class, syntax)
+        for sop_class in dict.fromkeys(stored.sop_class for stored in objects)
+        for syntax in _SYNTAXES
+    ]
+    association = entity.associate(
+        destination.host,
+        destination.port,
+        contexts=contexts,
+        ae_title=destination.ae_title,
+        tls_args=None if destination.tls is None else (destination.tls, destination.host),
+    )
     if not association.is_established:
         raise _no_association(association, destination)
     try:
-        for dataset in datasets:
-            _store(association, dataset, destination)
+        for stored in objects:
+            _store(association, stored, destination)
     finally:
         if association.is_established:
             association.release()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A file to send, and what its meta information says of it."""
+
+    path: Path
+    sop_class: UID
+    syntax: UID
+
+    @classmethod
+    def of(cls, path: Path) -> _Stored:
+        meta = read_file_meta_info(path)
+        return cls(path, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
 
 
 def _no_association(association: Association, destination: Destination) -> NotDeliveredError:
@@ -116,12 +142,18 @@ def _no_association(association: Association, destination: Destination) -> NotDe
     return NotDeliveredError(f"{destination} cannot be reached", refused=False)
 
 
-def _store(association: Association, dataset: Dataset, destination: Destination) -> None:
-    kind = UID(dataset.SOPClassUID).name
-    if not any(context.abstract_syntax == dataset.SOPClassUID for context in association.accepted_contexts):
+def _store(association: Association, stored: _Stored, destination: Destination) -> None:
+    kind = stored.sop_class.name
+    accepted = [
+        context.transfer_syntax[0]
+        for context in association.accepted_contexts
+        if context.abstract_syntax == stored.sop_class
+    ]
+    if not accepted:
         raise NotDeliveredError(f"{destination} does not accept objects of the kind {kind}", refused=True)
     try:
-        answer = association.send_c_store(dataset)
+        # A peer that wants another syntax gets the object written anew, which pynetdicom does with datasets only.
+        answer = association.send_c_store(stored.path if stored.syntax in accepted else dcmread(stored.path))
     except RuntimeError:  # the association ended meanwhile
         answer = Dataset()
     status = answer.get("Status")

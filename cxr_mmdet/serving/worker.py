@@ -1,17 +1,22 @@
-"""The two steps of a DICOM node, predicting and sending, each a loop over the queue that nothing ends but a stop."""
+"""The three steps of a DICOM node, each in a thread that nothing ends but a stop: predict, report, send.
+
+Predicting and sending are loops over the queue. What is predicted is handed over in memory, to be reported on while the
+next is predicted; to the queue the two are one step, at whose end the results are on the disk.
+"""
 
 from __future__ import annotations
 
 import datetime
 import logging
+import queue
 import sqlite3
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.serving.job_store import State
-from cxr_mmdet.serving.reporting import make_reports
+from cxr_mmdet.serving.reporting import describe_findings, predict_content
 from cxr_mmdet.serving.sender import NotDeliveredError, send
 
 if TYPE_CHECKING:
@@ -19,10 +24,12 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.serving.job_store import Job, JobStore
-    from cxr_mmdet.serving.reporting import ReportOptions
+    from cxr_mmdet.serving.reporting import Prediction, ReportOptions
     from cxr_mmdet.serving.sender import Destination
 
 log = logging.getLogger("cxr_mmdet.node")
+
+Made = TypeVar("Made")
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 300.0
 POLL_S = 0.5
@@ -42,7 +49,7 @@ def delay_after(attempts: int) -> float:
 
 
 class Worker:
-    """Predicts in one thread and sends in another.
+    """Predicts in one thread, reports in another and sends in a third.
 
     Args:
         store: the queue.
@@ -61,16 +68,20 @@ class Worker:
         self._ae_title = ae_title
         self._options = options
         self._begun: set[int] = set()
+        self._handed_over: set[int] = set()
+        # One waits while another is reported on: pictures are large, and reporting is the shorter step.
+        self._to_report: queue.Queue[tuple[Job, Prediction] | None] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
         self._woken = {State.queued: threading.Event(), State.predicted: threading.Event()}
         self._threads = [
             threading.Thread(target=self._loop, args=(State.queued, self.predict), name="predict"),
             threading.Thread(target=self._loop, args=(State.predicted, self.deliver), name="send"),
         ]
+        self._reporter = threading.Thread(target=self._report_all, name="report")
 
     def start(self) -> None:
         """Begin with what the queue holds."""
-        for thread in self._threads:
+        for thread in (*self._threads, self._reporter):
             thread.start()
 
     def wake(self, state: State = State.queued) -> None:
@@ -78,30 +89,34 @@ class Worker:
         self._woken[state].set()
 
     def stop(self) -> None:
-        """Finish the step at hand, then return; the rest stays in the queue."""
+        """Finish the steps at hand, report on what is predicted, then return; the rest stays in the queue."""
         self._stopping.set()
         for event in self._woken.values():
             event.set()
         for thread in self._threads:
             thread.join()
+        if self._reporter.is_alive():
+            self._to_report.put(None)
+            self._reporter.join()
 
     def _loop(self, state: State, step: Callable[[Job], None]) -> None:
         while not self._stopping.is_set():
             try:
-                job = self._store.next(state)
+                # What is handed over is still queued; what is being sent is sent before the next is looked for.
+                under_way = tuple(self._handed_over) if state is State.queued else ()
+                job = self._store.next(state, besides=under_way)
                 if job is not None:
                     step(job)
                     continue
             # The disk is full or gone: nothing was noted, so that the job stands where it stood.
             except (OSError, sqlite3.Error) as error:
-                log.error("the queue cannot be written (%s); trying again", error)
-                self._stopping.wait(FIRST_DELAY_S)
+                self._wait_for_disk(error)
                 continue
             self._woken[state].wait(POLL_S)
             self._woken[state].clear()
 
     def predict(self, job: Job) -> None:
-        """Predict one radiograph and keep the results, or note why not."""
+        """Predict one radiograph and hand it over for reporting, or note why not."""
         if job.unfinished >= MAX_UNFINISHED and job.number not in self._begun:
             self._give_up(job, f"the node died {job.unfinished} times while predicting it")
             return
@@ -110,25 +125,56 @@ class Worker:
         except FileNotFoundError:
             self._give_up(job, "its file is gone from the queue's folder")
             return
+        # What a process died of is taken alone, so that those beside it are not suspected, and given up, with it.
+        is_suspect = job.unfinished > 0
+        if is_suspect:
+            self._to_report.join()
         if job.number not in self._begun:
             self._store.begin(job)
             self._begun.add(job.number)
+        prediction = self._attempt(job, lambda: predict_content(self._predictor, content, job.sop_instance_uid))
+        if prediction is not None:
+            self._handed_over.add(job.number)
+            self._to_report.put((job, prediction))
+        if is_suspect:
+            self._to_report.join()
+
+    def _report_all(self) -> None:
+        while (handed_over := self._to_report.get()) is not None:
+            job, prediction = handed_over
+            try:
+                self.report(job, prediction)
+            # Nothing was noted, so that it is predicted again.
+            except (OSError, sqlite3.Error) as error:
+                self._wait_for_disk(error)
+            # Only after what became of it is in the queue may it be taken from there again.
+            self._handed_over.discard(job.number)
+            self._to_report.task_done()
+        self._to_report.task_done()
+
+    def report(self, job: Job, prediction: Prediction) -> None:
+        """Report on one radiograph and keep the results, or note why not."""
+        made = self._attempt(job, lambda: self._results(job, prediction))
+        if made is not None:
+            self._keep(job, *made)
+
+    def _attempt(self, job: Job, step: Callable[[], Made]) -> Made | None:
+        """Return what the step makes; None once it is noted why it makes nothing."""
         try:
-            results, findings = self._results(job, content)
+            return step()
         except CxrError as error:
             self._give_up(job, str(error))
         # One radiograph must not end the service, whatever it makes the libraries do; the traceback is in the log.
         except Exception as error:
             log.exception("predicting %s failed", job.sop_instance_uid)
             self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
-        else:
-            self._keep(job, results, findings)
+        return None
 
-    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int]:
+    def _results(self, job: Job, prediction: Prediction) -> tuple[dict[str, bytes], int]:
         """Return the files to send, by name, and the number of findings."""
         # The time of arrival, so that predicting again after a kill makes the same bytes.
         created = datetime.datetime.fromtimestamp(job.received)
-        reports = make_reports(self._predictor, content, job.sop_instance_uid, self._options, created)
+        reports = describe_findings(prediction, self._options, created)
         results = {"1-report": reports.report, "2-capture": reports.capture}
         encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
         return encoded, len(reports.findings)
@@ -151,10 +197,22 @@ class Worker:
             give_up = error.refused and job.refusals + 1 >= MAX_REFUSALS
             self._postpone(job, str(error), refused=error.refused, give_up=give_up)
             return
+        except (OSError, sqlite3.Error):
+            raise
+        # A result that cannot be sent, such as a damaged file, must not keep the others from being sent.
+        except Exception as error:
+            log.exception("sending the findings of %s failed", job.sop_instance_uid)
+            reason = f"its results cannot be sent ({type(error).__name__}: {error})"
+            self._postpone(job, reason, refused=True, give_up=job.refusals + 1 >= MAX_REFUSALS)
+            return
         self._store.sent(job)
         if job.attempts:
             self._store.hurry(State.predicted)  # the destination is back: what waits for it need not wait longer
         log.info("sent the findings of %s to %s", job.sop_instance_uid, self._destination)
+
+    def _wait_for_disk(self, error: Exception) -> None:
+        log.error("the queue cannot be written (%s); trying again", error)
+        self._stopping.wait(FIRST_DELAY_S)
 
     def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
         if give_up:

@@ -26,6 +26,27 @@ def test_node_and_steps_as_json():
     assert seconds[NODE] > seconds[DESCRIBE], "a round of the node ends when its reports are archived"
 
 
+def test_the_best_findings_of_each_whatever_their_score():
+    options = [
+        "--rounds",
+        "1",
+        "--pictures",
+        "1",
+        "--size",
+        "96",
+        "--threads",
+        "1",
+        "--findings",
+        "0",
+        "--findings",
+        "7",
+    ]
+    result = CliRunner().invoke(app, ["node", str(bundle_of("retina", "onnx")), *options, "--json"])
+    assert result.exit_code == 0, result.output
+    titles = [comparison["title"] for comparison in json.loads(result.stdout)["comparisons"]]
+    assert [title.rsplit(", ", 1)[1] for title in titles] == ["0 findings each"] * 2 + ["7 findings each"] * 2
+
+
 def test_no_node_is_an_error(tmp_path):
     with run_peer(_write_phantoms(tmp_path / "phantoms", 1, 96)) as peer, pytest.raises(CxrError, match="association"):
         peer.send(9, wait=True)  # nothing listens at the port of the discard service

@@ -64,3 +64,11 @@ def test_drawn_on_a_smaller_copy():
     assert colored[30, 9:12].any(), "the left side of the box, at half its place in the source"
     assert colored[38:41, 20].any(), "its lower side"
     assert not colored[44:].any()
+
+
+def test_the_best():
+    found = make([[0, 0, 10, 10]] * 3, [0, 1, 0], [0.3, 0.5, 0.4])
+    assert found.best(2).scores.tolist() == [0.5, 0.4]
+    assert found.best(2).labels.tolist() == [1, 0]
+    assert len(found.best(9)) == 3
+    assert (len(found.best(0)), found.best(0).p_abnormal, found.best(0).boxes_xyxy.shape) == (0, 0.5, (0, 4))

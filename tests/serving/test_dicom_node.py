@@ -26,9 +26,10 @@ from pydicom.uid import (
     RLELossless,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom import AE
 
 from cxr_mmdet.dicom.report import read_structured_report
-from cxr_mmdet.serving.dicom_node import parse_networks
+from cxr_mmdet.serving.dicom_node import MAX_PDU_BYTES, VERIFICATION, parse_networks
 from cxr_mmdet.serving.job_store import State, count_states, list_jobs, open_queue
 
 if TYPE_CHECKING:
@@ -228,6 +229,15 @@ def test_a_disk_that_fills_up_before_the_results_delays_them(tmp_path: Path, mon
         wait_for(lambda: any("No space left" in reason for reason in problems(state, State.queued)))
         is_full.clear()
         wait_for(lambda: counts(state)["predicted"] == 1)
+
+
+def test_large_pieces_are_taken_from_those_who_can_send_them(tmp_path: Path):
+    with run_node(tmp_path / "state", NOBODY) as node:
+        entity = AE("SENDER")
+        entity.add_requested_context(VERIFICATION)
+        association = entity.associate("127.0.0.1", node.port, ae_title="CXR")
+        assert association.acceptor.maximum_length == MAX_PDU_BYTES > 2 * AE().maximum_pdu_size
+        association.release()
 
 
 def test_a_malformed_association_harms_nobody(tmp_path: Path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom import dcmread
+from pydicom.filereader import read_partial
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
 from cxr_mmdet.dicom.report import to_bytes
@@ -72,6 +74,84 @@ def archive() -> Iterator[Callable[[int], Destination]]:
     yield start
     for server in servers:
         server.shutdown()
+
+
+Arrival = tuple[str, bytes]
+"""The transfer syntax of an object and its bytes, as they arrived."""
+
+
+@pytest.fixture
+def listener() -> Iterator[Callable[..., tuple[Destination, list[Arrival]]]]:
+    """Return a function that starts an archive of some syntaxes, and a list of what arrives there."""
+    servers = []
+
+    def start(syntaxes: list[str], max_pdu: int = 16382) -> tuple[Destination, list[Arrival]]:
+        arrivals: list[Arrival] = []
+
+        def take(event: evt.Event) -> int:
+            arrivals.append((str(event.context.transfer_syntax), event.encoded_dataset(include_meta=False)))
+            return 0x0000
+
+        entity = AE("ARCHIVE")
+        entity.maximum_pdu_size = max_pdu
+        entity.add_supported_context(SecondaryCaptureImageStorage, syntaxes)
+        servers.append(entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)]))
+        return Destination("ARCHIVE", "127.0.0.1", servers[-1].server_address[1]), arrivals
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def dataset_bytes(path: Path) -> bytes:
+    """Return what follows the file meta information."""
+    with path.open("rb") as file:
+        read_partial(file, stop_when=lambda tag, vr, length: tag.group > 2)
+        return file.read()
+
+
+@pytest.mark.parametrize("max_pdu", [1024, 16382, 1 << 18, 0], ids=lambda size: f"pdu-{size or 'unlimited'}")
+@pytest.mark.parametrize(
+    "syntaxes",
+    [
+        [ExplicitVRLittleEndian],
+        [ImplicitVRLittleEndian, ExplicitVRLittleEndian],  # of two in one context it would take the first
+    ],
+)
+def test_the_bytes_that_arrive_are_those_of_the_file(listener, tmp_path: Path, max_pdu: int, syntaxes: list[str]):
+    import numpy as np
+    from node_builders import FINDINGS, HEADER
+
+    from cxr_mmdet.dicom.report import secondary_capture
+
+    path = tmp_path / "sc.dcm"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 101, 3), dtype=np.uint8)
+    path.write_bytes(to_bytes(secondary_capture(pixels, FINDINGS, HEADER)))
+    destination, arrivals = listener(syntaxes, max_pdu)
+    send([path], destination, "CXR")
+    ((syntax, content),) = arrivals
+    assert syntax == ExplicitVRLittleEndian
+    assert content == dataset_bytes(path)
+    assert pixels.tobytes() in content
+
+
+def test_an_archive_that_knows_implicit_vr_only_gets_the_same_object(listener, capture: Path):
+    from io import BytesIO
+
+    destination, arrivals = listener([ImplicitVRLittleEndian])
+    send([capture], destination, "CXR")
+    ((syntax, content),) = arrivals
+    assert syntax == ImplicitVRLittleEndian
+    assert content != dataset_bytes(capture)
+    sent = dcmread(capture)
+    arrived = dcmread(BytesIO(content), force=True)
+    assert [(element.tag, element.value) for element in arrived] == [(element.tag, element.value) for element in sent]
+
+
+def test_all_results_go_through_one_association(listener, capture: Path):
+    destination, arrivals = listener([ExplicitVRLittleEndian])
+    send([capture, capture], destination, "CXR")
+    assert [content for _, content in arrivals] == [dataset_bytes(capture)] * 2
 
 
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB007, 0x0111])

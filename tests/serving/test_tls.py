@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-from node_builders import echoscu, missing, run_node
+from node_builders import FINDINGS, HEADER, echoscu, missing, run_node, wait_for
+from orthanc_server import free_port
+from pydicom import dcmread
 
+from cxr_mmdet.dicom.report import secondary_capture, to_bytes
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.serving.sender import Destination, NotDeliveredError, send
 from cxr_mmdet.serving.tls import Certificates
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 needs_tools = pytest.mark.skipif(
@@ -20,10 +28,11 @@ needs_tools = pytest.mark.skipif(
 )
 
 
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+def make_certificate(folder: Path, name: str, *extensions: str) -> tuple[Path, Path]:
     """Return a self-signed certificate, its own authority, and its key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    command += [part for extension in extensions for part in ("-addext", extension)]
     subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     return certificate, key
 
@@ -41,6 +50,54 @@ def test_only_peers_with_a_certificate_get_in(tmp_path: Path):
         assert echoscu(node.port, "+tla", *trust).returncode != 0
         assert echoscu(node.port).returncode != 0  # in the clear
         assert echoscu(node.port, "+tls", str(their_key), str(theirs), *trust).returncode == 0
+
+
+@needs_tools
+def test_results_travel_encrypted_to_a_destination_whose_certificate_is_checked(tmp_path: Path):
+    """What ``--destination-tls`` does, against dcmtk's archive."""
+    theirs, their_key = make_certificate(tmp_path, "archive", "subjectAltName=IP:127.0.0.1")
+    other, other_key = make_certificate(tmp_path, "other", "subjectAltName=DNS:elsewhere")
+    ours, our_key = make_certificate(tmp_path, "node")
+    path = tmp_path / "sc.dcm"
+    path.write_bytes(to_bytes(secondary_capture(np.zeros((4, 4, 3), np.uint8), FINDINGS, HEADER)))
+    trusting = Certificates(ours, our_key, theirs).for_sending()
+    with run_storescp(tmp_path / "archive", "+tls", str(their_key), str(theirs), "+cf", str(ours), "-rc") as port:
+        send([path], Destination("ARCHIVE", "127.0.0.1", port, trusting), "CXR")
+        (stored,) = (tmp_path / "archive").iterdir()
+        assert dcmread(stored).PixelData == dcmread(path).PixelData
+        unknown_signer, knows_nobody = Certificates(ours, our_key, other), Certificates(ours, our_key)
+        for context in (unknown_signer.for_sending(), knows_nobody.for_sending(), None):
+            with pytest.raises(NotDeliveredError, match="cannot be reached"):
+                send([path], Destination("ARCHIVE", "127.0.0.1", port, context), "CXR")
+        stranger = Certificates(other, other_key, theirs).for_sending()
+        with pytest.raises(NotDeliveredError, match="cannot be reached"):
+            send([path], Destination("ARCHIVE", "127.0.0.1", port, stranger), "CXR")
+    wrong_name = Certificates(ours, our_key, other).for_sending()
+    with (
+        run_storescp(tmp_path / "elsewhere", "+tls", str(other_key), str(other), "+cf", str(ours), "-rc") as port,
+        pytest.raises(NotDeliveredError, match="cannot be reached"),
+    ):
+        send([path], Destination("ARCHIVE", "127.0.0.1", port, wrong_name), "CXR")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@contextmanager
+def run_storescp(folder: Path, *options: str) -> Iterator[int]:
+    """Yield the port of dcmtk's archive, which writes what it is sent into the folder."""
+    folder.mkdir()
+    port = free_port()
+    process = subprocess.Popen(["storescp", *options, "-od", str(folder), str(port)])
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for(listens, 30)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_without_a_certificate_nothing_is_encrypted():

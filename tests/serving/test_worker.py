@@ -1,0 +1,265 @@
+"""The node's steps beside each other: what is predicted is reported on later, and no failure or stop loses it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from node_builders import FINDINGS, HEADER, wait_for
+
+from cxr_mmdet.dicom.report import structured_report
+from cxr_mmdet.errors import DicomError
+from cxr_mmdet.serving import worker as worker_module
+from cxr_mmdet.serving.job_store import JobStore, State, count_states, list_jobs, open_queue
+from cxr_mmdet.serving.reporting import Prediction, ReportOptions, Reports
+from cxr_mmdet.serving.sender import Destination
+from cxr_mmdet.serving.worker import MAX_ATTEMPTS, MAX_REFUSALS, MAX_UNFINISHED, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NOBODY = Destination("NOBODY", "127.0.0.1", 9)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(worker_module, "LONGEST_DELAY_S", 0.001)
+    monkeypatch.setattr(worker_module, "POLL_S", 0.01)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    opened = JobStore(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+class Steps:
+    """Stands for the model, for reporting and for the archive, and notes what each of them does to which radiograph."""
+
+    def __init__(self, patch: Callable[[Any, str, Any], None]) -> None:
+        self.predicted: list[str] = []
+        self.reported: list[str] = []
+        self.may_report = threading.Event()
+        self.may_report.set()
+        self.before_report: Callable[[str], None] = lambda name: None
+        patch(worker_module, "predict_content", self._predict)
+        patch(worker_module, "describe_findings", self._report)
+        patch(worker_module, "send", lambda *_: None)
+
+    def _predict(self, predictor: Any, content: bytes, name: str) -> Prediction:
+        self.predicted.append(name)
+        return Prediction(HEADER, name, FINDINGS)  # type: ignore[arg-type]
+
+    def _report(self, prediction: Any, options: ReportOptions, created: Any) -> Reports:
+        assert self.may_report.wait(30)
+        self.before_report(prediction.radiograph)
+        self.reported.append(prediction.radiograph)
+        return Reports(FINDINGS, structured_report(FINDINGS, HEADER, created=created), None)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    return Steps(monkeypatch.setattr)
+
+
+def make_worker(store: JobStore) -> Worker:
+    return Worker(store, None, NOBODY, "CXR", ReportOptions())  # type: ignore[arg-type]
+
+
+@contextmanager
+def run_worker(store: JobStore, steps: Steps) -> Iterator[Worker]:
+    worker = make_worker(store)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        steps.may_report.set()
+        worker.stop()
+
+
+def states(store: JobStore) -> dict[str, int]:
+    with open_queue(store.folder) as queue:
+        return {state: count for state, count in count_states(queue).items() if count}
+
+
+def reasons(store: JobStore, state: State) -> dict[str, str]:
+    with open_queue(store.folder) as queue:
+        return {job.sop_instance_uid: job.reason for job in list_jobs(queue, state)}
+
+
+def fail_for(uid: str, error: Exception) -> Callable[[str], None]:
+    def step(name: str) -> None:
+        if name == uid:
+            raise error
+
+    return step
+
+
+def test_the_next_are_predicted_while_one_is_reported_on_and_none_is_taken_twice(store: JobStore, steps: Steps):
+    uids = [f"1.{number}" for number in range(6)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    steps.may_report.clear()
+    with run_worker(store, steps):
+        # One is reported on, one waits, one is held by the predicting thread; pictures do not pile up in memory.
+        wait_for(lambda: len(steps.predicted) == 3)
+        time.sleep(0.2)
+        assert steps.predicted == uids[:3]
+        assert states(store) == {"queued": 6}, "nothing has moved on before its results are on the disk"
+        steps.may_report.set()
+        wait_for(lambda: states(store) == {"done": 6})
+    assert steps.predicted == steps.reported == uids
+
+
+def test_a_stop_finishes_what_is_handed_over_and_leaves_the_rest(store: JobStore, steps: Steps):
+    uids = [f"1.{number}" for number in range(5)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    steps.may_report.clear()
+    with run_worker(store, steps) as worker:  # which stops it a second time, and that does no harm
+        wait_for(lambda: len(steps.predicted) == 3)
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        time.sleep(0.1)
+        assert stopping.is_alive(), "it waits for the reports"
+        steps.may_report.set()
+        stopping.join(30)
+        assert not stopping.is_alive()
+    assert steps.reported == steps.predicted == uids[:3]
+    found = states(store)
+    assert found.pop("queued") == 2
+    assert sum(found.values()) == 3, "reported, and perhaps sent"
+
+
+def test_an_error_in_reporting_postpones_its_radiograph_alone_until_it_is_given_up(store: JobStore, steps: Steps):
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    steps.before_report = fail_for("1.1", RuntimeError("no font"))
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
+    assert reasons(store, State.failed) == {"1.1": "RuntimeError: no font"}
+    assert steps.predicted.count("1.1") == MAX_ATTEMPTS
+    assert steps.predicted.count("1.2") == 1
+
+
+def test_what_cannot_be_reported_on_fails_at_once(store: JobStore, steps: Steps):
+    store.accept("1.1", b"image", "A@b")
+    steps.before_report = fail_for("1.1", DicomError("the radiograph has no StudyInstanceUID"))
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1})
+    assert reasons(store, State.failed) == {"1.1": "the radiograph has no StudyInstanceUID"}
+    assert steps.predicted == ["1.1"]
+
+
+def test_a_queue_that_cannot_be_written_for_a_while_delays_reports(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    store.accept("1.1", b"image", "A@b")
+    run, failures = store._run, iter(range(6))
+
+    def full(statement: str, *values: Any) -> None:
+        if "unfinished + 1" not in statement and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        run(statement, *values)
+
+    monkeypatch.setattr(store, "_run", full)
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"done": 1})
+    assert len(steps.predicted) == 4, "three times neither the results nor the delay could be noted"
+
+
+def test_results_that_cannot_be_sent_fail_and_the_others_are_sent(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    def send(paths: list[Path], *_: object) -> None:
+        if bad in paths[0].name:
+            raise ValueError("no DICOM file")
+
+    monkeypatch.setattr(worker_module, "send", send)
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    bad = store.next(State.queued).file
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
+    assert reasons(store, State.failed) == {"1.1": "its results cannot be sent (ValueError: no DICOM file)"}
+    assert MAX_REFUSALS > 1
+
+
+def _run_until_death(folder: Path, killer: str) -> None:
+    """Work off the queue in a process that dies while it reports on ``killer``, as by SIGKILL."""
+    worker_module.POLL_S = 0.01
+    steps = Steps(setattr)
+    worker = make_worker(store := JobStore(folder))
+    others = threading.Event()
+
+    def die(name: str) -> None:
+        if name == killer:
+            others.wait(0.3)  # so that the next one is predicted beside it, where that is allowed
+            os._exit(9)
+
+    steps.before_report = die
+    worker.start()
+    wait_for(lambda: set(states(store)) <= {"done", "failed"}, 30)
+    worker.stop()
+    os._exit(0)
+
+
+def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path: Path):
+    store = JobStore(tmp_path / "state")
+    uids = [f"1.{number}" for number in range(5)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    store.close()
+    exits = []
+    while not exits or exits[-1] != 0:
+        assert len(exits) <= MAX_UNFINISHED, "it kills for ever"
+        process = multiprocessing.get_context("fork").Process(target=_run_until_death, args=(store.folder, "1.1"))
+        process.start()
+        process.join(60)
+        exits.append(process.exitcode)
+        if len(exits) == 1:
+            with open_queue(store.folder) as queue:
+                begun = {job.sop_instance_uid for job in list_jobs(queue, State.queued) if job.unfinished}
+            assert begun == {"1.1", "1.2", "1.3"}, (
+                "predicted beside it, so that the first death puts them under suspicion"
+            )
+    assert exits == [9] * MAX_UNFINISHED + [0]
+    assert states(store) == {"failed": 1, "done": 4}
+    assert reasons(store, State.failed) == {"1.1": f"the node died {MAX_UNFINISHED} times while predicting it"}
+
+
+@pytest.mark.parametrize("step", ["handed over", "results written"])
+def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, step: str):
+    store = JobStore(tmp_path / "state")
+    store.accept("1.1", b"image", "A@b")
+    store.close()
+
+    def work_and_die() -> None:
+        steps = Steps(setattr)
+        opened = JobStore(store.folder)
+        if step == "handed over":
+            steps.before_report = lambda name: os._exit(9)
+        else:
+            opened._move = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+        make_worker(opened).start()
+        time.sleep(30)
+
+    process = multiprocessing.get_context("fork").Process(target=work_and_die)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    assert states(store) == {"queued": 1}
+    store = JobStore(store.folder)
+    assert len(list((store.folder / "images").iterdir())) == 1
+    assert not list((store.folder / "results").iterdir())
+    assert store.next(State.queued).unfinished == 1
+    store.close()
