@@ -14,7 +14,7 @@ import torch
 from mmdet.models import detectors
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule, bias_init_with_prob, is_model_wrapper
+from mmengine.model import BaseModule, bias_init_with_prob, is_model_wrapper, kaiming_init, normal_init
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, relu
 
@@ -110,9 +110,8 @@ class AbnormalityGate(BaseModule):
     def init_weights(self) -> None:
         """Start at the prior, with small weights."""
         for hidden, evidence in zip(self.hidden, self.evidence, strict=True):
-            nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
-            nn.init.zeros_(hidden.bias)
-            nn.init.normal_(evidence.weight, std=0.01)
+            kaiming_init(hidden, mode="fan_in", distribution="uniform")
+            normal_init(evidence, std=0.01)
         nn.init.constant_(self.bias, bias_init_with_prob(min(max(self.prior, _MARGIN), 1 - _MARGIN)))
 
     def forward(self, stages: Features, pyramid: Features) -> Tensor:
@@ -123,7 +122,7 @@ class AbnormalityGate(BaseModule):
             pyramid: the neck's.
         """
         features = pyramid if self.source == "neck" else stages
-        logits = self.bias
+        logits: Tensor = self.bias
         for level, hidden, evidence in zip(self.levels, self.hidden, self.evidence, strict=True):
             seen = features[level].detach() if self.detach else features[level]
             logits = logits + self._pool(evidence(relu(hidden(seen))).float())
