@@ -53,7 +53,10 @@ MODELS_BY_KIND = {
     ),
     "faster": ("faster_rcnn_5cls", [*_FASTER, "test_dataloader.dataset.pipeline.2.scale=(192,192)"]),
     # With an abnormality gate: on the neck, scores multiplied; on the backbone, boxes cut.
-    "retina_gate": ("retina_phantom_gate", ["test_dataloader.dataset.pipeline.2.scale=(128,128)"]),
+    "retina_gate": (
+        "retina_phantom_gate",
+        ["model.gate.score_mode=multiply", "test_dataloader.dataset.pipeline.2.scale=(128,128)"],
+    ),
     "faster_gate": (
         "faster_rcnn_5cls",
         [
@@ -61,7 +64,7 @@ MODELS_BY_KIND = {
             "model.type=GatedFasterRCNN",
             "model.gate.source=backbone",
             "model.gate.score_mode=cut",
-            "model.gate.cut=0.4",
+            "model.gate.cut=0.8",
             "test_dataloader.dataset.pipeline.2.scale=(192,192)",
         ],
     ),

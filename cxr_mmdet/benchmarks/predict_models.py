@@ -14,10 +14,13 @@ from torch.nn import functional
 import cxr_mmdet.datasets
 import cxr_mmdet.models.data_preprocessor  # noqa: F401
 from cxr_mmdet.engine.config import annotated_parts, train_whole_backbone
+from cxr_mmdet.models.abnormality_gate import extract, gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
     from mmengine.config import Config
+
+    from cxr_mmdet.models.abnormality_gate import AbnormalityGate
 
 _SIDE = 128
 _SEED = 5
@@ -48,7 +51,10 @@ def random_detector(config: Config) -> BaseDetector:
                 buffer.normal_(0, 0.1, generator=generator)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 2, generator=generator)
-        _spread_heads(model, _cloudy_picture(generator), generator)
+        picture = _cloudy_picture(generator)
+        _spread_heads(model, picture, generator)
+        if (gate := gate_of(model)) is not None:
+            _settle_gate(model, gate, picture)
     return model
 
 
@@ -85,6 +91,18 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
         results = model.roi_head._bbox_forward(pyramid, rois)
         _spread(model.roi_head.bbox_head.fc_cls, results["cls_score"].flatten(), 2.0, 0.0)
         _spread(model.roi_head.bbox_head.fc_reg, results["bbox_pred"].flatten(), 1.0, 0.0)
+
+
+def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tensor) -> None:
+    """Let the gate say a half of the picture, so that it says more of some pictures and less of others."""
+    _, logits = extract(model, picture)
+    assert logits is not None
+    said = (logits - gate.bias).abs().clamp(min=1)
+    for evidence in gate.evidence:
+        evidence.weight.mul_(1 / said)
+    _, logits = extract(model, picture)
+    assert logits is not None
+    gate.bias.sub_(logits)
 
 
 def _spread(layer: Any, outputs: torch.Tensor, deviation: float, mean: float) -> None:

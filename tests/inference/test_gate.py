@@ -65,7 +65,7 @@ def test_every_backend_says_what_mmdet_says(pictures, kind, form):
 def test_the_pictures_are_of_both_kinds(pictures):
     found = Predictor.load(checkpoint_of("faster_gate")).predict(pictures)
     cut = [len(one) == 0 for one in found]
-    assert cut == [one.p_abnormal < 0.4 for one in found]
+    assert cut == [one.p_abnormal < 0.8 for one in found]
     assert 0 < sum(cut) < len(cut)
 
 
@@ -154,12 +154,12 @@ class TestBundle:
     def test_its_description_says_so(self):
         path = bundle_of("faster_gate", "onnx")
         document = json.loads((path / MODEL_FILE).read_text())
-        assert document["detector"]["gate"] == {"score_mode": "cut", "cut": 0.4}
-        assert Bundle.open(path).spec.gate == GateRule.of("cut", 0.4)
+        assert document["detector"]["gate"] == {"score_mode": "cut", "cut": 0.8}
+        assert Bundle.open(path).spec.gate == GateRule.of("cut", 0.8)
         (phantoms,) = document["parity"]["sets"]
         assert 0 < phantoms["largest_p_abnormal_difference"] < EXACT.score
         card = (path / "MODEL_CARD.md").read_text()
-        assert "| Abnormality gate | p_abnormal has a head of its own; below 0.4 there are no findings |" in card
+        assert "| Abnormality gate | p_abnormal has a head of its own; below 0.8 there are no findings |" in card
         assert "| mAP | p_abnormal |" in card
 
     def test_without_a_gate_it_says_nothing(self):
