@@ -98,8 +98,8 @@ def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tens
     _, logits = extract(model, picture)
     assert logits is not None
     said = (logits - gate.bias).abs().clamp(min=1)
-    for evidence in gate.evidence:
-        evidence.weight.mul_(1 / said)
+    for weight in gate.evidence.parameters():
+        weight.mul_(1 / said)
     _, logits = extract(model, picture)
     assert logits is not None
     gate.bias.sub_(logits)
