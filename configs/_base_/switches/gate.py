@@ -1,4 +1,4 @@
-# Train one more head: how likely a radiograph holds any finding; it answers for "No finding".
+# Train one more head: how likely a radiograph holds any finding.
 #
 # It learns from normal and abnormal studies alike, so keep the normal ones, and is the competition's class 14. Box
 # scores stay (score_mode="leave"): a detector that learned from normal studies as well ranks boxes better than
