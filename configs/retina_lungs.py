@@ -26,6 +26,6 @@ train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 val_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=0.002, weight_decay=0.1))
-train_cfg = dict(max_iters=6500, val_interval=1300)
+train_cfg = dict(max_iters=7800, val_interval=1300)
 # The best by mAP@[.5:.95]: every later checkpoint finds all lungs at IoU 0.5, so mAP@.5 cannot tell them apart.
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=650, save_best="bbox/mAP"))

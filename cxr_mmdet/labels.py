@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 LABELS_14 = (
     "Aortic enlargement",
@@ -35,6 +35,9 @@ LABELS_5 = ("Aortic enlargement", "Cardiomegaly", "ILD", "Infiltration", "Nodule
 
 MINORITY_LABELS_5 = ("ILD", "Infiltration", "Nodule/Mass")
 """The classes whose radiographs the reference project flips and rotates."""
+
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
 
 NO_FINDING = "No finding"
 NO_FINDING_ID = 14
@@ -142,3 +145,10 @@ def _parse_label(text: str) -> tuple[str, tuple[str, ...]]:
         return text, (text,)
     (classes,) = csv.reader([merged["classes"]], skipinitialspace=True) if merged["classes"].strip() else ([],)
     return merged["label"], tuple(name.strip() for name in classes)
+
+
+def mirrored_labels(class_names: Sequence[str]) -> tuple[int, ...]:
+    """Return for each class the one its mirror image belongs to: "Left lung" for "Right lung", itself for most."""
+    index = {name: label for label, name in enumerate(class_names)}
+    swapped = [_SIDE.sub(lambda match: _OTHER_SIDE.get(match[0], match[0]), name) for name in class_names]
+    return tuple(index.get(name, label) for label, name in enumerate(swapped))

@@ -12,6 +12,7 @@ from cxr_mmdet.labels import (
     MINORITY_LABELS_5,
     NO_FINDING,
     NO_FINDING_ID,
+    mirrored_labels,
     resolve_label_map,
     resolve_labels,
 )
@@ -94,3 +95,9 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def test_the_releases_local_findings_hold_the_competitions():
     assert len(set(LABELS_22)) == 22
     assert set(LABELS_14) < set(LABELS_22)
+
+
+def test_left_and_right_change_places_in_the_mirror():
+    assert mirrored_labels(("Right lung", "Heart", "Left lung")) == (2, 1, 0)
+    assert mirrored_labels(("left hilum", "right hilum")) == (1, 0)
+    assert mirrored_labels(("Right lung", "Bright spot")) == (0, 1)

@@ -3,6 +3,7 @@
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
 from cxr_mmdet.datasets.exposure import RandomClahe, RandomExposure
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
+from cxr_mmdet.datasets.mirror import RandomMirror
 from cxr_mmdet.datasets.positioning import RandomPositioning
 from cxr_mmdet.datasets.radiographs import LoadRadiograph
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
@@ -27,6 +28,7 @@ __all__ = [
     "PadToSquare",
     "RandomClahe",
     "RandomExposure",
+    "RandomMirror",
     "RandomPositioning",
     "SeededInfiniteSampler",
 ]

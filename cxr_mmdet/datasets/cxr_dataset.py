@@ -10,6 +10,7 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
 from cxr_mmdet.annotations.coco import read_coco
+from cxr_mmdet.datasets.mirror import CLASSES_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError
@@ -72,6 +73,10 @@ class CxrDataset(BaseDetDataset):
             }
             for image in coco["images"]
         ]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Return an image's entry, and the names of the labels for steps that swap some."""
+        return {**super().get_data_info(idx), CLASSES_KEY: self.metainfo["classes"]}
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return the sample after the pipeline; a draw of ours seeds the transforms by its position."""

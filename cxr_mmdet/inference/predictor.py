@@ -11,11 +11,12 @@ import numpy as np
 
 from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.inference.augmentation import View, mirrored_labels
+from cxr_mmdet.inference.augmentation import View
 from cxr_mmdet.inference.backend import detect
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse, mean_p_abnormal
 from cxr_mmdet.inference.model import load_model
+from cxr_mmdet.labels import mirrored_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -255,7 +256,7 @@ def in_source_pixels(entry: ModelInput, boxes: Boxes, class_names: Sequence[str]
     """Return a network's boxes in pixels of the radiograph that the input was made of."""
     # In single precision, as mmdet undoes the resizing.
     factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
-    labels = mirrored_labels(class_names)[boxes.labels] if entry.flipped else boxes.labels
+    labels = np.array(mirrored_labels(class_names))[boxes.labels] if entry.flipped else boxes.labels
     corners = entry.to_source(boxes.boxes_xyxy * factors)
     return Detections(corners, labels, boxes.scores.astype(np.float64), boxes.p_abnormal)
 
