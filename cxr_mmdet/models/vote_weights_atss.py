@@ -1,11 +1,11 @@
-"""Reader votes as weights for ATSS and VFNet, whose losses do not look at all of the weights of their targets."""
+"""Reader votes as weights for ATSS, GFL and VFNet, whose losses do not look at all of the weights of their targets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.models.dense_heads import ATSSHead, VFNetHead
+from mmdet.models.dense_heads import ATSSHead, GFLHead, VFNetHead
 from mmdet.registry import MODELS
 from torch import nn
 
@@ -68,6 +68,42 @@ class VoteWeightedATSSHead(VoteWeightedAnchors, ATSSHead):
             )
         finally:
             self.loss_bbox.factor = None
+
+
+@MODELS.register_module()
+class VoteWeightedGFLHead(VoteWeightedAnchors, GFLHead):
+    """mmdet's ``GFLHead`` with reader votes as weights.
+
+    Its regression ignores the weights of boxes; box and distribution loss get those of their labels, beside the scores
+    that mmdet weighs them by.
+    """
+
+    loss_bbox: WeighableLoss
+    loss_dfl: WeighableLoss
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss_bbox = WeighableLoss(self.loss_bbox)
+        self.loss_dfl = WeighableLoss(self.loss_dfl)
+
+    def loss_by_feat_single(
+        self,
+        anchors: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Return mmdet's losses of one level, its boxes weighed."""
+        positive, weights = _weights_of_labels(self, labels, label_weights)
+        self.loss_bbox.factor = weights[positive]
+        self.loss_dfl.factor = weights[positive].repeat_interleave(4)  # of each side
+        try:
+            return super().loss_by_feat_single(anchors, cls_score, bbox_pred, labels, label_weights, *args, **kwargs)
+        finally:
+            self.loss_bbox.factor = self.loss_dfl.factor = None
 
 
 @MODELS.register_module()

@@ -11,6 +11,7 @@ from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
 from cxr_mmdet.engine import config as configs
+from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.models.abnormality_gate import gate_of
 from cxr_mmdet.models.vote_weights import weighs_votes
 
@@ -87,6 +88,24 @@ def test_model_switches_change_the_model_to_what_they_say(name):
     assert not weighs_votes(MODELS.build(plain.model))
     parts = {name for name, _ in model.named_parameters() if not name.startswith("gate.")}
     assert parts == {name for name, _ in MODELS.build(plain.model).named_parameters()}
+
+
+def test_votes_reach_every_stage_of_a_cascade():
+    config = configs.load_config("cascade_rcnn_5cls", switches=["votes"])
+    assert {head.type for head in config.model.roi_head.bbox_head} == {"VoteWeightedShared2FCBBoxHead"}
+    assert {stage.sampler.type for stage in config.model.train_cfg.rcnn} == {"VoteRandomSampler"}
+    plain = configs.load_config("cascade_rcnn_5cls")
+    assert [head.loss_bbox for head in config.model.roi_head.bbox_head] == [
+        head.loss_bbox for head in plain.model.roi_head.bbox_head
+    ]
+
+
+@pytest.mark.parametrize(("name", "head"), [("rtmdet_s_5cls", "RTMDetSepBNHead"), ("dino_r50_14cls", "DINOHead")])
+def test_votes_on_a_head_that_cannot_weigh_them_are_a_sentence(name, head):
+    with pytest.raises(
+        ConfigError, match=rf"switch votes: no {head} weighs readers' votes; .*GFLHead, RPNHead, Retina"
+    ):
+        configs.load_config(name, switches=["votes"])
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ HEADS = {
         loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
         train_cfg=ATSS,
     ),
+    "GFLHead": dict(
+        anchor_generator=SQUARES,
+        loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
+        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+        reg_max=8,
+        train_cfg=ATSS,
+    ),
     "VFNetHead": dict(
         anchor_generator=SQUARES, strides=list(STRIDES), regress_ranges=((-1, 64), (64, 1e8)), train_cfg=ATSS
     ),
@@ -89,7 +96,8 @@ def maps(kind: str) -> list[list[torch.Tensor]]:
         return [(level.abs() * 20 + 8 if positive else level / 3).requires_grad_() for level in noise]
 
     vfnet = "VFNet" in kind
-    parts = [level_maps(1 if "RPN" in kind else CLASSES), level_maps(4, positive=vfnet)]
+    sides = 4 * 9 if "GFL" in kind else 4  # a distribution over 0…8 strides each
+    parts = [level_maps(1 if "RPN" in kind else CLASSES), level_maps(sides, positive=vfnet)]
     if "ATSS" in kind:
         parts.append(level_maps(1))
     if vfnet:
