@@ -60,6 +60,7 @@ SHRINK = {
     "rtmdet_s": _RTMDET,
     "rtmdet_m": _RTMDET,
     "atss": _DENSE,
+    "gfl": _DENSE,
     "vfnet": _DENSE,
     "cascade_rcnn": _CASCADE,
     "dino_r50": _DINO,

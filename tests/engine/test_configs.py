@@ -15,11 +15,12 @@ from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
-OWN = ("retina_phantom", "retina_lungs", "retina_14cls_rare")
+OWN = ("retina_phantom", "retina_lungs", "gfl_lungs", "retina_14cls_rare")
 MODERN = {
     "rtmdet_s": "rtmdet/rtmdet_s_8xb32-300e_coco.py",
     "rtmdet_m": "rtmdet/rtmdet_m_8xb32-300e_coco.py",
     "atss": "atss/atss_r50_fpn_1x_coco.py",
+    "gfl": "gfl/gfl_r50_fpn_1x_coco.py",
     "vfnet": "vfnet/vfnet_r50_fpn_1x_coco.py",
     "cascade_rcnn": "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
     "dino_r50": "dino/dino-4scale_r50_8xb2-12e_coco.py",
@@ -164,6 +165,7 @@ MODEL_CHANGES = {
     # mmdet's larger variants ask for weights of the backbone only where the small ones do.
     "rtmdet_m": RTMDET_CHANGES,
     "atss": {"backbone.init_cfg": None},
+    "gfl": {"backbone.init_cfg": None},
     "vfnet": {"backbone.init_cfg": None},
     "cascade_rcnn": {"backbone.init_cfg": None},
     "dino_r50": {"backbone.init_cfg": None, "test_cfg.max_per_img": 100},

@@ -1,0 +1,28 @@
+_base_ = "retina_lungs.py"
+
+# The same backbone, data and schedule under mmdet's GFL head (Generalized Focal Loss, arXiv 2006.04388): it scores a
+# box by how well it fits, so that the better ones come first, and learns each side as a distribution. Losses, assigner
+# and suppression are mmdet's; the levels are those of retina_lungs, for the size of lungs.
+model = dict(
+    type="GFL",
+    bbox_head=dict(
+        _delete_=True,
+        type="GFLHead",
+        num_classes=2,
+        in_channels=128,
+        feat_channels=128,
+        stacked_convs=2,
+        norm_cfg=dict(type="GN", num_groups=32),
+        anchor_generator=dict(
+            type="AnchorGenerator", ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[16, 32, 64]
+        ),
+        loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
+        loss_dfl=dict(type="DistributionFocalLoss", loss_weight=0.25),
+        reg_max=16,
+        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+    ),
+    train_cfg=dict(
+        _delete_=True, assigner=dict(type="ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False
+    ),
+    test_cfg=dict(nms=dict(iou_threshold=0.6)),
+)
