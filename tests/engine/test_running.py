@@ -47,13 +47,13 @@ RARE = [
     ("config", "options", "start"),
     [
         ("retina_phantom", TINY, []),
-        ("faster_rcnn_5cls", FASTER, ["--load-from", "none"]),
+        ("faster_rcnn_5cls", FASTER, ["--load-from", "none", "--with", "gate"]),
         ("retina_phantom", RARE, []),
         ("retina_phantom", TINY, ["--amp", "--with", "ema,early_stopping,clip_gradients"]),
     ],
     ids=[
         "RetinaNet",
-        "Faster R-CNN, minority copies",
+        "Faster R-CNN with a gate, minority copies",
         "RetinaNet, weighed draws",
         "averaged weights, mixed precision",
     ],
@@ -72,12 +72,12 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     resumed = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
     assert "curves" in resumed.stdout
 
-    for key in ("state_dict", "ema_state_dict") if "--with" in start else ("state_dict",):
+    for key in ("state_dict", "ema_state_dict") if "--amp" in start else ("state_dict",):
         assert differing(*(weights(tmp_path / name / "iter_6.pth", key) for name in ("whole", "killed"))) == []
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_like_one(prepared_folder: PreparedFolder, tmp_path: Path):
+def test_two_processes_train_a_gated_detector_and_score_like_one(prepared_folder: PreparedFolder, tmp_path: Path):
     root = prepared_folder(val=5)  # odd, so that one process pads its share
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
 
@@ -89,17 +89,18 @@ def test_two_processes_train_and_score_like_one(prepared_folder: PreparedFolder,
         return done.stdout
 
     options = [*TINY, "train_cfg.max_iters=4", "train_cfg.val_interval=4", "model.test_cfg.score_thr=0.0"]
-    distributed("train", "retina_phantom", "--data-root", str(root), "--work-dir", "run", options=options)
+    distributed("train", "retina_phantom_gate", "--data-root", str(root), "--work-dir", "run", options=options)
     assert (tmp_path / "run" / "iter_4.pth").is_file()
 
-    arguments = ["retina_phantom", "run/iter_4.pth", "--data-root", str(root), "--work-dir", "run", "--out"]
+    arguments = ["retina_phantom_gate", "run/iter_4.pth", "--data-root", str(root), "--work-dir", "run", "--out"]
     table = distributed("test", *arguments, "two", options=options)
     assert table.count("mean of findings") == 1  # one process prints
     run("test", *arguments, "one", cwd=tmp_path, options=options)
     one, two = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("one", "two"))
     assert len(one) > 0
     assert one == two
-    assert (tmp_path / "one" / "metrics.json").read_bytes() == (tmp_path / "two" / "metrics.json").read_bytes()
+    for name in ("metrics.json", "detections.p_abnormal.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert not (tmp_path / ".dist_test").exists()
 
 
