@@ -1,8 +1,8 @@
 """How good detectors become in the same minutes of processor time on the same data: trainings in turn, one folder each.
 
-Each training is a run of its recipe, shortened or lengthened to the budget: its seconds an iteration are measured
-first, and its schedule is stretched over the iterations that fit. What is scored is the last checkpoint, never the best
-on the images that it is scored on.
+Each training is a run of its recipe, shortened or lengthened to the budget: the seconds an iteration of each contestant
+are measured first, in turn, once for all seeds, and its schedule is stretched over the iterations that fit. What is
+scored is the last checkpoint, never the best on the images that it is scored on.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 TORCHVISION = "torchvision"
-RESULT_FILE, CLOCK_FILE = "run.json", "clock.json"
-_WARM_UP_ITERATIONS, _TIMED_ITERATIONS = 4, 12
+RESULT_FILE, CLOCK_FILE, PACE_FILE = "run.json", "clock.json", "pace.json"
+_WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def run_quality(
     out: Path,
     *,
     minutes: float,
+    iterations: int | None = None,
     seeds: Sequence[int],
     threads: int,
     validations: int = 4,
@@ -163,6 +164,7 @@ def run_quality(
         data_root: the prepared folder.
         out: one folder a run, with ``run.json`` and ``detections.json``.
         minutes: of processor time, summed over threads, for each training.
+        iterations: of each training, in place of what fits into ``minutes``.
         seeds: of weights, data order and augmentation.
         threads: of torch.
         validations: during a training, the last at its end; their time does not count.
@@ -175,8 +177,13 @@ def run_quality(
     names = [contestant.name for contestant in contestants]
     if len(set(names)) < len(names):
         raise UsageError(f"{', '.join(names)}: a contestant is named twice; name each once.")
-    _check_budget(out, {"minutes": minutes, "cfg_options": list(cfg_options)})
+    _check_budget(out, {"minutes": minutes, "iterations": iterations, "cfg_options": list(cfg_options)})
     torch.set_num_threads(threads)
+    if iterations is None:
+        pace = _measure_pace(contestants, data_root, out, cfg_options, report)
+        lengths = {name: max(validations, round(60 * minutes / pace[name])) for name in names}
+    else:
+        lengths = dict.fromkeys(names, max(validations, iterations))
     runs = []
     for turn, seed in enumerate(seeds):
         # Who comes first changes, since a machine can become busier.
@@ -186,7 +193,7 @@ def run_quality(
             done = folder / RESULT_FILE
             if not done.is_file():
                 report(f"{contestant.name}, seed {seed}: training")
-                run = _train(contestant, data_root, folder, minutes, seed, validations, cfg_options)
+                run = _train(contestant, data_root, folder, lengths[contestant.name], seed, validations, cfg_options)
                 write_json(done, run.to_json(), indent=2)
             run = QualityRun.from_json(json.loads(done.read_text(encoding="utf-8")))
             report(
@@ -212,23 +219,48 @@ def _check_budget(out: Path, budget: dict[str, Any]) -> None:
     write_json(path, budget)
 
 
+def _measure_pace(
+    contestants: Sequence[Contestant],
+    data_root: Path,
+    out: Path,
+    cfg_options: Sequence[str],
+    report: Callable[[str], None],
+) -> dict[str, float]:
+    """Return each contestant's processor seconds an iteration, from ``pace.json`` or measured now.
+
+    Contestants are timed in turn, and the faster of their rounds counts: what else the machine does makes an iteration
+    slower, never faster.
+    """
+    path = out / PACE_FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    missing = [contestant for contestant in contestants if contestant.name not in known]
+    rounds: dict[str, list[float]] = {contestant.name: [] for contestant in missing}
+    for _ in range(_TIMED_ROUNDS):
+        for contestant in missing:
+            folder = run_folder(out, contestant.name, 0).parent / "trial"
+            trial = _prepared(contestant.config(data_root, folder, cfg_options), seed=0)
+            trial.train_cfg.update(max_iters=_WARM_UP_ITERATIONS + _TIMED_ITERATIONS)
+            trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
+            rounds[contestant.name].append(float(np.median(_run(trial)["iterations"][_WARM_UP_ITERATIONS:])))
+            shutil.rmtree(folder, ignore_errors=True)
+    for name, seconds in rounds.items():
+        known[name] = min(seconds)
+        report(f"{name}: {known[name]:.3f} s an iteration")
+    write_json(path, known, indent=2)
+    return known
+
+
 def _train(
     contestant: Contestant,
     data_root: Path,
     folder: Path,
-    minutes: float,
+    iterations: int,
     seed: int,
     validations: int,
     cfg_options: Sequence[str],
 ) -> QualityRun:
     shutil.rmtree(folder, ignore_errors=True)
-    trial = _prepared(contestant.config(data_root, folder / "trial", cfg_options), seed)
-    trial.train_cfg.update(max_iters=_WARM_UP_ITERATIONS + _TIMED_ITERATIONS)
-    trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
-    seconds = float(np.median(_run(trial)["iterations"][_WARM_UP_ITERATIONS:]))
-    shutil.rmtree(folder / "trial", ignore_errors=True)
     config = _prepared(contestant.config(data_root, folder, cfg_options), seed)
-    iterations = max(validations, round(60 * minutes / seconds))
     config.train_cfg.update(max_iters=iterations, val_interval=-(-iterations // validations))
     clock = _run(config)
     return QualityRun.from_json(

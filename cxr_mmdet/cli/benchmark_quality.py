@@ -28,6 +28,9 @@ def quality(
     minutes: Annotated[
         float, typer.Option(min=0.01, help="Processor time of each training, summed over threads.")
     ] = 15,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of each training, in place of --minutes: for switches alike in cost.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contestant.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
     validations: Annotated[int, typer.Option(min=1, help="During each training; their time does not count.")] = 4,
@@ -60,6 +63,7 @@ def quality(
         data,
         out,
         minutes=minutes,
+        iterations=iterations,
         seeds=range(seeds),
         threads=threads,
         validations=validations,

@@ -75,6 +75,12 @@ def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path):
     with pytest.raises(UsageError, match="name another folder by --out"):
         run_quality(contestants, root, out, **options | {"minutes": 0.03})
 
+    pace = json.loads((out / "pace.json").read_text())
+    assert [round(0.6 / seconds) for seconds in pace.values()] == [run.iterations for run in runs]
+    counted = run_quality(contestants, root, tmp_path / "counted", iterations=3, **options)
+    assert [run.iterations for run in counted] == [3, 3]
+    assert not (tmp_path / "counted/pace.json").exists()
+
 
 def test_a_contestant_named_twice_is_refused(tmp_path):
     twice = [Contestant.parse("retina_lungs")] * 2
