@@ -235,9 +235,9 @@ def _measure_pace(
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     missing = [contestant for contestant in contestants if contestant.name not in known]
     rounds: dict[str, list[float]] = {contestant.name: [] for contestant in missing}
-    for _ in range(_TIMED_ROUNDS):
+    for number in range(_TIMED_ROUNDS):
         for contestant in missing:
-            folder = run_folder(out, contestant.name, 0).parent / "trial"
+            folder = run_folder(out, contestant.name, 0).parent / f"trial_{number}"
             trial = _prepared(contestant.config(data_root, folder, cfg_options), seed=0)
             trial.train_cfg.update(max_iters=_WARM_UP_ITERATIONS + _TIMED_ITERATIONS)
             trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
