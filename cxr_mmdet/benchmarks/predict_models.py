@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmdet.models.dense_heads import GFLHead
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
@@ -37,7 +39,7 @@ def random_detector(config: Config) -> BaseDetector:
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)
-    model = MODELS.build(config.model).eval()
+    model = MODELS.build(copy.deepcopy(config.model)).eval()  # whose test_cfg is then its own
     logger.setLevel(level)
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
@@ -82,9 +84,11 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
     two_stage = hasattr(model, "roi_head")
     head = model.rpn_head if two_stage else model.bbox_head
     scores, deltas = head(pyramid)
-    layers = (head.rpn_cls, head.rpn_reg) if two_stage else (head.retina_cls, head.retina_reg)
-    _spread(layers[0], torch.cat([level.flatten() for level in scores]), 2.0, -2.5 if two_stage else -6.0)
-    _spread(layers[1], torch.cat([level.flatten() for level in deltas]), 0.3, 0.0)
+    kind = "rpn" if two_stage else "gfl" if isinstance(head, GFLHead) else "retina"
+    last = [getattr(head, f"{kind}_{part}") for part in ("cls", "reg")]
+    _spread(last[0], torch.cat([level.flatten() for level in scores]), 2.0, -2.5 if two_stage else -6.0)
+    # GFL's are logits of how many cells a side is away.
+    _spread(last[1], torch.cat([level.flatten() for level in deltas]), 3.0 if kind == "gfl" else 0.3, 0.0)
     if two_stage:
         corners = torch.rand(60, 2, generator=generator) * 80
         rois = torch.cat([torch.zeros(60, 1), corners, corners + 8 + corners.flip(1) / 2], dim=1)
