@@ -51,6 +51,21 @@ MODELS_BY_KIND = {
             "test_dataloader.dataset.pipeline.1.scale=(192,128)",
         ],
     ),
+    # Distances as distributions in place of deltas.
+    "gfl": (
+        "gfl_5cls",
+        [
+            "model.backbone.depth=18",
+            "model.backbone.base_channels=16",
+            "model.backbone.stem_channels=16",
+            "model.neck.in_channels=[16,32,64,128]",
+            "model.neck.out_channels=64",
+            "model.bbox_head.in_channels=64",
+            "model.bbox_head.feat_channels=64",
+            "model.bbox_head.stacked_convs=1",
+            "test_dataloader.dataset.pipeline.2.scale=(128,128)",
+        ],
+    ),
     "faster": ("faster_rcnn_5cls", [*_FASTER, "test_dataloader.dataset.pipeline.2.scale=(192,192)"]),
     # With an abnormality gate: on the neck, scores multiplied; on the backbone, boxes cut.
     "retina_gate": (

@@ -40,6 +40,7 @@ TORCH_FREE = sorted(room for room, place in PLACE.items() if place < PLACE["data
 BRIDGES = frozenset(
     {
         "checkpoint",
+        "dense_outputs",
         "describe",
         "export",
         "graph_modules",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cxr_mmdet.inference.spec import DistanceCoder
 from cxr_mmdet.inference.suppression import suppress
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ def decode_maps(
         anchors = _anchors_at(spec, level, places, scores[level].shape[2])
         if score_thresholds is None:
             labels = np.full(len(places), level, dtype=np.int64)
-        found.append(Boxes(decode_deltas(spec.coder, anchors, wanted, size_hw), labels, values))
+        if isinstance(spec.coder, DistanceCoder):
+            boxes = decode_distances(spec.coder, anchors, wanted, spec.strides[level], size_hw)
+        else:
+            boxes = decode_deltas(spec.coder, anchors, wanted, size_hw)
+        found.append(Boxes(boxes, labels, values))
     return Boxes(
         np.concatenate([part.boxes_xyxy for part in found]),
         np.concatenate([part.labels for part in found]),
@@ -126,10 +131,21 @@ def decode_deltas(
     limit = np.float32(MAX_LOG_RATIO)
     halves = sides * np.exp(np.clip(moves[:, 2:], -limit, limit)) * np.float32(0.5)
     decoded = np.concatenate([centres - halves, centres + halves], axis=1)
-    if coder.clip_border:
-        height, width = size_hw
-        decoded = np.clip(decoded, 0, np.array([width, height, width, height], dtype=np.float32))
-    return decoded
+    return _clipped(decoded, size_hw) if coder.clip_border else decoded
+
+
+def decode_distances(
+    coder: DistanceCoder,
+    boxes_xyxy: NDArray[np.float32],
+    distances: NDArray[np.float32],
+    stride: tuple[int, int],
+    size_hw: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Return the (N, 4) boxes that (N, 4) distances, in cells of ``stride``, span around the centres of anchors."""
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) * np.float32(0.5)
+    low, high = np.split(distances * np.array([*stride, *stride], dtype=np.float32), 2, axis=1)
+    decoded = np.concatenate([centres - low, centres + high], axis=1)
+    return _clipped(decoded, size_hw) if coder.clip_border else decoded
 
 
 def level_of_regions(spec: Regions, regions_xyxy: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -149,6 +165,11 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the softmax over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _clipped(boxes_xyxy: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    height, width = size_hw
+    return np.clip(boxes_xyxy, 0, np.array([width, height, width, height], dtype=np.float32))
 
 
 def _choose(

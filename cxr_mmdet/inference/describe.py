@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmcv.ops import RoIAlign
-from mmdet.models.dense_heads import AnchorHead, RPNHead
+from mmdet.models.dense_heads import AnchorHead, GFLHead, RPNHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
-from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, Pooling, Regions
+from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, DistanceCoder, Pooling, Regions
 from cxr_mmdet.models.abnormality_gate import gate_of
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SUPPORTED = (
-    "only RetinaNet's and Faster R-CNN's kind can be exported. Predict with the checkpoint itself: tools/predict.py, "
-    "serve.py and dicom_node.py take it"
+    "only the kinds of RetinaNet, GFL and Faster R-CNN can be exported. Predict with the checkpoint itself: "
+    "tools/predict.py, serve.py and dicom_node.py take it"
 )
 
 _LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations", "LoadVotedAnnotations"}
@@ -95,7 +95,8 @@ def describe_detector(model: BaseDetector, source: str) -> DetectorSpec:
             gate=rule,
         )
     if isinstance(model, SingleStageDetector):
-        return DetectorSpec(maps=_maps(model.bbox_head, BaseDenseHead._predict_by_feat_single, source), gate=rule)
+        whole = GFLHead if isinstance(model.bbox_head, GFLHead) else BaseDenseHead
+        return DetectorSpec(maps=_maps(model.bbox_head, whole._predict_by_feat_single, source), gate=rule)
     raise OtherArchitectureError(f"{source}: is a {type(model).__name__}; {SUPPORTED}.")
 
 
@@ -115,7 +116,7 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
     standard = (
         isinstance(head, AnchorHead)
         # Two maps a level and no more: ATSS, for one, has a third that its scores are multiplied by.
-        and type(head).forward is AnchorHead.forward
+        and type(head).forward in (AnchorHead.forward, GFLHead.forward)
         and type(head)._predict_by_feat_single is reading
         and type(generator) is AnchorGenerator
         and not getattr(head.loss_cls, "custom_cls_channels", False)
@@ -126,7 +127,7 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
     return AnchorMaps(
         base_anchors=tuple(tuple(map(tuple, level.tolist())) for level in generator.base_anchors),
         strides=tuple((int(width), int(height)) for width, height in generator.strides),
-        coder=_coder(head.bbox_coder, source),
+        coder=_dense_coder(head.bbox_coder, source),
         activation="sigmoid" if head.use_sigmoid_cls else "softmax",
         channels=head.cls_out_channels,
         nms_pre=int(test.get("nms_pre", -1)),
@@ -175,6 +176,12 @@ def _pooling(extractor: SingleRoIExtractor, source: str) -> Pooling:
     ((_, (height, width), samples, aligned),) = kinds
     strides = tuple(1 / float(layer.spatial_scale) for layer in layers)
     return Pooling((int(height), int(width)), samples, bool(aligned), strides)
+
+
+def _dense_coder(coder: Any, source: str) -> DeltaCoder | DistanceCoder:
+    if type(coder) is DistancePointBBoxCoder:
+        return DistanceCoder(bool(coder.clip_border))
+    return _coder(coder, source)
 
 
 def _coder(coder: Any, source: str) -> DeltaCoder:

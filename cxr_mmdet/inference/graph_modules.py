@@ -13,6 +13,7 @@ from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cxr_mmdet.inference.dense_outputs import dense_outputs
 from cxr_mmdet.inference.winograd import Branch, Grid, is_eligible, replace_convolutions
 from cxr_mmdet.models.abnormality_gate import gate_of
 
@@ -72,7 +73,7 @@ class WholeGraph(_FeatureGraph):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return scores and deltas of the levels, then the pyramid's rows where a second stage needs them."""
         pyramid, abnormal = self.features(image)
-        scores, deltas = self.head(pyramid)
+        scores, deltas = dense_outputs(self.head, pyramid)
         maps = [level.permute(0, 2, 3, 1) for level in (*scores, *deltas)]
         return (*maps, *[Grid.of(pyramid).rows] * self.rows, *abnormal)
 

@@ -1,4 +1,4 @@
-"""Detectors that only mmdet itself can decode: all but RetinaNet's and Faster R-CNN's kind."""
+"""Detectors that only mmdet itself can decode: all but the kinds of RetinaNet, GFL and Faster R-CNN."""
 
 from __future__ import annotations
 

@@ -38,13 +38,26 @@ class DeltaCoder:
 
 
 @dataclass(frozen=True)
+class DistanceCoder:
+    """How four numbers span a box around an anchor's centre (mmdet's ``DistancePointBBoxCoder``).
+
+    They are the distances to the left, top, right and bottom side, in cells of the level.
+
+    Attributes:
+        clip_border: cut decoded boxes at the picture's border.
+    """
+
+    clip_border: bool = True
+
+
+@dataclass(frozen=True)
 class AnchorMaps:
     """Dense maps of scores and deltas over anchors, one pair a level.
 
     Attributes:
         base_anchors: a level's anchors around the cell (0, 0), x_min y_min x_max y_max, in pixels of the input.
         strides: width and height of a cell of each level in pixels of the input.
-        coder: of the deltas.
+        coder: of the deltas; a :class:`DistanceCoder` for GFL.
         activation: of the scores; softmax has the background as last channel.
         channels: scores an anchor, background included.
         nms_pre: so many best scores a level go on.
@@ -55,7 +68,7 @@ class AnchorMaps:
 
     base_anchors: tuple[tuple[Four, ...], ...]
     strides: tuple[tuple[int, int], ...]
-    coder: DeltaCoder
+    coder: DeltaCoder | DistanceCoder
     activation: Activation
     channels: int
     nms_pre: int
@@ -228,8 +241,10 @@ def _regions(part: Mapping[str, Any]) -> Regions:
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:
     coder = part["coder"]
-    made = DeltaCoder(_four(coder["means"]), _four(coder["stds"]), bool(coder["clip_border"]))
-    return dict(part) | {"coder": made}
+    clip_border = bool(coder["clip_border"])
+    if "means" not in coder:
+        return dict(part) | {"coder": DistanceCoder(clip_border)}
+    return dict(part) | {"coder": DeltaCoder(_four(coder["means"]), _four(coder["stds"]), clip_border)}
 
 
 def _four(values: Any) -> Four:

@@ -10,6 +10,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmdet.models.detectors import TwoStageDetector
 
 from cxr_mmdet.inference.deltas import Deltas, WholeMaps
+from cxr_mmdet.inference.dense_outputs import dense_outputs
 from cxr_mmdet.models.abnormality_gate import extract
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class TorchBackend:
         pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         pyramid, logits = extract(self.model, pictures)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
-        scores, deltas = head(pyramid)
+        scores, deltas = dense_outputs(head, pyramid)
         abnormal = None if logits is None else _numpy(logits)
         return [_numpy(level) for level in scores], WholeMaps([_numpy(level) for level in deltas]), pyramid, abnormal
 

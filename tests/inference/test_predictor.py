@@ -50,7 +50,7 @@ def test_thresholds_are_those_of_mmdet(tmp_path, kind):
     assert len(found) < len(predictor.predict(path))
 
 
-@pytest.mark.parametrize("kind", ["retina_wide", "faster_wide"])
+@pytest.mark.parametrize("kind", ["retina_wide", "faster_wide", "gfl"])
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
     predictor = Predictor.load(bundle_of(kind, form))
