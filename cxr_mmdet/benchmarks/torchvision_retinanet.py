@@ -9,6 +9,7 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import nn
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -48,8 +49,9 @@ class TorchvisionRetinaNet(BaseDetector):
             num_classes,
             image_mean=[0.0] * 3,
             image_std=[1.0] * 3,
-            _skip_resize=True,
         )
+        # Its own would enlarge every picture to 800 px, `_skip_resize` or not once training is over.
+        self.detector.transform = _AsGiven(0, 0, image_mean=[0.0] * 3, image_std=[1.0] * 3)
 
     def init_weights(self) -> None:
         """Initialise the backbone as mmdet does; torchvision initialised the rest when it was built."""
@@ -82,6 +84,13 @@ class TorchvisionRetinaNet(BaseDetector):
 
     def _forward(self, batch_inputs: torch.Tensor, batch_data_samples: Any = None) -> dict[str, torch.Tensor]:
         return self.detector.head(list(self.extract_feat(batch_inputs)))
+
+
+class _AsGiven(GeneralizedRCNNTransform):
+    """torchvision's preparation of pictures without a change of their size, which the pipeline has seen to."""
+
+    def resize(self, image: torch.Tensor, target: Any = None) -> tuple[torch.Tensor, Any]:
+        return image, target
 
 
 class _PyramidBackbone(nn.Module):

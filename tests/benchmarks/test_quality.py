@@ -58,6 +58,17 @@ def test_torchvisions_detector_gives_its_own_boxes_in_pixels_before_resizing(pre
     assert torch.allclose(found.pred_instances.bboxes, expected["boxes"] * factor, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_torchvisions_detector_sees_pictures_in_the_size_of_the_pipeline(prepared_folder, training):
+    init_default_scope("mmdet")
+    config = as_torchvision(load_config("retina_phantom", data_root=prepared_folder(), load_from="none"))
+    transform = MODELS.build(config.model).train(training).detector.transform
+    pictures = [torch.rand(3, 96, 64), torch.rand(3, 96, 64)]
+    seen, _ = transform(pictures)
+    assert seen.image_sizes == [(96, 64)] * 2
+    assert all(torch.equal(got, given) for got, given in zip(seen.tensors, pictures, strict=True))
+
+
 @pytest.mark.slow
 def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path):
     root, out = prepared_folder(train=4, val=2), tmp_path / "quality"
