@@ -6,6 +6,7 @@ custom_imports = dict(
         "cxr_mmdet.engine",
         "cxr_mmdet.models.abnormality_gate",
         "cxr_mmdet.models.data_preprocessor",
+        "cxr_mmdet.models.steady_loss",
         "cxr_mmdet.models.vote_weights",
         "cxr_mmdet.models.vote_weights_atss",
     ],
@@ -28,6 +29,7 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type="IterationSeedHook"),
+    dict(type="SteadyLossHook"),
     dict(type="PretrainedReportHook"),
     dict(type="MissedValidationHook"),
     dict(type="BestSoFarHook"),

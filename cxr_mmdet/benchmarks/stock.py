@@ -9,6 +9,7 @@ from mmdet.registry import TRANSFORMS
 
 import cxr_mmdet.datasets  # noqa: F401 (registers our transforms)
 from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.models.steady_loss import split_steady
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,8 +36,10 @@ def stock_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | 
 
 
 def stock_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model's config with mmdet's own preprocessor; the networks are mmdet's already."""
+    """Return the model's config with mmdet's own preprocessor and loss; the networks are mmdet's already."""
     stock = copy.deepcopy(dict(model))
+    if "bbox_head" in stock:
+        stock["bbox_head"]["type"] = split_steady(stock["bbox_head"]["type"])[1]
     preprocessor = stock["data_preprocessor"]
     preprocessor["type"] = _PREPROCESSORS.get(preprocessor["type"], preprocessor["type"])
     return stock

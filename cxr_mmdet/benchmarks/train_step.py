@@ -22,6 +22,7 @@ from cxr_mmdet.benchmarks.harness import Alternative, Comparison, compare
 from cxr_mmdet.benchmarks.stock import OURS, STOCK, stock_model
 from cxr_mmdet.engine.config import annotated_parts
 from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.models.steady_loss import SteadyLoss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,6 +132,9 @@ def _build_models(config: Config) -> tuple[BaseDetector, BaseDetector]:
     with _quiet_logger():
         ours = MODELS.build(config.model)
         ours.init_weights()
+        for part in ours.modules():
+            if isinstance(part, SteadyLoss):
+                part.momentum = 0.0  # mmdet's loss, by the same work
         stock = MODELS.build(stock_model(config.model))
     stock.load_state_dict(ours.state_dict())
     return stock.to(device), ours.to(device)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cxr_mmdet.engine.curves import draw_curves
+from cxr_mmdet.models.steady_loss import SteadyLoss
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -38,6 +39,31 @@ class IterationSeedHook(Hook):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (mmdet draws from the global generator)
         torch.manual_seed(seed)
+
+
+@HOOKS.register_module()
+class SteadyLossHook(Hook):
+    """Keep the means that steady losses are divided by in the run's checkpoints, and take them up when it resumes."""
+
+    _KEY = "mean_positives"
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up what a resumed checkpoint holds."""
+        means = runner.message_hub.get_info(self._KEY, None)
+        for head, mean in zip(_steady_heads(runner), means or [], strict=False):
+            head.mean_positives = mean
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Note the means, before a checkpoint is saved."""
+        heads = _steady_heads(runner)
+        if heads:
+            runner.message_hub.update_info(self._KEY, [head.mean_positives for head in heads])
+
+
+def _steady_heads(runner: Runner) -> list[SteadyLoss]:
+    return [part for part in runner.model.modules() if isinstance(part, SteadyLoss)]
 
 
 @HOOKS.register_module()

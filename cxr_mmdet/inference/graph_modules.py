@@ -160,7 +160,7 @@ class RegionsGraph(nn.Module):
 
 def _is_plain_retina(head: Any) -> bool:
     """Return whether both branches are nothing but convolutions and ReLU, so that any part can be computed alone."""
-    if type(head) is not RetinaHead:
+    if not isinstance(head, RetinaHead) or type(head).forward_single is not RetinaHead.forward_single:
         return False
     layers = [*head.cls_convs, *head.reg_convs]
     last = (head.retina_cls, head.retina_reg)

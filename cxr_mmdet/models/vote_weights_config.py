@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmdet.registry import MODELS
 
+import cxr_mmdet.models.steady_loss
 import cxr_mmdet.models.vote_weights
-import cxr_mmdet.models.vote_weights_atss  # noqa: F401 (both register the heads)
+import cxr_mmdet.models.vote_weights_atss
 from cxr_mmdet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ _SAMPLER = {"type": "VoteRandomSampler"}
 
 
 def _voting(head: Mapping[str, Any]) -> dict[str, Any]:
-    name = f"{PREFIX}{head['type']}"
+    steady, plain = cxr_mmdet.models.steady_loss.split_steady(head["type"])
+    name = f"{steady}{PREFIX}{plain}"
     if name not in MODELS.module_dict:
         known = ", ".join(sorted(each.removeprefix(PREFIX) for each in MODELS.module_dict if each.startswith(PREFIX)))
         raise ConfigError(

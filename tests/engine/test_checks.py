@@ -20,7 +20,7 @@ from cxr_mmdet.models.vote_weights import VoteWeightedHead
 
 init_default_scope("mmdet")
 
-VOTES = "model.bbox_head.type=VoteWeightedRetinaHead"
+VOTES = "model.bbox_head.type=SteadyVoteWeightedRetinaHead"
 TINY = [
     "val_dataloader.dataset.pipeline.2.scale=(64,64)",
     "test_dataloader.dataset.pipeline.2.scale=(64,64)",

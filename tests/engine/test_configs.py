@@ -13,6 +13,7 @@ from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.mmdet_models import mmdet_model, mmdet_recipe
 from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
+from cxr_mmdet.models.steady_loss import SteadyLoss
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
 OWN = ("retina_phantom", "retina_lungs", "gfl_lungs", "retina_14cls_rare")
@@ -245,11 +246,20 @@ def test_a_recipe_with_votes_differs_in_what_weighs_alone(name):
         assert sampler.type == "VoteRandomSampler"
         sampler.type = "RandomSampler"
         assert voted.model.rpn_head.type == "RPNHead"
-    assert head.type.startswith("VoteWeighted")
-    head.type = head.type.removeprefix("VoteWeighted")
+    assert "VoteWeighted" in head.type
+    head.type = head.type.replace("VoteWeighted", "")
     for each in (base, voted):
         each.work_dir = None
     assert voted.to_dict() == base.to_dict()
+
+
+@pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls_votes", "retina_phantom_gate", "retina_lungs"])
+def test_a_retinanets_loss_is_divided_by_a_mean_as_detectron2s(name):
+    init_default_scope("mmdet")
+    head = MODELS.build(copy.deepcopy(load(name).model)).bbox_head
+    assert isinstance(head, SteadyLoss)
+    assert (head.momentum, head.mean_positives) == (0.9, 100)
+    assert not isinstance(MODELS.build(configs.load_config(name, switches=["stock_loss"]).model).bbox_head, SteadyLoss)
 
 
 def rates(name: str, iterations: int) -> list[float]:

@@ -41,7 +41,9 @@ def test_what_training_wrote_is_loaded_whole():
 
 
 def test_a_detector_trained_with_votes_predicts_without_them(tmp_path):
-    cfg = meta_of("retina")["cfg"].replace("type='RetinaHead'", "type='VoteWeightedRetinaHead', votes=dict(power=2)")
+    cfg = meta_of("retina")["cfg"].replace(
+        "type='SteadyRetinaHead'", "type='VoteWeightedRetinaHead', votes=dict(power=2)"
+    )
     path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(cfg=cfg))
     voted, stock = load_detector(str(path)), load_detector(str(checkpoint_of("retina")))
     assert type(voted.model.bbox_head).__name__ == "VoteWeightedRetinaHead"
