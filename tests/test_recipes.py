@@ -46,5 +46,5 @@ def test_a_typing_error_is_answered_by_the_nearest_and_all(name):
 
 
 def test_a_name_like_no_other_is_answered_by_all():
-    with pytest.raises(ConfigError, match=r"no such switch; the switches are accumulate, "):
+    with pytest.raises(ConfigError, match=r"no such switch; the switches are abnormal_only, accumulate, "):
         resolve_switches(["xyz"])

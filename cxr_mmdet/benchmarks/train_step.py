@@ -13,7 +13,7 @@ import torch
 from mmdet.registry import HOOKS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
@@ -52,10 +52,13 @@ class Trainer:
         self.model = model.train()
         self.optim_wrapper = build_optim_wrapper(model, optim_wrapper)
         self.hooks = hooks
+        self._message_hub = MessageHub("train-step")
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
         """Train one iteration, wait for the device, and return the losses."""
-        runner = SimpleNamespace(seed=_SEED, iter=iteration, world_size=1, rank=0)
+        runner = SimpleNamespace(
+            seed=_SEED, iter=iteration, world_size=1, rank=0, model=self.model, message_hub=self._message_hub
+        )
         for hook in self.hooks:
             hook.before_train_iter(runner, iteration, batch)
         losses = self.model.train_step(batch, self.optim_wrapper)

@@ -47,23 +47,27 @@ class SteadyLossHook(Hook):
 
     _KEY = "mean_positives"
 
+    def __init__(self) -> None:
+        self._heads: list[SteadyLoss] | None = None
+
     def before_train(self, runner: Runner) -> None:
         """Take up what a resumed checkpoint holds."""
         means = runner.message_hub.get_info(self._KEY, None)
-        for head, mean in zip(_steady_heads(runner), means or [], strict=False):
+        for head, mean in zip(self._steady_heads(runner), means or [], strict=False):
             head.mean_positives = mean
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Note the means, before a checkpoint is saved."""
-        heads = _steady_heads(runner)
+        heads = self._steady_heads(runner)
         if heads:
             runner.message_hub.update_info(self._KEY, [head.mean_positives for head in heads])
 
-
-def _steady_heads(runner: Runner) -> list[SteadyLoss]:
-    return [part for part in runner.model.modules() if isinstance(part, SteadyLoss)]
+    def _steady_heads(self, runner: Runner) -> list[SteadyLoss]:
+        if self._heads is None:
+            self._heads = [part for part in runner.model.modules() if isinstance(part, SteadyLoss)]
+        return self._heads
 
 
 @HOOKS.register_module()
