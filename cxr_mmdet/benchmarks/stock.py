@@ -39,6 +39,7 @@ def stock_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model's config with mmdet's own preprocessor and loss; the networks are mmdet's already."""
     stock = copy.deepcopy(dict(model))
     if "bbox_head" in stock:
+        stock["bbox_head"].pop("steady", None)
         stock["bbox_head"]["type"] = split_steady(stock["bbox_head"]["type"])[1]
     preprocessor = stock["data_preprocessor"]
     preprocessor["type"] = _PREPROCESSORS.get(preprocessor["type"], preprocessor["type"])

@@ -87,6 +87,12 @@ def with_steady_loss(model: Mapping[str, Any]) -> dict[str, Any]:
     return {"bbox_head": {"type": name}}
 
 
+def with_stock_loss(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be merged into a detector's config so that its loss is mmdet's; nothing where it is already."""
+    steady, plain = split_steady(model.get("bbox_head", {}).get("type", ""))
+    return {"bbox_head": {"type": plain}} if steady else {}
+
+
 for _head in _HEADS:
     _members = {"__doc__": f"``{_head.__name__}`` with a steady loss.", "__module__": __name__}
     MODELS.register_module(module=type(f"{PREFIX}{_head.__name__}", (SteadyLoss, _head), _members))
