@@ -4,7 +4,7 @@ custom_imports = dict(
     imports=[
         "cxr_mmdet.datasets",
         "cxr_mmdet.engine",
-        "cxr_mmdet.models.abnormality_gate",
+        "cxr_mmdet.models.gated_detectors",
         "cxr_mmdet.models.data_preprocessor",
         "cxr_mmdet.models.steady_loss",
         "cxr_mmdet.models.vote_weights",

@@ -16,7 +16,7 @@ from torch.nn import functional
 import cxr_mmdet.datasets
 import cxr_mmdet.models.data_preprocessor  # noqa: F401
 from cxr_mmdet.engine.config import annotated_parts, train_whole_backbone
-from cxr_mmdet.models.abnormality_gate import extract, gate_of
+from cxr_mmdet.models.gated_detectors import extract, gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector

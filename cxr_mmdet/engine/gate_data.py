@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
     from torch import nn

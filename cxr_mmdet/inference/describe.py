@@ -17,7 +17,7 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
 from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, DistanceCoder, Pooling, Regions
-from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector

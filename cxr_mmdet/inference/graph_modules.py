@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cxr_mmdet.inference.dense_outputs import dense_outputs
 from cxr_mmdet.inference.winograd import Branch, Grid, is_eligible, replace_convolutions
-from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from cxr_mmdet.errors import CheckpointError, CxrError
 from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import Boxes
 from cxr_mmdet.inference.spec import NO_SUPPRESSION, WholeDetector
-from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector

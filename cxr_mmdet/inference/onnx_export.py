@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.graph_modules import RegionsGraph, example_plan, maps_graph
 from cxr_mmdet.inference.graphs import ABNORMAL, BOXES, MAPS, REGIONS, boxes_inputs, maps_outputs
-from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
     from pathlib import Path

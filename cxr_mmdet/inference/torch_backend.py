@@ -11,7 +11,7 @@ from mmdet.models.detectors import TwoStageDetector
 
 from cxr_mmdet.inference.deltas import Deltas, WholeMaps
 from cxr_mmdet.inference.dense_outputs import dense_outputs
-from cxr_mmdet.models.abnormality_gate import extract
+from cxr_mmdet.models.gated_detectors import extract
 
 if TYPE_CHECKING:
     import numpy as np

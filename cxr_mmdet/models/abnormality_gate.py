@@ -1,20 +1,11 @@
-"""The abnormality gate: one more head that says whether a radiograph holds any finding, for most of mmdet's detectors.
-
-``type="GatedRetinaNet", gate=dict(...)`` is a RetinaNet with a gate, and so on for each of :data:`GATED`. The
-detector's parameters keep their names, so its checkpoints still load; the gate's are ``gate.*``.
-"""
+"""The abnormality gate: one more head that says whether a radiograph holds any finding."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.models import detectors
-from mmdet.models.detectors.base import BaseDetector
-from mmdet.registry import MODELS
-from mmengine.model import BaseModule, bias_init_with_prob, is_model_wrapper, kaiming_init, normal_init
+from mmengine.model import BaseModule, bias_init_with_prob, kaiming_init, normal_init
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, relu
 
@@ -22,32 +13,11 @@ from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.models.gate_rule import GateRule, ScoreMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 Features = tuple[Tensor, ...]
 
-GATED = (
-    "ATSS",
-    "CascadeRCNN",
-    "DDOD",
-    "DINO",
-    "DeformableDETR",
-    "FCOS",
-    "FasterRCNN",
-    "GFL",
-    "PAA",
-    "RTMDet",
-    "RetinaNet",
-    "TOOD",
-    "VFNet",
-)
-"""mmdet's detectors that are registered with a gate, as ``Gated…``; :func:`gated` makes others."""
-
-_SOURCES = ("neck", "backbone")
-_PROBE_SIDE = 128
 _MARGIN = 0.01
-
-_SEEN: ContextVar[list[Tensor] | None] = ContextVar("gate_logits", default=None)
 
 
 class AbnormalityGate(BaseModule):
@@ -150,120 +120,6 @@ class AbnormalityGate(BaseModule):
         return self.loss_weight * (losses * counts).sum() / counts.sum().clamp(min=1)
 
 
-class GateMixin(BaseDetector):
-    """Adds an :class:`AbnormalityGate` to the detector that stands after it among a class's bases.
-
-    Training adds ``loss_gate``. Prediction sets ``p_abnormal``, a float in 0…1, on each sample, whether anything was
-    found or not, and then applies the gate's rule to its boxes.
-
-    Args:
-        args: the detector's.
-        gate: :class:`AbnormalityGate`'s but for ``channels``.
-        kwargs: the detector's.
-
-    Raises:
-        ConfigError: see :class:`AbnormalityGate`.
-    """
-
-    def __init__(self, *args: Any, gate: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        options = dict(gate or {})
-        source = options.get("source", "neck")
-        if source not in _SOURCES or (source == "neck" and not self.with_neck):
-            raise ConfigError(f"the gate's source is {source!r}; choose backbone, or neck where the model has one.")
-        stages, pyramid = self._probe()
-        maps = pyramid if source == "neck" else stages
-        self.gate = AbnormalityGate([level.shape[1] for level in maps], **options)
-
-    def extract_feat(self, batch_inputs: Tensor) -> Features:
-        """Return the features for the detector, and leave the gate's logits where they are asked for."""
-        stages, pyramid = self._maps(batch_inputs)
-        seen = _SEEN.get()
-        if seen is not None:
-            seen.append(self.gate(stages, pyramid))
-        return pyramid
-
-    def loss(self, batch_inputs: Tensor, batch_data_samples: Any) -> dict[str, Any]:
-        """Return the detector's losses and ``loss_gate``."""
-        with _logits() as seen:
-            losses = super().loss(batch_inputs, batch_data_samples)
-        (logits,) = seen
-        return losses | {"loss_gate": self.gate.loss(logits, batch_data_samples)}
-
-    def predict(self, batch_inputs: Tensor, batch_data_samples: Any, rescale: bool = True) -> Any:
-        """Return the detector's samples with ``p_abnormal``, their boxes after the gate's rule."""
-        with _logits() as seen:
-            samples = super().predict(batch_inputs, batch_data_samples, rescale=rescale)
-        (logits,) = seen
-        head = getattr(self, "roi_head", None) or self.bbox_head
-        threshold = (head.test_cfg or {}).get("score_thr", 0.0)
-        for sample, p_abnormal in zip(samples, logits.float().sigmoid().tolist(), strict=True):
-            sample.p_abnormal = p_abnormal
-            factor = self.gate.rule.factor(p_abnormal)
-            if factor != 1:
-                found = sample.pred_instances
-                found.scores = found.scores * factor
-                sample.pred_instances = found[found.scores > threshold]
-        return samples
-
-    def _maps(self, batch_inputs: Tensor) -> tuple[Features, Features]:
-        """Return the backbone's and the neck's feature maps."""
-        stages = self.backbone(batch_inputs)
-        return stages, self.neck(stages) if self.with_neck else stages
-
-    @torch.no_grad()
-    def _probe(self) -> tuple[Features, Features]:
-        """Return the maps of a small black picture, whose channels no config names for every backbone and neck."""
-        modes = {module: module.training for module in self.modules()}
-        for module in modes:
-            module.training = False
-        maps = self._maps(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
-        for module, mode in modes.items():
-            module.training = mode
-        return maps
-
-
-@contextmanager
-def _logits() -> Iterator[list[Tensor]]:
-    """Collect what gates say in this thread meanwhile."""
-    seen: list[Tensor] = []
-    token = _SEEN.set(seen)
-    try:
-        yield seen
-    finally:
-        _SEEN.reset(token)
-
-
-def extract(model: BaseDetector, images: Tensor) -> tuple[Features, Tensor | None]:
-    """Return a detector's features and, if it has a gate, the (N,) logits of it."""
-    with _logits() as seen:
-        features = model.extract_feat(images)
-    return features, seen[0] if seen else None
-
-
-def gate_of(model: nn.Module) -> AbnormalityGate | None:
-    """Return the gate of a detector, wrapped or not; None where it has none."""
-    gate = getattr(model.module if is_model_wrapper(model) else model, "gate", None)
-    return gate if isinstance(gate, AbnormalityGate) else None
-
-
 def is_abnormal(sample: Any) -> bool:
     """Return whether a training sample holds any finding, be it one that the detector ignores."""
     return len(sample.gt_instances) > 0 or len(sample.get("ignored_instances", ())) > 0
-
-
-def gated(detector: type[BaseDetector]) -> type[BaseDetector]:
-    """Return the class ``Gated…`` of a detector whose features are ``neck(backbone(images))``.
-
-    Raises:
-        ConfigError: a detector that makes its features in another way.
-    """
-    standard = (detectors.SingleStageDetector, detectors.TwoStageDetector, detectors.DetectionTransformer)
-    if detector.extract_feat not in [base.extract_feat for base in standard]:
-        raise ConfigError(f"{detector.__name__} makes its features in a way of its own, so it cannot have a gate.")
-    doc = f"mmdet's {detector.__name__} with an abnormality gate; see :class:`GateMixin`."
-    return type(f"Gated{detector.__name__}", (GateMixin, detector), {"__doc__": doc, "__module__": __name__})
-
-
-for _name in GATED:
-    MODELS.register_module(module=gated(getattr(detectors, _name)))

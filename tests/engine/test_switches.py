@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.errors import ConfigError
-from cxr_mmdet.models.abnormality_gate import gate_of
+from cxr_mmdet.models.gated_detectors import gate_of
 from cxr_mmdet.models.vote_weights import weighs_votes
 
 if TYPE_CHECKING:

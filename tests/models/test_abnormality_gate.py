@@ -16,8 +16,9 @@ from mmengine.structures import InstanceData
 
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import ConfigError
-from cxr_mmdet.models.abnormality_gate import GATED, AbnormalityGate, extract, gate_of, gated, is_abnormal
+from cxr_mmdet.models.abnormality_gate import AbnormalityGate, is_abnormal
 from cxr_mmdet.models.gate_rule import GateRule
+from cxr_mmdet.models.gated_detectors import GATED, extract, gate_of, gated
 
 SIDE = 64
 SMALL = {
