@@ -67,10 +67,16 @@ MODELS_BY_KIND = {
         ],
     ),
     "faster": ("faster_rcnn_5cls", [*_FASTER, "test_dataloader.dataset.pipeline.2.scale=(192,192)"]),
-    # With an abnormality gate: on the neck, scores multiplied; on the backbone, boxes cut.
+    # With an abnormality gate: on the scores, on the neck, scores multiplied; on the backbone, boxes cut.
+    "retina_scores": ("retina_phantom_gate", ["test_dataloader.dataset.pipeline.2.scale=(128,128)"]),
     "retina_gate": (
-        "retina_phantom_gate",
-        ["model.gate.score_mode=multiply", "test_dataloader.dataset.pipeline.2.scale=(128,128)"],
+        "retina_phantom",
+        [
+            "model.type=GatedRetinaNet",
+            "model.gate.source=neck",
+            "model.gate.score_mode=multiply",
+            "test_dataloader.dataset.pipeline.2.scale=(128,128)",
+        ],
     ),
     "faster_gate": (
         "faster_rcnn_5cls",
@@ -85,7 +91,15 @@ MODELS_BY_KIND = {
     ),
     "faster_wide": ("faster_rcnn_14cls", [*_FASTER, "test_dataloader.dataset.pipeline.1.scale=(256,160)"]),
 }
-GATED_KINDS = ["retina_gate", "faster_gate"]
+# One for each graph that scores come out of.
+for _kind, _plain in {"wide_scores": "retina_wide", "gfl_scores": "gfl"}.items():
+    _name, _options = MODELS_BY_KIND[_plain]
+    _type = load_config(_name, load_from="none").model.type
+    MODELS_BY_KIND[_kind] = (
+        _name,
+        [*_options, f"model.type=Gated{_type}", "model.gate.source=scores", "model.gate.score_mode=multiply"],
+    )
+GATED_KINDS = ["retina_gate", "retina_scores", "wide_scores", "gfl_scores", "faster_gate"]
 KINDS = [kind for kind in MODELS_BY_KIND if kind not in GATED_KINDS]
 
 

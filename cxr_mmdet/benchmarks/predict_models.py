@@ -16,7 +16,8 @@ from torch.nn import functional
 import cxr_mmdet.datasets
 import cxr_mmdet.models.data_preprocessor  # noqa: F401
 from cxr_mmdet.engine.config import annotated_parts, train_whole_backbone
-from cxr_mmdet.models.gated_detectors import extract, gate_of
+from cxr_mmdet.models.abnormality_gate import FeatureGate, ScoreGate
+from cxr_mmdet.models.gated_detectors import gate_logits, gate_of
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
@@ -99,14 +100,27 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
 
 def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tensor) -> None:
     """Let the gate say a half of the picture, so that it says more of some pictures and less of others."""
-    _, logits = extract(model, picture)
-    assert logits is not None
-    said = (logits - gate.bias).abs().clamp(min=1)
-    for weight in gate.evidence.parameters():
-        weight.mul_(1 / said)
-    _, logits = extract(model, picture)
-    assert logits is not None
-    gate.bias.sub_(logits)
+    if isinstance(gate, FeatureGate):
+        said = (_ask_gate(model, picture) - gate.bias).abs().clamp(min=1)
+        for weight in gate.evidence.parameters():
+            weight.mul_(1 / said)
+        gate.bias.sub_(_ask_gate(model, picture))
+    elif isinstance(gate, ScoreGate):
+        # The more its biases, the more it says.
+        low, high = -20.0, 20.0
+        bias = gate.numbers[:-2]
+        spread = torch.linspace(-1, 1, len(bias))
+        for _ in range(40):
+            middle = (low + high) / 2
+            bias.copy_(spread + middle)
+            low, high = (low, middle) if _ask_gate(model, picture) > 0 else (middle, high)
+
+
+def _ask_gate(model: BaseDetector, picture: torch.Tensor) -> torch.Tensor:
+    head = model.rpn_head if hasattr(model, "roi_head") else model.bbox_head
+    with gate_logits() as said:
+        head(model.extract_feat(picture))
+    return said[0]
 
 
 def _spread(layer: Any, outputs: torch.Tensor, deviation: float, mean: float) -> None:

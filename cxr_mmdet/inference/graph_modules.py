@@ -54,11 +54,14 @@ class _FeatureGraph(nn.Module):
         super().__init__()
         self.backbone, self.neck, self.gate = backbone, neck, gate
 
-    def features(self, image: Tensor) -> tuple[Sequence[Tensor], tuple[Tensor, ...]]:
-        """Return the pyramid, and the gate's logits if there is a gate."""
+    def features(self, image: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return the backbone's maps and the pyramid."""
         stages = self.backbone(image)
-        pyramid = self.neck(stages)
-        return pyramid, () if self.gate is None else (self.gate(stages, pyramid),)
+        return stages, self.neck(stages)
+
+    def abnormal(self, stages: Any, pyramid: Any, scores: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the gate's logits if there is a gate; the scores are (N, A * K, H, W)."""
+        return () if self.gate is None else (self.gate(stages, pyramid, scores),)
 
 
 class WholeGraph(_FeatureGraph):
@@ -72,10 +75,10 @@ class WholeGraph(_FeatureGraph):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return scores and deltas of the levels, then the pyramid's rows where a second stage needs them."""
-        pyramid, abnormal = self.features(image)
+        stages, pyramid = self.features(image)
         scores, deltas = dense_outputs(self.head, pyramid)
         maps = [level.permute(0, 2, 3, 1) for level in (*scores, *deltas)]
-        return (*maps, *[Grid.of(pyramid).rows] * self.rows, *abnormal)
+        return (*maps, *[Grid.of(pyramid).rows] * self.rows, *self.abnormal(stages, pyramid, scores))
 
 
 class ProposalGraph(_FeatureGraph):
@@ -88,13 +91,13 @@ class ProposalGraph(_FeatureGraph):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return scores and deltas of the levels, then the pyramid's rows."""
-        pyramid, abnormal = self.features(image)
+        stages, pyramid = self.features(image)
         grid = Grid.of(pyramid)
         hidden = self.branch(grid.rows, grid.first).relu()
         maps = []
         for layer in (self.scores, self.deltas):
             maps += grid.maps(functional.linear(hidden, layer.weight[:, :, 0, 0], layer.bias))
-        return (*maps, grid.rows, *abnormal)
+        return (*maps, grid.rows, *self.abnormal(stages, pyramid, ()))
 
 
 class ScoreGraph(_FeatureGraph):
@@ -106,10 +109,12 @@ class ScoreGraph(_FeatureGraph):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the scores of the levels and the pyramid's rows."""
-        pyramid, abnormal = self.features(image)
+        stages, pyramid = self.features(image)
         grid = Grid.of(pyramid)
         tables = [grid.first, *[grid.inner] * (len(self.branch.convs) - 1)]
-        return (*grid.maps(self.branch(grid.rows, *tables)), grid.rows, *abnormal)
+        maps = grid.maps(self.branch(grid.rows, *tables))
+        scores = [level.permute(0, 3, 1, 2) for level in maps]
+        return (*maps, grid.rows, *self.abnormal(stages, pyramid, scores))
 
 
 class BoxGraph(nn.Module):

@@ -67,10 +67,14 @@ def _gate(rule: GateRule) -> str:
     """Return what p_abnormal is, and what the gate does to the findings."""
     effects = {
         ScoreMode.leave: "the scores of findings stay",
-        ScoreMode.multiply: "the scores of findings are multiplied by it",
+        ScoreMode.multiply: f"the scores of findings are multiplied by {_power(rule.exponent)}",
         ScoreMode.cut: f"below {rule.cut:g} there are no findings",
     }
     return f"p_abnormal has a head of its own; {effects[rule.score_mode]}"
+
+
+def _power(exponent: float) -> str:
+    return "it" if exponent == 1 else f"its power {exponent:g}"
 
 
 def _size(scale: tuple[int, int] | None, keep_ratio: bool) -> str:

@@ -11,7 +11,7 @@ from mmdet.models.detectors import TwoStageDetector
 
 from cxr_mmdet.inference.deltas import Deltas, WholeMaps
 from cxr_mmdet.inference.dense_outputs import dense_outputs
-from cxr_mmdet.models.gated_detectors import extract
+from cxr_mmdet.models.gated_detectors import gate_logits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +43,11 @@ class TorchBackend:
     def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any, Array | None]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
         pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
-        pyramid, logits = extract(self.model, pictures)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
-        scores, deltas = dense_outputs(head, pyramid)
-        abnormal = None if logits is None else _numpy(logits)
+        with gate_logits() as said:
+            pyramid = self.model.extract_feat(pictures)
+            scores, deltas = dense_outputs(head, pyramid)
+        abnormal = _numpy(said[0]) if said else None
         return [_numpy(level) for level in scores], WholeMaps([_numpy(level) for level in deltas]), pyramid, abnormal
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ScoreMode(str, Enum):
-    """What becomes of box scores: they stay, they are multiplied by p_abnormal, or boxes of normal images go."""
+    """What becomes of box scores: they stay, are multiplied by a power of p_abnormal, or go where it is low."""
 
     leave = "leave"
     multiply = "multiply"
@@ -30,34 +30,38 @@ class GateRule:
     Attributes:
         score_mode: see :class:`ScoreMode`.
         cut: p_abnormal below which ``ScoreMode.cut`` drops an image's boxes, 0…1.
+        exponent: of p_abnormal, where ``ScoreMode.multiply`` multiplies; towards 0 scores change less.
     """
 
     score_mode: ScoreMode
     cut: float
+    exponent: float = 1.0
 
     @classmethod
-    def of(cls, score_mode: str, cut: float) -> GateRule:
+    def of(cls, score_mode: str, cut: float, exponent: float = 1.0) -> GateRule:
         """Return the rule that a config asks for.
 
         Raises:
-            ConfigError: an unknown mode, or a cut outside 0…1.
+            ConfigError: an unknown mode, a cut outside 0…1, or an exponent that is not above 0.
         """
         if score_mode not in ScoreMode.__members__:
             modes = ", ".join(ScoreMode.__members__)
             raise ConfigError(f"the gate's score_mode is {score_mode!r}; choose one of {modes}.")
         if not 0 <= cut <= 1:
             raise ConfigError(f"the gate's cut is {cut:g}; give a probability in 0…1.")
-        return cls(ScoreMode(score_mode), float(cut))
+        if exponent <= 0:
+            raise ConfigError(f"the gate's exponent is {exponent:g}; give a number above 0.")
+        return cls(ScoreMode(score_mode), float(cut), float(exponent))
 
     def factor(self, p_abnormal: float) -> float:
         """Return what the box scores of an image are multiplied by; 0 means that it has no boxes."""
         if self.score_mode is ScoreMode.multiply:
-            return p_abnormal
+            return float(p_abnormal**self.exponent)
         return 0.0 if self.score_mode is ScoreMode.cut and p_abnormal < self.cut else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"score_mode": self.score_mode.value, "cut": self.cut}
+        return {"score_mode": self.score_mode.value, "cut": self.cut, "exponent": self.exponent}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GateRule:
@@ -66,4 +70,5 @@ class GateRule:
         Raises:
             KeyError, TypeError, ValueError: something else.
         """
-        return cls(score_mode=ScoreMode(value["score_mode"]), cut=float(value["cut"]))
+        exponent = float(value.get("exponent", 1.0))  # bundles of before it had none
+        return cls(score_mode=ScoreMode(value["score_mode"]), cut=float(value["cut"]), exponent=exponent)

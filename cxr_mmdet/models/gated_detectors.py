@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mmdet.models import detectors
+from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead, TOODHead
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from cxr_mmdet.errors import ConfigError
-from cxr_mmdet.models.abnormality_gate import AbnormalityGate, Features
+from cxr_mmdet.models.abnormality_gate import AbnormalityGate, FeatureGate, Features, ScoreGate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 GATED = (
     "ATSS",
@@ -40,7 +42,8 @@ GATED = (
 )
 """mmdet's detectors that are registered with a gate, as ``Gated…``; :func:`gated` makes others."""
 
-_SOURCES = ("neck", "backbone")
+_SOURCES = ("scores", "neck", "backbone")
+_SCORING = (AnchorHead, AnchorFreeHead)
 _PROBE_SIDE = 128
 
 _SEEN: ContextVar[list[Tensor] | None] = ContextVar("gate_logits", default=None)
@@ -54,41 +57,66 @@ class GateMixin(BaseDetector):
 
     Args:
         args: the detector's.
-        gate: :class:`AbnormalityGate`'s but for ``channels``.
+        gate: ``source``: ``scores`` of a dense head for a :class:`ScoreGate`, features of the ``neck`` (the default) or
+            of the ``backbone`` for a :class:`FeatureGate`; and options of that class.
         kwargs: the detector's.
 
     Raises:
-        ConfigError: see :class:`AbnormalityGate`.
+        ConfigError: a source that the detector has not, or options that the gate has not or that cannot be.
     """
 
     def __init__(self, *args: Any, gate: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = dict(gate or {})
-        source = options.get("source", "neck")
+        source = options.pop("source", "neck")
         if source not in _SOURCES or (source == "neck" and not self.with_neck):
-            raise ConfigError(f"the gate's source is {source!r}; choose backbone, or neck where the model has one.")
+            raise ConfigError(
+                f"the gate's source is {source!r}; choose scores, backbone, or neck where the model has one."
+            )
+        kind = ScoreGate if source == "scores" else FeatureGate
+        known = [name for cls in (kind, AbnormalityGate) for name in signature(cls).parameters]
+        if unknown := sorted(options.keys() - set(known)):
+            raise ConfigError(f"the gate has no {', '.join(unknown)} where its source is {source!r}; leave it out.")
+        self.gate = self._score_gate(options) if source == "scores" else self._feature_gate(source, options)
+
+    def _feature_gate(self, source: str, options: dict[str, Any]) -> AbnormalityGate:
         stages, pyramid = self._probe()
         maps = pyramid if source == "neck" else stages
-        self.gate = AbnormalityGate([level.shape[1] for level in maps], **options)
+        return FeatureGate([level.shape[1] for level in maps], source=source, **options)
 
-    def extract_feat(self, batch_inputs: Tensor) -> Features:
-        """Return the features for the detector, and leave the gate's logits where they are asked for."""
-        stages, pyramid = self._maps(batch_inputs)
+    def _score_gate(self, options: dict[str, Any]) -> AbnormalityGate:
+        head = getattr(self, "bbox_head", None)
+        if not isinstance(head, _SCORING) or isinstance(head, TOODHead) or not head.use_sigmoid_cls:
+            raise ConfigError(
+                f"{type(self).__name__} has no dense head with a logit for each class, whose scores a gate could read; "
+                'give gate=dict(source="neck").'
+            )
+        head.register_forward_hook(self._hear_scores)
+        return ScoreGate(head.cls_out_channels, **options)
+
+    def _hear_scores(self, head: nn.Module, args: Any, outputs: Any) -> None:
         seen = _SEEN.get()
         if seen is not None:
-            seen.append(self.gate(stages, pyramid))
+            seen.append(self.gate((), (), outputs[0]))
+
+    def extract_feat(self, batch_inputs: Tensor) -> Features:
+        """Return the features for the detector; a gate that reads them leaves its logits where they are asked for."""
+        stages, pyramid = self._maps(batch_inputs)
+        seen = _SEEN.get()
+        if seen is not None and not self.gate.reads_scores:
+            seen.append(self.gate(stages, pyramid, ()))
         return pyramid
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Any) -> dict[str, Any]:
         """Return the detector's losses and ``loss_gate``."""
-        with _logits() as seen:
+        with gate_logits() as seen:
             losses = super().loss(batch_inputs, batch_data_samples)
         (logits,) = seen
         return losses | {"loss_gate": self.gate.loss(logits, batch_data_samples)}
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: Any, rescale: bool = True) -> Any:
         """Return the detector's samples with ``p_abnormal``, their boxes after the gate's rule."""
-        with _logits() as seen:
+        with gate_logits() as seen:
             samples = super().predict(batch_inputs, batch_data_samples, rescale=rescale)
         (logits,) = seen
         head = getattr(self, "roi_head", None) or self.bbox_head
@@ -120,21 +148,14 @@ class GateMixin(BaseDetector):
 
 
 @contextmanager
-def _logits() -> Iterator[list[Tensor]]:
-    """Collect what gates say in this thread meanwhile."""
+def gate_logits() -> Iterator[list[Tensor]]:
+    """Collect the (N,) logits that gates say in this thread meanwhile: with the features, or with the head's scores."""
     seen: list[Tensor] = []
     token = _SEEN.set(seen)
     try:
         yield seen
     finally:
         _SEEN.reset(token)
-
-
-def extract(model: BaseDetector, images: Tensor) -> tuple[Features, Tensor | None]:
-    """Return a detector's features and, if it has a gate, the (N,) logits of it."""
-    with _logits() as seen:
-        features = model.extract_feat(images)
-    return features, seen[0] if seen else None
 
 
 def gate_of(model: nn.Module) -> AbnormalityGate | None:
@@ -154,6 +175,18 @@ def gated(detector: type[BaseDetector]) -> type[BaseDetector]:
         raise ConfigError(f"{detector.__name__} makes its features in a way of its own, so it cannot have a gate.")
     doc = f"mmdet's {detector.__name__} with an abnormality gate; see :class:`GateMixin`."
     return type(f"Gated{detector.__name__}", (GateMixin, detector), {"__doc__": doc, "__module__": __name__})
+
+
+def with_gate(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be merged into a detector's config to give it the gate that suits it; see the switch ``gate``.
+
+    Args:
+        model: of a detector without one.
+    """
+    one_stage = "bbox_head" in model and not {"roi_head", "decoder"} & set(model) and model["type"] != "TOOD"
+    scores = {"source": "scores", "score_mode": "multiply", "exponent": 0.25}
+    gate = scores if one_stage else {"source": "neck"}
+    return {"type": f"Gated{model['type']}", "gate": gate}
 
 
 for _name in GATED:

@@ -57,7 +57,7 @@ def step(pipeline: list, name: str) -> dict:
 @pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls", "retina_phantom"])
 def test_a_gate_leaf_is_its_recipe_with_a_gate(name):
     plain, with_gate = load(name)._cfg_dict.to_dict(), load(f"{name}_gate")._cfg_dict.to_dict()
-    assert with_gate["model"].pop("gate") == dict(source="neck", score_mode="leave")
+    assert with_gate["model"].pop("gate") == dict(source="scores", score_mode="multiply", exponent=0.25)
     assert with_gate["model"].pop("type") == f"Gated{plain['model'].pop('type')}"
     for config in (plain, with_gate):
         config.pop("work_dir")

@@ -12,7 +12,7 @@ from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.gate_data import count_studies, prepare_gate
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.models.abnormality_gate import AbnormalityGate
+from cxr_mmdet.models.abnormality_gate import FeatureGate
 
 
 class Studies:
@@ -41,7 +41,7 @@ class Wrapper:
 class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.gate = AbnormalityGate([4])
+        self.gate = FeatureGate([4])
 
 
 @pytest.mark.parametrize("wrap", [lambda dataset: dataset, Wrapper, lambda dataset: Wrapper(Wrapper(dataset))])

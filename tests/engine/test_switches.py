@@ -84,7 +84,7 @@ def test_model_switches_change_the_model_to_what_they_say(name):
     init_default_scope("mmdet")
     model = MODELS.build(both.model)
     assert weighs_votes(model)
-    assert gate_of(model).rule.score_mode.value == "leave"
+    assert gate_of(model).rule.score_mode.value == ("leave" if "faster" in name else "multiply")
     assert not weighs_votes(MODELS.build(plain.model))
     parts = {name for name, _ in model.named_parameters() if not name.startswith("gate.")}
     assert parts == {name for name, _ in MODELS.build(plain.model).named_parameters()}

@@ -154,7 +154,7 @@ class TestBundle:
     def test_its_description_says_so(self):
         path = bundle_of("faster_gate", "onnx")
         document = json.loads((path / MODEL_FILE).read_text())
-        assert document["detector"]["gate"] == {"score_mode": "cut", "cut": 0.8}
+        assert document["detector"]["gate"] == {"score_mode": "cut", "cut": 0.8, "exponent": 1.0}
         assert Bundle.open(path).spec.gate == GateRule.of("cut", 0.8)
         (phantoms,) = document["parity"]["sets"]
         assert 0 < phantoms["largest_p_abnormal_difference"] < EXACT.score

@@ -16,9 +16,9 @@ from mmengine.structures import InstanceData
 
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import ConfigError
-from cxr_mmdet.models.abnormality_gate import AbnormalityGate, is_abnormal
+from cxr_mmdet.models.abnormality_gate import FeatureGate, ScoreGate, is_abnormal
 from cxr_mmdet.models.gate_rule import GateRule
-from cxr_mmdet.models.gated_detectors import GATED, extract, gate_of, gated
+from cxr_mmdet.models.gated_detectors import GATED, gate_logits, gate_of, gated, with_gate
 
 SIDE = 64
 SMALL = {
@@ -83,8 +83,19 @@ def pictures(abnormal: list[bool], seed: int = 0) -> torch.Tensor:
     return noise
 
 
-@pytest.mark.parametrize("kind", SMALL)
-@pytest.mark.parametrize("source", ["neck", "backbone"])
+SOURCES = [("retina", "scores"), *[(kind, source) for kind in SMALL for source in ("neck", "backbone")]]
+
+
+def say(detector, batch: torch.Tensor) -> torch.Tensor | None:
+    """Return the logits of a detector's gate."""
+    with gate_logits() as said:
+        pyramid = detector.extract_feat(batch)
+        if hasattr(detector, "bbox_head"):
+            detector.bbox_head(pyramid)
+    return said[0] if said else None
+
+
+@pytest.mark.parametrize(("kind", "source"), SOURCES)
 def test_the_detector_keeps_its_names_and_the_gate_has_its_own(kind, source):
     plain, with_gate = build(kind).state_dict(), build(kind, source=source).state_dict()
     added = with_gate.keys() - plain.keys()
@@ -94,9 +105,9 @@ def test_the_detector_keeps_its_names_and_the_gate_has_its_own(kind, source):
     assert {name: value.shape for name, value in plain.items()} == {name: with_gate[name].shape for name in plain}
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_a_gate_that_leaves_scores_changes_no_other_loss_and_no_box(kind):
-    plain, with_gate = build(kind), build(kind, score_mode="leave")
+@pytest.mark.parametrize(("kind", "source"), SOURCES)
+def test_a_gate_that_leaves_scores_changes_no_other_loss_and_no_box(kind, source):
+    plain, with_gate = build(kind), build(kind, source=source, score_mode="leave")
     with_gate.load_state_dict(plain.state_dict(), strict=False)
     batch = pictures([True, False])
     losses = []
@@ -117,25 +128,27 @@ def test_a_gate_that_leaves_scores_changes_no_other_loss_and_no_box(kind):
         assert 0 < other.p_abnormal < 1
 
 
-@pytest.mark.parametrize("source", ["neck", "backbone"])
-def test_no_feature_is_computed_twice(source):
+@pytest.mark.parametrize("source", ["neck", "backbone", "scores"])
+def test_nothing_is_computed_twice(source):
     detector = build("retina", source=source)
     calls = []
-    for module in (detector.backbone, detector.neck, detector.gate):
-        module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    for module in (detector.backbone, detector.neck, detector.bbox_head, detector.gate):
+        module.register_forward_pre_hook(lambda module, *_: calls.append(type(module).__name__))
     detector.train()(pictures([True, True]), [sample(1), sample(1)], mode="loss")
     with torch.no_grad():
         detector.eval()(pictures([True]), [sample()], mode="predict")
-    assert calls == ["ResNet", "FPN", "AbnormalityGate"] * 2
+    head = type(detector.bbox_head).__name__
+    last = [head, "ScoreGate"] if source == "scores" else ["FeatureGate", head]
+    assert calls == ["ResNet", "FPN", *last] * 2
 
 
-@pytest.mark.parametrize("source", ["neck", "backbone"])
+@pytest.mark.parametrize("source", ["neck", "backbone", "scores"])
 def test_the_loss_falls_and_tells_normal_from_abnormal(source):
-    detector = build("retina", source=source, hidden=16).train()
+    detector = build("retina", source=source).train()
     optimizer = torch.optim.AdamW(detector.parameters(), lr=0.003)
     abnormal = [True, False, True, False]
     history = []
-    for step in range(35):
+    for step in range(150 if source == "scores" else 35):  # scores must be learned before anything is said of them
         optimizer.zero_grad()
         losses = detector(pictures(abnormal, step), [sample(int(bright)) for bright in abnormal], mode="loss")
         loss, _ = detector.parse_losses(losses)
@@ -166,8 +179,8 @@ def test_normal_studies_alone_reach_every_parameter_of_the_gate(kind):
 class TestLoss:
     LOGITS = torch.tensor([0.0, math.log(3)])  # a half, three quarters
 
-    def gate(self, **options) -> AbnormalityGate:
-        return AbnormalityGate([4], hidden=2, **options)
+    def gate(self, **options) -> FeatureGate:
+        return FeatureGate([4], hidden=2, **options)
 
     def test_by_hand(self):
         """An abnormal study at 1/2 and a normal one at 3/4."""
@@ -202,7 +215,7 @@ class TestLoss:
 
 
 def test_an_untrained_gate_answers_the_prior():
-    gate = AbnormalityGate([4, 4])
+    gate = FeatureGate([4, 4])
     gate.prior = 0.25
     gate.init_weights()
     maps = tuple(torch.randn(3, 4, side, side) for side in (8, 4))
@@ -210,6 +223,135 @@ def test_an_untrained_gate_answers_the_prior():
     gate.prior = 0.0
     gate.init_weights()  # not minus infinity
     assert gate(maps, maps).isfinite().all()
+
+
+class TestScoreGate:
+    def gate(self, classes: int = 2, prior: float = 0.25) -> ScoreGate:
+        gate = ScoreGate(classes)
+        gate.prior = prior
+        gate.init_weights()
+        return gate
+
+    def test_scores_of_an_untrained_detector_leave_the_prior(self):
+        maps = [torch.full((3, 6, side, side), -4.6) for side in (4, 2)]
+        assert self.gate()((), (), maps).sigmoid().tolist() == pytest.approx([0.25] * 3, abs=1e-4)
+        assert self.gate(prior=0.0)((), (), maps).isfinite().all()
+        assert self.gate(prior=1.0)((), (), maps).isfinite().all()
+
+    def test_by_hand(self):
+        """Two classes, two anchors, two levels: the highest logits are 0.5 and -1; scale 4, biases 0 and 2."""
+        fine = torch.full((1, 4, 2, 3), -9.0)
+        fine[0, 2, 1, 2] = 0.5  # of class 0 by the second anchor
+        coarse = torch.full((1, 4, 1, 1), -9.0)
+        coarse[0, 1] = -1.0  # of class 1 by the first
+        gate = self.gate()
+        gate.numbers[1] = 2
+        survives = 0.75 / (1 + math.exp(4 * 0.5)) / (1 + math.exp(4 * -1.0 + 2))
+        assert gate((), (), [fine, coarse]).sigmoid().item() == pytest.approx(1 - survives, abs=1e-6)
+
+    def test_every_class_adds(self):
+        gate, lone, both = self.gate(), torch.full((1, 2, 2, 2), -9.0), torch.full((1, 2, 2, 2), -9.0)
+        lone[0, 0, 0, 0] = both[0, 0, 0, 0] = both[0, 1, 1, 1] = 0.0
+        assert gate((), (), [both]) > gate((), (), [lone])
+
+    def test_sure_and_unsure_to_the_last(self):
+        gate = self.gate(prior=0.0)
+        gate.numbers[-1] = -100
+        for score in (-200.0, 200.0):
+            maps = [torch.full((1, 2, 2, 2), score, requires_grad=True)]
+            logits = gate((), (), maps)
+            assert logits.isfinite().all()
+            assert not logits.requires_grad, "it only reads"
+            assert gate.loss(logits, [sample(int(score < 0))]).isfinite()
+
+    def studies(self, count: int, seed: int = 0) -> tuple[torch.Tensor, list[bool]]:
+        """Return highest logits of two classes: the first tells studies with a finding, the second is always high."""
+        rng = torch.Generator().manual_seed(seed)
+        abnormal = (torch.rand(count, generator=rng) < 0.4).tolist()
+        highest = torch.randn(count, 2, generator=rng) + torch.tensor([[-3.0 + 3 * one, 1.0] for one in abnormal])
+        return highest[:, :, None, None], abnormal
+
+    def test_it_is_fitted_to_what_it_saw(self):
+        """The share of abnormal studies is met, the telling class decides, and the telltale one is told apart."""
+        gate = ScoreGate(2, interval=4)
+        gate.init_weights()
+        maps, abnormal = self.studies(400)
+        for start in range(0, 400, 20):
+            batch = slice(start, start + 20)
+            logits = gate((), (), [maps[batch]])
+            gate.loss(logits, [sample(int(one)) for one in abnormal[batch]])
+        said = gate.eval()((), (), [maps]).sigmoid()
+        labels = torch.tensor(abnormal)
+        assert said.mean().item() == pytest.approx(labels.float().mean().item(), abs=0.02)
+        ranks = (said[labels][:, None] > said[~labels][None, :]).float().mean()
+        alone = (maps[labels, 0].flatten()[:, None] > maps[~labels, 0].flatten()[None, :]).float().mean()
+        highest = maps.flatten(1).amax(dim=1)
+        assert ranks > alone - 0.01
+        assert ranks > (highest[labels][:, None] > highest[~labels][None, :]).float().mean() + 0.05
+
+    def test_only_the_last_images_count_and_copies_never(self):
+        gate = ScoreGate(2, memory=6)
+        gate.init_weights()
+        for value in range(4):
+            logits = gate((), (), [torch.full((2, 2, 1, 1), float(value))])
+            gate.loss(logits, [sample(1, virtual_copy=value == 3), sample(0)])
+        assert gate.highest[:, 0].tolist() == [1, 1, 2, 2, 3, 3]
+        assert gate.weights.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0], [0, 0], [1, 0]]
+
+    def test_one_kind_of_study_fits_nothing(self):
+        gate = ScoreGate(2, interval=1)
+        gate.init_weights()
+        before = gate.numbers.clone()
+        for _ in range(20):
+            gate.loss(gate((), (), [torch.randn(4, 2, 2, 2)]), [sample(1)] * 4)
+        assert torch.equal(gate.numbers, before)
+
+    def test_it_goes_on_where_a_checkpoint_left_it(self):
+        gates = [ScoreGate(2, interval=4), ScoreGate(2, interval=4)]
+        gates[0].init_weights()
+        maps, abnormal = self.studies(200, seed=1)
+
+        def train(gate, first: int, last: int) -> None:
+            for start in range(first, last, 10):
+                batch = slice(start, start + 10)
+                gate.loss(gate((), (), [maps[batch]]), [sample(int(one)) for one in abnormal[batch]])
+
+        train(gates[0], 0, 90)
+        gates[1].load_state_dict(gates[0].state_dict())
+        for gate in gates:
+            train(gate, 90, 200)
+        assert torch.equal(gates[0].numbers, gates[1].numbers)
+
+    def test_the_detector_learns_to_the_bit_what_it_learns_without_it(self):
+        weights = []
+        for gate in ({}, {"source": "scores", "score_mode": "multiply", "memory": 16, "interval": 2}):
+            detector = build("retina", **gate).train()
+            optimizer = torch.optim.AdamW(detector.parameters(), lr=0.003)
+            for step in range(20):
+                optimizer.zero_grad()
+                losses = detector(pictures([True, False], step), [sample(1), sample(0)], mode="loss")
+                detector.parse_losses(losses)[0].backward()
+                optimizer.step()
+            weights.append(detector.state_dict())
+        plain, gated_weights = weights
+        assert all(torch.equal(value, gated_weights[name]) for name, value in plain.items())
+        assert gated_weights["gate.weights"].sum() == 16
+
+    def test_copies_of_a_detector_have_gates_of_their_own(self):
+        """EMA and the backends copy a detector, its hooks with it."""
+        import copy
+
+        detector = build("retina", source="scores").eval()
+        twin = copy.deepcopy(detector)
+        twin.gate.numbers[-1] = 3
+        with torch.no_grad():
+            assert say(twin, pictures([True])) > say(detector, pictures([True])) + 1
+
+    def test_the_switch_gives_it_to_dense_heads_alone(self):
+        for name, source in {"retina_14cls": "scores", "rtmdet_s_14cls": "scores", "faster_rcnn_14cls": "neck"}.items():
+            gate = with_gate(load_config(name, load_from="none").model)["gate"]
+            assert gate["source"] == source
+            assert gate.get("exponent") == (0.25 if source == "scores" else None)
 
 
 @pytest.mark.parametrize("source", ["neck", "backbone"])
@@ -233,16 +375,16 @@ def test_pooling_by_hand():
     """One place says log 9 and three say 0; sharpness 1: log((9 + 3) / 4) = log 3."""
     evidence = torch.zeros(2, 1, 2, 2)
     evidence[0, 0, 1, 0] = math.log(9)
-    gate = AbnormalityGate([4], sharpness=1)
+    gate = FeatureGate([4], sharpness=1)
     assert gate._pool(evidence).tolist() == pytest.approx([math.log(3), 0])
     assert gate._pool(evidence + 200).tolist() == pytest.approx([200 + math.log(3), 200])  # exp(200) would overflow
-    assert AbnormalityGate([4], sharpness=1e-3)._pool(evidence)[0].item() == pytest.approx(math.log(9) / 4, abs=1e-2)
-    assert AbnormalityGate([4], sharpness=1e3)._pool(evidence)[0].item() == pytest.approx(math.log(9), abs=1e-2)
+    assert FeatureGate([4], sharpness=1e-3)._pool(evidence)[0].item() == pytest.approx(math.log(9) / 4, abs=1e-2)
+    assert FeatureGate([4], sharpness=1e3)._pool(evidence)[0].item() == pytest.approx(math.log(9), abs=1e-2)
 
 
 def test_a_place_says_the_same_in_a_picture_twice_as_large():
     """Each place four times: what is pooled is a mean, so no size of picture looks more abnormal than another."""
-    gate = AbnormalityGate([4])
+    gate = FeatureGate([4])
     gate.init_weights()
     maps = torch.randn(2, 4, 6, 5)
     larger = maps.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -250,7 +392,7 @@ def test_a_place_says_the_same_in_a_picture_twice_as_large():
 
 
 def test_levels_choose_the_maps():
-    gate = AbnormalityGate([4, 6], levels=[1])
+    gate = FeatureGate([4, 6], levels=[1])
     gate.init_weights()
     fine, coarse = torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)
     assert [layer.in_channels for layer in gate.hidden] == [6]
@@ -284,7 +426,7 @@ def test_score_modes_by_hand(kind, mode, expected, monkeypatch):
     """Three boxes of a study whose p_abnormal is 0.5, below a cut of 0.6."""
     detector = build(kind, source="neck").eval()
     detector.gate.rule = GateRule.of(mode, 0.6)
-    monkeypatch.setattr(detector.gate, "forward", lambda stages, pyramid: torch.zeros(1))
+    monkeypatch.setattr(detector.gate, "forward", lambda stages, pyramid, scores: torch.zeros(1))
 
     def found(*args, **kwargs):
         corners = torch.tensor([[0.0, 0.0, 9.0, 9.0], [9.0, 9.0, 30.0, 30.0], [3.0, 3.0, 20.0, 20.0]])
@@ -307,8 +449,8 @@ def test_multiplying_after_the_caps_is_multiplying_before_them():
     batch = pictures([True], 3)
     rule = GateRule.of("multiply", 0.0)
     with torch.no_grad():
-        maps, logits = extract(detector, batch)
-        scores, deltas = head(maps)
+        logits = say(detector, batch)
+        scores, deltas = head(detector.extract_feat(batch))
         factor = logits.sigmoid().item()
         multiplied = [torch.logit(level.sigmoid() * factor) for level in scores]
         (before,) = head.predict_by_feat(multiplied, deltas, batch_img_metas=[sample().metainfo], rescale=True)
@@ -319,16 +461,17 @@ def test_multiplying_after_the_caps_is_multiplying_before_them():
     torch.testing.assert_close(after.pred_instances.bboxes, before.bboxes, rtol=1e-4, atol=1e-3)
 
 
-def test_gates_in_threads_do_not_hear_each_other():
+@pytest.mark.parametrize("source", ["neck", "scores"])
+def test_gates_in_threads_do_not_hear_each_other(source):
     from concurrent.futures import ThreadPoolExecutor
 
-    detector = build("retina", source="neck").eval()
+    detector = build("retina", source=source).eval()
     batches = [pictures([bool(seed % 2)], seed) for seed in range(6)]
-    expected = [extract(detector, batch)[1].item() for batch in batches]
+    expected = [say(detector, batch).item() for batch in batches]
     with ThreadPoolExecutor(3) as pool:
-        got = list(pool.map(lambda batch: extract(detector, batch)[1].item(), batches))
+        got = list(pool.map(lambda batch: say(detector, batch).item(), batches))
     assert got == pytest.approx(expected, abs=1e-5)
-    assert extract(build("retina").eval(), batches[0])[1] is None
+    assert say(build("retina").eval(), batches[0]) is None
 
 
 def test_it_is_found_on_a_wrapped_model(tmp_path):
@@ -345,7 +488,11 @@ def test_it_is_found_on_a_wrapped_model(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "head"}, "source is 'head'; choose backbone, or neck"),
+        ({"source": "head"}, "source is 'head'; choose scores, backbone, or neck"),
+        ({"source": "scores", "hidden": 8, "detach": True}, "no detach, hidden where its source is 'scores'"),
+        ({"source": "scores", "memory": 0}, "memory is 0"),
+        ({"depth": 1}, "no depth where its source is 'neck'"),
+        ({"score_mode": "multiply", "exponent": -1.0}, "exponent is -1"),
         ({"levels": [5]}, r"levels are \[5\]; the neck has 0…4"),
         ({"levels": []}, r"levels are \[\]"),
         ({"hidden": 0}, "hidden is 0"),
@@ -357,6 +504,11 @@ def test_it_is_found_on_a_wrapped_model(tmp_path):
 def test_options_that_cannot_be(options, message):
     with pytest.raises(ConfigError, match=message):
         build("retina", **options)
+
+
+def test_scores_of_a_detector_without_a_dense_head():
+    with pytest.raises(ConfigError, match=r'GatedFasterRCNN has no dense head .*; give gate=dict\(source="neck"\)'):
+        build("faster", source="scores")
 
 
 def test_a_detector_that_makes_its_features_in_its_own_way():
@@ -375,32 +527,35 @@ OTHERS = {
     "RTMDet": "rtmdet/rtmdet_s_8xb32-300e_coco",
     "VFNet": "vfnet/vfnet_r50_fpn_1x_coco",
 }
+DENSE = ("ATSS", "RTMDet", "VFNet")
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_detectors_train_a_step_and_predict(name):
+@pytest.mark.parametrize(
+    ("name", "source"), [*[(name, "neck") for name in OTHERS], *[(name, "scores") for name in DENSE]]
+)
+def test_other_detectors_train_a_step_and_predict(name, source):
     assert name in GATED
-    detector = small_of_mmdet(name)
+    detector = small_of_mmdet(name, source)
     data = detector.data_preprocessor(demo_mm_inputs(2, [(3, 128, 160)] * 2, num_items=[2, 0], num_classes=3), True)
     losses = detector.train()(**data, mode="loss")
     loss, _ = detector.parse_losses(losses)
     loss.backward()
     assert losses["loss_gate"].item() == pytest.approx(math.log(2), abs=0.1)
-    assert all(layer.weight.grad.isfinite().all() for layer in detector.gate.hidden)
+    assert all(parameter.grad.isfinite().all() for parameter in detector.gate.parameters())
     with torch.no_grad():
         (found,) = detector.eval().test_step(demo_mm_inputs(1, [(3, 128, 160)], num_items=[1], num_classes=3))
     assert 0 < found.p_abnormal < 1
     assert (found.pred_instances.scores <= found.p_abnormal).all()
 
 
-def small_of_mmdet(name: str):
+def small_of_mmdet(name: str, source: str):
     """Return one of mmdet's own detectors with few channels and a gate that multiplies."""
     from mmdet.utils import register_all_modules
     from mmengine.hub import get_config
 
     register_all_modules()
     model = get_config(f"mmdet::{OTHERS[name]}.py").model
-    model.update(type=f"Gated{name}", gate=dict(score_mode="multiply", hidden=16))
+    model.update(type=f"Gated{name}", gate=dict(source=source, score_mode="multiply"))
     model.backbone.init_cfg = None
     if name == "RTMDet":
         model.data_preprocessor.batch_augments = None
