@@ -68,6 +68,9 @@ def run(
         bool, typer.Option("--capture/--no-capture", help="Send the overlay as Secondary Capture too.")
     ] = True,
     overlay_size: Annotated[int, typer.Option(min=64, help="The overlay's longest side, at most.")] = 2048,
+    capture_quality: Annotated[
+        int, typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, ten times as large.")
+    ] = 95,
     tls_cert: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Listen encrypted; PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's key.")] = None,
     tls_ca: Annotated[
@@ -116,7 +119,8 @@ def run(
         predictor = Predictor.load(
             model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge
         )
-    node = DicomNode(state, predictor, target, options, ReportOptions(score_threshold, overlay_size, capture))
+    reported = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None)
+    node = DicomNode(state, predictor, target, options, reported)
     _run_until_signalled(node, options)
 
 

@@ -30,6 +30,9 @@ def write(
         bool, typer.Option("--capture/--no-capture", help="Write the overlay as Secondary Capture too.")
     ] = True,
     overlay_size: Annotated[int, typer.Option(min=64, help="The overlay's longest side, at most.")] = 2048,
+    capture_quality: Annotated[
+        int, typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, ten times as large.")
+    ] = 95,
     device: Annotated[
         str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
     ] = "cpu",
@@ -59,7 +62,7 @@ def write(
         raise UsageError(f"{existing[0]}: exists; pass --force to replace it, or choose another --out.")
     with quiet_imports():
         predictor = Predictor.load(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint)
-    options = ReportOptions(score_threshold, overlay_size, capture)
+    options = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None)
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
     with progress_bar("reporting") as progress:

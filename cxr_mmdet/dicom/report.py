@@ -87,6 +87,7 @@ def secondary_capture(
     source: Dataset,
     *,
     created: datetime.datetime | None = None,
+    jpeg_quality: int | None = None,
 ) -> Dataset:
     """Return a drawing of the findings as a Secondary Capture.
 
@@ -95,11 +96,12 @@ def secondary_capture(
         findings: what is drawn.
         source: the radiograph's dataset; its pixels are not needed.
         created: written as the time of the capture; now by default.
+        jpeg_quality: of JPEG Baseline, 1…100, which is lossy and a tenth as large; None: as it is.
 
     Raises:
         DicomError: nothing can refer to the radiograph, or the findings are of another picture.
     """
-    return build_secondary_capture(picture, findings, source, created or datetime.datetime.now())
+    return build_secondary_capture(picture, findings, source, created or datetime.datetime.now(), jpeg_quality)
 
 
 def read_structured_report(source: str | Path | bytes | Dataset, name: str | None = None) -> ReportedFindings:

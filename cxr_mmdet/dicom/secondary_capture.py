@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from cxr_mmdet.dicom.attributes import strings, text_of
 from cxr_mmdet.dicom.derived import Origin, derived_uid, fingerprint
@@ -25,19 +27,24 @@ SERIES_NUMBER = 9302
 
 
 def build_secondary_capture(
-    picture: NDArray[np.uint8], findings: ReportableFindings, source: Dataset, created: datetime.datetime
+    picture: NDArray[np.uint8],
+    findings: ReportableFindings,
+    source: Dataset,
+    created: datetime.datetime,
+    jpeg_quality: int | None,
 ) -> Dataset:
     """Return the capture; see :func:`cxr_mmdet.dicom.report.secondary_capture`."""
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(f"a Secondary Capture takes (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
     origin = Origin.of(source, findings)
     pixels = np.ascontiguousarray(picture).tobytes()
-    # Two drawings of the same findings, by other thresholds or sizes, are two instances.
-    shape = "x".join(str(side) for side in picture.shape)
-    uid = derived_uid("SC", origin.sop_instance_uid, fingerprint(findings), shape, hashlib.sha256(pixels).hexdigest())
+    # Two drawings of the same findings, by other thresholds, sizes or qualities, are two instances.
+    form = "x".join(str(side) for side in picture.shape)
+    if jpeg_quality is not None:
+        form += f" JPEG {jpeg_quality}"
+    uid = derived_uid("SC", origin.sop_instance_uid, fingerprint(findings), form, hashlib.sha256(pixels).hexdigest())
     capture = Dataset()
     capture.file_meta = FileMetaDataset()
-    capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     capture.file_meta.MediaStorageSOPInstanceUID = uid
     origin.fill(capture, created=created, description=DESCRIPTION)
@@ -57,8 +64,19 @@ def build_secondary_capture(
     # Names and scores are drawn in, nothing of the patient: it depends on what the radiograph itself shows.
     if (burned_in := text_of(source, "BurnedInAnnotation").upper()) in ("YES", "NO"):
         capture.BurnedInAnnotation = burned_in
-    _add_pixels(capture, picture.shape, pixels)
+    if jpeg_quality is None:
+        _add_pixels(capture, picture.shape, pixels)
+    else:
+        _add_jpeg(capture, picture, jpeg_quality)
     return capture
+
+
+def uncompress_capture(capture: Dataset) -> None:
+    """Decode a capture of ours for who takes no JPEG; that it was one stays written in it."""
+    if capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
+        frame = np.frombuffer(get_frame(capture.PixelData, 0, number_of_frames=1), np.uint8)
+        picture = cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        _add_pixels(capture, picture.shape, picture.tobytes())
 
 
 def _reference(origin: Origin) -> Dataset:
@@ -69,12 +87,38 @@ def _reference(origin: Origin) -> Dataset:
 
 
 def _add_pixels(capture: Dataset, shape: tuple[int, ...], pixels: bytes) -> None:
-    capture.SamplesPerPixel = 3
+    _describe_pixels(capture, shape)
+    capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     capture.PhotometricInterpretation = "RGB"
+    capture.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    capture["PixelData"].VR = "OB"
+    capture["PixelData"].is_undefined_length = False
+
+
+def _add_jpeg(capture: Dataset, picture: NDArray[np.uint8], quality: int) -> None:
+    # Half the columns for colours: the only form of colour that JPEG Baseline has in DICOM (PS3.5 8.2.1).
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    ]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    _describe_pixels(capture, picture.shape)
+    capture.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    capture.PhotometricInterpretation = "YBR_FULL_422"
+    capture.LossyImageCompression = "01"
+    capture.LossyImageCompressionRatio = f"{picture.nbytes / encoded.nbytes:.1f}"
+    capture.LossyImageCompressionMethod = "ISO_10918_1"
+    capture.PixelData = encapsulate([encoded.tobytes()])
+    capture["PixelData"].VR = "OB"
+    capture["PixelData"].is_undefined_length = True
+
+
+def _describe_pixels(capture: Dataset, shape: tuple[int, ...]) -> None:
+    capture.SamplesPerPixel = 3
     capture.PlanarConfiguration = 0
     capture.Rows, capture.Columns = shape[:2]
     capture.BitsAllocated = capture.BitsStored = 8
     capture.HighBit = 7
     capture.PixelRepresentation = 0
-    capture.PixelData = pixels + b"\0" * (len(pixels) % 2)
-    capture["PixelData"].VR = "OB"

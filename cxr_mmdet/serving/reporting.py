@@ -33,12 +33,14 @@ class ReportOptions:
         score_threshold: findings up to this score are left out.
         overlay_size: the longest side of the Secondary Capture; smaller radiographs keep their size.
         capture: whether to make one.
+        jpeg_quality: of the Secondary Capture, 1…100; None leaves it uncompressed, ten times as large.
         max_findings: report those with the highest scores only, at most so many; None: all.
     """
 
     score_threshold: float = 0.3
     overlay_size: int = 2048
     capture: bool = True
+    jpeg_quality: int | None = 95
     max_findings: int | None = None
 
     def reported(self, found: Findings) -> Findings:
@@ -124,5 +126,5 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
     if options.capture:
         pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
         picture = findings.draw(pixels, long_edge=min(options.overlay_size, max(pixels.shape)))
-        capture = secondary_capture(picture, findings, header, created=created)
+        capture = secondary_capture(picture, findings, header, created=created, jpeg_quality=options.jpeg_quality)
     return Reports(findings, report, capture)

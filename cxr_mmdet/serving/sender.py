@@ -11,6 +11,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context
 
+from cxr_mmdet.dicom.secondary_capture import uncompress_capture
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,11 +97,8 @@ def send(paths: Sequence[Path], destination: Destination, calling_ae: str) -> No
     entity = AE(calling_ae)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
     # A context each: of two syntaxes in one context the peer picks, and some pick the other one where both would do.
-    contexts = [
-        build_context(sop_class, syntax)
-        for sop_class in dict.fromkeys(stored.sop_class for stored in objects)
-        for syntax in _SYNTAXES
-    ]
+    wanted = [(stored.sop_class, syntax) for stored in objects for syntax in (stored.syntax, *_SYNTAXES)]
+    contexts = [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(wanted)]
     association = entity.associate(
         destination.host,
         destination.port,
@@ -142,6 +140,13 @@ def _no_association(association: Association, destination: Destination) -> NotDe
     return NotDeliveredError(f"{destination} cannot be reached", refused=False)
 
 
+def _rewritten(stored: _Stored) -> Dataset:
+    """Return the object for a peer that wants another syntax; pynetdicom writes datasets in what the peer takes."""
+    dataset = dcmread(stored.path)
+    uncompress_capture(dataset)
+    return dataset
+
+
 def _store(association: Association, stored: _Stored, destination: Destination) -> None:
     kind = stored.sop_class.name
     accepted = [
@@ -152,8 +157,7 @@ def _store(association: Association, stored: _Stored, destination: Destination) 
     if not accepted:
         raise NotDeliveredError(f"{destination} does not accept objects of the kind {kind}", refused=True)
     try:
-        # A peer that wants another syntax gets the object written anew, which pynetdicom does with datasets only.
-        answer = association.send_c_store(stored.path if stored.syntax in accepted else dcmread(stored.path))
+        answer = association.send_c_store(stored.path if stored.syntax in accepted else _rewritten(stored))
     except RuntimeError:  # the association ended meanwhile
         answer = Dataset()
     status = answer.get("Status")

@@ -18,6 +18,7 @@ from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -238,9 +239,37 @@ def test_the_private_scheme_is_declared():
     assert scheme.CodingSchemeDesignator == codes.PRIVATE_SCHEME
 
 
-def capture_of(findings: Found, source: Dataset | None = None, side: int = 64) -> Dataset:
+def capture_of(
+    findings: Found, source: Dataset | None = None, side: int = 64, jpeg_quality: int | None = None
+) -> Dataset:
     picture = np.arange(side * (side + 1) * 3, dtype=np.uint32).astype(np.uint8).reshape(side, side + 1, 3)
-    return secondary_capture(picture, findings, source or radiograph(), created=CREATED)
+    return secondary_capture(picture, findings, source or radiograph(), created=CREATED, jpeg_quality=jpeg_quality)
+
+
+def drawing() -> np.ndarray:
+    """Return what overlays are like: a soft grey picture with coloured lines and letters."""
+    import cv2
+
+    ramp = np.add.outer(np.arange(200), np.arange(301)).astype(np.float32)
+    picture = np.repeat((ramp / ramp.max() * 200).astype(np.uint8)[:, :, None], 3, axis=2)
+    cv2.rectangle(picture, (40, 50), (180, 160), (230, 60, 60), 2)
+    cv2.putText(picture, "Nodule 0.82", (42, 45), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (230, 60, 60), 1, cv2.LINE_AA)
+    return picture
+
+
+def test_a_compressed_capture_says_so_and_shows_the_same():
+    picture = drawing()
+    capture = read_back(secondary_capture(picture, SOME, radiograph(), created=CREATED, jpeg_quality=95))
+    assert capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+    assert capture.LossyImageCompression == "01"
+    assert float(capture.LossyImageCompressionRatio) == pytest.approx(picture.nbytes / len(capture.PixelData), rel=0.05)
+    difference = np.abs(capture.pixel_array.astype(int) - picture)  # pydicom makes RGB of it
+    assert difference.mean() < 2
+    assert np.abs(capture.pixel_array[100, 40].astype(int) - (230, 60, 60)).max() < 40, "the line keeps its colour"
+
+
+def test_another_quality_is_another_capture():
+    assert len({capture_of(SOME, jpeg_quality=quality).SOPInstanceUID for quality in (None, 90, 95)}) == 3
 
 
 def test_a_capture_holds_the_picture_and_names_its_source():
@@ -300,7 +329,11 @@ def test_dciodvfy_finds_no_error(tmp_path: Path):
         size = (int(source.Rows), int(source.Columns))
         boxes = [[0, 0, size[1], size[0]]] * 14
         for findings in (found([], size_hw=size, p_abnormal=0.0), found(boxes, size_hw=size)):
-            for name, made in (("sr", report_of(findings, source)), ("sc", capture_of(findings, source))):
+            for name, made in (
+                ("sr", report_of(findings, source)),
+                ("sc", capture_of(findings, source)),
+                ("jpeg", capture_of(findings, source, jpeg_quality=95)),
+            ):
                 path = tmp_path / f"made-{number}-{name}.dcm"
                 path.write_bytes(to_bytes(made))
                 assert errors_of(path) == []

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom import dcmread
 from pydicom.filereader import read_partial
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
 
 from cxr_mmdet.dicom.report import to_bytes
@@ -146,6 +151,47 @@ def test_an_archive_that_knows_implicit_vr_only_gets_the_same_object(listener, c
     sent = dcmread(capture)
     arrived = dcmread(BytesIO(content), force=True)
     assert [(element.tag, element.value) for element in arrived] == [(element.tag, element.value) for element in sent]
+
+
+@pytest.fixture
+def jpeg_capture(tmp_path: Path) -> Path:
+    import numpy as np
+    from node_builders import FINDINGS, HEADER
+
+    from cxr_mmdet.dicom.report import secondary_capture
+
+    path = tmp_path / "jpeg.dcm"
+    picture = np.zeros((40, 61, 3), np.uint8)
+    picture[10:30, 10:40] = (250, 180, 20)
+    path.write_bytes(to_bytes(secondary_capture(picture, FINDINGS, HEADER, jpeg_quality=95)))
+    return path
+
+
+def test_a_compressed_capture_arrives_as_it_lies_where_it_is_welcome(listener, jpeg_capture: Path):
+    destination, arrivals = listener([ImplicitVRLittleEndian, JPEGBaseline8Bit])
+    send([jpeg_capture], destination, "CXR")
+    assert arrivals == [(JPEGBaseline8Bit, dataset_bytes(jpeg_capture))]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_archive_without_jpeg_gets_the_picture_uncompressed(listener, jpeg_capture: Path, syntax: str):
+    """pydicom's own decoder says what the picture is."""
+    import numpy as np
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filereader import read_dataset
+
+    destination, arrivals = listener([syntax])
+    send([jpeg_capture], destination, "CXR")
+    ((arrived_as, content),) = arrivals
+    assert arrived_as == syntax
+    arrived = read_dataset(DicomBytesIO(content), syntax == ImplicitVRLittleEndian, is_little_endian=True)
+    arrived.file_meta = FileMetaDataset()
+    arrived.file_meta.TransferSyntaxUID = syntax
+    assert arrived.PhotometricInterpretation == "RGB"
+    assert arrived.LossyImageCompression == "01"
+    expected = dcmread(jpeg_capture).pixel_array
+    assert np.abs(arrived.pixel_array.astype(int) - expected).max() <= 3  # two decoders
 
 
 def test_all_results_go_through_one_association(listener, capture: Path):
