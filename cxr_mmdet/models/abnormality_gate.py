@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -167,8 +168,12 @@ class ScoreGate(AbnormalityGate):
     L-BFGS, to the scores of the last images trained on. So they keep up with the detector whatever its optimizer and
     learning rate, and the detector learns to the bit what it would without a gate.
 
+    Normal and abnormal studies weigh in the fit by their shares of the training data, however often they are drawn.
+
     Args:
         classes: K, of the detector.
+        boxes_from: ``all`` studies, or the ``abnormal`` ones alone. Then the detector learns nothing from normal
+            studies, which only the gate sees, as the winners of the competition had it with two networks.
         memory: to how many of the last images of each process it is fitted.
         interval: iterations from fit to fit.
         options: of :class:`AbnormalityGate`.
@@ -183,15 +188,22 @@ class ScoreGate(AbnormalityGate):
     weights: Tensor
     steps: Tensor
 
-    def __init__(self, classes: int, *, memory: int = 1024, interval: int = 20, **options: Any) -> None:
+    def __init__(
+        self, classes: int, *, boxes_from: str = "all", memory: int = 1024, interval: int = 20, **options: Any
+    ) -> None:
         super().__init__(**options)
         _check_positive(memory=memory, interval=interval)
+        if boxes_from not in ("all", "abnormal"):
+            raise ConfigError(f"the gate's boxes_from is {boxes_from!r}; choose all or abnormal.")
+        self.boxes_from = boxes_from
+        self._seen: deque[Tensor] = deque(maxlen=2)
+        """Highest logits of the step that is under way, in at most two parts: abnormal and normal studies."""
         self.classes, self.interval = classes, interval
         self.register_buffer("numbers", torch.zeros(classes + 2))
         """The biases, the scale's logarithm, and the leak's inverse softplus."""
         self.register_buffer("highest", torch.zeros(memory, classes))
         self.register_buffer("weights", torch.zeros(memory, 2))
-        """How much each image counts as a normal and as an abnormal one; 0 and 0 where there is none yet."""
+        """1 and 0 for a normal image, 0 and 1 for an abnormal one, 0 and 0 for a copy and where there is none yet."""
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def init_weights(self) -> None:
@@ -204,14 +216,15 @@ class ScoreGate(AbnormalityGate):
         """See :class:`AbnormalityGate`."""
         highest = torch.stack([self._highest(level) for level in scores]).amax(dim=0)
         if self.training:
-            self._seen = highest
+            self._seen.append(highest)
         return _noisy_or(highest, self.numbers.float())
 
     def loss(self, logits: Tensor, samples: Sequence[Any]) -> Tensor:
         """Return the loss of the numbers as they are, without a gradient; remember the images, and fit now and then."""
         value = super().loss(logits, samples)
         abnormal, counts = _labels(logits, samples)
-        self._remember(self._seen, torch.stack([(1 - abnormal) * counts, abnormal * counts * self.pos_weight], dim=1))
+        seen = torch.cat(list(self._seen))[-len(samples) :]
+        self._remember(seen, torch.stack([(1 - abnormal) * counts, abnormal * counts], dim=1))
         if int(self.steps) % self.interval == 0:
             self._fit()
         return value
@@ -231,8 +244,10 @@ class ScoreGate(AbnormalityGate):
     def _fit(self) -> None:
         """Fit the numbers to what all processes remember, which gives all of them the same."""
         highest, weights = (torch.cat(all_gather(part)).double() for part in (self.highest, self.weights))
-        if (weights.sum(dim=0) < _FEWEST).any():
+        drawn = weights.sum(dim=0)
+        if (drawn < _FEWEST).any():
             return
+        weights = weights * drawn.new_tensor([1 - self._safe_prior, self._safe_prior * self.pos_weight]) / drawn
         numbers = self.numbers.double().requires_grad_()
         first = numbers.detach().clone()
         optimizer = LBFGS([numbers], max_iter=_FIT_STEPS, line_search_fn="strong_wolfe")

@@ -20,10 +20,10 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from cxr_mmdet.errors import ConfigError
-from cxr_mmdet.models.abnormality_gate import AbnormalityGate, FeatureGate, Features, ScoreGate
+from cxr_mmdet.models.abnormality_gate import AbnormalityGate, FeatureGate, Features, ScoreGate, is_abnormal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 GATED = (
     "ATSS",
@@ -110,9 +110,25 @@ class GateMixin(BaseDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: Any) -> dict[str, Any]:
         """Return the detector's losses and ``loss_gate``."""
         with gate_logits() as seen:
-            losses = super().loss(batch_inputs, batch_data_samples)
-        (logits,) = seen
-        return losses | {"loss_gate": self.gate.loss(logits, batch_data_samples)}
+            if isinstance(self.gate, ScoreGate) and self.gate.boxes_from == "abnormal":
+                losses, batch_data_samples = self._loss_of_abnormal(batch_inputs, batch_data_samples)
+            else:
+                losses = super().loss(batch_inputs, batch_data_samples)
+        return losses | {"loss_gate": self.gate.loss(torch.cat(seen), batch_data_samples)}
+
+    def _loss_of_abnormal(self, batch_inputs: Tensor, samples: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Return the detector's losses on abnormal studies, and all samples in the order that the gate saw them."""
+        pyramid = self.extract_feat(batch_inputs)
+        abnormal = [index for index, sample in enumerate(samples) if is_abnormal(sample)]
+        normal = [index for index in range(len(samples)) if index not in abnormal]
+        if not abnormal:  # every parameter still gets its gradient, of 0
+            losses = self.bbox_head.loss(pyramid, samples)
+            return {name: _scaled(loss, 0.0) for name, loss in losses.items()}, list(samples)
+        losses = self.bbox_head.loss(tuple(level[abnormal] for level in pyramid), [samples[i] for i in abnormal])
+        if normal:
+            with torch.no_grad():
+                self.bbox_head(tuple(level[normal] for level in pyramid))
+        return losses, [samples[index] for index in (*abnormal, *normal)]
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: Any, rescale: bool = True) -> Any:
         """Return the detector's samples with ``p_abnormal``, their boxes after the gate's rule."""
@@ -177,6 +193,10 @@ def gated(detector: type[BaseDetector]) -> type[BaseDetector]:
     return type(f"Gated{detector.__name__}", (GateMixin, detector), {"__doc__": doc, "__module__": __name__})
 
 
+def _scaled(loss: Any, factor: float) -> Any:
+    return [part * factor for part in loss] if isinstance(loss, (list, tuple)) else loss * factor
+
+
 def with_gate(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is to be merged into a detector's config to give it the gate that suits it; see the switch ``gate``.
 
@@ -187,6 +207,20 @@ def with_gate(model: Mapping[str, Any]) -> dict[str, Any]:
     scores = {"source": "scores", "score_mode": "multiply", "exponent": 0.25}
     gate = scores if one_stage else {"source": "neck"}
     return {"type": f"Gated{model['type']}", "gate": gate}
+
+
+def with_boxes_from_abnormal(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be merged into a gated detector's config; see the switch ``boxes_from_abnormal``.
+
+    Raises:
+        ConfigError: it has no gate that reads scores.
+    """
+    if (model.get("gate") or {}).get("source") != "scores":
+        raise ConfigError(
+            "switch boxes_from_abnormal: there is no gate that reads a dense head's scores to learn from the normal "
+            "studies; give --with gate,boxes_from_abnormal, or abnormal_only."
+        )
+    return {"gate": {"boxes_from": "abnormal"}}
 
 
 for _name in GATED:

@@ -273,9 +273,10 @@ class TestScoreGate:
 
     def test_it_is_fitted_to_what_it_saw(self):
         """The share of abnormal studies is met, the telling class decides, and the telltale one is told apart."""
-        gate = ScoreGate(2, interval=4)
-        gate.init_weights()
         maps, abnormal = self.studies(400)
+        gate = ScoreGate(2, interval=4)
+        gate.prior = sum(abnormal) / 400
+        gate.init_weights()
         for start in range(0, 400, 20):
             batch = slice(start, start + 20)
             logits = gate((), (), [maps[batch]])
@@ -336,6 +337,56 @@ class TestScoreGate:
         plain, gated_weights = weights
         assert all(torch.equal(value, gated_weights[name]) for name, value in plain.items())
         assert gated_weights["gate.weights"].sum() == 16
+
+    def test_shares_that_are_drawn_are_not_shares_that_are_said(self):
+        """Half of what is drawn is abnormal, a tenth of the data; nothing tells studies apart, so it says a tenth."""
+        gate = ScoreGate(2, interval=4)
+        gate.prior = 0.1
+        gate.init_weights()
+        for seed in range(40):
+            maps = torch.randn(10, 2, 1, 1, generator=torch.Generator().manual_seed(seed)) - 3
+            gate.loss(gate((), (), [maps]), [sample(number % 2) for number in range(10)])
+        said = gate.eval()((), (), [torch.full((1, 2, 1, 1), -3.0)]).sigmoid()
+        assert said.item() == pytest.approx(0.1, abs=0.03)
+
+    def test_boxes_from_abnormal_studies_alone(self):
+        """Losses and gradients are those of the abnormal studies by themselves; the gate remembers both."""
+        gradients, values = [], []
+        for options, studies in (
+            ({}, [True, True]),
+            ({"source": "scores", "boxes_from": "abnormal"}, [False, True, False, True]),
+        ):
+            detector = build("retina", **options)
+            for module in detector.backbone.modules():  # the norms would see the normal studies
+                module.training = False
+            for module in detector.neck.modules():
+                module.training = False
+            batch = torch.zeros(len(studies), 3, SIDE, SIDE)
+            batch[torch.tensor(studies)] = pictures([True, True])
+            samples = [sample(int(one)) for one in studies]
+            losses = detector(batch, samples, mode="loss")
+            detector.parse_losses(losses)[0].backward()
+            gradients.append(detector.bbox_head.retina_cls.weight.grad)
+            values.append(detector.parse_losses(losses)[1])
+        for name in ("loss_cls", "loss_bbox"):
+            assert values[0][name].item() == pytest.approx(values[1][name].item(), rel=1e-5)
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+        assert detector.gate.weights[-4:].tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+
+    def test_normal_studies_alone_teach_no_box_but_reach_every_parameter(self):
+        detector = build("retina", source="scores", boxes_from="abnormal").train()
+        losses = detector(pictures([False, False]), [sample(0), sample(0)], mode="loss")
+        detector.parse_losses(losses)[0].backward()
+        assert all((parameter.grad == 0).all() for parameter in detector.parameters() if parameter.requires_grad)
+        assert detector.gate.weights[-2:].tolist() == [[1, 0], [1, 0]]
+
+    def test_the_switch_that_teaches_boxes_from_abnormal_studies_wants_a_gate(self):
+        config = load_config("retina_14cls", load_from="none", switches=["gate,boxes_from_abnormal"])
+        assert config.model.gate.boxes_from == "abnormal"
+        assert config.train_dataloader.sampler.normal_share == 0.125
+        for name, switches in {"retina_14cls": [], "faster_rcnn_14cls": ["gate"]}.items():
+            with pytest.raises(ConfigError, match="give --with gate,boxes_from_abnormal, or abnormal_only"):
+                load_config(name, load_from="none", switches=[*switches, "boxes_from_abnormal"])
 
     def test_copies_of_a_detector_have_gates_of_their_own(self):
         """EMA and the backends copy a detector, its hooks with it."""
@@ -491,6 +542,7 @@ def test_it_is_found_on_a_wrapped_model(tmp_path):
         ({"source": "head"}, "source is 'head'; choose scores, backbone, or neck"),
         ({"source": "scores", "hidden": 8, "detach": True}, "no detach, hidden where its source is 'scores'"),
         ({"source": "scores", "memory": 0}, "memory is 0"),
+        ({"source": "scores", "boxes_from": "normal"}, "boxes_from is 'normal'; choose all or abnormal"),
         ({"depth": 1}, "no depth where its source is 'neck'"),
         ({"score_mode": "multiply", "exponent": -1.0}, "exponent is -1"),
         ({"levels": [5]}, r"levels are \[5\]; the neck has 0…4"),
