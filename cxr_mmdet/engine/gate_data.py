@@ -5,26 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.datasets.minority import COPY_KEY
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from torch import nn
 
 
-def prepare_gate(model: nn.Module, dataset: Any) -> None:
+def prepare_gate(model: nn.Module, dataset: Any, normal_share: Fraction | None = None) -> None:
     """Let a model's gate start at the share of abnormal studies in its training data; nothing without a gate.
 
     Args:
         model: about to be trained, wrapped or not.
         dataset: of training; any that has ``get_data_info``, or wraps one that has.
+        normal_share: the share of normal studies among those drawn; None: as many as there are.
 
     Raises:
         DatasetError: all studies are abnormal, or all are normal.
+        ConfigError: no normal study is drawn.
     """
     gate = gate_of(model)
     if gate is None:
         return
+    if normal_share == 0:
+        raise ConfigError(
+            "sampler: normal_share is 0, so that no normal study is drawn for the abnormality gate to learn from; give "
+            "another share, or the switch boxes_from_abnormal in place of abnormal_only."
+        )
     normal, abnormal = count_studies(dataset)
     if not normal or not abnormal:
         holds, other = (

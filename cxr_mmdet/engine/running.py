@@ -80,7 +80,8 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
     check_votes(runner.model, runner.train_dataloader.dataset)
-    prepare_gate(runner.model, runner.train_dataloader.dataset)
+    plan = getattr(runner.train_dataloader.sampler, "plan", None)
+    prepare_gate(runner.model, runner.train_dataloader.dataset, None if plan is None else plan.normal_share)
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
     runner.train()

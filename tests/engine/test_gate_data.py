@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
@@ -11,7 +13,7 @@ import cxr_mmdet.datasets  # noqa: F401 (registers them)
 from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.gate_data import count_studies, prepare_gate
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.models.abnormality_gate import FeatureGate
 
 
@@ -72,6 +74,13 @@ def test_one_kind_of_study_is_refused_in_a_sentence(boxes, words, wrap):
     assert message.startswith("annotations/train_5.json: ")
     assert message.endswith("or choose the recipe without a gate.")
     assert all(word in message for word in words)
+
+
+def test_drawing_no_normal_study_is_refused_in_a_sentence():
+    with pytest.raises(ConfigError, match=r"normal_share is 0, .* boxes_from_abnormal in place of abnormal_only"):
+        prepare_gate(Gated(), Studies(0, 1), Fraction(0))
+    prepare_gate(Gated(), Studies(0, 1), Fraction(1, 8))
+    prepare_gate(nn.Linear(1, 1), Studies(0, 1), Fraction(0))
 
 
 def test_without_a_gate_nothing_is_asked():

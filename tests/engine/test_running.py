@@ -249,6 +249,10 @@ class TestBadInput:
         assert "without --drop-normals, or choose the recipe without a gate" in message
         assert not list(tmp_path.rglob("*.pth"))
 
+    def test_a_gate_and_no_normal_study_drawn(self, prepared_folder, tmp_path):
+        arguments = ["train", "retina_phantom_gate", "--data-root", str(prepared_folder()), "--with", "abnormal_only"]
+        assert "normal_share is 0, so that no normal study is drawn" in failing(arguments, tmp_path, 2)
+
     def test_a_gate_option_that_cannot_be(self, prepared_folder, tmp_path):
         arguments = ["train", "retina_phantom_gate", "--data-root", str(prepared_folder())]
         for option, words in (("cut=2.0", "cut is 2"), ("widht=3", "widht")):
