@@ -23,7 +23,8 @@ class Findings:
     """Boxes, classes and scores, the highest score first.
 
     Attributes:
-        boxes_xyxy: (N, 4) float64, absolute pixels of the source image, inside it, each with an extent.
+        boxes_xyxy: (N, 4) float64, absolute pixels of the source image, inside it, each with an extent; of a precision
+            that DICOM keeps (:meth:`of`).
         labels: (N,) int64 indices into ``class_names``.
         scores: (N,) float64, 0…1.
         class_names: the model's label set, in its order.
@@ -58,9 +59,12 @@ class Findings:
     ) -> Findings:
         """Return findings made of a detector's output: cut at the border, without boxes that have no extent, sorted.
 
+        Corners are rounded to 32-bit floats, as structured reports hold them (VR FL), so that what is read back from an
+        archive is what was found. Of 4000 px that leaves 0.0002 px.
+
         ``p_abnormal`` is a gate's; None stands for the highest score.
         """
-        boxes = clip_to_image(boxes_xyxy, size_hw)
+        boxes = clip_to_image(boxes_xyxy, size_hw).astype(np.float32).astype(np.float64)
         label_array = np.asarray(labels, dtype=np.int64).reshape(-1)
         score_array = np.asarray(scores, dtype=np.float64).reshape(-1)
         kept = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))

@@ -106,6 +106,19 @@ def test_boxes_classes_and_scores_survive_the_round_trip(findings: Found):
     assert back.source_sop_instance_uid == source.SOPInstanceUID
 
 
+def test_what_a_model_finds_comes_back_to_the_last_bit():
+    from cxr_mmdet.inference.findings import Findings
+
+    corners = np.random.default_rng(0).uniform(0, [200, 300], (50, 2, 2))
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    findings = Findings.of(
+        boxes, np.arange(50) % 14, np.linspace(0.1, 0.9, 50), class_names=LABELS_14, size_hw=(300, 200), model_id="m"
+    )
+    back = read_structured_report(to_bytes(report_of(findings)))
+    assert np.array_equal(back.boxes_xyxy, findings.boxes_xyxy)
+    assert np.abs(np.sort(findings.boxes_xyxy, axis=0) - np.sort(boxes, axis=0)).max() < 2e-5
+
+
 def test_what_was_read_is_written_again_without_any_change():
     once = read_structured_report(report_of(SOME))
     again = read_structured_report(report_of(found(once.boxes_xyxy, [3, 8, 8, 13], once.scores)))

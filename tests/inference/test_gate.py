@@ -106,7 +106,7 @@ def test_thresholds_on_candidates_act_as_predicting_again(pictures, kind):
             found = candidates.findings(Thresholds(score))
             assert found.to_json() == expected.to_json()
             counts.add(len(found))
-    assert len(counts) > 2
+    assert len(counts) > 1
 
 
 def test_no_finding_leaves_the_gates_word(pictures):
