@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset, dcmread
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 from pynetdicom import AE, evt
 
 from cxr_mmdet.errors import CxrError
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 
 NODE_TITLE, PEER_TITLE = "CXR", "PEER"
 RESULTS = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit]
 PATIENCE_S = 300
 """How long nothing may arrive before the node counts as stuck."""
 
@@ -99,7 +107,7 @@ def _serve(orders: Connection, paths: Sequence[str]) -> None:
     arrivals = _Arrivals()
     archive = AE(PEER_TITLE)
     for sop_class in RESULTS:
-        archive.add_supported_context(sop_class)
+        archive.add_supported_context(sop_class, _SYNTAXES)
     handlers: list[Any] = [(evt.EVT_C_STORE, arrivals.add)]
     server = archive.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None  # it does not block
