@@ -27,7 +27,7 @@ model = dict(
     test_cfg=dict(nms=dict(iou_threshold=0.6)),
 )
 
-# A tenth larger than in retina_lungs: edges of lungs are a little sharper, and an iteration costs a fifth more.
+# A tenth larger than in retina_lungs; an iteration costs an eighth more (docs/benchmarks.md).
 train_pipeline = [
     *_base_.train_pipeline[:4],
     dict(
