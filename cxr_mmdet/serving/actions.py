@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from cxr_mmdet.serving.reading import Box
     from cxr_mmdet.serving.room import ReadingRoom
 
+MAX_RENDERS = 4
+"""Pictures rendered at once; each takes several times the memory of its radiograph while it lasts."""
+
 # Gradio looks at the actions' annotations while the page is built, so these exist then.
 Session = dict[str, Any]
 Changes = dict[Any, Any]
@@ -44,6 +48,7 @@ class Actions:
     def __init__(self, room: ReadingRoom, examples: Sequence[Example]) -> None:
         self._room = room
         self._examples = examples
+        self._rendering = threading.Semaphore(MAX_RENDERS)
 
     def new_session(self) -> Session:
         """Return what is remembered of a visitor: the tokens of the cases, which is on display, what is chosen."""
@@ -250,7 +255,8 @@ class Actions:
         return self._with_case(session, change)
 
     def _pictures(self, case: Case, session: Session) -> Changes:
-        return {self.parts.viewer: markup.viewer_html(case, session["selected"])}
+        with self._rendering:
+            return {self.parts.viewer: markup.viewer_html(case, session["selected"])}
 
     def _table(self, case: Case, session: Session) -> Changes:
         return {self.parts.findings: markup.findings_html(case, session["selected"])}

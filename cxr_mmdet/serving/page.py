@@ -113,7 +113,7 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
         )  # fmt: skip
         actions.parts = parts
         _wire(parts, actions, gallery, reset, buttons)
-        page.load(actions.greet, None, [reader], api_visibility="private", show_progress="hidden")
+        page.load(actions.greet, None, [reader], api_visibility="private", show_progress="hidden", queue=False)
         _add_api(room)
     page.queue(default_concurrency_limit=4, max_size=256)
     return page
@@ -178,7 +178,11 @@ def _wire(parts: Parts, actions: Actions, gallery: gr.HTML, reset: gr.Button, bu
     looked = [parts.session, parts.center, parts.width, parts.zoom, parts.invert]
     said = [parts.session, parts.reader, parts.label, parts.box]
     slow: dict[str, Any] = {"outputs": parts.all, "api_visibility": "private", "concurrency_limit": 4}
-    quick: dict[str, Any] = slow | {"show_progress": "hidden", "concurrency_limit": 8}
+    # Not through the queue: its answers come over a stream that ends with the last of them, and an action that begins
+    # while it ends, as the next key or click does, waits for an answer until another action opens the next stream.
+    quick: dict[str, Any] = {
+        "outputs": parts.all, "api_visibility": "private", "show_progress": "hidden", "queue": False
+    }  # fmt: skip
     live: dict[str, Any] = quick | {"trigger_mode": "always_last"}
 
     parts.upload.upload(actions.open_files, [parts.upload, *shown], **slow)

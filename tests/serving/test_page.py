@@ -202,6 +202,31 @@ def test_row_and_box_belong_together_by_mouse_and_keyboard(page):
     changed(page, before, 0)
 
 
+ONE_AFTER_ANOTHER = """async rounds => {
+  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const shown = () => document.querySelectorAll('.cxr-stage img')[0].src;
+  for (let round = 0; round < rounds; round++) {
+    document.querySelectorAll('#cxr-findings tr[data-key]')[round % 2].click();
+    await pause(20 + 40 * round / rounds);
+    const before = shown(), start = performance.now(), key = round % 2 ? '-' : '+';
+    document.querySelector('.cxr-live').dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+    while (shown() === before) {
+      if (performance.now() - start > 20000) return `nothing came of ${key} in round ${round}`;
+      await pause(5);
+    }
+  }
+  return '';
+}"""
+
+
+def test_an_action_that_begins_while_another_is_answered_is_answered_too(page):
+    page.locator(".cxr-example").first.click()
+    page.wait_for_selector(".cxr-live img")
+    set_slider(page, "cxr-score", 0.6)
+    wait_rows(page, "n > 1 && n < 60")
+    assert page.evaluate(ONE_AFTER_ANOTHER, 60) == ""
+
+
 def test_a_hostile_upload_is_refused_in_one_sentence_and_the_page_lives_on(page):
     upload(page, "page.dcm", b"<!doctype html><html><script>document.title='owned'</script></html>")
     page.wait_for_selector("[role=alert]:has-text('page.dcm: not a DICOM file')")
