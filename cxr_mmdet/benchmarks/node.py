@@ -55,6 +55,7 @@ class _Work:
 
 def benchmark_node(
     predictor: Predictor,
+    bare: Predictor,
     *,
     pictures: int,
     size: int,
@@ -68,7 +69,8 @@ def benchmark_node(
     and Secondary Captures, are one other process of this machine and share its processors.
 
     Args:
-        predictor: a model; predicts for both.
+        predictor: the node's model.
+        bare: the same model, which predicts one radiograph after another.
         pictures: phantoms a round.
         size: their short edge in pixels.
         rounds: timed rounds of each.
@@ -84,7 +86,7 @@ def benchmark_node(
         works = [_prepare(predictor, path, options, folder / "results") for path in paths]
         with run_peer(paths) as peer:
             both = [
-                Alternative(BARE, lambda turn: [predictor.predict(path) for path in paths]),
+                Alternative(BARE, lambda turn: [bare.predict(path) for path in paths]),
             ]
             with _run_node(folder / "node", predictor, peer, options) as node:
                 both.append(Alternative(NODE, lambda turn: peer.send(node.port, wait=True)))

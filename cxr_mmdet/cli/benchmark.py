@@ -9,6 +9,7 @@ import typer
 
 from cxr_mmdet.cli import benchmark_evaluate, benchmark_quality
 from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, progress_bar, quiet_imports, stdout
+from cxr_mmdet.cli.dicom_node import DEFAULT_STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -221,6 +222,7 @@ def node(
     pictures: Annotated[int, typer.Option(min=1, help="Different radiographs; a round takes each once.")] = 8,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    streams: Annotated[int, typer.Option(min=1, help="Of the node, as dicom_node takes it.")] = DEFAULT_STREAMS,
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
     findings: Annotated[
         list[int] | None,
@@ -239,14 +241,14 @@ def node(
         from cxr_mmdet.inference.predictor import Predictor
         from cxr_mmdet.serving.reporting import ReportOptions, quiet_libraries
 
-        predictor = Predictor.load(model, threads=threads)
+        predictor, bare = (Predictor.load(model, threads=threads, streams=count) for count in (streams, 1))
     quiet_libraries()
     reported = [ReportOptions(score_threshold=0, max_findings=count) for count in findings or []]
     comparisons = []
     for options in reported or [ReportOptions(score_threshold)]:
         with progress_bar("rounds") as report:
             comparisons += benchmark_node(
-                predictor, pictures=pictures, size=size, rounds=rounds, options=options, progress=report
+                predictor, bare, pictures=pictures, size=size, rounds=rounds, options=options, progress=report
             )
     _print(comparisons, as_json)
 

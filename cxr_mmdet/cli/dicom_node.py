@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.serving.job_store import Job
 
 DEFAULT_STATE = Path("work_dirs/dicom_node")
+DEFAULT_STREAMS = 2
 SHOWN_JOBS = 20
 
 
@@ -81,6 +82,12 @@ def run(
         str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    streams: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Radiographs in the network at once, sharing its threads; 1: each is done soonest, all last."
+        ),
+    ] = DEFAULT_STREAMS,
     short_edge: Annotated[
         int | None,
         typer.Option(min=0, help="Of a checkpoint's prepared pictures; bundles know it.", show_default="1024"),
@@ -117,8 +124,9 @@ def run(
     _warn_if_open(options)
     with quiet_imports():
         predictor = Predictor.load(
-            model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge
-        )
+            model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge,
+            streams=streams,
+        )  # fmt: skip
     reported = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None)
     node = DicomNode(state, predictor, target, options, reported)
     _run_until_signalled(node, options)

@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.inference.deltas import Deltas, OnDemand, WholeMaps
 from cxr_mmdet.inference.roi_pooling import pool_regions
+from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,16 +69,16 @@ class GraphBackend:
         spec: of the detector.
         box_depth: 3x3 convolutions of the box branch where that is a graph of its own; else 0.
         run: runs a graph on inputs by name, and returns its outputs in their order; from any thread.
-        threads: of processors; None: one a core.
+        streams: how many runs at once, and with how many threads; by default one, with a thread a core.
     """
 
     name = "graphs"
 
-    def __init__(self, spec: DetectorSpec, box_depth: int, run: Run, threads: int | None) -> None:
+    def __init__(self, spec: DetectorSpec, box_depth: int, run: Run, streams: Streams | None) -> None:
         self._spec = spec
         self._box_depth = box_depth
-        self._run = run
-        self._threads = threads or os.cpu_count() or 1
+        self._run_now = run
+        self._streams = streams or Streams()
 
     def maps(self, batch: Array) -> tuple[list[Array], Deltas, Pyramid | None, Array | None]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
@@ -99,9 +99,13 @@ class GraphBackend:
     def regions(self, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
         assert self._spec.regions is not None, "only two-stage detectors have regions"
-        pooled = pool_pyramid(self._spec.regions.pooling, pyramid, rois, levels, threads=self._threads)
+        pooled = pool_pyramid(self._spec.regions.pooling, pyramid, rois, levels, threads=self._streams.threads_each)
         logits, deltas = self._run(REGIONS, {"pooled": pooled})
         return logits, deltas
+
+    def _run(self, name: str, inputs: Mapping[str, Any]) -> list[Array]:
+        with self._streams.slots:
+            return self._run_now(name, inputs)
 
     def _boxes_of(self, pyramid: Pyramid) -> OnDemand:
         def branch(plan: Plan) -> Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
+from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
     from cxr_mmdet.inference.backend import Backend, WholeBackend
@@ -38,6 +39,7 @@ class LoadedModel:
         preprocessing: how to feed it.
         class_names: in the order of its outputs.
         model_id: names the model and its weights.
+        streams: radiographs that may be in the network at once; threads beyond them that predict wait or decode.
     """
 
     backend: Backend | WholeBackend
@@ -45,6 +47,7 @@ class LoadedModel:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     model_id: str
+    streams: int = 1
 
 
 def load_model(
@@ -54,6 +57,7 @@ def load_model(
     threads: int | None = None,
     trust_checkpoint: bool = False,
     short_edge: int | None = None,
+    streams: int = 1,
 ) -> LoadedModel:
     """Return the model in a bundle that tools/export.py wrote, or in a checkpoint of tools/train.py.
 
@@ -63,6 +67,8 @@ def load_model(
         threads: processor threads of the network; None leaves it to the runtime.
         trust_checkpoint: load a checkpoint that would run code.
         short_edge: of the prepared pictures a checkpoint was trained on; a bundle knows it.
+        streams: radiographs that may be in the network at once, where several threads predict; they share its threads.
+            What only mmdet can decode takes one at a time.
 
     Raises:
         CheckpointError: there is no such model, it is damaged, changed or of an unknown kind.
@@ -74,11 +80,11 @@ def load_model(
     if (path / MODEL_FILE).is_file():
         if short_edge is not None:
             raise UsageError(f"{path}: a bundle knows the size of its pictures; leave --short-edge away.")
-        return _load_bundle(Bundle.open(path), device=device, threads=threads)
-    return _load_checkpoint(path, device, threads, trust_checkpoint, short_edge)
+        return _load_bundle(Bundle.open(path), device=device, streams=Streams(streams, threads))
+    return _load_checkpoint(path, device, Streams(streams, threads), trust_checkpoint, short_edge)
 
 
-def _load_bundle(bundle: Bundle, *, device: str, threads: int | None) -> LoadedModel:
+def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedModel:
     kind = Format(bundle.format)
     if kind is not Format.torch and device != "cpu":
         raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; leave --device away.")
@@ -86,37 +92,40 @@ def _load_bundle(bundle: Bundle, *, device: str, threads: int | None) -> LoadedM
     if kind is Format.onnx:
         from cxr_mmdet.inference.onnx_backend import OnnxBackend
 
-        backend = OnnxBackend(bundle, threads=threads)
+        backend = OnnxBackend(bundle, streams=streams)
     elif kind is Format.openvino:
         from cxr_mmdet.inference.openvino_backend import OpenVinoBackend
 
-        backend = OpenVinoBackend(bundle, threads=threads)
+        backend = OpenVinoBackend(bundle, streams=streams)
     else:
         from cxr_mmdet.inference.torch_backend import TorchBackend
         from cxr_mmdet.inference.torch_bundle import load_torch_bundle
 
-        backend = TorchBackend(load_torch_bundle(bundle), device=device, threads=threads)
-    return LoadedModel(backend, bundle.spec, bundle.preprocessing, bundle.class_names, bundle.model_id)
+        backend = TorchBackend(load_torch_bundle(bundle), device=device, streams=streams)
+    return LoadedModel(
+        backend, bundle.spec, bundle.preprocessing, bundle.class_names, bundle.model_id, streams=streams.count
+    )
 
 
-def _load_checkpoint(path: Path, device: str, threads: int | None, trust: bool, short_edge: int | None) -> LoadedModel:
+def _load_checkpoint(path: Path, device: str, streams: Streams, trust: bool, short_edge: int | None) -> LoadedModel:
     from cxr_mmdet.inference.checkpoint import load_detector
     from cxr_mmdet.inference.describe import describe_preprocessing
 
     detector = load_detector(str(path), trust=trust)
     edge = DEFAULT_SHORT_EDGE if short_edge is None else short_edge
-    backend, spec = _in_torch(detector, str(path), device, threads)
+    backend, spec = _in_torch(detector, str(path), device, streams)
     return LoadedModel(
         backend=backend,
         spec=spec,
         preprocessing=describe_preprocessing(detector.config, str(path), short_edge=edge),
         class_names=detector.class_names,
         model_id=detector.model_id,
+        streams=streams.count,
     )
 
 
 def _in_torch(
-    detector: TrainedDetector, source: str, device: str, threads: int | None
+    detector: TrainedDetector, source: str, device: str, streams: Streams
 ) -> tuple[Backend | WholeBackend, Spec]:
     """Return what runs and describes a detector: for us to decode where we can, else for mmdet."""
     from cxr_mmdet.inference.describe import OtherArchitectureError, describe_detector
@@ -127,7 +136,7 @@ def _in_torch(
         from cxr_mmdet.inference.mmdet_backend import MmdetBackend, describe_whole
 
         whole = describe_whole(detector.model, source)
-        return MmdetBackend(detector.model, device=device, threads=threads), whole
+        return MmdetBackend(detector.model, device=device, threads=streams.threads), whole
     from cxr_mmdet.inference.torch_backend import TorchBackend
 
-    return TorchBackend(detector.model, device=device, threads=threads), spec
+    return TorchBackend(detector.model, device=device, streams=streams), spec

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference.graphs import GraphBackend, graph_names
+from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
     from cxr_mmdet.inference.bundle import Bundle
@@ -16,7 +17,7 @@ class OnnxBackend(GraphBackend):
 
     Args:
         bundle: of the format ``onnx``.
-        threads: processor threads; None leaves it to ONNX Runtime, which takes one a core.
+        streams: radiographs at once and their threads; by default one, with as many as ONNX Runtime takes.
 
     Raises:
         UsageError: ONNX Runtime is not installed.
@@ -25,15 +26,17 @@ class OnnxBackend(GraphBackend):
 
     name = "onnx"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, streams: Streams | None = None) -> None:
         try:
             import onnxruntime
         except ImportError:
             raise UsageError(f"{bundle.path}: needs ONNX Runtime; install it by pip install cxr-mmdet[onnx].") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        streams = streams or Streams()
+        if streams.count > 1 or streams.threads is not None:
+            # Who calls is a thread of his own; the others are a pool that all share.
+            options.intra_op_num_threads = streams.all_threads - streams.count + 1
 
         def session(name: str) -> Any:
             path = bundle.path / f"{name}.onnx"
@@ -46,4 +49,4 @@ class OnnxBackend(GraphBackend):
                 ) from None
 
         sessions = {name: session(name) for name in graph_names(bundle.spec, bundle.box_depth)}
-        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: sessions[name].run(None, inputs), threads)
+        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: sessions[name].run(None, inputs), streams)

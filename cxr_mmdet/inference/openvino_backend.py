@@ -9,6 +9,7 @@ import numpy as np
 
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference.graphs import GraphBackend, graph_names
+from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ class OpenVinoBackend(GraphBackend):
 
     Args:
         bundle: of the format ``openvino``.
-        threads: processor threads; None leaves it to OpenVINO, which takes one a core.
+        streams: radiographs at once and their threads; by default one, with as many as OpenVINO takes.
 
     Raises:
         UsageError: OpenVINO is not installed.
@@ -34,15 +35,18 @@ class OpenVinoBackend(GraphBackend):
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, streams: Streams | None = None) -> None:
         try:
             import openvino
         except ImportError:
             raise UsageError(f"{bundle.path}: needs OpenVINO; install it by pip install cxr-mmdet[openvino].") from None
         # Single precision throughout: where the processor has bfloat16, OpenVINO would use it unasked.
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+        streams = streams or Streams()
+        if streams.count > 1:
+            config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams.count)}
+        if streams.count > 1 or streams.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = streams.all_threads
         core = openvino.Core()
 
         def graph(name: str) -> _Graph:
@@ -54,7 +58,7 @@ class OpenVinoBackend(GraphBackend):
                 raise CheckpointError(f"{path}: cannot be loaded by OpenVINO ({reason}); export it again.") from None
 
         graphs = {name: graph(name) for name in graph_names(bundle.spec, bundle.box_depth)}
-        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs), threads)
+        super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs), streams)
 
 
 class _Graph:

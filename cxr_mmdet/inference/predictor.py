@@ -107,10 +107,18 @@ class Predictor:
         threads: int | None = None,
         trust_checkpoint: bool = False,
         short_edge: int | None = None,
+        streams: int = 1,
     ) -> Predictor:
         """Return the predictor of a checkpoint or an exported bundle; see :func:`load_model` for the arguments."""
         return cls(
-            load_model(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge)
+            load_model(
+                model,
+                device=device,
+                threads=threads,
+                trust_checkpoint=trust_checkpoint,
+                short_edge=short_edge,
+                streams=streams,
+            )
         )
 
     @property

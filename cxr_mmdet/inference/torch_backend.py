@@ -11,6 +11,7 @@ from mmdet.models.detectors import TwoStageDetector
 
 from cxr_mmdet.inference.deltas import Deltas, WholeMaps
 from cxr_mmdet.inference.dense_outputs import dense_outputs
+from cxr_mmdet.inference.streams import Streams
 from cxr_mmdet.models.gated_detectors import gate_logits
 
 if TYPE_CHECKING:
@@ -27,14 +28,16 @@ class TorchBackend:
     Args:
         model: in evaluation mode; it stays as it is.
         device: such as ``cpu`` or ``cuda:0``.
-        threads: of torch in this process; None leaves them.
+        streams: radiographs at once and their threads, which become all of this process; by default one at a time,
+            with as many as torch has.
     """
 
     name = "torch"
 
-    def __init__(self, model: BaseDetector, *, device: str = "cpu", threads: int | None = None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, model: BaseDetector, *, device: str = "cpu", streams: Streams | None = None) -> None:
+        self._streams = streams or Streams()
+        if self._streams.count > 1 or self._streams.threads is not None:
+            torch.set_num_threads(self._streams.threads_each)
         # Norms become part of the convolutions before them; channels last is what CPUs and tensor cores prefer.
         self.model = fuse_conv_bn(copy.deepcopy(model)).to(device, memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
@@ -44,7 +47,7 @@ class TorchBackend:
         """See :class:`cxr_mmdet.inference.backend.Backend`."""
         pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
-        with gate_logits() as said:
+        with self._streams.slots, gate_logits() as said:
             pyramid = self.model.extract_feat(pictures)
             scores, deltas = dense_outputs(head, pyramid)
         abnormal = _numpy(said[0]) if said else None
@@ -53,7 +56,8 @@ class TorchBackend:
     @torch.inference_mode()
     def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
         """See :class:`cxr_mmdet.inference.backend.Backend`; mmdet finds the levels itself."""
-        results = self.model.roi_head._bbox_forward(pyramid, torch.from_numpy(rois).to(self.device))
+        with self._streams.slots:
+            results = self.model.roi_head._bbox_forward(pyramid, torch.from_numpy(rois).to(self.device))
         return _numpy(results["cls_score"]), _numpy(results["bbox_pred"])
 
 

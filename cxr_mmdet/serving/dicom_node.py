@@ -99,7 +99,9 @@ class DicomNode:
     ) -> None:
         self._options = options
         self._store = JobStore(state)
-        self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options)
+        # Beside those in the network, one is read before it and one reported on after it.
+        lanes = predictor.model.streams + 2
+        self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options, lanes=lanes)
         self._server: ThreadedAssociationServer | None = None
 
     @property

@@ -1,14 +1,13 @@
-"""The three steps of a DICOM node, each in a thread that nothing ends but a stop: predict, report, send.
+"""The two steps of a DICOM node, in threads that nothing ends but a stop: predict, with a report of it, and send.
 
-Predicting and sending are loops over the queue. What is predicted is handed over in memory, to be reported on while the
-next is predicted; to the queue the two are one step, at whose end the results are on the disk.
+Each is a loop over the queue. Several threads predict: while the network looks at one radiograph, others are read and
+reported on. At the end of a step its results are on the disk.
 """
 
 from __future__ import annotations
 
 import datetime
 import logging
-import queue
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.serving.job_store import Job, JobStore
-    from cxr_mmdet.serving.reporting import Prediction, ReportOptions
+    from cxr_mmdet.serving.reporting import ReportOptions
     from cxr_mmdet.serving.sender import Destination
 
 log = logging.getLogger("cxr_mmdet.node")
@@ -49,7 +48,7 @@ def delay_after(attempts: int) -> float:
 
 
 class Worker:
-    """Predicts in one thread, reports in another and sends in a third.
+    """Predicts and reports in some threads, and sends in another.
 
     Args:
         store: the queue.
@@ -57,31 +56,39 @@ class Worker:
         destination: where results go.
         ae_title: what the node calls itself.
         options: what is reported.
+        lanes: radiographs under way at once; each takes its memory.
     """
 
     def __init__(
-        self, store: JobStore, predictor: Predictor, destination: Destination, ae_title: str, options: ReportOptions
+        self,
+        store: JobStore,
+        predictor: Predictor,
+        destination: Destination,
+        ae_title: str,
+        options: ReportOptions,
+        *,
+        lanes: int = 3,
     ) -> None:
         self._store = store
         self._predictor = predictor
         self._destination = destination
         self._ae_title = ae_title
         self._options = options
+        self._taking = threading.Lock()
         self._begun: set[int] = set()
-        self._handed_over: set[int] = set()
-        # One waits while another is reported on: pictures are large, and reporting is the shorter step.
-        self._to_report: queue.Queue[tuple[Job, Prediction] | None] = queue.Queue(maxsize=1)
+        self._under_way: set[int] = set()
+        self._one_is_done = threading.Condition()
         self._stopping = threading.Event()
         self._woken = {State.queued: threading.Event(), State.predicted: threading.Event()}
+        steps = [(State.queued, self.predict_next, f"predict-{lane}") for lane in range(lanes)]
+        steps.append((State.predicted, self.deliver_next, "send"))
         self._threads = [
-            threading.Thread(target=self._loop, args=(State.queued, self.predict), name="predict"),
-            threading.Thread(target=self._loop, args=(State.predicted, self.deliver), name="send"),
+            threading.Thread(target=self._loop, args=(state, step), name=name) for state, step, name in steps
         ]
-        self._reporter = threading.Thread(target=self._report_all, name="report")
 
     def start(self) -> None:
         """Begin with what the queue holds."""
-        for thread in (*self._threads, self._reporter):
+        for thread in self._threads:
             thread.start()
 
     def wake(self, state: State = State.queued) -> None:
@@ -89,72 +96,71 @@ class Worker:
         self._woken[state].set()
 
     def stop(self) -> None:
-        """Finish the steps at hand, report on what is predicted, then return; the rest stays in the queue."""
+        """Finish the steps at hand, then return; the rest stays in the queue."""
         self._stopping.set()
         for event in self._woken.values():
             event.set()
         for thread in self._threads:
             thread.join()
-        if self._reporter.is_alive():
-            self._to_report.put(None)
-            self._reporter.join()
 
-    def _loop(self, state: State, step: Callable[[Job], None]) -> None:
+    def _loop(self, state: State, step: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
             try:
-                # What is handed over is still queued; what is being sent is sent before the next is looked for.
-                under_way = tuple(self._handed_over) if state is State.queued else ()
-                job = self._store.next(state, besides=under_way)
-                if job is not None:
-                    step(job)
+                if step():
                     continue
             # The disk is full or gone: nothing was noted, so that the job stands where it stood.
             except (OSError, sqlite3.Error) as error:
-                self._wait_for_disk(error)
+                log.error("the queue cannot be written (%s); trying again", error)
+                self._stopping.wait(FIRST_DELAY_S)
                 continue
             self._woken[state].wait(POLL_S)
             self._woken[state].clear()
 
-    def predict(self, job: Job) -> None:
-        """Predict one radiograph and hand it over for reporting, or note why not."""
+    def predict_next(self) -> bool:
+        """Predict the radiograph that has waited longest and keep its results; return whether one was waiting."""
+        with self._taking:
+            job = self._store.next(State.queued, besides=self._all_under_way())
+            if job is None or self._stopping.is_set():
+                return False
+            if job.unfinished:
+                # What a process died of is taken alone, so that none beside it is suspected, and given up, with it.
+                with self._one_is_done:
+                    self._one_is_done.wait_for(lambda: not self._under_way)
+                self._predict(job)
+                return True
+            self._begin(job)
+            with self._one_is_done:
+                self._under_way.add(job.number)
+        try:
+            self._predict(job)
+        finally:
+            # Only after what became of it is in the queue may it be taken from there again.
+            with self._one_is_done:
+                self._under_way.discard(job.number)
+                self._one_is_done.notify_all()
+        return True
+
+    def _all_under_way(self) -> tuple[int, ...]:
+        with self._one_is_done:
+            return tuple(self._under_way)
+
+    def _begin(self, job: Job) -> None:
+        if job.number not in self._begun:
+            self._store.begin(job)
+            self._begun.add(job.number)
+
+    def _predict(self, job: Job) -> None:
+        """Predict one radiograph and keep the results, or note why not."""
         if job.unfinished >= MAX_UNFINISHED and job.number not in self._begun:
             self._give_up(job, f"the node died {job.unfinished} times while predicting it")
             return
+        self._begin(job)
         try:
             content = self._store.read_image(job)
         except FileNotFoundError:
             self._give_up(job, "its file is gone from the queue's folder")
             return
-        # What a process died of is taken alone, so that those beside it are not suspected, and given up, with it.
-        is_suspect = job.unfinished > 0
-        if is_suspect:
-            self._to_report.join()
-        if job.number not in self._begun:
-            self._store.begin(job)
-            self._begun.add(job.number)
-        prediction = self._attempt(job, lambda: predict_content(self._predictor, content, job.sop_instance_uid))
-        if prediction is not None:
-            self._handed_over.add(job.number)
-            self._to_report.put((job, prediction))
-        if is_suspect:
-            self._to_report.join()
-
-    def _report_all(self) -> None:
-        while (handed_over := self._to_report.get()) is not None:
-            job, prediction = handed_over
-            try:
-                self.report(job, prediction)
-            # Nothing was noted, so that it is predicted again.
-            except (OSError, sqlite3.Error) as error:
-                self._wait_for_disk(error)
-            # Only after what became of it is in the queue may it be taken from there again.
-            self._handed_over.discard(job.number)
-            self._to_report.task_done()
-        self._to_report.task_done()
-
-    def report(self, job: Job, prediction: Prediction) -> None:
-        """Report on one radiograph and keep the results, or note why not."""
-        made = self._attempt(job, lambda: self._results(job, prediction))
+        made = self._attempt(job, lambda: self._results(job, content))
         if made is not None:
             self._keep(job, *made)
 
@@ -170,8 +176,9 @@ class Worker:
             self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
         return None
 
-    def _results(self, job: Job, prediction: Prediction) -> tuple[dict[str, bytes], int]:
+    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int]:
         """Return the files to send, by name, and the number of findings."""
+        prediction = predict_content(self._predictor, content, job.sop_instance_uid)
         # The time of arrival, so that predicting again after a kill makes the same bytes.
         created = datetime.datetime.fromtimestamp(job.received)
         reports = describe_findings(prediction, self._options, created)
@@ -189,8 +196,15 @@ class Worker:
         log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
         self.wake(State.predicted)
 
-    def deliver(self, job: Job) -> None:
-        """Send the results of one radiograph, or note why not."""
+    def deliver_next(self) -> bool:
+        """Send the results that have waited longest, or note why not; return whether any were waiting."""
+        job = self._store.next(State.predicted)
+        if job is None:
+            return False
+        self._deliver(job)
+        return True
+
+    def _deliver(self, job: Job) -> None:
         try:
             send(self._store.result_files(job), self._destination, self._ae_title)
         except NotDeliveredError as error:
@@ -210,10 +224,6 @@ class Worker:
             self._store.hurry(State.predicted)  # the destination is back: what waits for it need not wait longer
         log.info("sent the findings of %s to %s", job.sop_instance_uid, self._destination)
 
-    def _wait_for_disk(self, error: Exception) -> None:
-        log.error("the queue cannot be written (%s); trying again", error)
-        self._stopping.wait(FIRST_DELAY_S)
-
     def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
         if give_up:
             self._give_up(job, reason)
@@ -221,6 +231,7 @@ class Worker:
         delay = delay_after(job.attempts)
         log.warning("%s: %s; trying again in %.0f s", job.sop_instance_uid, reason, delay)
         self._store.postpone(job, reason, delay, refused=refused)
+        self._begun.discard(job.number)
 
     def _give_up(self, job: Job, reason: str) -> None:
         self._store.fail(job, reason)

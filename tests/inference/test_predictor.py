@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import mmdet_oracle
 import numpy as np
 import pytest
+import torch
 from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, write_picture
 from mmdet_oracle import assert_same
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import CheckpointError, DicomError, UsageError
 from cxr_mmdet.inference.predictor import Predictor, Thresholds
+from cxr_mmdet.inference.streams import Streams
 
 SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
 
@@ -102,10 +106,20 @@ def test_batches_change_nothing_but_rounding(tmp_path, kind):
         assert_same(of_batch, one.boxes_xyxy, one.scores, one.labels)
 
 
+@pytest.fixture
+def torch_threads():
+    """Take back what a test makes of torch's threads, which are the process's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
-def test_threads_share_a_predictor(tmp_path, form):
+@pytest.mark.parametrize(("kind", "streams"), [("faster", 1), ("faster", 3), ("retina", 3)])
+def test_threads_share_a_predictor(tmp_path, torch_threads, form, kind, streams):
     paths = [write_picture(tmp_path / f"{i}.png", 60 + 20 * i, 80, seed=i) for i in range(4)]
-    predictor = Predictor.load(bundle_of("faster", form), threads=1)
+    predictor = Predictor.load(bundle_of(kind, form), threads=streams, streams=streams)
+    assert predictor.model.streams == streams
     expected = [found.to_json() for found in predictor.predict(paths)]
     got: dict[int, list] = {}
 
@@ -118,6 +132,34 @@ def test_threads_share_a_predictor(tmp_path, form):
     for thread in threads:
         thread.join()
     assert got == {number: [expected[(number + turn) % 4] for turn in range(4)] for number in range(4)}
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_no_more_radiographs_are_in_the_network_than_streams(tmp_path, monkeypatch, streams):
+    path = write_picture(tmp_path / "a.png")
+    predictor = Predictor.load(bundle_of("retina", "openvino"), threads=2, streams=streams)
+    backend, inside, most = predictor.model.backend, [], []
+    run = backend._run_now
+
+    def counted(name, inputs):
+        inside.append(name)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return run(name, inputs)
+
+    monkeypatch.setattr(backend, "_run_now", counted)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(predictor.predict, [path] * 12))
+    assert max(most) == streams
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads", "streams", "each"), [(1, 8, 1, 8), (2, 8, 2, 4), (3, 2, 2, 1), (4, 1, 1, 1)]
+)
+def test_streams_share_the_threads(asked, threads, streams, each):
+    shared = Streams(asked, threads)
+    assert (shared.count, shared.all_threads, shared.threads_each) == (streams, threads, each)
 
 
 def test_a_threshold_for_one_class(tmp_path):
