@@ -92,7 +92,7 @@ def benchmark_node(
                 both.append(Alternative(NODE, lambda turn: peer.send(node.port, wait=True)))
                 title = f"C-STORE to archived report, {_describe(predictor, works, options)}"
                 throughput = _compare(title, both, pictures, rounds, progress)
-            steps = _compare_steps(folder, predictor, peer, works, options, rounds, progress)
+            steps = _compare_steps(folder, bare, peer, works, options, rounds, progress)
     return [throughput, steps]
 
 

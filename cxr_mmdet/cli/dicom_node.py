@@ -72,6 +72,9 @@ def run(
     capture_quality: Annotated[
         int, typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, ten times as large.")
     ] = 95,
+    presentation: Annotated[
+        bool, typer.Option("--presentation", help="Send a presentation state too: the findings over the original.")
+    ] = False,
     tls_cert: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Listen encrypted; PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's key.")] = None,
     tls_ca: Annotated[
@@ -127,7 +130,7 @@ def run(
             model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge,
             streams=streams,
         )  # fmt: skip
-    reported = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None)
+    reported = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None, presentation=presentation)
     node = DicomNode(state, predictor, target, options, reported)
     _run_until_signalled(node, options)
 

@@ -33,6 +33,9 @@ def write(
     capture_quality: Annotated[
         int, typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, ten times as large.")
     ] = 95,
+    presentation: Annotated[
+        bool, typer.Option("--presentation", help="Write a presentation state too: the findings over the original.")
+    ] = False,
     device: Annotated[
         str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
     ] = "cpu",
@@ -43,6 +46,8 @@ def write(
     force: Annotated[bool, typer.Option("--force", help="Replace earlier reports.")] = False,
 ) -> None:
     """Predict radiographs and write a structured report (.sr.dcm) and a Secondary Capture (.sc.dcm) of each.
+
+    With --presentation a Grayscale Softcopy Presentation State (.pr.dcm) too, of those that are not in colour.
 
     Patient and study are the radiograph's. A file that cannot be reported on is named, the rest goes on, and the exit
     code is 1.
@@ -62,7 +67,7 @@ def write(
         raise UsageError(f"{existing[0]}: exists; pass --force to replace it, or choose another --out.")
     with quiet_imports():
         predictor = Predictor.load(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint)
-    options = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None)
+    options = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None, presentation=presentation)
     out.mkdir(parents=True, exist_ok=True)
     failures = 0
     with progress_bar("reporting") as progress:
@@ -79,6 +84,8 @@ def write(
             write_durably(out / f"{item.image_id}.sr.dcm", to_bytes(made.report))
             if made.capture is not None:
                 write_durably(out / f"{item.image_id}.sc.dcm", to_bytes(made.capture))
+            if made.presentation is not None:
+                write_durably(out / f"{item.image_id}.pr.dcm", to_bytes(made.presentation))
             progress(1, len(items))
     stdout.print(out, highlight=False)
     if failures:

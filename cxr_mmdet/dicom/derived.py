@@ -9,14 +9,15 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pydicom import Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 from pydicom.uid import UID
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import DT, validate_value
 
 from cxr_mmdet import __version__
-from cxr_mmdet.dicom.attributes import numbers, text_of, value_of
+from cxr_mmdet.dicom.attributes import items, numbers, text_of, value_of
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from pydicom import Dataset
 
 MANUFACTURER = "cxr_mmdet"
 
@@ -150,6 +150,17 @@ class Origin:
             _uid(header, "SeriesInstanceUID"),
         )
 
+    def evidence(self) -> Dataset:
+        """Return what highdicom wants to know of the radiograph; :meth:`fill` carries patient and study over."""
+        evidence = Dataset()
+        for keyword in EMPTY_IF_UNKNOWN:
+            setattr(evidence, keyword, None)
+        evidence.SOPClassUID = self.sop_class_uid
+        evidence.SOPInstanceUID = self.sop_instance_uid
+        evidence.StudyInstanceUID = self.study_instance_uid
+        evidence.SeriesInstanceUID = self.series_instance_uid
+        return evidence
+
     def fill(self, target: Dataset, *, created: datetime.datetime, description: str) -> None:
         """Write into ``target`` patient, study, equipment, time and the radiograph's instance number."""
         target.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 holds whatever the radiograph's own character set held
@@ -167,6 +178,8 @@ class Origin:
         date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S.%f")
         target.InstanceCreationDate, target.InstanceCreationTime = date, time
         target.ContentDate, target.ContentTime = date, time
+        for equipment in items(target, "ContributingEquipmentSequence"):  # highdicom's own entry has the time of now
+            equipment.ContributionDateTime = DT(f"{date}{time}")
 
 
 def fingerprint(findings: ReportableFindings) -> str:

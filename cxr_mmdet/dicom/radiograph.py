@@ -111,7 +111,7 @@ def _read_dataset(
     dataset = picture_dataset(dataset, name, max_pixels=max_pixels)
     syntax = transfer_syntax(dataset)
     warnings: list[str] = []
-    aspect = _pixel_aspect(dataset, warnings)
+    aspect = pixel_aspect(dataset, warnings)
     size_hw = (int(dataset.Rows), int(dataset.Columns))
     times = halvings(size_hw, min_short_edge) if min_short_edge and aspect == 1 else 0
     index = _frame_index(dataset, frame, name)
@@ -209,7 +209,7 @@ def _pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def _pixel_aspect(dataset: Dataset, warnings: list[str]) -> float:
+def pixel_aspect(dataset: Dataset, warnings: list[str]) -> float:
     """Return the height of a pixel over its width: Pixel Aspect Ratio (PS3.3 C.7.6.3.1.7), else by the spacing."""
     ratio = numbers(dataset, "PixelAspectRatio")
     height, width = ratio if len(ratio) == 2 and min(ratio) > 0 else _pixel_spacing(dataset) or (1.0, 1.0)

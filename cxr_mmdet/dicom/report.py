@@ -1,14 +1,15 @@
-"""Findings as objects that an archive keeps: DICOM structured report and Secondary Capture, and the way back.
+"""Findings as objects that an archive keeps: structured report, Secondary Capture, presentation state; the way back.
 
 * :func:`read_header`: a radiograph's dataset without decoding its picture, from a file or its content;
 * :func:`structured_report`: findings + that dataset → Comprehensive SR (TID 1500), one measurement group a finding;
 * :func:`secondary_capture`: the picture that ``Findings.draw`` drew + that dataset → Secondary Capture;
+* :func:`presentation_state`: findings + that dataset → Grayscale Softcopy Presentation State: boxes over the original;
 * :func:`read_structured_report`: such a report → boxes, classes and scores again;
-* :func:`to_bytes`: either object as the content of a DICOM file.
+* :func:`to_bytes`: any of these as the content of a DICOM file.
 
 Patient and study are the radiograph's. All UIDs follow from the radiograph's SOP Instance UID, the model and what is
-reported, so the same result made twice is one object to an archive. The two kinds lie in a series each, one a study
-and model. Reports need the extra ``pacs``; Secondary Captures do not.
+reported, so the same result made twice is one object to an archive. The three kinds lie in a series each, one a study
+and model. Reports and presentation states need the extra ``pacs``; Secondary Captures do not.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.dicom.derived import ReportableFindings
     from cxr_mmdet.dicom.report_reader import ReportedFindings
+    from cxr_mmdet.dicom.viewing import Window
 
-MISSING = "structured reports need highdicom; install it with: pip install 'cxr-mmdet[pacs]'"
+MISSING = "{} need highdicom; install it with: pip install 'cxr-mmdet[pacs]'"
 
 
 def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
@@ -77,7 +79,7 @@ def structured_report(
     try:
         from cxr_mmdet.dicom.structured_report import build_structured_report
     except ModuleNotFoundError:
-        raise UsageError(MISSING) from None
+        raise UsageError(MISSING.format("structured reports")) from None
     return build_structured_report(findings, source, created or datetime.datetime.now())
 
 
@@ -104,6 +106,38 @@ def secondary_capture(
     return build_secondary_capture(picture, findings, source, created or datetime.datetime.now(), jpeg_quality)
 
 
+def presentation_state(
+    findings: ReportableFindings,
+    source: Dataset,
+    *,
+    created: datetime.datetime | None = None,
+    window: Window | None = None,
+    invert: bool = False,
+) -> Dataset:
+    """Return how to show a radiograph with the findings over it, for viewers that apply presentation states.
+
+    A box is a polyline and a text, on a layer of its class, in the coordinates of :func:`structured_report`. The
+    values are shown as the radiograph's own file asks for, by the view that the model saw.
+
+    Args:
+        findings: boxes in pixels of the radiograph.
+        source: the radiograph's dataset; its pixels are not needed.
+        created: written as the time of creation; now by default.
+        window: instead of the file's own.
+        invert: swap black and white.
+
+    Raises:
+        DicomError: nothing can refer to the radiograph, it is in colour, the findings are of another picture, or a
+            class has a name that DICOM cannot hold.
+        UsageError: highdicom is not installed.
+    """
+    try:
+        from cxr_mmdet.dicom.presentation_state import build_presentation_state
+    except ModuleNotFoundError:
+        raise UsageError(MISSING.format("presentation states")) from None
+    return build_presentation_state(findings, source, created or datetime.datetime.now(), window=window, invert=invert)
+
+
 def read_structured_report(source: str | Path | bytes | Dataset, name: str | None = None) -> ReportedFindings:
     """Return the findings that :func:`structured_report` wrote.
 
@@ -118,7 +152,7 @@ def read_structured_report(source: str | Path | bytes | Dataset, name: str | Non
     try:
         from cxr_mmdet.dicom.report_reader import read_report
     except ModuleNotFoundError:
-        raise UsageError(MISSING) from None
+        raise UsageError(MISSING.format("structured reports")) from None
     if isinstance(source, Dataset):
         return read_report(source, name or "the dataset")
     name = name or ("the uploaded file" if isinstance(source, bytes) else str(source))
@@ -126,7 +160,7 @@ def read_structured_report(source: str | Path | bytes | Dataset, name: str | Non
 
 
 def to_bytes(dataset: Dataset) -> bytes:
-    """Return a report or capture as the content of a DICOM file (PS3.10)."""
+    """Return one of these objects as the content of a DICOM file (PS3.10)."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -9,10 +9,9 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import DataElement, Dataset, Sequence
 from pydicom.charset import default_encoding
 from pydicom.sr.codedict import codes as dictionary
-from pydicom.valuerep import DT
 
 from cxr_mmdet.dicom import codes
-from cxr_mmdet.dicom.derived import EMPTY_IF_UNKNOWN, MANUFACTURER, Origin, derived_uid, fingerprint
+from cxr_mmdet.dicom.derived import MANUFACTURER, Origin, derived_uid, fingerprint
 from cxr_mmdet.dicom.finding_groups import CONTENT, PYTHON_CHARACTER_SET, algorithm, finding_groups, tracking_uid
 from cxr_mmdet.errors import DicomError
 
@@ -32,7 +31,7 @@ def build_structured_report(findings: ReportableFindings, source: Dataset, creat
     uid = derived_uid("SR", origin.sop_instance_uid, document)
     try:
         report = sr.ComprehensiveSR(
-            evidence=[_evidence(origin)],
+            evidence=[origin.evidence()],
             content=_content(findings, origin, document),
             series_instance_uid=derived_uid("SR series", origin.study_instance_uid, findings.model_id),
             series_number=SERIES_NUMBER,
@@ -60,21 +59,7 @@ def build_structured_report(findings: ReportableFindings, source: Dataset, creat
     measurements.set_original_encoding(False, True, default_encoding)  # as of all datasets made anew
     report.set_original_encoding(False, True, PYTHON_CHARACTER_SET)
     origin.fill(report, created=created, description=DESCRIPTION)
-    for equipment in report.ContributingEquipmentSequence:  # highdicom's own entry has the time of now
-        equipment.ContributionDateTime = DT(created.strftime("%Y%m%d%H%M%S.%f"))
     return report
-
-
-def _evidence(origin: Origin) -> Dataset:
-    """Return what highdicom wants to know of the radiograph; patient and study are carried over by ourselves."""
-    evidence = Dataset()
-    for keyword in EMPTY_IF_UNKNOWN:
-        setattr(evidence, keyword, None)
-    evidence.SOPClassUID = origin.sop_class_uid
-    evidence.SOPInstanceUID = origin.sop_instance_uid
-    evidence.StudyInstanceUID = origin.study_instance_uid
-    evidence.SeriesInstanceUID = origin.series_instance_uid
-    return evidence
 
 
 def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.MeasurementReport:

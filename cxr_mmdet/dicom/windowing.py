@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from cxr_mmdet.dicom.luts import Lut
+
 PERCENTILES = (0.5, 99.5)
 """The range shown when a file says nothing usable: robust against markers and dead pixels."""
 
@@ -55,11 +57,15 @@ class View:
         how: for people, such as ``window 1 of 2 (LINEAR)``.
         name: the explanation that the file gives it, or empty.
         shade: maps modality values (float64) to 0 (dark) … 1.
+        lut: the VOI LUT, where it is one.
+        window: the window's function, center and width, where it is one.
     """
 
     how: str
     name: str
     shade: Callable[[np.ndarray], np.ndarray]
+    lut: Lut | None = None
+    window: tuple[str, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,11 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
     dtype = np.uint8 if bits == 8 else np.uint16
     levels = np.rint(np.clip(shade, 0, 1) * np.iinfo(dtype).max).astype(dtype)
     return Rendering(look_up(levels, table.index), how, tuple(warnings))
+
+
+def own_view(dataset: Dataset) -> View | None:
+    """Return the view that :func:`render_grey` takes by default; None where the file has no usable one."""
+    return next(iter(_views(dataset, [])), None)
 
 
 def render_by_percentiles(stored: np.ndarray, *, bits: int = 8) -> Rendering:
@@ -241,7 +252,7 @@ def _lut_views(dataset: Dataset, warnings: list[str]) -> list[View]:
         if lut is None:
             warnings.append(f"{how} is unreadable and was left out")
             continue
-        views.append(View(how, text_of(item, "LUTExplanation"), lut.shade))
+        views.append(View(how, text_of(item, "LUTExplanation"), lut.shade, lut=lut))
     return views
 
 
@@ -262,7 +273,8 @@ def _window_views(dataset: Dataset, warnings: list[str]) -> list[View]:
             warnings.append(f"{how} has the impossible width {width:g}")
             continue
         name = names[number - 1] if number <= len(names) else ""
-        views.append(View(how, name, window_shade(function, center, width)))
+        view = View(how, name, window_shade(function, center, width), window=(function, center, width))
+        views.append(view)
     return views
 
 

@@ -33,6 +33,7 @@ class Format(str, Enum):
     csv = "csv"
     sr = "sr"
     sc = "sc"
+    pr = "pr"
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,26 @@ class Download:
     content: bytes
 
 
+DICOM_OBJECTS = frozenset({Format.sr, Format.sc, Format.pr})
 NAMES = {
     Format.png: ("overlay.png", "image/png", "PNG"),
     Format.json: ("findings.json", "application/json", "JSON"),
     Format.csv: ("findings.csv", "text/csv; charset=utf-8", "CSV"),
     Format.sr: ("sr.dcm", "application/dicom", "DICOM SR"),
     Format.sc: ("capture.dcm", "application/dicom", "Secondary Capture"),
+    Format.pr: ("presentation.dcm", "application/dicom", "Presentation State"),
 }
 """End of the file's name, its type, and what the page calls it."""
 
 
 def formats_of(case: Case) -> list[Format]:
     """Return what a case can be taken along as: a picture has no patient and study that a DICOM object needs."""
-    dicom = {Format.sr, Format.sc}
-    return [kind for kind in Format if kind not in dicom or case.decoded.header is not None]
+    missing: frozenset[Format] = frozenset()
+    if case.decoded.header is None:
+        missing = DICOM_OBJECTS
+    elif not case.decoded.radiograph.photometric.startswith("MONOCHROME"):
+        missing = frozenset({Format.pr})
+    return [kind for kind in Format if kind not in missing]
 
 
 def export(case: Case, kind: Format) -> Download:
@@ -67,7 +74,7 @@ def export(case: Case, kind: Format) -> Download:
         DicomError, UsageError: a DICOM object was asked for and cannot be made.
     """
     end, media_type, title = NAMES[kind]
-    if kind not in formats_of(case):
+    if kind in DICOM_OBJECTS and case.decoded.header is None:
         raise UsageError(f"{case.name}: is no DICOM file, so there is no patient and study for a {title}.")
     stem = re.sub(r"[^\w.-]+", "_", PurePosixPath(case.name).stem, flags=re.ASCII).strip("._") or "radiograph"
     return Download(f"{stem}-{end}", media_type, _WRITERS[kind](case))
@@ -121,6 +128,13 @@ def _capture(case: Case) -> bytes:
     return to_bytes(secondary_capture(render_overlay(case), case.findings(), _header(case)))
 
 
+def _presentation(case: Case) -> bytes:
+    from cxr_mmdet.dicom.report import presentation_state, to_bytes
+
+    look = case.look
+    return to_bytes(presentation_state(case.findings(), _header(case), window=look.window, invert=look.invert))
+
+
 def _header(case: Case) -> Dataset:
     assert case.decoded.header is not None
     return case.decoded.header
@@ -132,4 +146,5 @@ _WRITERS: dict[Format, Callable[[Case], bytes]] = {
     Format.csv: _csv,
     Format.sr: _report,
     Format.sc: _capture,
+    Format.pr: _presentation,
 }

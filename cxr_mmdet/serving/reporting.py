@@ -1,4 +1,4 @@
-"""One radiograph through the model to what an archive keeps: structured report and Secondary Capture.
+"""One radiograph through the model to what an archive keeps: structured report, Secondary Capture, presentation state.
 
 Two steps, so that one radiograph can be reported on while the next is predicted.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.report import read_header, secondary_capture, structured_report
+from cxr_mmdet.dicom.report import presentation_state, read_header, secondary_capture, structured_report
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.preparation.images import shrink
 
@@ -33,6 +33,7 @@ class ReportOptions:
         score_threshold: findings up to this score are left out.
         overlay_size: the longest side of the Secondary Capture; smaller radiographs keep their size.
         capture: whether to make one.
+        presentation: whether to make a presentation state.
         jpeg_quality: of the Secondary Capture, 1…100; None leaves it uncompressed, ten times as large.
         max_findings: report those with the highest scores only, at most so many; None: all.
     """
@@ -42,6 +43,7 @@ class ReportOptions:
     capture: bool = True
     jpeg_quality: int | None = 95
     max_findings: int | None = None
+    presentation: bool = False
 
     def reported(self, found: Findings) -> Findings:
         """Return which of the findings are reported."""
@@ -72,11 +74,13 @@ class Reports:
         findings: above the threshold.
         report: the structured report.
         capture: the Secondary Capture, if wanted.
+        presentation: the presentation state, if wanted; None for a radiograph in colour, which cannot have one.
     """
 
     findings: Findings
     report: Dataset
     capture: Dataset | None
+    presentation: Dataset | None = None
 
 
 def quiet_libraries() -> None:
@@ -127,4 +131,7 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
         pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
         picture = findings.draw(pixels, long_edge=min(options.overlay_size, max(pixels.shape)))
         capture = secondary_capture(picture, findings, header, created=created, jpeg_quality=options.jpeg_quality)
-    return Reports(findings, report, capture)
+    presentation = None
+    if options.presentation and radiograph.photometric.startswith("MONOCHROME"):
+        presentation = presentation_state(findings, header, created=created)
+    return Reports(findings, report, capture, presentation)

@@ -182,7 +182,7 @@ class Worker:
         # The time of arrival, so that predicting again after a kill makes the same bytes.
         created = datetime.datetime.fromtimestamp(job.received)
         reports = describe_findings(prediction, self._options, created)
-        results = {"1-report": reports.report, "2-capture": reports.capture}
+        results = {"1-report": reports.report, "2-capture": reports.capture, "3-presentation": reports.presentation}
         encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
         return encoded, len(reports.findings)
 

@@ -172,11 +172,18 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
     assert drawn == pytest.approx((0.25 * width, 0.5 * height, 0.5 * width, 0.75 * height), abs=0.02 * height)
 
     # Everything can be taken along.
-    for kind, start in (("png", b"\x89PNG"), ("json", b"{"), ("csv", b"image_id"), ("sr", b""), ("sc", b"")):
+    for kind, start in (
+        ("png", b"\x89PNG"),
+        ("json", b"{"),
+        ("csv", b"image_id"),
+        ("sr", b""),
+        ("sc", b""),
+        ("pr", b""),
+    ):
         with page.expect_download() as waiting:
             page.locator(f"[data-download={kind}]").click()
         content = Path(waiting.value.path()).read_bytes()
-        assert content[128:132] == b"DICM" if kind in ("sr", "sc") else content.startswith(start)
+        assert content[128:132] == b"DICM" if kind in ("sr", "sc", "pr") else content.startswith(start)
         if kind == "json":
             assert len(json.loads(content)["images"][0]["verdicts"]) == fewer + 1
 
