@@ -81,11 +81,12 @@ def write(
                 stderr.print(f"failed: {error}", style="red", markup=False, highlight=False)
                 failures += 1
                 continue
-            write_durably(out / f"{item.image_id}.sr.dcm", to_bytes(made.report))
-            if made.capture is not None:
-                write_durably(out / f"{item.image_id}.sc.dcm", to_bytes(made.capture))
-            if made.presentation is not None:
-                write_durably(out / f"{item.image_id}.pr.dcm", to_bytes(made.presentation))
+            for end, dataset in (("sr", made.report), ("sc", made.capture), ("pr", made.presentation)):
+                path = out / f"{item.image_id}.{end}.dcm"
+                if dataset is not None:
+                    write_durably(path, to_bytes(dataset))
+                else:  # one of an earlier run would show other findings
+                    path.unlink(missing_ok=True)
             progress(1, len(items))
     stdout.print(out, highlight=False)
     if failures:

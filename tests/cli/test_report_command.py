@@ -42,7 +42,10 @@ def test_predictions_go_out_and_come_back(tmp_path: Path):
     again = run(*arguments)
     assert again.exit_code == 2
     assert "pass --force" in " ".join(again.stderr.split())
-    assert run(*arguments, "--force", "--no-capture").exit_code == 0
+    assert run(*arguments, "--force", "--no-capture", "--presentation").exit_code == 0
+    assert {file.name for file in out.iterdir()} == {"000.sr.dcm", "000.pr.dcm"}
+    state = dcmread(out / "000.pr.dcm")
+    assert len(state.GraphicAnnotationSequence) == len(classes)
 
 
 def test_what_cannot_be_reported_on_is_named_and_the_rest_goes_on(tmp_path: Path):
@@ -56,6 +59,21 @@ def test_what_cannot_be_reported_on_is_named_and_the_rest_goes_on(tmp_path: Path
     errors = " ".join(result.stderr.split())
     assert "picture.png: is a picture without patient and study" in errors
     assert "no StudyInstanceUID" in errors
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"000.sr.dcm", "000.sc.dcm"}
+
+
+def test_a_radiograph_in_colour_has_no_presentation_state(tmp_path: Path):
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    dataset = dcmread(path)
+    grey = (dataset.pixel_array >> 6).astype("uint8")
+    dataset.PixelData = grey[..., None].repeat(3, axis=2).tobytes()
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PlanarConfiguration = "RGB", 3, 0
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path)
+    model = str(bundle_of("retina", "onnx"))
+    assert run("write", model, str(path), "--out", str(tmp_path / "out"), "--presentation").exit_code == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"000.sr.dcm", "000.sc.dcm"}
 
 

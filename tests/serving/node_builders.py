@@ -47,14 +47,16 @@ def predictor() -> Predictor:
 
 
 @contextmanager
-def run_node(state: Path, destination: str, **options: Any) -> Iterator[DicomNode]:
+def run_node(
+    state: Path, destination: str, *, reports: ReportOptions | None = None, **options: Any
+) -> Iterator[DicomNode]:
     """Yield a node that listens at a free port, and stop it afterwards."""
     node = DicomNode(
         state,
         predictor(),
         Destination.parse(destination),
         NodeOptions(**({"ae_title": "CXR", "port": 0} | options)),
-        ReportOptions(score_threshold=THRESHOLD),
+        reports or ReportOptions(score_threshold=THRESHOLD),
     )
     node.start()
     try:

@@ -22,6 +22,7 @@ from pydicom import dcmread
 from pydicom.uid import (
     ComprehensiveSRStorage,
     CTImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
     JPEG2000Lossless,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -31,6 +32,7 @@ from pynetdicom import AE
 from cxr_mmdet.dicom.report import read_structured_report
 from cxr_mmdet.serving.dicom_node import MAX_PDU_BYTES, VERIFICATION, parse_networks
 from cxr_mmdet.serving.job_store import State, count_states, list_jobs, open_queue
+from cxr_mmdet.serving.reporting import ReportOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +70,8 @@ def results_for(archive: orthanc_server.Orthanc, paths: list[Path]) -> dict[str,
         if sop_class == ComprehensiveSRStorage:
             (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
             reference = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+        elif sop_class == GrayscaleSoftcopyPresentationStateStorage:
+            reference = dataset.ReferencedSeriesSequence[0].ReferencedImageSequence[0]
         else:
             reference = dataset.SourceImageSequence[0]
         if (uid := str(reference.ReferencedSOPInstanceUID)) in found:
@@ -105,6 +109,17 @@ def test_what_is_sent_comes_back_to_the_archive_as_the_predictor_says_it(
     assert not list((tmp_path / "state").glob("*/*.dcm"))
 
 
+@needs_orthanc
+def test_a_presentation_state_comes_too_where_it_is_asked_for(tmp_path: Path, archive: orthanc_server.Orthanc):
+    paths = write_phantoms(tmp_path / "in", 1, first=40)
+    reports = ReportOptions(score_threshold=THRESHOLD, capture=False, presentation=True)
+    with run_node(tmp_path / "state", f"ORTHANC@127.0.0.1:{archive.dicom_port}", reports=reports) as node:
+        assert storescu(node.port, *paths).returncode == 0
+        wait_for(lambda: counts(tmp_path / "state")["done"] == 1)
+    (found,) = results_for(archive, paths).values()
+    assert found == {str(ComprehensiveSRStorage): 1, str(GrayscaleSoftcopyPresentationStateStorage): 1}
+
+
 def _structured_reports(archive: orthanc_server.Orthanc) -> list[dict]:
     return [
         entry
@@ -125,7 +140,7 @@ def test_killed_twice_while_four_associations_send_each_result_arrives_once(
     def start() -> subprocess.Popen[bytes]:
         command = [sys.executable, str(ROOT / "tools" / "dicom_node.py"), str(bundle_of("retina", "onnx"))]
         command += ["--port", str(port), "--destination", f"ORTHANC@127.0.0.1:{archive.dicom_port}"]
-        command += ["--state", str(state), "--score-threshold", str(THRESHOLD), "--threads", "1"]
+        command += ["--state", str(state), "--score-threshold", str(THRESHOLD), "--threads", "2"]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)})
         wait_for(lambda: echoscu(port).returncode == 0)
         return process
