@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxr_mmdet.dicom import windowing
-from cxr_mmdet.dicom.attributes import numbers
 from cxr_mmdet.dicom.codecs import decode_frame
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import MAX_PIXELS, is_dicom, parse_dataset, picture_dataset, transfer_syntax
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from pydicom import Dataset
 
     from cxr_mmdet.dicom.radiograph import Radiograph
 
@@ -90,6 +87,8 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
         DicomError: as :func:`read_radiograph`.
     """
     radiograph = read_radiograph(content, name=name, max_pixels=max_pixels)
+    function = "LINEAR"
+    own: Window | None = None
     if is_dicom(content) and radiograph.photometric.startswith("MONOCHROME"):
         dataset = picture_dataset(parse_dataset(content, name), name, max_pixels=max_pixels)
         stored, _ = decode_frame(dataset, transfer_syntax(dataset), 0)
@@ -97,23 +96,17 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
         table = windowing.tabulate(stored, windowing.padding_range(dataset), ignored)
         values = windowing.modality_values(table.values, dataset, ignored)
         inverted = windowing.is_inverted(dataset, ignored)
-        own = _own_window(dataset, radiograph.windowing)
+        view = windowing.own_view(dataset)
+        if view is not None and view.window is not None:
+            function, center, width = view.window
+            # Where the window shows nothing, reading took something else.
+            own = Window(center, width) if radiograph.windowing == view.how else None
     else:
         # Colour, palettes and pictures have one view only: its 16-bit levels are the values.
         deep = read_radiograph(content, name=name, bits=16, max_pixels=max_pixels)
         table = windowing.tabulate(deep.pixels, None, [])
         values, inverted, own = table.values, False, Window(32768.0, 65536.0)
-    function = next((name for name in ("LINEAR_EXACT", "SIGMOID") if f"({name})" in radiograph.windowing), "LINEAR")
     return radiograph, _viewable(radiograph.pixels, table, values, inverted, function, own)
-
-
-def _own_window(dataset: Dataset, windowing_used: str) -> Window | None:
-    """Return the file's window that reading it chose, None where it took something else."""
-    used = re.match(r"window (\d+) of", windowing_used)
-    if used is None:
-        return None
-    place = int(used[1]) - 1
-    return Window(numbers(dataset, "WindowCenter")[place], numbers(dataset, "WindowWidth")[place])
 
 
 def _viewable(

@@ -115,7 +115,7 @@ def torch_threads():
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
-@pytest.mark.parametrize(("kind", "streams"), [("faster", 1), ("faster", 3), ("retina", 3)])
+@pytest.mark.parametrize(("kind", "streams"), [("faster", 1), ("retina", 3)])
 def test_threads_share_a_predictor(tmp_path, torch_threads, form, kind, streams):
     paths = [write_picture(tmp_path / f"{i}.png", 60 + 20 * i, 80, seed=i) for i in range(4)]
     predictor = Predictor.load(bundle_of(kind, form), threads=streams, streams=streams)

@@ -231,7 +231,7 @@ def test_an_action_that_begins_while_another_is_answered_is_answered_too(page):
     page.wait_for_selector(".cxr-live img")
     set_slider(page, "cxr-score", 0.6)
     wait_rows(page, "n > 1 && n < 60")
-    assert page.evaluate(ONE_AFTER_ANOTHER, 60) == ""
+    assert page.evaluate(ONE_AFTER_ANOTHER, 45) == ""
 
 
 def test_a_hostile_upload_is_refused_in_one_sentence_and_the_page_lives_on(page):

@@ -194,17 +194,18 @@ def test_results_that_cannot_be_sent_fail_and_the_others_are_sent(
     assert MAX_REFUSALS > 1
 
 
-def _run_until_death(folder: Path, killer: str) -> None:
-    """Work off the queue in a process that dies while it reports on ``killer``, as by SIGKILL."""
+def _run_until_death(folder: Path, killer: str, under_way: int) -> None:
+    """Work off the queue in a process that dies while it reports on ``killer`` and so many in all are under way."""
     worker_module.POLL_S = 0.01
     steps = Steps(setattr)
     worker = make_worker(store := JobStore(folder))
 
     def die(name: str) -> None:
-        # So long that others are under way beside it when it dies, where that is allowed.
-        time.sleep(0.3 if name == killer else 1)
         if name == killer:
+            wait_for(lambda: len(steps.predicted) >= under_way)
             os._exit(9)
+        elif under_way > 1:
+            time.sleep(60)  # until the process dies
 
     steps.before_report = die
     worker.start()
@@ -222,7 +223,8 @@ def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path
     exits = []
     while not exits or exits[-1] != 0:
         assert len(exits) <= MAX_UNFINISHED, "it kills for ever"
-        process = multiprocessing.get_context("fork").Process(target=_run_until_death, args=(store.folder, "1.1"))
+        arguments = (store.folder, "1.1", 1 if exits else LANES)
+        process = multiprocessing.get_context("fork").Process(target=_run_until_death, args=arguments)
         process.start()
         process.join(60)
         exits.append(process.exitcode)
