@@ -62,7 +62,7 @@ def build_presentation_state(
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MANUFACTURER,
         software_versions=__version__,
-        device_serial_number="0",
+        device_serial_number=None,  # type: ignore[arg-type]  # it may be left out, says the docstring
         content_label=LABEL,
         content_description=f"Findings of {findings.model_id}"[:64],
         graphic_layers=list(layers.values()) or None,
@@ -131,7 +131,10 @@ def _add_transformations(state: Dataset, source: Dataset, window: Window | None,
     view = own_view(source)
     item = Dataset()
     if window is not None:
-        _add_window(item, text_of(source, "VOILUTFunction").upper() or "LINEAR", window.center, window.width)
+        function = (
+            view.window[0] if view is not None and view.window is not None else "LINEAR"
+        )  # as the page renders it
+        _add_window(item, function, window.center, window.width)
     elif view is not None and view.lut is not None:
         item.VOILUTSequence = [_table(view.lut)]
     elif view is not None and view.window is not None:

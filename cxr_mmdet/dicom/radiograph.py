@@ -57,6 +57,11 @@ class Radiograph:
     burned_in_annotation: bool | None = None
     patient_id: str | None = field(default=None, repr=False)
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether its file holds one value a pixel, and says how to window it; else colours."""
+        return self.photometric.startswith("MONOCHROME")
+
 
 def read_radiograph(
     source: str | Path | bytes | Dataset,

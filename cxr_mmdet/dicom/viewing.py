@@ -89,7 +89,7 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
     radiograph = read_radiograph(content, name=name, max_pixels=max_pixels)
     function = "LINEAR"
     own: Window | None = None
-    if is_dicom(content) and radiograph.photometric.startswith("MONOCHROME"):
+    if is_dicom(content) and radiograph.is_grey:
         dataset = picture_dataset(parse_dataset(content, name), name, max_pixels=max_pixels)
         stored, _ = decode_frame(dataset, transfer_syntax(dataset), 0)
         ignored: list[str] = []

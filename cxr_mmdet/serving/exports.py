@@ -62,7 +62,7 @@ def formats_of(case: Case) -> list[Format]:
     missing: frozenset[Format] = frozenset()
     if case.decoded.header is None:
         missing = DICOM_OBJECTS
-    elif not case.decoded.radiograph.photometric.startswith("MONOCHROME"):
+    elif not case.decoded.radiograph.is_grey:
         missing = frozenset({Format.pr})
     return [kind for kind in Format if kind not in missing]
 

@@ -1,6 +1,6 @@
 """One radiograph through the model to what an archive keeps: structured report, Secondary Capture, presentation state.
 
-Two steps, so that one radiograph can be reported on while the next is predicted.
+Two steps: what the model finds, and what is said of it.
 """
 
 from __future__ import annotations
@@ -132,6 +132,6 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
         picture = findings.draw(pixels, long_edge=min(options.overlay_size, max(pixels.shape)))
         capture = secondary_capture(picture, findings, header, created=created, jpeg_quality=options.jpeg_quality)
     presentation = None
-    if options.presentation and radiograph.photometric.startswith("MONOCHROME"):
+    if options.presentation and radiograph.is_grey:
         presentation = presentation_state(findings, header, created=created)
     return Reports(findings, report, capture, presentation)

@@ -67,7 +67,7 @@ class Worker:
         ae_title: str,
         options: ReportOptions,
         *,
-        lanes: int = 3,
+        lanes: int,
     ) -> None:
         self._store = store
         self._predictor = predictor
@@ -128,7 +128,6 @@ class Worker:
                     self._one_is_done.wait_for(lambda: not self._under_way)
                 self._predict(job)
                 return True
-            self._begin(job)
             with self._one_is_done:
                 self._under_way.add(job.number)
         try:
@@ -144,17 +143,14 @@ class Worker:
         with self._one_is_done:
             return tuple(self._under_way)
 
-    def _begin(self, job: Job) -> None:
-        if job.number not in self._begun:
-            self._store.begin(job)
-            self._begun.add(job.number)
-
     def _predict(self, job: Job) -> None:
         """Predict one radiograph and keep the results, or note why not."""
         if job.unfinished >= MAX_UNFINISHED and job.number not in self._begun:
             self._give_up(job, f"the node died {job.unfinished} times while predicting it")
             return
-        self._begin(job)
+        if job.number not in self._begun:
+            self._store.begin(job)
+            self._begun.add(job.number)
         try:
             content = self._store.read_image(job)
         except FileNotFoundError:

@@ -87,6 +87,15 @@ def test_what_cannot_be_shown_with_a_state_is_refused(attributes: dict[str, Any]
         state_of(source=radiograph(**attributes))
 
 
+@pytest.mark.parametrize(("stated", "written"), [("SIGMOID", "SIGMOID"), ("LINEAR", None), ("NONSENSE", None)])
+@pytest.mark.parametrize("window", [None, Window(5, 6)])
+def test_windows_keep_the_function_that_the_page_renders_them_by(stated: str, written: str | None, window: Window):
+    source = radiograph(**GREY, WindowCenter=900, WindowWidth=800, VOILUTFunction=stated)
+    (item,) = state_of(source=source, window=window).SoftcopyVOILUTSequence
+    assert item.WindowCenter == (900 if window is None else 5)
+    assert item.get("VOILUTFunction") == written
+
+
 def test_pixels_keep_their_shape():
     (area,) = state_of(source=radiograph(**GREY, ImagerPixelSpacing=[0.3, 0.2])).DisplayedAreaSelectionSequence
     assert list(area.PresentationPixelAspectRatio) == [3, 2]

@@ -145,8 +145,10 @@ def test_no_more_radiographs_are_in_the_network_than_streams(tmp_path, monkeypat
         inside.append(name)
         most.append(len(inside))
         time.sleep(0.02)
-        inside.pop()
-        return run(name, inputs)
+        try:
+            return run(name, inputs)
+        finally:
+            inside.pop()
 
     monkeypatch.setattr(backend, "_run_now", counted)
     with ThreadPoolExecutor(4) as pool:

@@ -237,7 +237,7 @@ def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path
     assert reasons(store, State.failed) == {"1.1": f"the node died {MAX_UNFINISHED} times while predicting it"}
 
 
-@pytest.mark.parametrize("step", ["handed over", "results written"])
+@pytest.mark.parametrize("step", ["reported on", "results written"])
 def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, step: str):
     store = JobStore(tmp_path / "state")
     store.accept("1.1", b"image", "A@b")
@@ -246,7 +246,7 @@ def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, st
     def work_and_die() -> None:
         steps = Steps(setattr)
         opened = JobStore(store.folder)
-        if step == "handed over":
+        if step == "reported on":
             steps.before_report = lambda name: os._exit(9)
         else:
             opened._move = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
