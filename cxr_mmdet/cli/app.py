@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,18 @@ class CxrCommand(TyperCommand):
     """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do."""
-        return super().parse_args(ctx, _repeat_cfg_options(args))
+        """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do.
+
+        An option that takes one value and is given twice is refused: click would let the last one win in silence.
+        """
+        args = _repeat_cfg_options(args)
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        counts = Counter(parameter.name for parameter in given if parameter.param_type_name == "option")
+        for parameter in self.params:
+            if counts[parameter.name] > 1 and not parameter.multiple:
+                name = "/".join([*parameter.opts, *parameter.secondary_opts])
+                ctx.fail(f"{name} is given {counts[parameter.name]} times, but takes one value; give it once.")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

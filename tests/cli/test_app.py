@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli import app as shared
 from cxr_mmdet.cli.app import CxrTyper, progress_bar
+from cxr_mmdet.cli.main import build_app
 from cxr_mmdet.errors import CxrError, TableError, UsageError
 
 
@@ -59,6 +60,34 @@ def test_one_cfg_options_takes_several_values():
     assert seen == {"name": "config", "cfg_options": ["a=1", "b.c=(1,2)", "d=x"], "flag": True}
     assert run(command, "config", "--cfg-options", "a=1", "--cfg-options", "b=2").exit_code == 0
     assert seen["cfg_options"] == ["a=1", "b=2"]
+
+
+def every_command(command, *path):
+    """Yield the command line and the object of each command below ``command``."""
+    for name, inner in command.commands.items():
+        if hasattr(inner, "commands"):
+            yield from every_command(inner, *path, name)
+        else:
+            yield (*path, name), inner
+
+
+COMMANDS = dict(every_command(typer.main.get_command(build_app())))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_an_option_given_twice_collects_or_is_refused(path):
+    """A second --destination replaced the first in silence."""
+    for option in COMMANDS[path].params:
+        if option.param_type_name != "option" or option.is_eager:
+            continue
+        value = [] if option.is_flag else ["1=1"] * option.nargs
+        names = [*option.opts, *option.secondary_opts]
+        args = [names[0], *value, names[-1], *value]
+        result = CliRunner().invoke(build_app(), [*path, *args])
+        refusal = f"{'/'.join(names)} is given 2 times, but takes one value"
+        output = " ".join(result.stderr.replace("\u2502", " ").split())
+        assert result.exit_code == 2
+        assert (refusal in output) is not option.multiple
 
 
 def test_progress_is_silent_without_a_terminal(capsys):
