@@ -206,3 +206,96 @@ def test_empty_batch(device):
         features, weight, bias, scratch, offset, mask, scratch, *gradients, output, **square
     )
     assert not any(gradient.any() for gradient in gradients)
+
+
+def read_by_loop(values, batch, channels, height, width):
+    """Return offsets or masks as mmcv's kernels index them: into an image's memory, by the output's size."""
+    read = torch.zeros(batch, channels, height, width, dtype=values.dtype)
+    for n in range(batch):
+        memory = values[n].flatten().tolist()
+        for channel, row, column in itertools.product(range(channels), range(height), range(width)):
+            read[n, channel, row, column] = memory[(channel * height + row) * width + column]
+    return read
+
+
+def larger_operands(geometry):
+    """Return operands whose offsets and masks are twice as large as the output, and what mmcv reads of them."""
+    features, offset, mask, weight, bias = operands(geometry, kernel=(2, 2))
+    generator = torch.Generator().manual_seed(1)
+    batch, _, height, width = offset.shape
+    large = [
+        torch.randn(batch, small.size(1), 2 * height, 2 * width + 1, generator=generator, dtype=torch.float64)
+        for small in (offset, mask)
+    ]
+    read = [read_by_loop(values, batch, values.size(1), height, width) for values in large]
+    return [features, *large, weight, bias], [features, *read, weight, bias]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_larger_offsets_and_masks_are_read_as_mmcv_reads_them(geometry):
+    """DyHead hands over those of the next larger pyramid level."""
+    large, read = larger_operands(geometry)
+    output = modulated_deform_conv2d(*large, *geometry)
+    torch.testing.assert_close(output, convolve_by_loop(*read, geometry))
+    channels_last = [tensor.to(memory_format=torch.channels_last) for tensor in large[:3]]
+    assert torch.equal(modulated_deform_conv2d(*channels_last, *large[3:], *geometry), output)
+
+
+def test_values_that_were_not_read_have_no_gradient():
+    geometry = GEOMETRIES[1]
+    large, read = ([tensor.requires_grad_() for tensor in tensors] for tensors in larger_operands(geometry))
+    upstream = torch.randn(modulated_deform_conv2d(*read, *geometry).shape, dtype=torch.float64)
+    by_large, by_read = (
+        torch.autograd.grad(modulated_deform_conv2d(*tensors, *geometry), tensors, upstream)
+        for tensors in (large, read)
+    )
+    for index, (gradient, expected) in enumerate(zip(by_large, by_read, strict=True)):
+        if index in (1, 2):
+            count = expected[0].numel()
+            assert torch.equal(gradient.flatten(1)[:, :count], expected.flatten(1))
+            assert not gradient.flatten(1)[:, count:].any()
+        else:
+            assert torch.equal(gradient, expected)
+
+
+def test_dyhead_of_mmdet_trains():
+    from mmdet.models.necks import DyHead
+
+    neck = DyHead(in_channels=16, out_channels=16, num_blocks=1)
+    maps = [torch.randn(2, 16, size, size) for size in (12, 6, 3)]
+    outs = neck(maps)
+    assert [out.shape for out in outs] == [level.shape for level in maps]
+    sum(out.pow(2).sum() for out in outs).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in neck.parameters())
+
+
+def test_smaller_offsets_are_refused():
+    features, offset, mask, weight, bias = operands(GEOMETRIES[0])
+    with pytest.raises(RuntimeError, match="offset"):
+        modulated_deform_conv2d(features, offset[:, :, :-1], mask, weight, bias, *GEOMETRIES[0])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_points_exactly_one_cell_outside_have_no_offset_gradient(geometry, device):
+    """As mmcv has it: in version 1 and 2, on all four sides; elsewhere the slope towards larger coordinates."""
+    features, offset, mask, weight, bias = (tensor.to(device) for tensor in operands(geometry))
+    stride, padding, dilation = (value if isinstance(value, tuple) else (value, value) for value in geometry[:3])
+    still = torch.zeros_like(offset)
+    upstream = torch.randn(modulated_deform_conv2d(features, still, mask, weight, bias, *geometry).shape).to(features)
+
+    def gradients(shift):
+        moved = (still + shift).requires_grad_()
+        plain = deform_conv2d(features, moved, weight, *geometry)
+        modulated = modulated_deform_conv2d(features, moved, mask, weight, bias, *geometry)
+        return [torch.autograd.grad(out, moved, upstream)[0] for out in (plain, modulated)]
+
+    for exact, beside in zip(gradients(0.0), gradients(1e-9), strict=True):
+        shape = (geometry[4], *weight.shape[2:], 2)
+        exact, beside = (gradient.unflatten(1, shape).cpu() for gradient in (exact, beside))
+        for axis, ky, kx, row, column in itertools.product(range(2), *map(range, [*shape[1:3], *offset.shape[2:]])):
+            at = (slice(None), slice(None), ky, kx, axis, row, column)
+            place = (row, column)[axis] * stride[axis] - padding[axis] + (ky, kx)[axis] * dilation[axis]
+            if place == -1:
+                assert not exact[at].any()
+            else:
+                torch.testing.assert_close(exact[at], beside[at], atol=1e-6, rtol=1e-6)

@@ -2,7 +2,8 @@
 
 Version 1 (Dai et al., arXiv:1703.06211) has offsets only, version 2 (Zhu et al., arXiv:1811.11168) scales each sample
 by a mask. Features are (B, C, H, W), the weight (out, C / groups, kernel_h, kernel_w), offsets
-(B, offset_groups · kernel_h · kernel_w · 2, H', W') as (y, x) in cells, masks half of that.
+(B, offset_groups · kernel_h · kernel_w · 2, H', W') as (y, x) in cells, masks half of that. Version 2 also takes
+offsets and masks larger than the output, and reads them as mmcv's kernels do: see :func:`_read_as_mmcv`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import weakref
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
+from torch.nn import functional
 
 from cxr_mmdet.models.mmcv_ops.precision import widen
 
@@ -88,6 +90,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Fill ``output`` with the convolution of the masked samples, plus ``bias`` (out,) when ``with_bias``."""
     numbers = [geometry[name] for name in _V2_GEOMETRY]
+    offset, mask = (_read_as_mmcv(values, output) for values in (offset, mask))
     output.copy_(_convolve(features, weight, offset, mask, bias if with_bias else None, numbers))
 
 
@@ -111,11 +114,30 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Fill the gradients of everything that is learnt."""
     numbers = [geometry[name] for name in _V2_GEOMETRY]
+    offset, mask = (_read_as_mmcv(values, grad_output) for values in (offset, mask))
     gradients = _gradients(grad_output, features, weight, offset, mask, bias if with_bias else None, numbers)
     destinations = [grad_input, grad_weight, grad_offset, grad_mask, grad_bias if with_bias else None]
     for destination, gradient in zip(destinations, gradients, strict=True):
-        if destination is not None:
-            destination.copy_(gradient)
+        if destination is None:
+            continue
+        if destination.shape != gradient.shape:  # values that the forward pass did not read
+            unread = destination[0].numel() - gradient[0].numel()
+            gradient = functional.pad(gradient.flatten(1), (0, unread)).view(destination.shape)
+        destination.copy_(gradient)
+
+
+def _read_as_mmcv(values: Tensor, output: Tensor) -> Tensor:
+    """Return offsets or masks (B, C, H, W) as mmcv reads them for an output (B, out, H', W'): (B, C, H', W').
+
+    mmcv's kernels of version 2 never look at H and W. Each image's values are a flat array from which they take the
+    first C · H' · W' as (C, H', W'). mmdet's DyHead relies on it: it hands the offsets of one pyramid level to the
+    convolution of the next smaller one, and its published weights were trained so. Smaller offsets, where mmcv reads
+    beyond the array, are left for torchvision to refuse.
+    """
+    height, width = output.shape[2:]
+    if values.shape[2:] == output.shape[2:] or values.shape[2] * values.shape[3] < height * width:
+        return values
+    return values.flatten(1)[:, : values.size(1) * height * width].reshape(*values.shape[:2], height, width)
 
 
 def _convolve(
@@ -136,7 +158,28 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of features, weight, offset, mask and bias."""
     operands = _operands(features, weight, offset, mask, bias)
-    return torch.ops.torchvision._deform_conv2d_backward(widen(grad_output), *operands, *numbers, mask is not None)
+    gradients = torch.ops.torchvision._deform_conv2d_backward(widen(grad_output), *operands, *numbers, mask is not None)
+    _stop_before_the_border(gradients[2], operands[2], weight, numbers)
+    return tuple(gradients)
+
+
+def _stop_before_the_border(by_offset: Tensor, offset: Tensor, weight: Tensor, numbers: list[int]) -> None:
+    """Zero the offset gradient of points exactly one cell before the first row or column, in place.
+
+    Such a point's sample is 0 and rises only inwards. mmcv gives 0 there, as both libraries do one cell behind the last
+    row or column; torchvision gives the slope inwards. It matters where training begins: a layer with padding starts
+    with offsets of 0, so that its outer taps lie exactly there.
+    """
+    *steps, _, offset_groups = numbers
+    shape = (offset_groups, *weight.shape[2:], 2)
+    gradients, offsets = (values.unflatten(1, shape) for values in (by_offset, offset))
+    for axis in (0, 1):
+        stride, padding, dilation = steps[axis::2]
+        taps = dilation * torch.arange(weight.size(2 + axis), device=offset.device)
+        starts = stride * torch.arange(offset.size(2 + axis), device=offset.device) - padding
+        grid = taps[:, None] + starts  # (kernel, output) along this axis
+        grid = grid[:, None, :, None] if axis == 0 else grid[None, :, None, :]
+        gradients[:, :, :, :, axis].masked_fill_(offsets[:, :, :, :, axis] + grid == -1, 0)
 
 
 def _operands(
