@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from cxr_mmdet.commands import name_commands
+
 
 class CxrError(Exception):
     """A problem the user can solve: one sentence that says where, got, expected and the remedy.
 
     The command line prints the message and leaves with ``exit_code``; a traceback is only for our own mistakes.
+    A command that the message names as ``tools/NAME.py`` becomes the one of the reader's installation.
     """
 
     exit_code = 1
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(name_commands(part) if isinstance(part, str) else part for part in parts))
 
 
 class UsageError(CxrError):

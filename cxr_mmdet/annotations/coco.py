@@ -117,7 +117,7 @@ def read_coco(path: str | Path) -> dict[str, Any]:
     try:
         coco = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; build it with tools/prepare_data.py build.") from None
+        raise DatasetError(f"{path}: no such file; {_how_to_get(Path(path))}.") from None
     except (IsADirectoryError, PermissionError) as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a COCO file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -134,6 +134,21 @@ def write_coco(path: str | Path, coco: dict[str, Any]) -> None:
     """
     validate(coco, path)
     write_json(path, coco)
+
+
+def _how_to_get(path: Path) -> str:
+    """Return what to do about a missing COCO file: another label set may be there, or no prepared folder at all."""
+    split, _, labels = path.stem.partition("_")
+    found = sorted(other.stem.removeprefix(f"{split}_") for other in path.parent.glob(f"{split}_*.json"))
+    if found and labels:
+        return (
+            f"{path.parent.parent} holds the label sets {', '.join(found)}, not {labels}; choose a recipe for one of "
+            "these, or build the folder again with tools/prepare_data.py build --force and --labels"
+        )
+    return (
+        "make a prepared folder with tools/prepare_data.py build SRC OUT (tools/prepare_data.py phantom makes a SRC of "
+        "synthetic radiographs), and name it: --data-root OUT for training and testing"
+    )
 
 
 def _image_entry(number: int, image: CocoImage) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from cxr_mmdet.commands import name_commands
 from cxr_mmdet.errors import CxrError
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ CFG_OPTIONS = "--cfg-options"
 
 class CxrCommand(TyperCommand):
     """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for described in (self, *self.params):
+            if getattr(described, "help", None):
+                described.help = name_commands(described.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do.

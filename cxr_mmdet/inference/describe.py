@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = (
     "only the kinds of RetinaNet, GFL and Faster R-CNN can be exported. Predict with the checkpoint itself: "
-    "tools/predict.py, serve.py and dicom_node.py take it"
+    "tools/predict.py, tools/serve.py and tools/dicom_node.py take it"
 )
 
 _LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations", "LoadVotedAnnotations"}
