@@ -32,9 +32,10 @@ class CxrCommand(TyperCommand):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for described in (self, *self.params):
-            if getattr(described, "help", None):
-                described.help = name_commands(described.help)
+        described: list[Any] = [self, *self.params]
+        for each in described:
+            if getattr(each, "help", None):
+                each.help = name_commands(each.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do.
