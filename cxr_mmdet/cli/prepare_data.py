@@ -104,6 +104,16 @@ def build(
         bool,
         typer.Option("--unread-as-normal", help="A radiograph without a row is normal; else it counts as failed."),
     ] = False,
+    pseudonym_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="A secret of at least 16 random bytes, kept outside OUT: patients have the same pseudonyms in every "
+            "build with it. Else a patient is named after their first image.",
+        ),
+    ] = None,
     max_failures: MaxFailuresOption = 0,
     jobs: JobsOption = 1,
     dask: DaskOption = None,
@@ -139,7 +149,16 @@ def build(
         unread_as_normal=unread_as_normal,
     )
     with worker_pool(jobs, dask) as workers, progress_bar("preparing radiographs") as progress:
-        summary = build_dataset(src, out, options, table=table, jobs=workers, force=force, progress=progress)
+        summary = build_dataset(
+            src,
+            out,
+            options,
+            table=table,
+            jobs=workers,
+            force=force,
+            progress=progress,
+            pseudonym_key=pseudonym_key,
+        )
     _print_build(summary)
     if len(summary.failures) > max_failures:
         raise typer.Exit(1)

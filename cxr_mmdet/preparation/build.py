@@ -17,10 +17,11 @@ from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.failures import FAILURES_NAME, write_failures
 from cxr_mmdet.preparation.folder import IMAGES
 from cxr_mmdet.preparation.image_index import INDEX_NAME
-from cxr_mmdet.preparation.images import Failure, find_radiographs, image_notes, prepare_images, pseudonym
+from cxr_mmdet.preparation.images import Failure, find_radiographs, image_notes, prepare_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_inputs, describe_packages
 from cxr_mmdet.preparation.options import BuildOptions
+from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def build_dataset(
     jobs: int | None = 1,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    pseudonym_key: Path | None = None,
 ) -> BuildSummary:
     """Prepare the radiographs of ``src`` for training in ``out``.
 
@@ -77,6 +79,8 @@ def build_dataset(
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         force: replace an earlier build; pictures whose radiographs did not change are kept.
         progress: called with the number of radiographs just dealt with, and of all.
+        pseudonym_key: a file whose secret gives each patient the same pseudonym in every build; by default a patient
+            is named after their first image.
 
     Raises:
         UsageError: ``out`` is in use, or an option makes no sense with this table.
@@ -85,6 +89,7 @@ def build_dataset(
     """
     options.check()
     _check_out(out, force=force)
+    key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
     readers = read_source(table or find_table(src), group_column=options.group_column)
     label_sets = choose_label_sets(options.labels, readers.rows, options.minority)
     sources = find_radiographs(src)
@@ -99,11 +104,12 @@ def build_dataset(
         reduced_jpeg2000=options.reduced_jpeg2000,
         jobs=jobs,
         progress=(lambda done: progress(done, len(readable))) if progress else None,
+        key=key,
     )
     if not prepared.images:
         raise DatasetError(f"none of {len(readable)} radiographs could be read; {prepared.failures[0].reason}")
     failures = tuple(sorted([*unmatched, *prepared.failures], key=lambda failure: failure.image_id))
-    rows, clipped = _rows_of(readers, prepared.images, options)
+    rows, clipped = _rows_of(readers, prepared.images, options, key)
     _remove_stale(out, {image.path.name for image in prepared.images})
     annotated = annotate(out, rows, prepared.images, label_sets, options, jobs=jobs)
 
@@ -166,13 +172,16 @@ def _match(
     return readable, [*missing, *unread]
 
 
-def _rows_of(readers: ReadersTable, images: Sequence[PreparedImage], options: BuildOptions) -> tuple[pd.DataFrame, int]:
+def _rows_of(
+    readers: ReadersTable, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey
+) -> tuple[pd.DataFrame, int]:
     """Return the rows of the pictures there are, every box within its picture, and how many were clipped for it."""
     sizes_hw = {image.image_id: image.original_size_hw for image in images}
     rows = readers.rows[readers.rows["image_id"].isin(sizes_hw)]
     if "group" in rows:
         # The column may hold Patient IDs, which are no business of a prepared folder.
-        rows = rows.assign(group=rows["group"].map(pseudonym))
+        pseudonym_of = dict(zip(rows["image_id"], rows["group"].map(key.pseudonym), strict=True))
+        rows = rows.assign(group=rows["image_id"].map(key.published(pseudonym_of)))
     return keep_within_images(rows, sizes_hw, readers.path, clip=options.clip_boxes, unit=readers.unit)
 
 

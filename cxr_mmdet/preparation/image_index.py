@@ -10,6 +10,7 @@ from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.files import write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 INDEX_NAME = "images.json"
@@ -27,7 +28,7 @@ class PreparedImage:
         path: where the PNG lies.
         size_hw: its height and width.
         original_size_hw: the source's; boxes scale by the ratio, per axis.
-        patient: the pseudonym of its Patient ID; None when the source names none.
+        patient: what stands for its Patient ID, equal for pictures of one patient; None when the source names none.
         windowing: how values became grey levels.
         warnings: what was odd about the source.
         burned_in_annotation: whether the source says that text is burnt into the pixels; None when it says nothing.
@@ -60,14 +61,23 @@ class SourceState:
 class ImageIndex:
     """The finished pictures of one prepared folder, as of its ``images.json``."""
 
-    def __init__(self, path: Path, made_by: dict[str, Any], entries: dict[str, Any]) -> None:
+    def __init__(self, path: Path, made_by: dict[str, Any], entries: dict[str, Any], key_name: str | None) -> None:
         self._path = path
         self._made_by = made_by
         self._entries = entries
+        self._key_name = key_name
 
     @classmethod
-    def load(cls, path: Path, *, short_edge: int, reduced_jpeg2000: bool = False) -> ImageIndex:
+    def load(
+        cls, path: Path, *, short_edge: int, reduced_jpeg2000: bool = False, key_name: str | None = None
+    ) -> ImageIndex:
         """Read the index; one made with other parameters or by another version counts as empty.
+
+        Args:
+            path: of ``images.json``.
+            short_edge: of this run.
+            reduced_jpeg2000: of this run.
+            key_name: of the key that this run makes pseudonyms with; None for one that ends with it.
 
         Raises:
             DatasetError: the file is not an index.
@@ -76,7 +86,7 @@ class ImageIndex:
         if reduced_jpeg2000:
             made_by["reduced_jpeg2000"] = True
         if not path.is_file():
-            return cls(path, made_by, {})
+            return cls(path, made_by, {}, key_name)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             entries = document.pop("images")
@@ -84,7 +94,7 @@ class ImageIndex:
                 entries = {}
         except (AttributeError, ValueError, KeyError, TypeError):
             raise DatasetError(f"{path}: not an index of prepared pictures; remove it to prepare them anew") from None
-        return cls(path, made_by, entries)
+        return cls(path, made_by, entries, key_name)
 
     def get(self, image_id: str, source: Path, out_dir: Path) -> PreparedImage | None:
         """Return the finished picture, or None when it is missing or its source has changed since."""
@@ -106,11 +116,20 @@ class ImageIndex:
             burned_in_annotation=entry["burned_in_annotation"],
         )
 
+    def knows_patient(self, image_id: str) -> bool:
+        """Return whether a picture's pseudonym was made with this run's key; else it must be made again."""
+        return self._key_name is not None and self._entries[image_id].get("patient_keyed_by") == self._key_name
+
     def put(self, image: PreparedImage, state: SourceState) -> None:
         """Note that a picture is finished."""
         entry = asdict(image)
         del entry["image_id"], entry["path"]
-        self._entries[image.image_id] = entry | {"source": asdict(state)}
+        self._entries[image.image_id] = entry | {"source": asdict(state), "patient_keyed_by": self._key_name}
+
+    def publish(self, patients: Mapping[str, str | None]) -> None:
+        """Write what stands for the patients of these pictures."""
+        for image_id, patient in patients.items():
+            self._entries[image_id] |= {"patient": patient, "patient_keyed_by": self._key_name}
 
     def drop(self, image_id: str) -> None:
         """Forget a picture, if it is known."""

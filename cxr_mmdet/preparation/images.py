@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
+import pydicom
 
+from cxr_mmdet.dicom.attributes import text_of
+from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import is_dicom
+from cxr_mmdet.dicom.source import is_dicom, parse_dataset, read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.image_index import INDEX_NAME, ImageIndex, PreparedImage, SourceState
 from cxr_mmdet.preparation.parallel import map_unordered
+from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -113,11 +116,13 @@ def prepare_images(
     reduced_jpeg2000: bool = False,
     jobs: int | None = 1,
     progress: Callable[[int], None] | None = None,
+    key: PseudonymKey | None = None,
 ) -> PreparedImages:
     """Render each radiograph to ``out_dir/<image_id>.png`` and return what is there, and what failed.
 
     A second call renders only what is missing, changed at its source, or was made with other parameters, by
-    ``images.json`` beside ``out_dir``; it is also kept when the call is interrupted.
+    ``images.json`` beside ``out_dir``; it is also kept when the call is interrupted. Patient IDs of pictures that are
+    there already are read again, unless the same kept key made their pseudonyms.
 
     Args:
         sources: image id → file.
@@ -126,13 +131,17 @@ def prepare_images(
         reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, first with those that were already there.
+        key: of the patients' pseudonyms; a random one by default, forgotten at the end.
 
     Raises:
         DatasetError: the index of an earlier run is damaged, or a picture cannot be written.
         CxrError: a worker was killed.
     """
     _remove_unfinished(out_dir)
-    index = ImageIndex.load(out_dir.parent / INDEX_NAME, short_edge=short_edge, reduced_jpeg2000=reduced_jpeg2000)
+    key = key or PseudonymKey.random()
+    index = ImageIndex.load(
+        out_dir.parent / INDEX_NAME, short_edge=short_edge, reduced_jpeg2000=reduced_jpeg2000, key_name=key.name
+    )
     done: dict[str, PreparedImage] = {}
     todo: list[tuple[str, Path]] = []
     for image_id, path in sorted(sources.items()):
@@ -146,7 +155,11 @@ def prepare_images(
     report(reused)
     failures: list[Failure] = []
     try:
-        tasks = [(image_id, path, out_dir, short_edge, reduced_jpeg2000) for image_id, path in todo]
+        again = [(image_id, sources[image_id], key) for image_id in done if not index.knows_patient(image_id)]
+        with closing(map_unordered(read_patient, again, jobs=jobs)) as patients:
+            for image_id, patient in patients:
+                done[image_id] = replace(done[image_id], patient=patient)
+        tasks = [(image_id, path, out_dir, short_edge, reduced_jpeg2000, key) for image_id, path in todo]
         with closing(map_unordered(prepare_image, tasks, jobs=jobs)) as results:
             for count, result in enumerate(results, 1):
                 if isinstance(result, Failure):
@@ -162,16 +175,23 @@ def prepare_images(
                     index.save()
                 report(1)
     finally:
+        published = key.published({image_id: image.patient for image_id, image in done.items()})
+        index.publish(published)
         index.save()
     return PreparedImages(
-        images=tuple(done[image_id] for image_id in sorted(done)),
+        images=tuple(replace(done[image_id], patient=published[image_id]) for image_id in sorted(done)),
         failures=tuple(sorted(failures, key=lambda failure: failure.image_id)),
         reused=reused,
     )
 
 
 def prepare_image(
-    image_id: str, path: Path, out_dir: Path, short_edge: int, reduced_jpeg2000: bool = False
+    image_id: str,
+    path: Path,
+    out_dir: Path,
+    short_edge: int,
+    reduced_jpeg2000: bool = False,
+    key: PseudonymKey | None = None,
 ) -> tuple[PreparedImage, SourceState] | Failure:
     """Render one radiograph; the source's state is taken before reading, so that a change meanwhile is seen later."""
     try:
@@ -189,12 +209,36 @@ def prepare_image(
         path=target,
         size_hw=(height, width),
         original_size_hw=radiograph.size_hw,
-        patient=pseudonym(radiograph.patient_id) if radiograph.patient_id else None,
+        patient=(key or PseudonymKey.random()).pseudonym(radiograph.patient_id) if radiograph.patient_id else None,
         windowing=radiograph.windowing,
         warnings=radiograph.warnings,
         burned_in_annotation=radiograph.burned_in_annotation,
     )
     return image, state
+
+
+def read_patient(image_id: str, path: Path, key: PseudonymKey) -> tuple[str, str | None]:
+    """Return the image id and the pseudonym of its file's Patient ID, without reading the pixels where possible.
+
+    Raises:
+        DicomError: the file, which was read before, is damaged now.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+        if not is_dicom(head) and picture_format(head) is not None:
+            return image_id, None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "Rows"], force=True)
+        is_whole = "Rows" in header
+    # What pydicom stumbles over anyhow, the project's own reader gets past.
+    except Exception:
+        is_whole = False
+    if not is_whole:
+        header = parse_dataset(read_bytes(path), str(path))
+    patient_id = text_of(header, "PatientID")
+    return image_id, key.pseudonym(patient_id) if patient_id else None
 
 
 def read_to_size(path: str | Path, short_edge: int, *, reduced_jpeg2000: bool = False) -> tuple[Radiograph, np.ndarray]:
@@ -245,14 +289,6 @@ def _remove_unfinished(out_dir: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
                 path.unlink()
-
-
-def pseudonym(patient_id: str) -> str:
-    """Return a name that is the same for the same Patient ID, so that prepared folders do not carry the ID itself.
-
-    It keeps a patient's pictures together; it does not anonymise: who knows the IDs can find theirs again.
-    """
-    return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:16]
 
 
 def shrink(

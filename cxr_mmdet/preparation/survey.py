@@ -15,8 +15,9 @@ from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import parse_dataset, read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
-from cxr_mmdet.preparation.images import looks_like_a_radiograph, pseudonym
+from cxr_mmdet.preparation.images import looks_like_a_radiograph
 from cxr_mmdet.preparation.parallel import map_unordered
+from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.table_match import TableMatch, match_table
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class FileFacts:
         properties: value of each of ``PROPERTIES``.
         warnings: what was odd about it.
         size_hw: rows and columns.
-        patient: the pseudonym of its Patient ID.
+        patient: the pseudonym of its Patient ID under the key of this survey.
         pixel_hash: equal for pictures that look the same, however they are encoded.
     """
 
@@ -69,7 +70,7 @@ class Survey:
         burned_in: files that say that text is burnt into their pixels.
         patients: how many different Patient IDs there are.
         without_patient: readable files that state none.
-        several: pseudonym → the files of each patient who has more than one.
+        several: the files of each patient who has more than one, by a name made of the first.
         table: how the readers' table fits; None where there is none.
     """
 
@@ -109,7 +110,8 @@ def survey_folder(src: Path, *, jobs: int | None = 1, progress: Callable[[int, i
             f"{src}: holds no radiograph, nor do its folders; got {len(files)} other files, expected DICOM, PNG, "
             "JPEG or TIFF"
         )
-    tasks = [(path, path.relative_to(src).as_posix()) for path in radiographs]
+    key = PseudonymKey.random()
+    tasks = [(path, path.relative_to(src).as_posix(), key) for path in radiographs]
     report = progress or (lambda done, total: None)
     facts = []
     report(0, len(tasks))
@@ -122,7 +124,7 @@ def survey_folder(src: Path, *, jobs: int | None = 1, progress: Callable[[int, i
     return summarise(facts, other_files=len(files) - len(radiographs), table=table)
 
 
-def examine_file(path: Path, name: str) -> FileFacts:
+def examine_file(path: Path, name: str, key: PseudonymKey) -> FileFacts:
     """Return what one file is, after decoding its picture; messages call it ``name``."""
     try:
         content = read_bytes(path)
@@ -139,7 +141,7 @@ def examine_file(path: Path, name: str) -> FileFacts:
         properties=properties,
         warnings=radiograph.warnings,
         size_hw=radiograph.size_hw,
-        patient=pseudonym(radiograph.patient_id) if radiograph.patient_id else None,
+        patient=key.pseudonym(radiograph.patient_id) if radiograph.patient_id else None,
         pixel_hash=_pixel_hash(radiograph.pixels),
     )
 
@@ -159,7 +161,7 @@ def summarise(facts: Sequence[FileFacts], *, other_files: int = 0, table: TableM
         burned_in=tuple(each.name for each in shown if each.properties["burned_in_annotation"] == "YES"),
         patients=len(by_patient),
         without_patient=sum(each.patient is None for each in shown),
-        several={patient: names for patient, names in sorted(by_patient.items()) if len(names) > 1},
+        several={f"patient-of-{names[0]}": names for names in sorted(by_patient.values()) if len(names) > 1},
         table=table,
     )
 
