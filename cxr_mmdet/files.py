@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @contextmanager
@@ -31,6 +31,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, target)
+    except OSError as error:
+        # What a write to an open file raises does not say which file.
+        if error.errno is not None:
+            error.filename = error.filename or str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,17 +46,36 @@ def write_durably(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         OSError: it is not; nothing is left behind.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.part")
+    write_together({Path(path): content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files of one folder that belong together, each as :func:`write_durably` does.
+
+    No file gets its name before all are on the disk, so a full disk leaves none of them; the last name given appears
+    last, and a reader who finds it finds the others.
+
+    Raises:
+        OSError: they are not all written; nothing is left behind.
+    """
+    parts = {target: target.with_name(f".{target.name}.part") for target in contents}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        sync_folder(target.parent)
+        for target, part in parts.items():
+            try:
+                with part.open("wb") as file:
+                    file.write(contents[target])
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                error.filename = str(target)
+                raise
+        for target, part in parts.items():
+            os.replace(part, target)
+        for folder in {target.parent for target in contents}:
+            sync_folder(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

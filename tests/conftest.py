@@ -5,7 +5,9 @@ cxr_mmdet is imported here before any test module imports mmcv or mmdet, which n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -116,6 +118,17 @@ def write_radiograph(path: Path, pixels: np.ndarray | None = None, **attributes:
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+@contextmanager
+def full_disk(largest: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as if the disk were full; the errors come from the kernel."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write_reader_source(folder: Path, images: int = 16) -> Path:

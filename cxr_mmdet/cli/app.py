@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import sys
 from collections import Counter, deque
@@ -23,6 +24,9 @@ stdout = Console(soft_wrap=True)
 """Results go here."""
 stderr = Console(stderr=True, soft_wrap=True)
 """Progress, notes and errors go here."""
+
+CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""The disk is full, the user's share of it is, a file would be too large for it, or it is read-only."""
 
 CFG_OPTIONS = "--cfg-options"
 
@@ -58,6 +62,13 @@ class CxrCommand(TyperCommand):
         except CxrError as error:
             stderr.print(f"error: {error}", style="bold red", markup=False, highlight=False)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno not in CANNOT_WRITE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            message = f"{where}cannot be written ({error.strerror}); free the disk or choose another place."
+            stderr.print(f"error: {message}", style="bold red", markup=False, highlight=False)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             stderr.print("interrupted: what was finished is kept.", style="bold red")
             raise typer.Exit(130) from None

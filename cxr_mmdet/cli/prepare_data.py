@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -203,11 +202,11 @@ app.add_typer(prepare_data_images.app)
 
 
 def _remove_phantom(out: Path) -> None:
+    from cxr_mmdet.phantom.writer import remove_phantoms
+
     if (out / "train").exists() and not (out / "truth.csv").is_file():
         raise UsageError(f"{out}: holds radiographs but no truth.csv, so no phantom; --force does not remove them.")
-    shutil.rmtree(out / "train", ignore_errors=True)
-    for name in ("train.csv", "truth.csv"):
-        (out / name).unlink(missing_ok=True)
+    remove_phantoms(out)
 
 
 def _print_phantom(summary: PhantomSummary) -> None:

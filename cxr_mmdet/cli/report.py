@@ -55,7 +55,7 @@ def write(
     import datetime
 
     from cxr_mmdet.dicom.report import to_bytes
-    from cxr_mmdet.files import write_durably
+    from cxr_mmdet.files import write_together
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.inference.sources import find_items
     from cxr_mmdet.serving.reporting import ReportOptions, describe_findings, predict_content, quiet_libraries
@@ -81,12 +81,12 @@ def write(
                 stderr.print(f"failed: {error}", style="red", markup=False, highlight=False)
                 failures += 1
                 continue
-            for end, dataset in (("sr", made.report), ("sc", made.capture), ("pr", made.presentation)):
-                path = out / f"{item.image_id}.{end}.dcm"
-                if dataset is not None:
-                    write_durably(path, to_bytes(dataset))
-                else:  # one of an earlier run would show other findings
-                    path.unlink(missing_ok=True)
+            # The report last: where it is, the others are.
+            parts = {"pr": made.presentation, "sc": made.capture, "sr": made.report}
+            paths = {end: out / f"{item.image_id}.{end}.dcm" for end in parts}
+            for end in parts:  # those of an earlier run would show other findings
+                paths[end].unlink(missing_ok=True)
+            write_together({paths[end]: to_bytes(each) for end, each in parts.items() if each is not None})
             progress(1, len(items))
     stdout.print(out, highlight=False)
     if failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,8 +102,11 @@ def write_dicom(path: Path, phantom: Phantom, encoding: Encoding) -> None:
         # The encoder is named so that the bytes do not depend on which other codecs happen to be installed.
         plugin = "pydicom" if encoding.syntax == RLELossless else "pylibjpeg"
         dataset.compress(encoding.syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    # In memory first: what a full disk raises would come out of pydicom's writer without its number.
+    content = BytesIO()
+    dataset.save_as(content, enforce_file_format=True)
     with atomic_path(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
+        temporary.write_bytes(content.getvalue())
 
 
 def _identity(phantom: Phantom, encoding: Encoding) -> Dataset:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from cxr_mmdet.phantom.readers import POOL, draw_pool, read
 from cxr_mmdet.phantom.render import render_phantom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
     from cxr_mmdet.phantom.scene import Box
@@ -92,6 +94,7 @@ def write_phantoms(
 
     Raises:
         UsageError: an argument is out of range, or the folder holds something.
+        OSError: the disk is full; nothing is left in the folder.
     """
     job = _Job(out, seed, size, abnormal_share, readers, tuple(label for label in LABELS_14 if label in labels))
     _check(job, images, jobs, labels)
@@ -99,13 +102,20 @@ def write_phantoms(
     _write_csv(out / "truth.csv", [])
     truth: list[Row] = []
     marks: list[Row] = []
-    for done, (true_rows, reader_rows) in enumerate(_write_all(job, images, jobs), start=1):
-        truth += true_rows
-        marks += reader_rows
-        if progress is not None:
-            progress(done)
-    _write_csv(out / "train.csv", marks)
-    _write_csv(out / "truth.csv", truth)
+    try:
+        with closing(_write_all(job, images, jobs)) as written:
+            for done, (true_rows, reader_rows) in enumerate(written, start=1):
+                truth += true_rows
+                marks += reader_rows
+                if progress is not None:
+                    progress(done)
+        _write_csv(out / "truth.csv", truth)
+        # Last, for with it the folder is one to build from.
+        _write_csv(out / "train.csv", marks)
+    except OSError:
+        # The disk is full: half a set is of no use, and would be in the way of the next try.
+        remove_phantoms(out)
+        raise
     return PhantomSummary(
         path=out,
         images=images,
@@ -114,6 +124,13 @@ def write_phantoms(
         truth_boxes=_count(truth, job.labels),
         reader_boxes=_count(marks, job.labels),
     )
+
+
+def remove_phantoms(out: Path) -> None:
+    """Remove what :func:`write_phantoms` wrote, and nothing else."""
+    shutil.rmtree(out / "train", ignore_errors=True)
+    for name in ("train.csv", "truth.csv"):
+        (out / name).unlink(missing_ok=True)
 
 
 def _check(job: _Job, images: int, jobs: int, labels: Sequence[str]) -> None:
@@ -149,7 +166,7 @@ def _check(job: _Job, images: int, jobs: int, labels: Sequence[str]) -> None:
             raise UsageError(message)
 
 
-def _write_all(job: _Job, images: int, jobs: int) -> Iterator[tuple[list[Row], list[Row]]]:
+def _write_all(job: _Job, images: int, jobs: int) -> Generator[tuple[list[Row], list[Row]], None, None]:
     if jobs == 1:
         return (_write_one(job, index) for index in range(images))
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")

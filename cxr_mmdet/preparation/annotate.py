@@ -19,7 +19,7 @@ from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
-from cxr_mmdet.preparation.manifest import describe_label_set
+from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.options import SplitMethod
 from cxr_mmdet.preparation.splitting import Split, split_images
 
@@ -91,6 +91,8 @@ def annotate(
     labelled = [_label(label_set, rows, plain, images, coco_images, split, options) for label_set in label_sets]
 
     folder = out / ANNOTATIONS
+    # Killed from here on, the folder is not finished.
+    (out / MANIFEST_NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     for each in labelled:
         _write_label_set(folder, each)

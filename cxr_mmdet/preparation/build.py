@@ -95,8 +95,9 @@ def build_dataset(
     sources = find_radiographs(src)
     readable, unmatched = _match(readers.rows, sources, readers.path, options)
 
-    # An interrupted or failed build must not look finished.
+    # An interrupted or failed build must not look finished, nor show an earlier one's page.
     (out / MANIFEST_NAME).unlink(missing_ok=True)
+    (out / REPORT_NAME).unlink(missing_ok=True)
     prepared = prepare_images(
         readable,
         out / IMAGES,
@@ -131,8 +132,9 @@ def build_dataset(
         "notes": {"source": notes, "split": list(annotated.notes)},
         **annotated.manifest,
     }
+    write_report(out, manifest)
+    # Last, for it says that the folder is finished.
     write_json(out / MANIFEST_NAME, manifest, indent=2)
-    write_report(out)
     return BuildSummary(out, len(prepared.images), failures, (*notes, *annotated.notes), annotated.counts)
 
 

@@ -230,7 +230,9 @@ def read_patient(image_id: str, path: Path, key: PseudonymKey) -> tuple[str, str
             return image_id, None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "Rows"], force=True)
+            header: pydicom.Dataset = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=["PatientID", "Rows"], force=True
+            )
         is_whole = "Rows" in header
     # What pydicom stumbles over anyhow, the project's own reader gets past.
     except Exception:

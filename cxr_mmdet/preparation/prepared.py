@@ -41,14 +41,18 @@ class PreparedFolder:
     rows: pd.DataFrame
 
     @classmethod
-    def load(cls, path: Path) -> PreparedFolder:
+    def load(cls, path: Path, manifest: dict[str, Any] | None = None) -> PreparedFolder:
         """Read all but the COCO files.
+
+        Args:
+            path: the folder.
+            manifest: of a folder that is being finished; by default the one in it.
 
         Raises:
             DatasetError: the folder is not finished, or was made by an earlier version.
             TableError: the readers' boxes are damaged.
         """
-        manifest = read_manifest(path)
+        manifest = read_manifest(path) if manifest is None else manifest
         readers = path / ANNOTATIONS / READERS_NAME
         if not readers.is_file():
             raise DatasetError(

@@ -76,13 +76,17 @@ class _TwinPictures:
     uris: tuple[Markup, Markup]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, manifest: dict[str, Any] | None = None) -> Path:
     """Write ``report.html`` into a prepared folder and return its path.
+
+    Args:
+        folder: the prepared folder.
+        manifest: of a folder that is being finished; by default the one in it.
 
     Raises:
         DatasetError: the folder is not finished, or a picture is missing.
     """
-    prepared = PreparedFolder.load(folder)
+    prepared = PreparedFolder.load(folder, manifest)
     rows = prepared.rows[prepared.rows["image_id"].isin(prepared.images)]
     rows = scale_to_prepared(
         rows,

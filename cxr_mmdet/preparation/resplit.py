@@ -53,6 +53,6 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
     annotated = annotate(folder, prepared.rows, images, prepared.label_sets, options, jobs=jobs)
     manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
     manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
+    write_report(folder, manifest)
     write_json(folder / MANIFEST_NAME, manifest, indent=2)
-    write_report(folder)
     return annotated

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import full_disk
 from detectors import bundle_of, write_picture
 from node_builders import HEADER, write_phantoms
 from pydicom import dcmread
@@ -46,6 +48,31 @@ def test_predictions_go_out_and_come_back(tmp_path: Path):
     assert {file.name for file in out.iterdir()} == {"000.sr.dcm", "000.pr.dcm"}
     state = dcmread(out / "000.pr.dcm")
     assert len(state.GraphicAnnotationSequence) == len(classes)
+
+
+def test_a_full_disk_leaves_no_report_without_its_pair(tmp_path: Path):
+    """The report was written, and the capture beside it was not."""
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    arguments = ["write", str(bundle_of("retina", "onnx")), str(path), "--out", str(tmp_path / "out"), "--presentation"]
+    assert run(*arguments).exit_code == 0
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "out").iterdir()}
+    assert sizes["000.sc.dcm"] != sizes["000.sr.dcm"]
+    with full_disk(max(sizes.values()) - 1):
+        result = run(*arguments, "--force")
+    assert result.exit_code == 1
+    assert "cannot be written (File too large)" in " ".join(result.stderr.split())
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_report_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is what a rerun takes for finished."""
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    monkeypatch.setattr("cxr_mmdet.files.sync_folder", lambda folder: None)
+    replaced: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda part, target: (replaced.append(Path(target).name), replace(part, target)))
+    assert run("write", str(bundle_of("retina", "onnx")), str(path), "--out", str(tmp_path / "out")).exit_code == 0
+    assert replaced[-2:] == ["000.sc.dcm", "000.sr.dcm"]
 
 
 def test_what_cannot_be_reported_on_is_named_and_the_rest_goes_on(tmp_path: Path):

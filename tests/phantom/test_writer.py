@@ -1,13 +1,17 @@
 """The folder: VinBigData's layout, the same bytes for the same seed, and every bad argument in one sentence."""
 
 import hashlib
+import re
 import subprocess
 import sys
 
 import pandas as pd
 import pydicom
 import pytest
+from conftest import full_disk
+from typer.testing import CliRunner
 
+from cxr_mmdet.cli.prepare_data import app
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.labels import LABELS_5, LABELS_14
 from cxr_mmdet.phantom import write_phantoms
@@ -189,3 +193,13 @@ def test_neither_torch_nor_scipy_is_imported():
     code = "import sys, cxr_mmdet.phantom; print({'torch', 'mmdet', 'mmcv', 'scipy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    """A traceback and half a set were left, which then was in the way of the next try."""
+    arguments = ["phantom", str(tmp_path / "set"), "--images", "6", "--size", str(SIZE)]
+    with full_disk(30_000):
+        result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert re.search(r"^error: .*\.dicom: cannot be written \(File too large\); free the disk", result.stderr)
+    assert not list((tmp_path / "set").iterdir())

@@ -54,6 +54,44 @@ def edit(path, change):
     path.write_text(json.dumps(value))
 
 
+class TestInterrupted:
+    """A folder says that it is finished when all of it is there."""
+
+    @pytest.fixture
+    def killed(self, monkeypatch):
+        """Die where the page is written, as SIGKILL does: nothing behind it runs."""
+
+        def die(*arguments):
+            raise KeyboardInterrupt
+
+        def patch(module):
+            monkeypatch.setattr(f"cxr_mmdet.preparation.{module}.write_report", die)
+
+        return patch
+
+    def test_a_build_killed_before_its_report_is_completed(self, src, tmp_path, killed, monkeypatch):
+        options = BuildOptions(labels=("auto",), group_by="image", val_ratio=0.25)
+        killed("build")
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset(src, tmp_path / "out", options)
+        monkeypatch.undo()
+        build_dataset(src, tmp_path / "out", options)
+        assert (tmp_path / "out/report.html").is_file()
+        assert not check_folder(tmp_path / "out")
+
+    def test_a_split_killed_before_its_report_does_not_look_finished(self, built, killed):
+        killed("resplit")
+        with pytest.raises(KeyboardInterrupt):
+            resplit(built, SplitOptions(val_ratio=0.5, group_by="image"))
+        assert any("so the folder is not finished" in problem for problem in check_folder(built))
+
+    def test_a_forced_build_shows_no_page_of_an_earlier_one(self, src, built, killed):
+        killed("build")
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset(src, built, BuildOptions(labels=("auto",), group_by="image"), force=True)
+        assert not (built / "report.html").exists()
+
+
 class TestBuild:
     def test_readers_stand_behind_each_box(self, built):
         for split in ("train", "val"):
