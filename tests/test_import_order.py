@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cxr_mmdet"
 
-FOUNDATION = frozenset({"commands", "errors", "labels", "boxes", "files", "drawing", "memory", "pages", "recipes"})
+FOUNDATION = frozenset(
+    {"commands", "errors", "labels", "boxes", "files", "drawing", "memory", "pages", "recipes", "scores"}
+)
 """These may import each other."""
 
 ORDER = (

@@ -223,7 +223,7 @@ def node(
     size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
     streams: Annotated[int, typer.Option(min=1, help="Of the node, as dicom_node takes it.")] = DEFAULT_STREAMS,
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings of at least this score.")] = 0.3,
     findings: Annotated[
         list[int] | None,
         typer.Option(

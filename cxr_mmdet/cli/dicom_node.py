@@ -64,7 +64,7 @@ def run(
             metavar="ADDRESS", help="Where from: an address, a network or a name. Repeatable.", show_default="anywhere"
         ),
     ] = None,
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings of at least this score.")] = 0.3,
     capture: Annotated[
         bool, typer.Option("--capture/--no-capture", help="Send the overlay as Secondary Capture too.")
     ] = True,

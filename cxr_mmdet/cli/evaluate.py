@@ -66,7 +66,7 @@ def run(
             min=0,
             max=1,
             help="Where the confusion matrix and the pictures cut.",
-            show_default="one false positive an image",
+            show_default="one false positive per image",
         ),
     ] = None,
     resamples: Resamples = 1000,
@@ -87,7 +87,7 @@ def run(
     """Print how good a detector is, with the uncertainty; write metrics and a report."""
     from cxr_mmdet.evaluation.account import take_account
     from cxr_mmdet.evaluation.ceiling import find_ceiling
-    from cxr_mmdet.evaluation.terminal import headline_table, metrics_table
+    from cxr_mmdet.evaluation.terminal import headline_table, metrics_table, operating_note
 
     if out:
         refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE)
@@ -120,6 +120,7 @@ def run(
         write_json(out / METRICS_FILE, account.to_metrics(), indent=2)
     stdout.print(metrics_table(account.coco))
     stdout.print(headline_table(account))
+    stdout.print(operating_note(account), highlight=False)
     if out:
         for name in (METRICS_FILE, REPORT_FILE):
             stderr.print(f"wrote {out / name}", highlight=False)

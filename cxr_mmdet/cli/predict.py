@@ -66,7 +66,7 @@ def predict(
     ] = None,
     score_threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Leave out findings up to this score.", show_default="the model's own"),
+        typer.Option(min=0, max=1, help="Leave out findings below this score.", show_default="the model's own"),
     ] = None,
     class_threshold: Annotated[
         list[str] | None,
@@ -93,7 +93,7 @@ def predict(
     fusion_iou: FusionIouOption = 0.5,
     weight: WeightsOption = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Draw the findings into overlays/*.png.")] = False,
-    overlay_score: Annotated[float, typer.Option(min=0, max=1, help="Draw findings above this score only.")] = 0.3,
+    overlay_score: Annotated[float, typer.Option(min=0, max=1, help="Draw findings of at least this score.")] = 0.3,
     overlay_size: Annotated[int, typer.Option(min=0, help="Its longer side; 0: the radiograph's.")] = 1024,
     coco: Annotated[
         Path | None,

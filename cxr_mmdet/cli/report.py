@@ -25,7 +25,7 @@ def write(
         list[str], typer.Argument(metavar="INPUT…", help="DICOM radiographs: files, folders, patterns, zip archives.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of reports.")],
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings above this score only.")] = 0.3,
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings of at least this score.")] = 0.3,
     capture: Annotated[
         bool, typer.Option("--capture/--no-capture", help="Write the overlay as Secondary Capture too.")
     ] = True,

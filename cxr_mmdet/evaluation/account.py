@@ -25,6 +25,7 @@ from cxr_mmdet.evaluation.headline import (
 from cxr_mmdet.evaluation.mistakes import Confusion, ErrorKind, confusion, split_errors
 from cxr_mmdet.evaluation.thresholds import threshold_for_false_positives
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU
+from cxr_mmdet.scores import printed_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 
 OPERATING_RATE = 1.0
-"""False positives an image at which single detections are looked at, unless a threshold is given."""
+"""False positives per image at which single detections are looked at, unless a threshold is given."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,16 @@ class Account:
     given_p_abnormal: bool
 
     @property
-    def score_threshold(self) -> float:
-        """The operating threshold: what the confusion matrix and the pictures cut at."""
+    def score_threshold(self) -> float | None:
+        """The operating threshold: what the confusion matrix and the pictures cut at; None: nothing is shown there."""
         return self.confusion.score_threshold
+
+    @property
+    def printed_threshold(self) -> str | None:
+        """The operating threshold for people, who find the same detections by it; None where there is none."""
+        if self.score_threshold is None:
+            return None
+        return printed_threshold(self.score_threshold, self.matched.found.scores)
 
     def to_metrics(self) -> dict[str, Any]:
         """Return what ``metrics.json`` holds: scores 0…1, undefined is null. docs/evaluation.md describes the keys."""
@@ -124,8 +132,9 @@ def take_account(
         detections: COCO results, checked; none is legal and scores 0.
         p_abnormal: (images,) a classifier's, in file order; by default the highest score of an image.
         criterion: when a detection counts on the FROC curve.
-        score_threshold: what the confusion matrix and pictures cut at; by default where the FROC curve reaches one
-            false positive an image, and 0 where it never does.
+        score_threshold: what the confusion matrix and pictures cut at; by default the lowest at which a box is found
+            and the FROC curve stays at no more than one false positive per image. Where there is none it stays
+            undefined, and no detection is shown.
         resamples: how many the intervals rest on; 0 leaves them out.
         seed: of the resamples.
         ceiling: the readers' own numbers.
@@ -136,7 +145,7 @@ def take_account(
     matched = match_all(ground_truth, detections, p_abnormal=p_abnormal, criterion=criterion)
     samples = resampled_values(matched, resamples=resamples, seed=seed) if resamples else {}
     if score_threshold is None:
-        score_threshold = threshold_for_false_positives(matched.pooled, OPERATING_RATE).score or 0.0
+        score_threshold = threshold_for_false_positives(matched.pooled, OPERATING_RATE).score
     coco = score_coco(matched.truth, matched.found, run_coco(matched.truth, matched.found))
     return Account(
         coco=coco,

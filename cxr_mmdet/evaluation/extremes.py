@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_mmdet.scores import reaches
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -30,30 +32,30 @@ class Extreme:
     score: float
 
 
-def worst_misses(matched: MatchedDetections, score_threshold: float, count: int) -> list[Extreme]:
+def worst_misses(matched: MatchedDetections, score_threshold: float | None, count: int) -> list[Extreme]:
     """Return ground truth boxes that nothing at or above the threshold meets, one an image.
 
     The lowest score that was given to them first, boxes nothing met at all before all others; of those the largest.
 
     Args:
         matched: the detections; a box is met at IoU above 0.4.
-        score_threshold: what counts as found.
+        score_threshold: what counts as found; None: nothing does.
         count: how many at most.
     """
     best = best_scores(matched)
     truth = matched.truth
-    missed = np.flatnonzero((best < score_threshold) & ~truth.crowd)
+    missed = np.flatnonzero(~_shown(best, score_threshold) & ~truth.crowd)
     order = missed[np.lexsort((missed, -truth.areas[missed], best[missed]))]
     rows = _one_an_image(order, truth.image_index[order], count)
     return [Extreme(int(truth.image_index[row]), int(truth.category_index[row]), row, float(best[row])) for row in rows]
 
 
-def worst_false_alarms(matched: MatchedDetections, score_threshold: float, count: int) -> list[Extreme]:
+def worst_false_alarms(matched: MatchedDetections, score_threshold: float | None, count: int) -> list[Extreme]:
     """Return detections at or above the threshold that meet no box of their class, the surest first, one an image."""
     found = matched.found
     false = np.concatenate([[], *(entry.detection_index[entry.annotation_index < 0] for entry in matched.voc)])
     false = false.astype(np.int64)
-    false = false[found.scores[false] >= score_threshold]
+    false = false[_shown(found.scores[false], score_threshold)]
     order = false[np.lexsort((false, -found.scores[false]))]
     rows = _one_an_image(order, found.image_index[order], count)
     return [
@@ -71,18 +73,25 @@ def best_scores(matched: MatchedDetections) -> NDArray[np.float64]:
 
 
 def found_by_one(
-    finder: MatchedDetections, other: MatchedDetections, thresholds: tuple[float, float], count: int
+    finder: MatchedDetections, other: MatchedDetections, thresholds: tuple[float | None, float | None], count: int
 ) -> list[Extreme]:
     """Return boxes that ``finder`` finds at its threshold and ``other`` misses at its own, one an image.
 
-    Those with the greatest distance of scores first.
+    Those with the greatest distance of scores first. Where a threshold is undefined there are none: a detector that
+    has no operating point neither finds nor misses.
     """
+    if None in thresholds:
+        return []
     own, others = best_scores(finder), best_scores(other)
     truth = finder.truth
-    alone = np.flatnonzero((own >= thresholds[0]) & (others < thresholds[1]) & ~truth.crowd)
+    alone = np.flatnonzero(_shown(own, thresholds[0]) & ~_shown(others, thresholds[1]) & ~truth.crowd)
     order = alone[np.lexsort((alone, others[alone] - own[alone]))]
     rows = _one_an_image(order, truth.image_index[order], count)
     return [Extreme(int(truth.image_index[row]), int(truth.category_index[row]), row, float(own[row])) for row in rows]
+
+
+def _shown(scores: NDArray[np.float64], threshold: float | None) -> NDArray[np.bool_]:
+    return reaches(scores, np.inf if threshold is None else threshold)
 
 
 def _one_an_image(rows: NDArray[np.int64], images: NDArray[np.int64], count: int) -> list[int]:

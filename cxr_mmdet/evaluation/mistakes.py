@@ -9,6 +9,7 @@ import numpy as np
 
 from cxr_mmdet.evaluation.coco import run_coco
 from cxr_mmdet.evaluation.tables import overlapping_pairs
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,13 +47,13 @@ class Confusion:
         names: the classes; row and column ``len(names)`` stand for background.
         counts: (classes + 1, classes + 1), rows what is there, columns what was said. The last column counts boxes
             that were missed, the last row detections where nothing is.
-        score_threshold: detections below don't count.
+        score_threshold: detections below don't count; None: no detection counts.
         iou_threshold: a detection must overlap by more.
     """
 
     names: tuple[str, ...]
     counts: NDArray[np.int64]
-    score_threshold: float
+    score_threshold: float | None
     iou_threshold: float
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +78,9 @@ def split_errors(truth: TruthTable, found: DetectionTable) -> tuple[ErrorKind, .
     )
 
 
-def confusion(truth: TruthTable, found: DetectionTable, *, score_threshold: float, iou_threshold: float) -> Confusion:
+def confusion(
+    truth: TruthTable, found: DetectionTable, *, score_threshold: float | None, iou_threshold: float
+) -> Confusion:
     """Return the confusion matrix.
 
     The highest score first, each detection takes the free box of its class that it overlaps most; those that got none
@@ -85,7 +88,8 @@ def confusion(truth: TruthTable, found: DetectionTable, *, score_threshold: floa
     Crowd boxes are left out.
     """
     pairs = overlapping_pairs(truth, found, same_class=False)
-    near = (pairs.iou > iou_threshold) & (found.scores[pairs.found] >= score_threshold) & ~truth.crowd[pairs.truth]
+    counted = reaches(found.scores, np.inf if score_threshold is None else score_threshold)
+    near = (pairs.iou > iou_threshold) & counted[pairs.found] & ~truth.crowd[pairs.truth]
     detection, box, overlap = pairs.found[near], pairs.truth[near], pairs.iou[near]
     other_class = found.category_index[detection] != truth.category_index[box]
     order = np.lexsort((box, -overlap, detection, -found.scores[detection], other_class))
@@ -97,7 +101,7 @@ def confusion(truth: TruthTable, found: DetectionTable, *, score_threshold: floa
             taken.add(candidate)
     background = len(truth.names)
     counts = np.zeros((background + 1, background + 1), np.int64)
-    shown = np.flatnonzero(found.scores >= score_threshold)
+    shown = np.flatnonzero(counted)
     there = np.array([truth.category_index[box_of[own]] if own in box_of else background for own in shown.tolist()])
     np.add.at(counts, (there.astype(np.int64), found.category_index[shown]), 1)
     missed = np.setdiff1d(np.flatnonzero(~truth.crowd), np.fromiter(taken, np.int64, len(taken)))

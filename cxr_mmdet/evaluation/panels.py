@@ -11,6 +11,7 @@ from cxr_mmdet.boxes import xywh_to_xyxy
 from cxr_mmdet.drawing import draw_boxes
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,7 +55,7 @@ class PictureBook:
     def study(
         self,
         image_id: int,
-        detectors: Sequence[tuple[str, Sequence[Detection], float]],
+        detectors: Sequence[tuple[str, Sequence[Detection], float | None]],
         *,
         remark: str = "",
         long_edge: int = PICTURE_LONG_EDGE,
@@ -63,7 +64,7 @@ class PictureBook:
 
         Args:
             image_id: of the COCO file.
-            detectors: name, the image's detections and the score below which they aren't drawn.
+            detectors: name, the image's detections and the score below which they aren't drawn; None: none is.
             remark: why the study is shown.
             long_edge: of the pictures, in pixels.
 
@@ -76,8 +77,9 @@ class PictureBook:
         note = f"{len(truth)} {'box' if len(truth) == 1 else 'boxes'}"
         panels = [self._panel("Ground truth", note, pixels, truth, None, long_edge)]
         for name, found, threshold in detectors:
-            shown = [entry for entry in found if entry["score"] >= threshold]
-            note = f"{len(shown)} shown, {len(found) - len(shown)} below the threshold"
+            shown = [entry for entry in found if threshold is not None and reaches(entry["score"], threshold)]
+            rest = f"{len(found) - len(shown)} below the threshold"
+            note = "none shown: no threshold" if threshold is None else f"{len(shown)} shown, {rest}"
             scores = [entry["score"] for entry in shown]
             panels.append(self._panel(name, note, pixels, shown, scores, long_edge))
         return Study(name=Path(self._files[image_id]).stem, panels=tuple(panels), remark=remark)

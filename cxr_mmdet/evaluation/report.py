@@ -141,7 +141,7 @@ def write_comparison_report(
 ) -> None:
     """Write the page of two detectors; arguments as for :func:`write_report`, in pairs."""
     first, second = (account.matched for account in accounts)
-    thresholds = tuple(account.score_threshold for account in accounts)
+    thresholds = (accounts[0].score_threshold, accounts[1].score_threshold)
     studies: list[list[Study]] = []
     for finder, other, cuts in ((second, first, thresholds[::-1]), (first, second, thresholds)):
         extremes = found_by_one(finder, other, (cuts[0], cuts[1]), PICTURES) if image_dir else []
@@ -164,7 +164,10 @@ def write_comparison_report(
         differences=figures.class_differences(comparison),
         explain=EXPLAIN,
         errors=list(zip(accounts[0].errors, accounts[1].errors, strict=True)),
-        thresholds=thresholds,
+        thresholds=[account.printed_threshold for account in accounts],
+        undefined=[
+            name for name, account in zip(comparison.names, accounts, strict=True) if account.score_threshold is None
+        ],
         gained=studies[0],
         lost=studies[1],
     )
@@ -257,7 +260,7 @@ def _compared(
     ground_truth: CocoDict,
     detections: tuple[Sequence[Detection], Sequence[Detection]],
     names: tuple[str, str],
-    thresholds: tuple[float, ...],
+    thresholds: tuple[float | None, ...],
     image_dir: Path | None,
 ) -> list[Study]:
     if image_dir is None:

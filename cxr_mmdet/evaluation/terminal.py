@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cxr_mmdet.evaluation.froc import RATES
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
-from cxr_mmdet.pages import format_percent, format_score
+from cxr_mmdet.pages import UNDEFINED, format_percent, format_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,10 +101,21 @@ def thresholds_table(title: str, thresholds: Sequence[Threshold]) -> Table:
     """Return the threshold of each class and what it gives."""
     table = _table(title, "threshold", "sensitivity", "FP/image")
     for entry in thresholds:
-        table.add_row(
-            entry.name, format_score(entry.score), format_score(entry.sensitivity), format_score(entry.false_positives)
-        )
+        printed = UNDEFINED if entry.printed is None else entry.printed
+        table.add_row(entry.name, printed, format_score(entry.sensitivity), format_score(entry.false_positives))
+    if any(entry.score is None for entry in thresholds):
+        table.caption, table.caption_justify = f"{UNDEFINED}: no score of this class does it.", "left"
     return table
+
+
+def operating_note(account: Account) -> str:
+    """Return the operating threshold, or that there is none, as a sentence."""
+    if account.printed_threshold is None:
+        return (
+            "Operating threshold: none, since nothing is found at one false positive per image or fewer; the confusion "
+            "matrix and the pictures show no detection."
+        )
+    return f"Operating threshold: {account.printed_threshold}; this score and above."
 
 
 def format_ends(interval: Interval) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cxr_mmdet.inference import decoding
 from cxr_mmdet.inference.spec import DetectorSpec
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def detect(
         spec: of the network.
         batch: (N, C, H, W).
         sizes_hw: of the part of each input that shows the picture.
-        score_thresholds: (K,) of each class.
+        score_thresholds: (K,) that a score of each class must reach, above 0.
         nms_iou: overlap above which the weaker of two boxes of a class goes.
     """
     found = candidates(backend, spec, batch, sizes_hw, score_thresholds)
@@ -119,7 +120,7 @@ def _gated(rule: GateRule, found: Boxes, p_abnormal: float, score_thresholds: Ar
     factor = rule.factor(p_abnormal)
     if factor != 1:
         found = replace(found, scores=found.scores * np.float32(factor))
-        found = found.take(np.flatnonzero(found.scores > score_thresholds[found.labels]))
+        found = found.take(np.flatnonzero(reaches(found.scores, score_thresholds[found.labels])))
     return replace(found, p_abnormal=p_abnormal)
 
 

@@ -11,6 +11,7 @@ from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.backend import candidates, leave_best
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Thresholds, in_source_pixels
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from cxr_mmdet.dicom.radiograph import Radiograph
@@ -25,14 +26,14 @@ FLOOR = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The boxes above a floor before suppression.
+    """The boxes that reach a floor before suppression.
 
     Attributes:
         found: in pixels of the model's input.
         model: whose they are.
         model_input: the way back to the radiograph; without the pictures' data.
         warnings: what was odd about the radiograph.
-        floor: the score that all of them exceed.
+        floor: the score that all of them reach.
     """
 
     found: Boxes = field(repr=False)
@@ -53,9 +54,9 @@ class Candidates:
         limits = thresholds.of_classes(model.class_names, max(spec.score_threshold, self.floor))
         if limits.min(initial=1) < np.float32(self.floor):
             raise UsageError(f"the score threshold is {limits.min():g}, expected {self.floor:g} or more.")
-        above = np.flatnonzero(self.found.scores > limits[self.found.labels])
+        kept = np.flatnonzero(reaches(self.found.scores, limits[self.found.labels]))
         nms_iou = spec.overlap(thresholds.nms_iou)
-        best = in_source_pixels(self.model_input, leave_best(spec, self.found.take(above), nms_iou), model.class_names)
+        best = in_source_pixels(self.model_input, leave_best(spec, self.found.take(kept), nms_iou), model.class_names)
         return Findings.of(
             best.boxes_xyxy,
             best.labels,

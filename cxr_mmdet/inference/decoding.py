@@ -10,6 +10,7 @@ import numpy as np
 
 from cxr_mmdet.inference.spec import DistanceCoder
 from cxr_mmdet.inference.suppression import suppress
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 _MARGIN = 1e-3
 """Logits are compared with the threshold's before the sigmoid, this much below it; scores are compared after."""
+
+_CLEAR = 0.999
+"""Of higher thresholds this one's logit is taken: towards 1 many logits share one score in single precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +63,8 @@ def decode_maps(
         scores: (A * K, H, W) logits, one map a level.
         deltas: of the anchors that are asked for; see :meth:`cxr_mmdet.inference.deltas.Deltas.at`.
         size_hw: of the picture inside the input; boxes are cut there.
-        score_thresholds: (K,) of each class; None for proposals, whose ``labels`` are their levels.
+        score_thresholds: (K,) that a score of each class must reach; None for proposals, whose ``labels`` are their
+            levels.
     """
     chosen = [_choose(logits, spec, score_thresholds) for logits in scores]
     moves = deltas([places for places, _, _ in chosen])
@@ -113,7 +118,7 @@ def decode_regions(
         score_thresholds: (K,).
     """
     scores = softmax(logits)[:, :-1]
-    places, labels = np.nonzero(scores > score_thresholds)
+    places, labels = np.nonzero(reaches(scores, score_thresholds))
     columns = np.zeros_like(labels) if spec.class_agnostic else labels
     chosen = deltas.reshape(len(deltas), -1, 4)[places, columns]
     boxes = decode_deltas(spec.coder, regions_xyxy[places], chosen, size_hw)
@@ -184,7 +189,7 @@ def _choose(
 def _best(
     table: NDArray[np.float32], spec: AnchorMaps, thresholds: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return anchor, class and score of what is above the thresholds, or for proposals among the best."""
+    """Return anchor, class and score of what reaches the thresholds, or for proposals among the best."""
     if thresholds is None:
         objectness = table[:, 0] if spec.activation == "sigmoid" else softmax(table)[:, 0]
         places = _largest(objectness, spec.nms_pre)
@@ -192,14 +197,15 @@ def _best(
         return places, np.zeros_like(places), scores
     if spec.activation == "softmax":
         probabilities = softmax(table)[:, :-1]
-        places, labels = np.nonzero(probabilities > thresholds)
+        places, labels = np.nonzero(reaches(probabilities, thresholds))
         return places, labels, probabilities[places, labels]
     # Nearly all anchors see background: their sigmoid is never computed.
     with np.errstate(divide="ignore"):
-        limits = np.log(thresholds / (1 - thresholds)) - np.float32(_MARGIN)
-    places, labels = np.nonzero(table > limits)
+        clipped = np.minimum(thresholds, np.float32(_CLEAR))
+        limits = np.log(clipped / (1 - clipped)) - np.float32(_MARGIN)
+    places, labels = np.nonzero(reaches(table, limits))
     scores = sigmoid(table[places, labels])
-    above = scores > thresholds[labels]
+    above = reaches(scores, thresholds[labels])
     return places[above], labels[above], scores[above]
 
 

@@ -113,8 +113,9 @@ class Ensemble:
 
 def _before_fusion(member: Predictor, thresholds: Thresholds) -> Thresholds:
     """Return a member's own score threshold, or the lowest one asked for, should that be lower."""
-    own = member.model.spec.score_threshold
-    lowest = own if thresholds.lowest is None else min(own, thresholds.lowest)
+    lowest = thresholds.lowest
+    if lowest is not None and lowest > member.model.spec.score_threshold:
+        lowest = None
     return replace(thresholds, score=lowest, per_class=None)
 
 

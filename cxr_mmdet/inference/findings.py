@@ -9,6 +9,7 @@ import numpy as np
 
 from cxr_mmdet.boxes import as_boxes, clip_to_image, scale, xyxy_to_xywh
 from cxr_mmdet.drawing import draw_boxes
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,13 +85,13 @@ class Findings:
         return len(self.labels)
 
     def at_least(self, score_threshold: float | Mapping[str, float]) -> Findings:
-        """Return the findings above a score, or above the score given for each class; p_abnormal stays."""
+        """Return the findings with at least this score, or the score given for their class; p_abnormal stays."""
         limits: NDArray[np.float64]
         if isinstance(score_threshold, (int, float)):
             limits = np.full(len(self.class_names), float(score_threshold))
         else:
             limits = np.array([score_threshold.get(name, 0.0) for name in self.class_names], dtype=np.float64)
-        return self._only(self.scores > limits[self.labels])
+        return self._only(reaches(self.scores, limits[self.labels]))
 
     def best(self, count: int) -> Findings:
         """Return the findings with the highest scores, at most so many; p_abnormal stays."""

@@ -21,7 +21,7 @@ class FusionMethod(str, Enum):
 
     The box is their mean, weighted by score and by their model's weight. ``wbf`` (weighted boxes fusion) scores it by
     the weighted mean score times the share of the models behind it; ``p_sum`` by the sum of the weighted scores over
-    the sum of the models' weights, at most 1: several detections of one model count on.
+    the sum of the models' weights. Several detections of one model count on; a score is at most 1.
     """
 
     wbf = "wbf"
@@ -82,10 +82,12 @@ def fuse(
     fused = np.stack([np.bincount(clusters, scores * side, minlength=count) / sums for side in boxes.T], axis=1)
     total = model_weights.sum()
     if method is FusionMethod.p_sum:
-        fused_scores = np.minimum(sums / total, 1)
+        fused_scores = sums / total
     else:
         # ensemble-boxes' "avg": the mean weighted score, times boxes (at most models) over the sum of the weights.
         fused_scores = sums / members * np.minimum(members, len(detections)) / total
+    # Several boxes of one model count several times, so that either sum can pass 1 (ZFTurbo/Weighted-Boxes-Fusion #40).
+    fused_scores = np.minimum(fused_scores, 1)
     _, founders = np.unique(clusters, return_index=True)
     best = np.argsort(-fused_scores, kind="stable")
     return Detections(fused[best], labels[founders][best], fused_scores[best])

@@ -17,6 +17,7 @@ from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import Boxes
 from cxr_mmdet.inference.spec import NO_SUPPRESSION, WholeDetector
 from cxr_mmdet.models.gated_detectors import gate_of
+from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
@@ -93,7 +94,8 @@ class MmdetBackend(WholeBackend):
         samples = [_sample(size_hw, shape) for size_hw in sizes_hw]
         with self._lock:
             if "score_thr" in self._test:
-                self._test.score_thr = float(score_thresholds.min())
+                # mmdet keeps what exceeds its threshold, we what reaches ours.
+                self._test.score_thr = float(np.nextafter(score_thresholds.min(), np.float32(-1)))
             try:
                 results = self.model.predict(pictures, samples, rescale=False)
             except RuntimeError as error:
@@ -104,7 +106,7 @@ class MmdetBackend(WholeBackend):
                     f"({reason}); give larger radiographs or another --tta-scale or --batch-size."
                 ) from error
         return [
-            replace(_above(result.pred_instances, score_thresholds), p_abnormal=result.get("p_abnormal"))
+            replace(_reaching(result.pred_instances, score_thresholds), p_abnormal=result.get("p_abnormal"))
             for result in results
         ]
 
@@ -131,9 +133,9 @@ def _sample(size_hw: tuple[int, int], shape: tuple[int, int]) -> DetDataSample:
     )
 
 
-def _above(found: Any, score_thresholds: Array) -> Boxes:
-    """Return an image's boxes whose score, whatever it is made of, exceeds the threshold of their class."""
+def _reaching(found: Any, score_thresholds: Array) -> Boxes:
+    """Return an image's boxes whose score, whatever it is made of, reaches the threshold of their class."""
     labels = found.labels.numpy(force=True).astype(np.int64)
     scores = found.scores.float().numpy(force=True)
     boxes = get_box_tensor(found.bboxes).float().numpy(force=True).reshape(-1, 4)
-    return Boxes(boxes, labels, scores).take(np.flatnonzero(scores > score_thresholds[labels]))
+    return Boxes(boxes, labels, scores).take(np.flatnonzero(reaches(scores, score_thresholds[labels])))

@@ -17,6 +17,7 @@ from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse, mean_p_abnormal
 from cxr_mmdet.inference.model import load_model
 from cxr_mmdet.labels import mirrored_labels
+from cxr_mmdet.scores import beyond, in_single_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ class Thresholds:
     """What becomes a finding.
 
     Attributes:
-        score: findings up to this score are left out; None: the model's own, from its training config.
+        score: findings below this score are left out; None: findings up to the model's own, from its training config.
         nms_iou: overlap above which the weaker of two findings of a class goes; None: the model's own.
         per_class: a score for single classes, by name.
     """
@@ -66,11 +67,16 @@ class Thresholds:
         asked = [score for score in (self.score, *(self.per_class or {}).values()) if score is not None]
         return min(asked, default=None)
 
-    def of_classes(self, class_names: Sequence[str], default: float) -> NDArray[np.float32]:
-        """Return the (K,) score thresholds."""
-        score = default if self.score is None else self.score
-        per_class = self.per_class or {}
-        return np.array([per_class.get(name, score) for name in class_names], dtype=np.float32)
+    def of_classes(self, class_names: Sequence[str], own: float) -> NDArray[np.float32]:
+        """Return the (K,) scores that findings of each class must reach.
+
+        Args:
+            class_names: the model's.
+            own: the model's own threshold, which scores must exceed, as in mmdet, where no other is asked for.
+        """
+        asked = [(self.per_class or {}).get(name, self.score) for name in class_names]
+        limits = [beyond(own) if score is None else in_single_precision(score) for score in asked]
+        return np.array(limits, dtype=np.float32)
 
 
 @dataclass(frozen=True)

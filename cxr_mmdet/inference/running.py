@@ -66,7 +66,7 @@ class RunOptions:
         augmentation: see :class:`Augmentation`.
         batch_size: radiographs at once.
         overlays: draw findings into PNG files.
-        overlay_score: findings up to this score are not drawn.
+        overlay_score: findings below this score are not drawn.
         overlay_size: the longer side of the drawing in pixels.
         coco: an annotation file whose numbers and prepared-image pixels detections.json uses.
         force: replace results of another model or of other settings.

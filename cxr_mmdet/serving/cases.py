@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections import OrderedDict
@@ -28,7 +29,7 @@ class Filter:
     """Which findings are shown.
 
     Attributes:
-        score: those above it.
+        score: those that reach it.
         nms_iou: overlap above which the weaker of two findings of a class goes.
         hidden: classes that are switched off.
     """
@@ -96,8 +97,7 @@ class Case:
         found = self.candidates.findings(Thresholds(self.filter.score, self.filter.nms_iou))
         if not self.filter.hidden:
             return found
-        # No score exceeds 1.
-        return found.at_least({name: 1.0 if name in self.filter.hidden else 0.0 for name in found.class_names})
+        return found.at_least({name: math.inf if name in self.filter.hidden else 0.0 for name in found.class_names})
 
     def named(self) -> list[Finding]:
         """Return what is shown, one by one."""

@@ -137,7 +137,7 @@ def _pictures() -> tuple[Any, ...]:
 def _thresholds(room: ReadingRoom) -> tuple[Any, ...]:
     start = room.default_filter
     with gr.Group():
-        score = gr.Slider(FLOOR, 1, value=start.score, step=0.01, label="Confidence above", elem_id="cxr-score")
+        score = gr.Slider(FLOOR, 1, value=start.score, step=0.01, label="Confidence at least", elem_id="cxr-score")
         nms = gr.Slider(
             0, 1, value=start.nms_iou, step=0.01, label="NMS IoU (overlap)", elem_id="cxr-nms",
             interactive=room.predictor.model.spec.suppresses,

@@ -30,7 +30,7 @@ class ReportOptions:
     """What is reported, and how.
 
     Attributes:
-        score_threshold: findings up to this score are left out.
+        score_threshold: findings below this score are left out.
         overlay_size: the longest side of the Secondary Capture; smaller radiographs keep their size.
         capture: whether to make one.
         presentation: whether to make a presentation state.
@@ -71,7 +71,7 @@ class Reports:
     """What is said of one radiograph.
 
     Attributes:
-        findings: above the threshold.
+        findings: those that reach the threshold.
         report: the structured report.
         capture: the Secondary Capture, if wanted.
         presentation: the presentation state, if wanted; None for a radiograph in colour, which cannot have one.

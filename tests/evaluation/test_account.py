@@ -12,6 +12,7 @@ from cxr_mmdet.evaluation.bootstrap import Interval
 from cxr_mmdet.evaluation.ceiling import HumanCeiling
 from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.headline import HEADLINE
+from cxr_mmdet.evaluation.terminal import operating_note
 
 HEART = (10, 10, 40, 40)
 
@@ -82,7 +83,7 @@ def test_nothing_detected_and_nothing_annotated():
     truth = make_ground_truth([(4, 7, HEART)])
     metrics = take_account(truth, [], resamples=20).to_metrics()
     assert metrics["mean_ap"] == metrics["voc_mean_ap_40"] == metrics["sensitivity_at_1"] == 0.0
-    assert metrics["confusion"]["score_threshold"] == 0.0
+    assert metrics["confusion"]["score_threshold"] is None
     assert metrics["calibration"]["ece"] is None
     undefined = take_account(make_ground_truth([]), make_detections([(4, 7, HEART, 0.5)]), resamples=20).to_metrics()
     assert undefined["mean_ap"] is undefined["image_auc"] is None
@@ -96,3 +97,14 @@ def test_perfect_detections():
     for name in (*HEADLINE,):
         assert metrics[name] == 1.0, name
     assert np.trace(metrics["confusion"]["counts"]) == 2
+
+
+def test_without_a_hit_at_one_false_positive_per_image_the_operating_threshold_is_undefined():
+    """It became 0.0, so that every detection counted as shown."""
+    truth = make_ground_truth([(4, 7, HEART)], image_ids=(4,))
+    alarms = [(4, 7, (100, 100, 40, 40), score) for score in (0.9, 0.8, 0.7)]
+    account = take_account(truth, make_detections([*alarms, (4, 7, HEART, 0.001)]), resamples=0)
+    confusion = account.to_metrics()["confusion"]
+    assert confusion["score_threshold"] is None
+    assert confusion["counts"] == [[0, 0, 0, 1], [0] * 4, [0] * 4, [0] * 4], "no hit, no false alarm, one box missed"
+    assert "none" in operating_note(account)

@@ -43,6 +43,8 @@ def test_boxes_that_one_detector_finds_alone():
     assert [extreme.row for extreme in found_by_one(first, second, (0.5, 0.5), 5)] == [1]
     assert [extreme.row for extreme in found_by_one(second, first, (0.5, 0.5), 5)] == [3]
     assert [extreme.row for extreme in found_by_one(first, second, (0.2, 0.5), 5)] == [1, 2]
+    for undefined in ((0.5, None), (None, 0.5), (None, None)):
+        assert found_by_one(first, second, undefined, 5) == [], "no operating point, nothing found alone"
 
 
 def test_nothing_to_show():

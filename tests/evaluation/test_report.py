@@ -130,3 +130,33 @@ def test_two_detectors_side_by_side(case, tmp_path):
     alts = [picture["alt"] for picture in page.pictures]
     assert len(alts) % 3 == 0
     assert {alt.split(":")[0] for alt in alts} <= {"Ground truth", "old", "<new>"}
+
+
+def test_a_detector_without_an_operating_threshold(case, tmp_path):
+    """Its threshold became 0.0: its report showed every detection, a comparison called findings found alone."""
+    truth, detections, folder = case
+    alarms = [
+        {"image_id": image["id"], "category_id": 7, "bbox": [0, 0, 3, 3], "score": 0.9}
+        for image in truth["images"]
+        for _ in range(2)
+    ]
+    late = [*alarms, *({**entry, "score": entry["score"] / 1000} for entry in detections)]
+    accounts = take_account(truth, detections, resamples=0), take_account(truth, late, resamples=0)
+    comparison = compare(accounts[0].matched, accounts[1].matched, ("old", "late"), resamples=2)
+    write_comparison_report(
+        tmp_path / "c.html",
+        comparison,
+        accounts,
+        truth,
+        (detections, late),
+        background=Background("val.json", ("old.json", "late.json")),
+        image_dir=folder,
+    )
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "late finds nothing at one false positive per image or fewer" in page
+    assert "Found by old alone" not in page
+    write_report(tmp_path / "r.html", accounts[1], truth, late, background=Background("a", ("b",)), image_dir=folder)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "it has no operating threshold" in page
+    assert "none shown: no threshold" in page
+    assert "Worst false alarms" not in page

@@ -51,7 +51,7 @@ def test_coco_in_pixels_of_the_prepared_picture():
 
 def test_thresholds_leave_the_probability_of_disease_alone():
     found = make([[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9]], [0, 1, 1], [0.5, 0.4, 0.3])
-    assert found.at_least(0.4).scores.tolist() == [0.5], "a threshold itself is not above it"
+    assert found.at_least(0.4).scores.tolist() == [0.5, 0.4], "a score reaches a threshold equal to it"
     assert found.at_least({"ILD": 0.9}).scores.tolist() == [0.4, 0.3]
     assert found.at_least(1.0).p_abnormal == 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -223,3 +224,17 @@ def test_a_bundle_knows_the_size_of_its_pictures():
 def test_class_thresholds_fall_back_to_the_general_one():
     limits = Thresholds(score=0.3, per_class={"b": 0.5}).of_classes(("a", "b"), 0.05)
     np.testing.assert_allclose(limits, [0.3, 0.5])
+
+
+def test_a_finding_is_kept_at_its_own_score_and_the_models_own_threshold_stays_mmdets(tmp_path):
+    """`evaluate thresholds` recommends a detection's own score, "and above": prediction dropped that detection."""
+    predictor = Predictor.load(checkpoint_of("retina"))
+    picture = write_picture(tmp_path / "a.png")
+    for finding in predictor.predict(picture, score_threshold=0.1).scores.tolist()[:3]:
+        kept = predictor.predict(picture, score_threshold=finding)
+        assert kept.scores.min() == finding
+        assert predictor.predict(picture, score_threshold=math.nextafter(finding, 1)).scores.min(initial=1) > finding
+        named = dict.fromkeys(predictor.class_names, finding)
+        assert predictor.predict(picture, class_thresholds=named).to_json() == kept.to_json()
+    own = predictor.model.spec.score_threshold
+    assert Thresholds().of_classes(("a",), own)[0] == np.nextafter(np.float32(own), np.float32(1))

@@ -1,0 +1,60 @@
+"""The one rule for score thresholds, ``score >= threshold``, and thresholds printed so that they keep it."""
+
+from __future__ import annotations
+
+from decimal import ROUND_FLOOR, Decimal
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def reaches(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.bool_]:
+    """Return which scores are at or above their threshold: prediction, reports, pages and evaluation all cut by this.
+
+    Args:
+        scores: (N,).
+        thresholds: one for all, or (N,).
+    """
+    return np.asarray(np.asarray(scores) >= np.asarray(thresholds))
+
+
+def in_single_precision(thresholds: ArrayLike) -> NDArray[np.float32]:
+    """Return the lowest float32 at or above each threshold, and above 0: a score of 0 is no finding.
+
+    A float32 score reaches the result exactly when its value reaches the threshold itself, so that a network's own
+    scores and those read back from a file are cut alike.
+    """
+    exact = np.asarray(thresholds, dtype=np.float64)
+    rounded = exact.astype(np.float32)
+    raised = np.where(rounded < exact, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    return np.maximum(raised, np.finfo(np.float32).tiny).astype(np.float32)
+
+
+def beyond(thresholds: ArrayLike) -> NDArray[np.float32]:
+    """Return the lowest float32 above each threshold: what reaches it exceeds the threshold, as mmdet asks."""
+    return np.nextafter(np.asarray(thresholds, dtype=np.float32), np.float32(np.inf))
+
+
+def printed_threshold(threshold: float, scores: ArrayLike, digits: int = 3) -> str:
+    """Return a threshold rounded down to ``digits`` decimals, or to as many more as it takes to cut alike.
+
+    Args:
+        threshold: what the scores are cut at.
+        scores: (N,) all of them; no score that the threshold cuts off reaches the text.
+        digits: decimals at least.
+
+    Example:
+        >>> printed_threshold(0.30049, [0.9, 0.30049, 0.3002])
+        '0.3004'
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    below = values[~reaches(values, threshold)].max(initial=-np.inf)
+    exact = Decimal(repr(float(threshold)))
+    for places in range(digits, max(digits, -int(exact.as_tuple().exponent)) + 1):
+        text = f"{exact.quantize(Decimal(1).scaleb(-places), rounding=ROUND_FLOOR):f}"
+        if float(text) > below:
+            return text
+    return repr(float(threshold))
