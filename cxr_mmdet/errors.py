@@ -42,3 +42,7 @@ class DatasetError(CxrError):
 
 class CheckpointError(CxrError):
     """Weights that are missing, unreachable, damaged or made for another model."""
+
+
+class TrainingError(CxrError):
+    """A training that cannot go on: its loss or weights are no longer finite."""

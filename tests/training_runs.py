@@ -1,4 +1,4 @@
-"""Trainings as users start them, small: whole, or killed after the first checkpoint."""
+"""Trainings as users start them, small: whole, killed after the first checkpoint, or within the test's own process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 
 import torch
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli import train
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_TEST = ["val_dataloader.dataset.pipeline.2.scale=(64,64)", "test_dataloader.dataset.pipeline.2.scale=(64,64)"]
@@ -21,6 +24,43 @@ TINY = [
     "default_hooks.logger.interval=1",
     "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
 ]
+
+TINY_HERE = [
+    *TINY_TEST,
+    "train_dataloader.batch_size=2",
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
+    "default_hooks.logger.interval=1",
+    "train_cfg.max_iters=3",
+    "train_cfg.val_interval=3",
+]
+
+
+def train_here(
+    root: Path, work_dir: Path, *options: str, config: str = "retina_phantom", code: int = 0, more: tuple[str, ...] = ()
+) -> str:
+    """Train in this process, which must end with ``code``, and return what came on stderr.
+
+    Args:
+        root: the prepared folder.
+        work_dir: where the run writes.
+        options: ``key=value``, after those that make it tiny.
+        config: the recipe.
+        code: the exit code.
+        more: more of the command line.
+    """
+    arguments = [config, "--data-root", str(root), "--work-dir", str(work_dir), *more]
+    result = CliRunner().invoke(train.app, [*arguments, "--cfg-options", *TINY_HERE, *options])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def error_of(stderr: str) -> str:
+    """Return the one sentence that a command failed with."""
+    (message,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    return message
 
 
 def environment() -> dict[str, str]:

@@ -30,6 +30,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="IterationSeedHook"),
     dict(type="SteadyLossHook"),
+    dict(type="NonFiniteHook"),
     dict(type="PretrainedReportHook"),
     dict(type="MissedValidationHook"),
     dict(type="BestSoFarHook"),

@@ -4,7 +4,7 @@ from cxr_mmdet.engine.hooks import BestSoFarHook, ChannelsLastHook, CurvesHook, 
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.precision import CpuAmpOptimWrapper
 from cxr_mmdet.engine.pretrained import PretrainedReportHook
-from cxr_mmdet.engine.stopping import MissedValidationHook, StopEarlyHook
+from cxr_mmdet.engine.stopping import MissedValidationHook, NonFiniteHook, StopEarlyHook
 from cxr_mmdet.engine.throughput import ThroughputHook, ThroughputLogProcessor
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CxrMetric",
     "IterationSeedHook",
     "MissedValidationHook",
+    "NonFiniteHook",
     "PretrainedReportHook",
     "ProgressHook",
     "StopEarlyHook",

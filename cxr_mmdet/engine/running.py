@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6
+_OPTIONS_OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context")
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,13 @@ class CheckedRunner(Runner):
     build_train_loop = _explained(Runner.build_train_loop)
     build_val_loop = _explained(Runner.build_val_loop)
     build_test_loop = _explained(Runner.build_test_loop)
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return mmengine's; with ``num_workers=0`` without the options of workers, which torch then refuses."""
+        if isinstance(dataloader, dict) and not dataloader.get("num_workers"):
+            dataloader = {key: value for key, value in dataloader.items() if key not in _OPTIONS_OF_WORKERS}
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Return mmengine's logger; its console is stderr, without the long dumps that the log file holds."""

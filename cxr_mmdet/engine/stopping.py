@@ -1,16 +1,28 @@
-"""Validations that decide: none is lost to a kill, and when they no longer rise, training ends."""
+"""What ends a training early: validations that no longer rise, of which none is lost to a kill, and NaN."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
 
-from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.errors import CheckpointError, ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mmengine.runner import Runner
+    from torch import Tensor, nn
+
+_IMAGES_SHOWN = 8
+_RUNNING_STATISTICS = ("running_mean", "running_var")
+_SMALLEST_LOSS_SCALE = 2.0**-14
+"""float16's smallest normal number. A GradScaler that starts at 2**16 gets there by 31 skipped steps in a row, where a
+few are normal: no scale makes such gradients finite."""
 
 
 @HOOKS.register_module()
@@ -123,6 +135,109 @@ class StopEarlyHook(Hook):
             f"{name} has not passed {value:.4f}, reached after {iteration} iterations. "
             "To go on, resume with a larger patience or without early_stopping."
         )
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Stop a training whose loss or weights are no longer finite, before anything is saved or scored of it.
+
+    A loss that is not finite makes the weights so in the same step, unless gradients are accumulated, or a GradScaler
+    (float16) skips the step. Skipped steps are normal and change nothing; they count only when the loss stays
+    non-finite, or when the scaler finds no scale at which the gradients are finite.
+
+    Args:
+        patience: consecutive iterations whose loss is not finite, while the weights are, that end the training.
+        scaled_patience: the same, where a GradScaler protects the weights.
+
+    Raises:
+        TrainingError: the training stops; names the iteration, the learning rate and the images.
+        CheckpointError: the weights to start from, or to test, are not finite.
+    """
+
+    priority = "HIGH"  # before the averaged weights, and before whoever saves a checkpoint
+
+    def __init__(self, patience: int = 2, scaled_patience: int = 20) -> None:
+        self.patience = patience
+        self.scaled_patience = scaled_patience
+        self.losses_lost = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the weights that were loaded."""
+        self._check_loaded(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the weights that were loaded."""
+        self._check_loaded(runner)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Check the loss, and the weights after the step."""
+        losses = {
+            name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items() if "loss" in name
+        }
+        lost = [name for name, value in losses.items() if not math.isfinite(value)]
+        self.losses_lost = self.losses_lost + 1 if lost else 0
+        scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
+        weight = first_non_finite(runner.model, trained_only=True)
+        patience = self.patience if scaler is None else self.scaled_patience
+        if weight is not None:
+            loss = (
+                f"the loss ({lost[0]}) is not finite and neither are" if lost else "the step gave non-finite values to"
+            )
+            self._stop(runner, data_batch, f"{loss} the weights (first {weight})")
+        if self.losses_lost >= patience:
+            self._stop(runner, data_batch, f"the loss ({lost[0]}) is not finite, {self.losses_lost} times in a row")
+        if scaler is not None and 0 < scaler.get_scale() < _SMALLEST_LOSS_SCALE:
+            self._stop(runner, data_batch, "the float16 gradients are not finite at any scale of the loss")
+
+    def _check_loaded(self, runner: Runner) -> None:
+        weight = first_non_finite(runner.model)
+        if weight is not None:
+            raise CheckpointError(
+                f"{runner._load_from or runner.work_dir}: its weights are not finite (first {weight}); the training "
+                "that wrote it had failed. Use an earlier checkpoint."
+            )
+
+    def _stop(self, runner: Runner, data_batch: Any, what: str) -> None:
+        rates = runner.optim_wrapper.get_lr()
+        rate = rates["lr"][0] if isinstance(rates.get("lr"), list) else next(iter(rates.values()))[0]
+        saved = _checkpoint_hook(runner).last_ckpt or (runner._load_from if runner._resume else None)
+        again = f"go on from {Path(saved).name} by --resume" if saved else "no checkpoint was saved yet; start again"
+        raise TrainingError(
+            f"training stopped in iteration {runner.iter + 1} (learning rate {rate:.3g}, images "
+            f"{_listed_images(data_batch)}): {what}; {again} with a lower learning rate, as in --cfg-options "
+            f"optim_wrapper.optimizer.lr={runner.optim_wrapper.optimizer.defaults.get('lr', rate) / 10:.3g}, or "
+            "--with clip_gradients, or without these images."
+        )
+
+
+def first_non_finite(model: nn.Module, *, trained_only: bool = False) -> str | None:
+    """Return the name of the first weight or running statistic of a norm that holds NaN or infinity, if any does.
+
+    Args:
+        model: wrapped or not.
+        trained_only: leave out parameters that are frozen.
+    """
+    named = {
+        name: value
+        for name, value in model.named_parameters()
+        if value.is_floating_point() and not (trained_only and not value.requires_grad)
+    } | {name: value for name, value in model.named_buffers() if name.endswith(_RUNNING_STATISTICS)}
+    if not named or _all_finite(named.values()):
+        return None
+    return next(name.removeprefix("module.") for name, value in named.items() if not _all_finite([value]))
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether no value is NaN or infinite; a sum keeps both, and costs a tenth of asking each value."""
+    return bool(torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).isfinite().all())
+
+
+def _listed_images(data_batch: Any) -> str:
+    samples = data_batch.get("data_samples", []) if isinstance(data_batch, dict) else []
+    names = [Path(sample.img_path).stem if hasattr(sample, "img_path") else "?" for sample in samples]
+    return ", ".join(names[:_IMAGES_SHOWN]) + (", …" if len(names) > _IMAGES_SHOWN else "") or "unknown"
 
 
 def _checkpoint_hook(runner: Runner) -> CheckpointHook:

@@ -8,10 +8,9 @@ from conftest import PreparedFolder
 from mmengine.dataset import ConcatDataset
 from mmengine.registry import init_default_scope
 from torch import nn
-from typer.testing import CliRunner
+from training_runs import error_of, train_here
 
 from cxr_mmdet.annotations.coco import read_coco, write_coco
-from cxr_mmdet.cli import train
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
 from cxr_mmdet.engine.checks import check_votes, innermost
 from cxr_mmdet.engine.config import annotated_parts, load_config
@@ -21,18 +20,6 @@ from cxr_mmdet.models.vote_weights import VoteWeightedHead
 init_default_scope("mmdet")
 
 VOTES = "model.bbox_head.type=SteadyVoteWeightedRetinaHead"
-TINY = [
-    "val_dataloader.dataset.pipeline.2.scale=(64,64)",
-    "test_dataloader.dataset.pipeline.2.scale=(64,64)",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "train_dataloader.persistent_workers=False",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
-    "train_cfg.max_iters=3",
-    "train_cfg.val_interval=3",
-]
 
 
 def name_readers(root: Path, *readers: str, votes: int | None = None) -> Path:
@@ -47,15 +34,6 @@ def name_readers(root: Path, *readers: str, votes: int | None = None) -> Path:
     return root
 
 
-def run(root: Path, work_dir: Path, *options: str, config: str = "retina_phantom", code: int = 0) -> str:
-    """Train, and return what came on stderr."""
-    arguments = [config, "--data-root", str(root), "--work-dir", str(work_dir)]
-    result = CliRunner().invoke(train.app, [*arguments, "--cfg-options", *TINY, *options])
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.stderr
-    return result.stderr
-
-
 def weights(work_dir: Path) -> dict[str, torch.Tensor]:
     return torch.load(work_dir / "iter_3.pth", map_location="cpu", weights_only=False)["state_dict"]
 
@@ -64,11 +42,11 @@ def weights(work_dir: Path) -> dict[str, torch.Tensor]:
 def test_training_with_votes_off_flat_and_on(prepared_folder: PreparedFolder, tmp_path: Path):
     """Weights of 1 are those of training without votes, which does not look at votes; others are not."""
     root = prepared_folder()
-    run(root, tmp_path / "before")
+    train_here(root, tmp_path / "before")
     name_readers(root, "R1", "R2", "R3")
-    run(root, tmp_path / "off")
-    run(root, tmp_path / "flat", VOTES, "model.bbox_head.votes.power=0")
-    run(root, tmp_path / "on", VOTES)
+    train_here(root, tmp_path / "off")
+    train_here(root, tmp_path / "flat", VOTES, "model.bbox_head.votes.power=0")
+    train_here(root, tmp_path / "on", VOTES)
     before, off, flat, on = (weights(tmp_path / name) for name in ("before", "off", "flat", "on"))
     for other in (off, flat, on):
         assert other.keys() == before.keys()
@@ -78,9 +56,7 @@ def test_training_with_votes_off_flat_and_on(prepared_folder: PreparedFolder, tm
 
 
 def refused(root: Path, tmp_path: Path, code: int, *options: str) -> str:
-    (message,) = [
-        line for line in run(root, tmp_path / "run", *options, code=code).splitlines() if line.startswith("error: ")
-    ]
+    message = error_of(train_here(root, tmp_path / "run", *options, code=code))
     assert not list((tmp_path / "run").glob("*.pth"))
     return message
 
