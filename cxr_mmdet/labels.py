@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,11 @@ _OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left
 
 NO_FINDING = "No finding"
 NO_FINDING_ID = 14
+_NO_FINDING_SPELLINGS = frozenset(
+    {"nofinding", "nofindings", "normal", "none", "healthy", "noabnormality", "noabnormalities"}
+)
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+"""A ``#`` within a word belongs to the word."""
 
 
 LABELS_22 = (
@@ -70,6 +76,21 @@ LABELS_22 = (
 """The local findings of the VinDr-CXR release, in the order of its image-level label files."""
 
 _MERGED = re.compile(r"(?P<label>.+?)\s*:\s*\[(?P<classes>[^\]]*)\]")
+
+
+def is_no_finding(name: str) -> bool:
+    """Return whether a class name says that there is no finding, in any of the usual spellings."""
+    return re.sub(r"[\W_]+", "", name).casefold() in _NO_FINDING_SPELLINGS
+
+
+def spelling_key(name: str) -> str:
+    """Return what names share that differ in case, blanks or Unicode form alone."""
+    return "".join(unicodedata.normalize("NFKC", name).split()).casefold()
+
+
+def strip_comment(line: str) -> str:
+    """Return a line of a text file without its comment, which begins with a ``#`` at the start or after a blank."""
+    return _COMMENT.sub("", line).strip()
 
 
 def resolve_labels(spec: str, names_in_table: Iterable[str]) -> tuple[str, ...]:
@@ -115,7 +136,7 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
     labels: dict[str, tuple[str, ...]] = {}
     owners: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        text = line.split("#", 1)[0].strip()
+        text = strip_comment(line)
         if not text:
             continue
         label, classes = _parse_label(text)
@@ -124,7 +145,7 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"{where}: names {label} more than once; each label stands on one line.")
         if not all([label, classes, *classes]):
             raise UsageError(f"{where}: {text!r} merges nothing; expected a label and classes: Opacity: [A, B].")
-        if NO_FINDING in (label, *classes):
+        if any(map(is_no_finding, (label, *classes))):
             raise UsageError(f"{where}: '{NO_FINDING}' is the absence of boxes, not a class to draw; remove it.")
         for name in classes:
             if name in owners:

@@ -101,3 +101,14 @@ def test_left_and_right_change_places_in_the_mirror():
     assert mirrored_labels(("Right lung", "Heart", "Left lung")) == (2, 1, 0)
     assert mirrored_labels(("left hilum", "right hilum")) == (1, 0)
     assert mirrored_labels(("Right lung", "Bright spot")) == (0, 1)
+
+
+def test_a_hash_within_a_name_is_no_comment(tmp_path):
+    (tmp_path / "set.txt").write_text("# mine\nGrade #1\nC#2 # a comment\n")
+    assert resolve_labels(str(tmp_path / "set.txt"), ()) == ("Grade", "C#2")
+
+
+def test_no_finding_in_any_spelling_is_no_class_of_a_file(tmp_path):
+    (tmp_path / "set.txt").write_text("ILD\nNormal\n")
+    with pytest.raises(UsageError, match="line 2: 'No finding' is the absence of boxes"):
+        resolve_labels(str(tmp_path / "set.txt"), ())

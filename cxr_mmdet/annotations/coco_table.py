@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 READER_KEYS = (READER_COLUMN, "reader")
 
 
-def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFrame:
+def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[str] | None = None) -> pd.DataFrame:
     """Return the rows of :func:`cxr_mmdet.annotations.table.read_table`; ``line`` counts the annotations from 1.
 
     An image is named by its ``image_id``, else by its ``file_name`` without folder and suffix. An annotation's reader
@@ -33,6 +33,7 @@ def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFr
     Args:
         path: a COCO annotation file with boxes in pixels of the radiographs.
         group_column: the key of an image entry that names its group.
+        notes: what a user should know of the file is appended.
 
     Raises:
         TableError: two images have one name, an annotation lacks what others have, or rows contradict each other.
@@ -62,7 +63,7 @@ def read_coco_table(path: Path, *, group_column: str | None = None) -> pd.DataFr
     raw["class_id"] = raw["class_name"].map(order)
     if group_column:
         raw["group"] = raw["image_id"].map(_groups(coco["images"], image_ids, group_column, path))
-    check = Checker(path, raw["place"].to_numpy(), unit="annotation")
+    check = Checker(path, raw["place"].to_numpy(), unit="annotation", notes=notes)
     return check_rows(raw, check, group_column="group" if group_column else None)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, Checker, read_csv
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
-from cxr_mmdet.labels import LABELS_22, NO_FINDING
+from cxr_mmdet.labels import LABELS_22, NO_FINDING, is_no_finding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ def read_image_labels(path: Path) -> pd.DataFrame:
             "No finding" and something else of a picture.
     """
     raw = read_csv(path, text=None).rename(columns=SPELLINGS)
+    raw = raw.rename(columns=lambda name: NO_FINDING if is_no_finding(name) else name)
     if "image_id" not in raw or len(raw.columns) < 2:
         raise TableError(f"{path}, line 1: expected image_id, rad_id and labels, found {', '.join(raw.columns)}.")
     lines = np.arange(2, len(raw) + 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import unicodedata
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from cxr_mmdet.annotations.split import check_val_ratio, order_of_groups, split_groups
 from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.labels import strip_comment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -104,8 +107,8 @@ def listed_split(image_ids: Collection[str], path: Path) -> tuple[frozenset[str]
 
     Args:
         image_ids: all images.
-        path: one image id a line; a header ``image_id``, what stands behind a comma, blank lines and ``#`` comments
-            are skipped.
+        path: one image id a line, or the first column of a CSV table; a header ``image_id``, blank lines and ``#``
+            comments are skipped. A line that is an image's id is taken whole, commas and ``#`` too.
 
     Raises:
         UsageError: the file cannot be read, or lists none of the images, or all.
@@ -114,13 +117,22 @@ def listed_split(image_ids: Collection[str], path: Path) -> tuple[frozenset[str]
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--val-list {path}: cannot be read ({error}); expected one image id a line.") from None
-    names = [line.split("#", 1)[0].split(",", 1)[0].strip().strip('"') for line in lines]
-    listed = dict.fromkeys(name for name in names if name not in ("", "image_id"))
+    by_form = {unicodedata.normalize("NFC", image_id): image_id for image_id in image_ids}
+    listed = dict.fromkeys(name for line in lines if (name := _listed_name(line, by_form)) not in ("", "image_id"))
     val = frozenset(name for name in listed if name in image_ids)
     if not val or len(val) == len(image_ids):
         which = "none" if not val else "all"
         raise UsageError(f"--val-list {path}: names {which} of {len(image_ids)} images; expected those to validate on.")
     return val, [name for name in listed if name not in val]
+
+
+def _listed_name(line: str, by_form: Mapping[str, str]) -> str:
+    """Return the image that a line of a list names, else the name that it seems to hold."""
+    line = unicodedata.normalize("NFC", line.strip())
+    uncommented = strip_comment(line)
+    cells = [(next(csv.reader([text]), None) or [""])[0].strip() for text in (line, uncommented)]
+    candidates = [line, uncommented, *cells]
+    return next((by_form[name] for name in candidates if name in by_form), candidates[-1])
 
 
 def reader_split(

@@ -67,14 +67,16 @@ def read_source(path: Path, *, group_column: str | None = None) -> ReadersTable:
         TableError: the table, or the image-level labels, cannot be read or contradict themselves.
         DatasetError: a ``.json`` file is not COCO.
     """
+    notes: list[str] = []
     if path.suffix == ".json":
-        return _noted(ReadersTable(path, read_coco_table(path, group_column=group_column), unit="annotation"))
-    rows = read_table(path, group_column=group_column)
+        rows = read_coco_table(path, group_column=group_column, notes=notes)
+        return _noted(ReadersTable(path, rows, unit="annotation", notes=tuple(notes)))
+    rows = read_table(path, group_column=group_column, notes=notes)
     labels_path = path.with_name(path.name.replace("annotations_", "image_labels_", 1))
     if labels_path == path or not labels_path.is_file():
-        return _noted(ReadersTable(path, rows))
+        return _noted(ReadersTable(path, rows, notes=tuple(notes)))
     image_labels = read_image_labels(labels_path)
-    notes = disagreements_with_boxes(rows, image_labels)
+    notes += disagreements_with_boxes(rows, image_labels)
     rows, added = add_readings_without_boxes(rows, image_labels)
     if added:
         notes.insert(0, f"{added} readings stand in {labels_path.name} only: these readers drew no box.")

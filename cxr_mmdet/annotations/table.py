@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
-from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.labels import NO_FINDING, is_no_finding, spelling_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,17 +33,19 @@ NO_BOX = (0.0, 0.0, 1.0, 1.0)
 """What the competition writes in place of an empty box."""
 
 
-def read_table(path: str | Path, *, group_column: str | None = None) -> pd.DataFrame:
+def read_table(path: str | Path, *, group_column: str | None = None, notes: list[str] | None = None) -> pd.DataFrame:
     """Return the validated rows of a readers' table in VinBigData's format.
 
     Expected columns: image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max, in any order, further ones
     are ignored; comma-separated UTF-8 with or without byte order mark, LF or CRLF, plain or compressed as its suffix
     says. Without ``class_id`` the classes are numbered in alphabetical order; without ``rad_id`` one reader, R1, read
-    everything. Rows of "No finding" have an empty box or 0, 0, 1, 1.
+    everything. Rows of "No finding", also spelled "Normal", "no_finding" and the like, have an empty box or 0, 0, 1, 1.
+    Names of classes that differ in case or blanks alone are one class, under the most frequent of them.
 
     Args:
         path: the file.
         group_column: a further column that names each image's group, such as its patient; returned as ``group``.
+        notes: what a user should know of the table is appended.
 
     Returns:
         One row for each row of the file, in its order, with a fresh index: image_id, class_name, reader (str),
@@ -64,7 +66,7 @@ def read_table(path: str | Path, *, group_column: str | None = None) -> pd.DataF
     raw = raw[filled].reset_index(drop=True)
     if raw.empty:
         raise TableError(f"{path}: holds a header but no row; expected one row a box or 'No finding'.")
-    return check_rows(raw, Checker(path, lines[filled]), group_column=group_column)
+    return check_rows(raw, Checker(path, lines[filled], notes=notes), group_column=group_column)
 
 
 def check_rows(raw: pd.DataFrame, check: Checker, *, group_column: str | None = None) -> pd.DataFrame:
@@ -74,9 +76,11 @@ def check_rows(raw: pd.DataFrame, check: Checker, *, group_column: str | None = 
         TableError: a row is wrong, or contradicts another.
     """
     rows = _text(raw, check)
+    spelled = rows["class_name"]
+    rows["class_name"] = _one_spelling(spelled, check.notes)
     boxes = pd.DataFrame({column: _numbers(raw[column], check) for column in XYXY_COLUMNS})
-    rows["class_id"] = _class_ids(raw, rows["class_name"], check)
-    boxes = _empty_no_finding(rows, boxes, check)
+    rows["class_id"] = _class_ids(raw, rows["class_name"], spelled, check)
+    boxes = _empty_no_finding(rows, spelled, boxes, check)
     _check_boxes(rows, boxes, check)
     rows = pd.concat([rows, boxes], axis=1)
     rows["line"] = check.places
@@ -100,12 +104,16 @@ class Checker:
         path: the file.
         places: (N,) where each row stands in it.
         unit: what places count: lines, or the annotations of a COCO file.
+        notes: where to append what a user should know although nothing is refused.
     """
 
-    def __init__(self, path: Path, places: NDArray[np.int64], unit: str = "line") -> None:
+    def __init__(
+        self, path: Path, places: NDArray[np.int64], unit: str = "line", notes: list[str] | None = None
+    ) -> None:
         self.path = path
         self.places = places
         self.unit = unit
+        self.notes = [] if notes is None else notes
 
     def refuse(self, bad: pd.Series | NDArray[np.bool_], message: str | Callable[[int], str]) -> None:
         """Raise when any row is bad; ``message`` says what is wrong, a function says it of the row at a position."""
@@ -196,7 +204,20 @@ def _numbers(column: pd.Series, check: Checker) -> pd.Series:
     return numbers
 
 
-def _class_ids(raw: pd.DataFrame, names: pd.Series, check: Checker) -> pd.Series:
+def _one_spelling(names: pd.Series, notes: list[str]) -> pd.Series:
+    """Return the names with those that mean the same spelled alike, and note which did not."""
+    counts = sorted(names.value_counts().items(), key=lambda pair: (-pair[1], str(pair[0])))
+    chosen: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    for name, count in counts:
+        spelling = NO_FINDING if is_no_finding(str(name)) else chosen.setdefault(spelling_key(str(name)), str(name))
+        if spelling != name:
+            renamed[str(name)] = spelling
+            notes.append(f"{count} rows of class {name!r} are taken as {spelling!r}.")
+    return names.replace(renamed) if renamed else names
+
+
+def _class_ids(raw: pd.DataFrame, names: pd.Series, spelled: pd.Series, check: Checker) -> pd.Series:
     if "class_id" not in raw:
         order = [*sorted(set(names) - {NO_FINDING}), NO_FINDING]
         return names.map({name: number for number, name in enumerate(order)}).astype(np.int64)
@@ -206,6 +227,9 @@ def _class_ids(raw: pd.DataFrame, names: pd.Series, check: Checker) -> pd.Series
         lambda i: f"class_id is {raw['class_id'][i]}, expected a whole number from 0.",
     )
     ids = numbers.astype(np.int64)
+    # Another spelling of a class may have come with another id.
+    first = ids.groupby([names, spelled != names]).first().groupby(level=0).first()
+    ids = ids.mask(spelled != names, names.map(first))
     _check_class_ids(names, ids, check)
     return ids
 
@@ -229,12 +253,12 @@ def _check_class_ids(names: pd.Series, ids: pd.Series, check: Checker) -> None:
     )
 
 
-def _empty_no_finding(rows: pd.DataFrame, boxes: pd.DataFrame, check: Checker) -> pd.DataFrame:
+def _empty_no_finding(rows: pd.DataFrame, spelled: pd.Series, boxes: pd.DataFrame, check: Checker) -> pd.DataFrame:
     normal = rows["class_name"] == NO_FINDING
     placeholder = (boxes.to_numpy() == NO_BOX).all(axis=1)
     check.refuse(
         normal & boxes.notna().any(axis=1) & ~placeholder,
-        lambda i: f"'{NO_FINDING}' has the box {_show(boxes, i)}, expected no box; name the finding or empty the box.",
+        lambda i: f"'{spelled[i]}' has the box {_show(boxes, i)}, expected no box; name the finding or empty the box.",
     )
     return boxes.mask(normal)
 

@@ -17,6 +17,7 @@ from cxr_mmdet.annotations.relabel import merge_classes, unknown_classes
 from cxr_mmdet.annotations.table import READER_COLUMN
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.files import atomic_path
+from cxr_mmdet.labels import spelling_key
 from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
 from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_label_set
@@ -219,6 +220,9 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
         # A label that is missing altogether shows as one without boxes, below.
         if close or any(name in classes for classes in label_set.merged.values()):
             notes.append(f"the table has no class {name!r}" + (f"; did you mean {close!r}?" if close else "."))
+    for label, classes in label_set.merged.items():
+        if label not in classes and any(spelling_key(name) == spelling_key(label) for name in classes):
+            notes.append(f"the table's class {', '.join(map(repr, classes))} is taken as {label!r}.")
     left_out = each.boxes.loc[~each.boxes["class_name"].isin(label_set.labels), "class_name"]
     if len(left_out):
         names = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.value_counts().items()))

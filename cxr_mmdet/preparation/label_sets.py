@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.table import class_names
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map
+from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map, spelling_key
 from cxr_mmdet.preparation.counts import SplitCounts, count_split
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequen
     in_table = class_names(rows)
     label_sets = []
     for spec in specs:
-        label_map = resolve_label_map(spec, in_table)
+        label_map = _as_in_table(resolve_label_map(spec, in_table), in_table)
         labels = tuple(label_map)
         if not any(name in in_table for classes in label_map.values() for name in classes):
             raise UsageError(
@@ -89,6 +89,16 @@ def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequen
     if unknown:
         raise UsageError(f"--minority {unknown[0]}: no label set holds this class; expected one of its class names.")
     return tuple(label_sets)
+
+
+def _as_in_table(label_map: Mapping[str, tuple[str, ...]], in_table: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the labels with their classes as the table spells them, where it differs in case or blanks alone."""
+    named = {name for classes in label_map.values() for name in classes}
+    spelled = {spelling_key(name): name for name in in_table if name not in named}
+    return {
+        label: tuple(name if name in in_table else spelled.get(spelling_key(name), name) for name in classes)
+        for label, classes in label_map.items()
+    }
 
 
 def build_splits(

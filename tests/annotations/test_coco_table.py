@@ -106,3 +106,24 @@ def test_what_is_no_coco_file_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(DatasetError, match="expected a COCO object"):
         read_coco_table(tmp_path / "x.json")
+
+
+def test_categories_that_mean_the_same_are_one_class_and_normal_is_none(coco):
+    categories = [{"id": number, "name": name} for number, name in enumerate(("ild", "Normal", "ILD"))]
+    boxes = [
+        {"image_id": 10, "category_id": 0, "bbox": [0, 0, 5, 5]},
+        {"image_id": 20, "category_id": 1, "bbox": [0, 0, 1, 1]},
+        {"image_id": 30, "category_id": 2, "bbox": [0, 0, 5, 5]},
+        {"image_id": 40, "category_id": 2, "bbox": [0, 0, 5, 5]},
+    ]
+    notes: list[str] = []
+    rows = read_coco_table(coco([{"file_name": f"{name}.png"} for name in "abcde"], boxes, categories), notes=notes)
+    assert class_names(rows) == ("ILD",)
+    assert rows.set_index("image_id")["class_name"].to_dict() == {
+        "a": "ILD",
+        "b": "No finding",
+        "c": "ILD",
+        "d": "ILD",
+        "e": "No finding",
+    }
+    assert len(notes) == 2

@@ -101,6 +101,12 @@ def test_a_list_is_obeyed(tmp_path):
     assert listed_split({"a", "b", "c"}, path) == ({"a", "b"}, ["unknown"])
 
 
+def test_an_id_may_hold_a_comma_a_hash_and_accents(tmp_path):
+    images = {"a,1", "b#2", "c # 3", "Mu\u0308ller", "d", "e", "f"}
+    (tmp_path / "val.txt").write_text('a,1\nb#2\nc # 3\nM\u00fcller\n"d",why\ne # because\n', encoding="utf-8")
+    assert listed_split(images, tmp_path / "val.txt") == (images - {"f"}, [])
+
+
 @pytest.mark.parametrize(("text", "message"), [("x\n", "names none of 2"), ("a\nb\n", "names all of 2")])
 def test_a_list_that_divides_nothing_is_refused(tmp_path, text, message):
     (tmp_path / "val.txt").write_text(text)

@@ -210,3 +210,40 @@ def test_a_million_rows_are_read_with_their_lines(tmp_path):
     frame.to_csv(tmp_path / "big.csv", index=False)
     with pytest.raises(TableError, match=f"line {n + 1}: x_max -1 is not beyond"):
         read_table(tmp_path / "big.csv")
+
+
+@pytest.mark.parametrize("name", ["No Finding", "no_finding", "NO FINDINGS", "Normal", "none", "no-finding"])
+@pytest.mark.parametrize("box", [",,,", "0,0,1,1"])
+def test_no_finding_is_known_in_its_spellings_and_trains_no_class(table, name, box):
+    notes: list[str] = []
+    rows = read_table(table("a,ILD,5,R1,1,1,9,9", f"b,{name},0,R1,{box}", "c,No finding,14,R1,,,,"), notes=notes)
+    assert class_names(rows) == ("ILD",)
+    assert rows["class_name"].tolist() == ["ILD", "No finding", "No finding"]
+    assert rows["class_id"].tolist() == [5, 14, 14]
+    assert rows.loc[1:, XYXY_COLUMNS].isna().all(axis=None)
+    assert notes == [f"1 rows of class {name!r} are taken as 'No finding'."]
+
+
+def test_a_normal_image_with_a_box_is_refused_under_the_name_it_has(table):
+    with pytest.raises(TableError, match="line 2: 'Normal' has the box 1, 2, 3, 4, expected no box"):
+        read_table(table("a,Normal,0,R1,1,2,3,4"))
+
+
+def test_names_that_differ_in_case_or_blanks_alone_are_one_class(table):
+    notes: list[str] = []
+    lines = [
+        f"{name},{label},{number},R1,1,1,9,9"
+        for name, label, number in (
+            ("a", "Lung Opacity", 7),
+            ("b", "Lung Opacity", 7),
+            ("c", "lung  opacity", 3),
+            ("d", "LungOpacity", 7),
+        )
+    ]
+    rows = read_table(table(*lines), notes=notes)
+    assert class_names(rows) == ("Lung Opacity",)
+    assert set(rows["class_id"]) == {7}
+    assert notes == [
+        "1 rows of class 'LungOpacity' are taken as 'Lung Opacity'.",
+        "1 rows of class 'lung  opacity' are taken as 'Lung Opacity'.",
+    ]

@@ -402,6 +402,13 @@ def test_labels_that_do_not_fit_the_table_are_refused(src, out, tmp_path):
         build_dataset(src, out, BuildOptions(labels=("5",), minority=("Cardiomegali",)))
 
 
+def test_a_label_set_finds_its_classes_in_another_spelling():
+    rows = pd.DataFrame({"class_name": ["ILD", "nodule / mass"], "class_id": [5, 8]})
+    (five,) = choose_label_sets(("5",), rows, None)
+    assert five.labels == LABELS_5
+    assert five.merged == {"Nodule/Mass": ("nodule / mass",)}
+
+
 def test_a_class_without_boxes_is_noted(src, out):
     notes = build_dataset(src, out, OPTIONS).notes
     assert any(note.startswith("labels 5: no box of Aortic enlargement, Infiltration") for note in notes)
