@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; nothing is cleared there
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,6 +44,58 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_folder(prefix: str) -> Iterator[Path]:
+    """Yield a temporary folder that only this user reads and that goes when the block ends.
+
+    A process that is killed leaves its folder behind, but not the lock on it: the next call with this prefix removes
+    what nobody holds.
+    """
+    folder, lock = _lock_new_folder(prefix)
+    try:
+        _remove_abandoned(folder.parent, prefix)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock_new_folder(prefix: str) -> tuple[Path, int | None]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+        lock = _lock(folder)
+        # Between the two lines above another process may have taken the folder for an abandoned one.
+        if fcntl is None or (lock is not None and folder.exists()):
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
+        lock = _lock(folder)
+        if lock is not None:
+            if os.fstat(lock).st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a handle that locks a folder while it is open; None where another process has it."""
+    if fcntl is None:
+        return None
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if handle is not None:
+            os.close(handle)
+        return None
+    return handle
 
 
 def write_durably(path: str | os.PathLike[str], content: bytes) -> None:

@@ -2,10 +2,14 @@
 
 import os
 import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from cxr_mmdet.files import atomic_path, write_durably, write_json
+from cxr_mmdet.files import atomic_path, locked_folder, write_durably, write_json
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -83,3 +87,45 @@ def test_a_durable_file_and_its_name_are_both_synced(tmp_path, monkeypatch):
     )
     write_durably(tmp_path / "image.dcm", b"")
     assert [os.path.basename(path) for path in synced] == [".image.dcm.part", tmp_path.name]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cxr_mmdet.files import locked_folder
+with locked_folder("cxr-test-") as folder:
+    (folder / "patient.dcm").write_bytes(b"name")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_a_killed_process_folder_goes_at_the_next_start_and_a_living_ones_stays(tmp_path, monkeypatch):
+    def start():
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        process = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=environment)
+        return process, Path(process.stdout.readline().strip())
+
+    killed, left = start()
+    living, held = start()
+    try:
+        assert left.stat().st_mode & 0o777 == 0o700
+        killed.kill()
+        killed.wait()
+        elsewhere = tmp_path / "kept"
+        elsewhere.mkdir()
+        (tmp_path / "cxr-test-link").symlink_to(elsewhere)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert (left / "patient.dcm").exists()
+        with locked_folder("cxr-test-") as own:
+            assert not left.exists()
+            assert (held / "patient.dcm").exists()
+            assert elsewhere.exists()
+        assert not own.exists()
+        assert (held / "patient.dcm").exists()
+    finally:
+        living.kill()
+        living.wait()
+        killed.stdout.close()
+        living.stdout.close()

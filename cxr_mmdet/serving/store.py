@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,9 +195,13 @@ def _url(where: str | Path, *, must_exist: bool) -> str:
     if must_exist and not file.is_file():
         raise UsageError(f"{path}: holds no store; expected {FILE_NAME}, which tools/serve.py --store writes.")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives the files beside it, -wal and -shm, the permissions of this one.
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        for part in (file, *file.parent.glob(f"{file.name}-*")):
+            part.chmod(0o600)
     except OSError as error:
-        raise StoreError(f"{file.parent}: cannot be made ({error.strerror}).") from None
+        raise StoreError(f"{file}: cannot be made readable by its owner only ({error.strerror}).") from None
     return f"sqlite:///{file.resolve()}"
 
 

@@ -173,3 +173,23 @@ def test_postgresql():
         assert len(stored) == before + 1
         assert [(v.kind, v.class_name) for v in stored[-1].verdicts] == [("wrong_class", "Infiltration")]
         assert stored[-1].image == IMAGE
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_nobody_else_reads_a_store(tmp_path):
+    before = os.umask(0)
+    try:
+        folder = tmp_path / "new" / "store"
+        store = Store.open(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        add(store)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+        assert len(modes) == 3, "the database, its log and its index"
+        assert set(modes.values()) == {0o600}
+        store.close()
+        # One that an earlier version made.
+        (folder / "readings.sqlite").chmod(0o644)
+        Store.open(folder).close()
+        assert (folder / "readings.sqlite").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
