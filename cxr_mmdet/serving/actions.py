@@ -6,7 +6,6 @@ import html
 import re
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,9 +17,11 @@ from cxr_mmdet.serving.auth import user_in
 from cxr_mmdet.serving.cases import Case, Filter, Look
 from cxr_mmdet.serving.reading import Kind, ReadingError
 from cxr_mmdet.serving.rendering import MAX_ZOOM, visible_part
+from cxr_mmdet.serving.uploads import uploaded_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cxr_mmdet.serving.examples import Example
     from cxr_mmdet.serving.page import Parts
@@ -41,12 +42,14 @@ class Actions:
     Args:
         room: behind the page.
         examples: offered on it.
+        folder: that uploads come from.
     """
 
     parts: Parts
 
-    def __init__(self, room: ReadingRoom, examples: Sequence[Example]) -> None:
+    def __init__(self, room: ReadingRoom, examples: Sequence[Example], folder: Path) -> None:
         self._room = room
+        self._folder = folder
         self._examples = examples
         self._rendering = threading.Semaphore(MAX_RENDERS)
 
@@ -69,7 +72,7 @@ class Actions:
         """Predict what was uploaded."""
         try:
             cases, problems = self._room.open_files(
-                [Path(file) for file in files or []], self._filter(score, nms, classes)
+                [uploaded_file(file, self._folder) for file in files or []], self._filter(score, nms, classes)
             )
         except CxrError as error:
             return {self.parts.message: _message(str(error), error=True), self.parts.upload: None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -10,17 +9,23 @@ import gradio as gr
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.serving.cases import Filter
 from cxr_mmdet.serving.exports import describe
+from cxr_mmdet.serving.uploads import uploaded_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cxr_mmdet.serving.room import ReadingRoom
 
 
 def predict_files(
-    room: ReadingRoom, files: Sequence[str] | None, score_threshold: float | None, nms_iou: float | None
+    room: ReadingRoom,
+    folder: Path,
+    files: Sequence[str] | None,
+    score_threshold: float | None,
+    nms_iou: float | None,
 ) -> dict[str, Any]:
-    """Return the findings of uploaded files; those that are no radiograph stand under ``failures``.
+    """Return the findings of files in the folder of uploads; those that are no radiograph stand under ``failures``.
 
     Raises:
         gr.Error: the upload as a whole is refused, or a threshold makes no sense.
@@ -32,7 +37,7 @@ def predict_files(
         start.score if score_threshold is None else score_threshold, start.nms_iou if nms_iou is None else nms_iou
     )
     try:
-        cases, problems = room.open_files([Path(file) for file in files], shown)
+        cases, problems = room.open_files([uploaded_file(file, folder) for file in files], shown)
         described = [describe(case) for case in cases]
     except CxrError as error:
         raise gr.Error(str(error), print_exception=False) from None

@@ -16,6 +16,7 @@ from cxr_mmdet.serving.rendering import MAX_ZOOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from cxr_mmdet.serving.examples import Example
     from cxr_mmdet.serving.room import ReadingRoom
@@ -77,15 +78,16 @@ def page_style() -> dict[str, Any]:
     return {"theme": theme, "css": asset("page.css")}
 
 
-def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds: int) -> gr.Blocks:
+def build_page(room: ReadingRoom, examples: Sequence[Example], folder: Path, *, upload_seconds: int) -> gr.Blocks:
     """Return the page.
 
     Args:
         room: behind it.
         examples: to try it with.
+        folder: that uploads come from.
         upload_seconds: after which uploaded files are removed from the disk.
     """
-    actions = Actions(room, examples)
+    actions = Actions(room, examples, folder)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, upload_seconds)) as page:
         session = gr.State(actions.new_session(), time_to_live=_SESSION_S, delete_callback=actions.forget)
         gr.HTML(header_html(room))
@@ -114,7 +116,7 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], *, upload_seconds
         actions.parts = parts
         _wire(parts, actions, gallery, reset, buttons)
         page.load(actions.greet, None, [reader], api_visibility="private", show_progress="hidden", queue=False)
-        _add_api(room)
+        _add_api(room, folder)
     page.queue(default_concurrency_limit=4, max_size=256)
     return page
 
@@ -213,7 +215,7 @@ def _judging(actions: Actions, kind: Kind) -> Callable[..., Any]:
     return judge
 
 
-def _add_api(room: ReadingRoom) -> None:
+def _add_api(room: ReadingRoom, folder: Path) -> None:
     """Add the one end point for programs: files in, findings.json out, nothing held."""
     with gr.Column(visible=False):
         files = gr.File(file_count="multiple", label="files")
@@ -223,6 +225,6 @@ def _add_api(room: ReadingRoom) -> None:
         button = gr.Button("Predict")
 
     def predict(files: list[str], score_threshold: float, nms_iou: float) -> dict[str, Any]:
-        return predict_files(room, files, score_threshold, nms_iou)
+        return predict_files(room, folder, files, score_threshold, nms_iou)
 
     button.click(predict, [files, score, nms], [result], api_name="predict", concurrency_limit=2)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CxrError
+from cxr_mmdet.files import locked_folder
 from cxr_mmdet.serving.auth import BasicAuth
 from cxr_mmdet.serving.exports import Format, export
+from cxr_mmdet.serving.guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,12 +40,12 @@ _PRIVATE = ("/download/", "/gradio_api/")
 def private_uploads() -> Iterator[None]:
     """Let Gradio put uploads in a folder that ends with the block, and let it call nobody.
 
-    Gradio takes these from the environment only.
+    Gradio takes these from the environment only. Folders of servers that were killed go, too.
     """
     names = ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
     before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="cxr-uploads-", ignore_cleanup_errors=True) as folder:
-        os.environ |= dict(zip(names, (folder, "False", "1", "1"), strict=True))
+    with locked_folder("cxr-uploads-") as folder:
+        os.environ |= dict(zip(names, (str(folder), "False", "1", "1"), strict=True))
         try:
             yield
         finally:
@@ -74,20 +76,22 @@ def build_site(room: ReadingRoom, examples: list[Example], users: Mapping[str, s
         headers = {"content-disposition": f'attachment; filename="{file.name}"'}
         return Response(file.content, media_type=file.media_type, headers=headers)
 
-    page = build_page(room, examples, upload_seconds=UPLOADS_KEPT_S)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    page = build_page(room, examples, folder, upload_seconds=UPLOADS_KEPT_S)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         max_file_size=room.limits.total_bytes,
+        app_kwargs={"openapi_url": None},
         footer_links=FOOTER,
-        show_error=True,
+        show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
         **page_style(),
     )
-    site: App = _Headers(app)
-    return BasicAuth(site, users) if users else site
+    site: App = Guard(app, folder, upload_bytes=room.limits.total_bytes)
+    return _Headers(BasicAuth(site, users) if users else site)
 
 
 def serve(site: App, *, host: str, port: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.dicom.source import is_dicom
@@ -15,11 +16,13 @@ from cxr_mmdet.preparation.images import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _CHUNK = 1 << 20
 _HEAD = 132
 _ZIP = b"PK\x03\x04"
+
+NOT_UPLOADED = "a file of this request was not uploaded to this server; upload it first."
+"""The same whether such a file exists or not."""
 
 
 class UploadError(CxrError):
@@ -54,6 +57,28 @@ class Upload:
     def stem(self) -> str:
         """The name without suffix: the image id, where the file is named by it."""
         return PurePosixPath(self.name).stem
+
+
+def uploaded_file(path: object, folder: Path) -> Path:
+    """Return the resolved path of a file inside the folder of uploads, itself resolved.
+
+    The disk is not asked about any other place, so that neither the answer nor its time tells what exists there.
+
+    Raises:
+        UploadError: it is none; the message is always :data:`NOT_UPLOADED`.
+    """
+    if isinstance(path, str) and "\0" not in path and _inside(os.path.normpath(folder / path), folder):
+        try:
+            resolved = Path(path).resolve()
+            if _inside(resolved, folder) and resolved.is_file():
+                return resolved
+        except (OSError, RuntimeError):  # a name that is too long, a circle of links
+            pass
+    raise UploadError(NOT_UPLOADED)
+
+
+def _inside(path: str | Path, folder: Path) -> bool:
+    return folder in Path(path).parents
 
 
 def read_uploads(paths: Sequence[Path], limits: Limits) -> list[Upload]:
