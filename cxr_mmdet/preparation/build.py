@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.agreement import label_agreement
@@ -17,12 +18,13 @@ from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.failures import FAILURES_NAME, write_failures
 from cxr_mmdet.preparation.folder import IMAGES
 from cxr_mmdet.preparation.image_index import INDEX_NAME
-from cxr_mmdet.preparation.images import Failure, find_radiographs, image_notes, prepare_images
+from cxr_mmdet.preparation.images import Failure, find_radiographs, image_id_of, image_notes, prepare_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_inputs, describe_packages
 from cxr_mmdet.preparation.options import BuildOptions
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
+from cxr_mmdet.preparation.table_match import match_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +95,18 @@ def build_dataset(
     readers = read_source(table or find_table(src), group_column=options.group_column)
     label_sets = choose_label_sets(options.labels, readers.rows, options.minority)
     sources = find_radiographs(src)
-    readable, unmatched = _match(readers.rows, sources, readers.path, options)
+    found, readable, missing, unread = _match(readers.rows, sources, readers.path, options)
+    if not found:
+        write_failures(out / FAILURES_NAME, [*missing, *unread])
+        raise DatasetError(
+            f"{readers.path}: names none of the {len(sources)} radiographs in {next(iter(sources.values())).parent}; "
+            f"expected image_id to be the file's name without suffix, got {missing[0].image_id!r} in the table and "
+            f"{next(iter(sources))!r} there; {out / FAILURES_NAME} lists all."
+        )
+    respelled = [name for name, image_id in found.items() if name != image_id]
+    readers = replace(
+        readers, rows=readers.rows.assign(image_id=readers.rows["image_id"].map(lambda name: found.get(name, name)))
+    )
 
     # An interrupted or failed build must not look finished, nor show an earlier one's page.
     (out / MANIFEST_NAME).unlink(missing_ok=True)
@@ -109,13 +122,26 @@ def build_dataset(
     )
     if not prepared.images:
         raise DatasetError(f"none of {len(readable)} radiographs could be read; {prepared.failures[0].reason}")
-    failures = tuple(sorted([*unmatched, *prepared.failures], key=lambda failure: failure.image_id))
+    failures = tuple(sorted([*missing, *unread, *prepared.failures], key=lambda failure: failure.image_id))
+    # Before anything that may be refused because of them.
+    write_failures(out / FAILURES_NAME, failures)
     rows, clipped = _rows_of(readers, prepared.images, options, key)
     _remove_stale(out, {image.path.name for image in prepared.images})
-    annotated = annotate(out, rows, prepared.images, label_sets, options, jobs=jobs)
+    try:
+        annotated = annotate(out, rows, prepared.images, label_sets, options, jobs=jobs)
+    except DatasetError as error:
+        if not missing:
+            raise
+        lost = _describe_missing(missing, readers.rows, readers.path, out)
+        raise DatasetError(f"{lost}. With what is left: {error}") from None
 
-    write_failures(out / FAILURES_NAME, failures)
     notes = [*readers.notes, *image_notes(prepared.images)]
+    if respelled:
+        notes.insert(
+            0,
+            f"{len(respelled)} images are spelled otherwise in {readers.path.name} than their files (accents or "
+            f"suffix), such as {respelled[0]!r} for {found[respelled[0]]!r}.",
+        )
     if clipped:
         notes.insert(0, f"{clipped} readers' boxes reached beyond their picture and were clipped.")
     manifest = {
@@ -152,26 +178,38 @@ def _check_out(out: Path, *, force: bool) -> None:
 
 def _match(
     rows: pd.DataFrame, sources: Mapping[str, Path], table: Path, options: BuildOptions
-) -> tuple[dict[str, Path], list[Failure]]:
-    """Return the radiographs to prepare, and the rows without a file and files without a row as failures."""
-    in_table = set(rows["image_id"])
+) -> tuple[dict[str, str], dict[str, Path], list[Failure], list[Failure]]:
+    """Return the file's id of each id in the table, the radiographs to prepare, and what has no counterpart.
+
+    That is the images of the table without a file, and the files without a row.
+    """
+    found, without_file = match_ids(rows["image_id"], sources)
+    in_table = set(found.values())
     folder = next(iter(sources.values())).parent
     readable = {name: path for name, path in sources.items() if name in in_table or options.unread_as_normal}
-    if in_table.isdisjoint(sources):
-        raise DatasetError(
-            f"{table}: names none of the {len(sources)} radiographs in {folder}; expected image_id to be the file's "
-            f"name without suffix, got {rows['image_id'].iloc[0]!r} in the table and {next(iter(sources))!r} there."
-        )
-    missing = [
-        Failure(name, folder / name, f"{table} names image {name}, but {folder} holds no file of this name")
-        for name in sorted(in_table.difference(sources))
-    ]
+    elsewhere: dict[str, Path] = {}
+    if without_file:
+        below = (path for path in sorted(folder.rglob("*")) if path.parent != folder and path.is_file())
+        elsewhere = {unicodedata.normalize("NFC", image_id_of(path)): path for path in below}
+    missing = []
+    for name in without_file:
+        reason = f"{table} names image {name}, but {folder} holds no file of this name"
+        other = elsewhere.get(unicodedata.normalize("NFC", name))
+        missing.append(Failure(name, folder / name, reason + (f"; move {other} there" if other else "")))
     unread = [
         Failure(name, path, f"{path}: no row in {table.name}, so nobody read it; if it is normal, --unread-as-normal")
         for name, path in sources.items()
         if name not in readable
     ]
-    return readable, [*missing, *unread]
+    return found, readable, missing, unread
+
+
+def _describe_missing(missing: Sequence[Failure], rows: pd.DataFrame, table: Path, out: Path) -> str:
+    """Return that images of the table have no file: it is often why nothing else is as expected."""
+    return (
+        f"{len(missing)} of {rows['image_id'].nunique()} images in {table} have no radiograph, such as "
+        f"{missing[0].image_id!r} ({missing[0].reason}); {out / FAILURES_NAME} lists them"
+    )
 
 
 def _rows_of(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +13,10 @@ import numpy as np
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import DatasetError, TableError
-from cxr_mmdet.preparation.images import find_radiographs
+from cxr_mmdet.preparation.images import find_radiographs, image_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
@@ -46,6 +47,33 @@ class TableMatch:
         return not (self.problem or self.without_file or self.without_row or self.boxes_outside)
 
 
+def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Return the file's image id for each id of the table that has one, and the ids that have none, sorted.
+
+    An id that is no file's is compared again without regard to Unicode's two forms of accents (macOS names files in
+    the one, most tables are in the other) and to a suffix in the table; it must then mean one file that no other id
+    means.
+
+    Args:
+        named: the ids of the table.
+        sources: image id → file.
+    """
+    names = sorted(set(named))
+    found = {name: name for name in names if name in sources}
+    by_form: dict[str, list[str]] = defaultdict(list)
+    for image_id in sources:
+        if image_id not in found:
+            by_form[unicodedata.normalize("NFC", image_id)].append(image_id)
+    meant: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        form = unicodedata.normalize("NFC", name)
+        candidates = by_form.get(form) or by_form.get(image_id_of(Path(form))) or []
+        if name not in found and len(candidates) == 1:
+            meant[candidates[0]].append(name)
+    found |= {owners[0]: image_id for image_id, owners in meant.items() if len(owners) == 1}
+    return found, [name for name in names if name not in found]
+
+
 def match_table(src: Path, sizes_hw: Mapping[str, tuple[int, int]]) -> TableMatch | None:
     """Return how ``src/train.csv`` fits the radiographs in ``src/train`` or ``src``; None where there is no table.
 
@@ -61,12 +89,14 @@ def match_table(src: Path, sizes_hw: Mapping[str, tuple[int, int]]) -> TableMatc
         sources = find_radiographs(src)
     except (TableError, DatasetError) as error:
         return TableMatch(problem=str(error))
+    found, without_file = match_ids(rows["image_id"], sources)
+    rows = rows.assign(image_id=rows["image_id"].map(lambda name: found.get(name, name)))
     named = set(rows["image_id"])
     by_image = {image_id: path.relative_to(src).as_posix() for image_id, path in sources.items()}
     known = {image_id: sizes_hw[name] for image_id, name in by_image.items() if name in sizes_hw}
     return TableMatch(
         images=len(named),
-        without_file=tuple(sorted(named.difference(sources))),
+        without_file=tuple(without_file),
         without_row=tuple(image_id for image_id in sources if image_id not in named),
         boxes_outside=_boxes_outside(rows[rows["image_id"].isin(known)], known),
     )

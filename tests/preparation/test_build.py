@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 import zlib
 
 import cv2
@@ -299,9 +300,35 @@ def test_nothing_readable_is_refused(src, out):
 
 
 def test_a_table_of_other_images_is_refused(src, out):
-    write_table(src / "train.csv", table_rows({f"{name}.dicom": value for name, value in IMAGES.items()}))
-    with pytest.raises(DatasetError, match=re.escape("got 'image00.dicom' in the table and 'image00' there")):
+    write_table(src / "train.csv", table_rows({f"x{name}": value for name, value in IMAGES.items()}))
+    with pytest.raises(DatasetError, match=re.escape("got 'ximage00' in the table and 'image00' there")):
         build_dataset(src, out, OPTIONS)
+    assert len(pd.read_csv(out / "failures.csv")) == 40
+
+
+def test_ids_match_their_files_whatever_the_form_of_accents_and_with_a_suffix(src, out):
+    """macOS writes decomposed names; a table with composed ones matched nothing."""
+    os.rename(src / "train/image00.dicom", src / "train" / unicodedata.normalize("NFD", "Müller.dicom"))
+    other = {"image00": unicodedata.normalize("NFC", "Müller"), "image01": "image01.dicom"}
+    write_table(src / "train.csv", [(other.get(row[0], row[0]), *row[1:]) for row in table_rows(IMAGES)])
+    summary = build_dataset(src, out, OPTIONS)
+    assert not summary.failures
+    assert summary.notes[0].startswith("2 images are spelled otherwise in train.csv than their files")
+    images = {image["image_id"] for coco in both(out, "5") for image in coco["images"]}
+    assert images == {unicodedata.normalize("NFD", "Müller"), *IMAGES} - {"image00"}
+
+
+def test_what_matches_nothing_is_named_before_what_follows_from_it(src, out):
+    (src / "train/sub").mkdir()
+    for number in range(2, 20):
+        name = f"image{number:02}"
+        os.rename(src / f"train/{name}.dicom", src / f"train/sub/{name}.dicom")
+    with pytest.raises(DatasetError) as caught:
+        build_dataset(src, out, OPTIONS)
+    message = str(caught.value)
+    assert message.startswith(f"18 of 20 images in {src / 'train.csv'} have no radiograph, such as 'image02' (")
+    assert f"holds no file of this name; move {src / 'train/sub/image02.dicom'} there)" in message
+    assert len(pd.read_csv(out / "failures.csv")) == 18
 
 
 def test_without_a_table_nothing_is_built(src, out):

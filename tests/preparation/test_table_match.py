@@ -9,7 +9,7 @@ from conftest import write_radiograph
 
 from cxr_mmdet.preparation.survey import survey_folder
 from cxr_mmdet.preparation.survey_report import survey_lines
-from cxr_mmdet.preparation.table_match import TableMatch, match_table
+from cxr_mmdet.preparation.table_match import TableMatch, match_ids, match_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,3 +63,12 @@ def test_a_table_that_cannot_be_read_is_a_problem_not_the_end(src: Path) -> None
 def test_no_table(src: Path) -> None:
     assert match_table(src, SIZES) is None
     assert survey_folder(src).is_ready
+
+
+def test_an_id_that_could_mean_two_files_or_another_ids_file_has_none(tmp_path: Path) -> None:
+    sources = dict.fromkeys(["a", "b", "M\u00fc", "Mu\u0308"], tmp_path)
+    assert match_ids(["a", "a.png", "b.dcm", "c", "M\u00fc"], sources) == (
+        {"a": "a", "b.dcm": "b", "M\u00fc": "M\u00fc"},
+        ["a.png", "c"],
+    )
+    assert match_ids(["b.dcm", "b.png"], sources) == ({}, ["b.dcm", "b.png"])
