@@ -26,6 +26,11 @@ def text_of(dataset: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+def code_of(dataset: Dataset, keyword: str) -> str:
+    """Return a code string in capitals without blanks around it, as PS3.5 6.2 has it; empty where there is none."""
+    return text_of(dataset, keyword).upper()
+
+
 def numbers(dataset: Dataset, keyword: str) -> list[float]:
     """Return the finite numbers of an attribute; one that is absent, empty or no number gives none."""
     value = value_of(dataset, keyword)

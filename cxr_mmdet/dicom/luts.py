@@ -13,20 +13,34 @@ from cxr_mmdet.dicom.attributes import numbers, value_of
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_SURPLUS_BITS = 2
+
 
 @dataclass(frozen=True)
 class Lut:
-    """A look-up table of the file (PS3.3 C.11.1.1, C.11.2.1.1); ``first`` is the input that hits entry 0."""
+    """A look-up table of the file (PS3.3 C.11.1.1, C.11.2.1.1); ``first`` is the input that hits entry 0.
+
+    ``bits`` are those of white, ``stated_bits`` what the descriptor says.
+    """
 
     first: float
     entries: np.ndarray
     bits: int
+    stated_bits: int
+
+    @property
+    def overstates(self) -> bool:
+        """Whether the file states so many bits that the lightest entry would be a dark grey."""
+        return self.stated_bits > self.bits
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
         """Return the entry of each value; values beyond the table take its first or last entry."""
         first = self.first
-        if first > 0x7FFF and values.min() < 0:
-            first -= 0x10000  # an SS descriptor written as US
+        # Writers mix up SS and US in the descriptor (PS3.3 C.11.1.1.1).
+        if first > 0x7FFF and first > values.max() and values.min() < 0:
+            first -= 0x10000
+        elif first < 0 and values.min() >= 0 and first + 0x10000 <= values.max():
+            first += 0x10000
         place = np.clip(np.rint(values) - first, 0, len(self.entries) - 1)
         return self.entries[place.astype(np.int64)]
 
@@ -35,17 +49,26 @@ class Lut:
         return self.look_up(values) / (2**self.bits - 1)
 
 
-def read_lut(item: Dataset, dataset: Dataset) -> Lut | None:
-    """Return the table in a sequence item of ``dataset``, or None where descriptor or data are missing."""
-    descriptor = numbers(item, "LUTDescriptor")
-    entries = _lut_entries(value_of(item, "LUTData"), dataset, int(descriptor[0]) if descriptor else 0)
-    if len(descriptor) != 3 or entries is None:
+def read_lut(item: Dataset, dataset: Dataset, descriptor: str = "LUTDescriptor", data: str = "LUTData") -> Lut | None:
+    """Return the table in a sequence item of ``dataset``, or None where descriptor or data are missing.
+
+    Args:
+        item: holds the two attributes.
+        dataset: knows the byte order of the file.
+        descriptor: keyword of the number of entries, first input and bits.
+        data: keyword of the entries.
+    """
+    stated = numbers(item, descriptor)
+    entries = _lut_entries(value_of(item, data), dataset, int(stated[0]) if stated else 0)
+    if len(stated) != 3 or entries is None:
         return None
-    needed = max(1, math.ceil(math.log2(float(entries.max()) + 1)))
-    stated = int(descriptor[2])
-    # Some writers state fewer bits than their entries have; more would wrap around or clip.
-    bits = stated if 8 <= stated <= 16 and stated >= needed else max(needed, 8)
-    return Lut(descriptor[1], entries.astype(np.float64), bits)
+    needed = max(8, math.ceil(math.log2(float(entries.max()) + 1)))
+    bits = int(stated[2])
+    # Fewer bits than the entries have would wrap around or clip. With two bits more than they need, not one entry is
+    # lighter than a quarter of white: the writer gave the bits of the words, not of the entries.
+    if not 8 <= bits <= 16 or not needed <= bits < needed + _SURPLUS_BITS:
+        return Lut(stated[1], entries.astype(np.float64), needed, bits)
+    return Lut(stated[1], entries.astype(np.float64), bits, bits)
 
 
 def _lut_entries(data: Any, dataset: Dataset, stated_count: int) -> np.ndarray | None:

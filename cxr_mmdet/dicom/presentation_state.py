@@ -12,11 +12,11 @@ from pydicom import Dataset
 
 from cxr_mmdet import __version__
 from cxr_mmdet.dicom import codes
-from cxr_mmdet.dicom.attributes import items, numbers, text_of
+from cxr_mmdet.dicom.attributes import code_of, items, text_of
 from cxr_mmdet.dicom.derived import MANUFACTURER, Origin, derived_uid, fingerprint
-from cxr_mmdet.dicom.luts import read_lut
 from cxr_mmdet.dicom.radiograph import pixel_aspect
-from cxr_mmdet.dicom.windowing import is_inverted, own_view
+from cxr_mmdet.dicom.source import with_functional_groups
+from cxr_mmdet.dicom.windowing import is_inverted, modality_transformation, own_view
 from cxr_mmdet.drawing import class_style
 from cxr_mmdet.errors import DicomError
 
@@ -45,7 +45,7 @@ def build_presentation_state(
 ) -> Dataset:
     """Return the presentation state; see :func:`cxr_mmdet.dicom.report.presentation_state`."""
     origin = Origin.of(source, findings)
-    if not text_of(source, "PhotometricInterpretation").startswith("MONOCHROME"):
+    if not code_of(source, "PhotometricInterpretation").startswith("MONOCHROME"):
         raise DicomError("the radiograph is in colour, which a grayscale presentation state cannot refer to.")
     image = origin.evidence()
     image.SamplesPerPixel = 1
@@ -72,7 +72,7 @@ def build_presentation_state(
     state.PresentationCreationDate, state.PresentationCreationTime = state.ContentDate, state.ContentTime
     del state.ContentDate, state.ContentTime  # which presentation states do not have
     state.Laterality = None  # of type 2C: empty where it is not known
-    _add_transformations(state, source, window, invert=invert)
+    _add_transformations(state, with_functional_groups(source, 0), window, invert=invert)
     return state
 
 
@@ -148,17 +148,16 @@ def _add_transformations(state: Dataset, source: Dataset, window: Window | None,
 
 
 def _add_modality(state: Dataset, source: Dataset) -> None:
-    for item in items(source, "ModalityLUTSequence")[:1]:
-        lut = read_lut(item, source)
-        if lut is not None:
-            table = _table(lut)
-            table.ModalityLUTType = text_of(item, "ModalityLUTType") or "US"
-            state.ModalityLUTSequence = [table]
+    transformation = modality_transformation(source, [])
+    if isinstance(transformation, tuple):
+        slope, intercept = transformation
+        if (slope, intercept) != (1.0, 0.0) or text_of(source, "RescaleType"):
+            state.RescaleSlope, state.RescaleIntercept = _decimal(slope), _decimal(intercept)
+            state.RescaleType = text_of(source, "RescaleType") or "US"
         return
-    slope, intercept = numbers(source, "RescaleSlope"), numbers(source, "RescaleIntercept")
-    if slope and intercept and slope[0] != 0:
-        state.RescaleSlope, state.RescaleIntercept = _decimal(slope[0]), _decimal(intercept[0])
-        state.RescaleType = text_of(source, "RescaleType") or "US"
+    table = _table(transformation)
+    table.ModalityLUTType = text_of(items(source, "ModalityLUTSequence")[0], "ModalityLUTType") or "US"
+    state.ModalityLUTSequence = [table]
 
 
 def _add_window(item: Dataset, function: str, center: float, width: float) -> None:

@@ -11,12 +11,21 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import apply_color_lut
 
-from cxr_mmdet.dicom.attributes import frame_count, numbers, one_line, text_of
-from cxr_mmdet.dicom.codecs import decode_frame
+from cxr_mmdet.dicom.attributes import code_of, frame_count, numbers, one_line, text_of
+from cxr_mmdet.dicom.codecs import decode_frame, syntax_name
+from cxr_mmdet.dicom.luts import read_lut
 from cxr_mmdet.dicom.pictures import picture_format, read_picture
 from cxr_mmdet.dicom.reduced import decode_reduced, halvings
-from cxr_mmdet.dicom.source import MAX_PIXELS, is_dicom, parse_dataset, picture_dataset, read_bytes, transfer_syntax
-from cxr_mmdet.dicom.windowing import Rendering, render_by_percentiles, render_grey
+from cxr_mmdet.dicom.source import (
+    MAX_PIXELS,
+    is_dicom,
+    parse_dataset,
+    picture_dataset,
+    read_bytes,
+    transfer_syntax,
+    with_functional_groups,
+)
+from cxr_mmdet.dicom.windowing import Rendering, look_up, render_by_percentiles, render_grey, tabulate
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
@@ -26,6 +35,9 @@ SQUARE_TOLERANCE = 0.01
 """Spacings that differ by less come from rounding or calibration."""
 
 MAX_ASPECT = 5.0
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+"""ITU-R BT.601."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +125,18 @@ def _read_dataset(
     max_pixels: int,
     min_short_edge: int | None,
 ) -> Radiograph:
-    dataset = picture_dataset(dataset, name, max_pixels=max_pixels)
-    syntax = transfer_syntax(dataset)
     warnings: list[str] = []
+    dataset = picture_dataset(dataset, name, max_pixels=max_pixels, warnings=warnings)
+    syntax = transfer_syntax(dataset)
+    index = _frame_index(dataset, frame, name)
+    dataset = with_functional_groups(dataset, index)
     aspect = pixel_aspect(dataset, warnings)
     size_hw = (int(dataset.Rows), int(dataset.Columns))
     times = halvings(size_hw, min_short_edge) if min_short_edge and aspect == 1 else 0
-    index = _frame_index(dataset, frame, name)
     try:
         reduced = decode_reduced(dataset, syntax, index, times)
         stored, photometric = (
-            decode_frame(dataset, syntax, index)
+            decode_frame(dataset, syntax, index, warnings)
             if reduced is None
             else (reduced, str(dataset.PhotometricInterpretation))
         )
@@ -137,9 +150,9 @@ def _read_dataset(
         pixel_aspect=aspect,
         photometric=str(dataset.PhotometricInterpretation),
         windowing=rendering.how,
-        transfer_syntax=syntax.name,
+        transfer_syntax=syntax_name(syntax),
         warnings=(*rendering.warnings, *warnings),
-        burned_in_annotation={"YES": True, "NO": False}.get(text_of(dataset, "BurnedInAnnotation").upper()),
+        burned_in_annotation={"YES": True, "NO": False}.get(code_of(dataset, "BurnedInAnnotation")),
         patient_id=text_of(dataset, "PatientID") or None,
     )
 
@@ -172,20 +185,36 @@ def _render(stored: np.ndarray, photometric: str, dataset: Dataset, window: int 
 
 
 def _render_palette(stored: np.ndarray, dataset: Dataset, bits: int) -> Rendering:
-    try:
-        colours = apply_color_lut(stored, dataset)
-    # A palette that is missing, short or of odd types fails anywhere inside pydicom.
-    except Exception as error:
-        raise ValueError(f"its colour palette is unusable ({one_line(str(error))})") from None
-    grey = _luminance(colours[..., :3])
-    return Rendering(_to_bits(grey, colours.dtype.itemsize * 8, bits), "palette", ())
+    """Return the luma of a palette's colours, worked out for each value that can occur (PS3.3 C.7.9)."""
+    table = tabulate(stored, None, [])
+    warnings: tuple[str, ...] = ()
+    colours = ("Red", "Green", "Blue")
+    found = [
+        read_lut(dataset, dataset, f"{colour}PaletteColorLookupTableDescriptor", f"{colour}PaletteColorLookupTableData")
+        for colour in colours
+    ]
+    luts = [lut for lut in found if lut is not None]
+    if len(luts) == len(colours):
+        rgb = np.stack([lut.look_up(table.values) for lut in luts], axis=-1)
+        depth = max(lut.bits for lut in luts)
+        if all(lut.overstates for lut in luts):
+            warnings = (f"the palette states {luts[0].stated_bits} bits, its entries need {depth}, which were used",)
+    else:
+        try:
+            segmented = apply_color_lut(table.values.astype(np.int64), dataset)
+        # A palette that is missing, short or of odd types fails anywhere inside pydicom.
+        except Exception as error:
+            raise ValueError(f"its colour palette is unusable ({one_line(str(error))})") from None
+        rgb, depth = segmented[..., :3].astype(np.float64), segmented.dtype.itemsize * 8
+    levels = _to_bits(rgb @ _LUMA, depth, bits)
+    return Rendering(look_up(levels, table.index), "palette", warnings)
 
 
 def _luminance(rgb: np.ndarray) -> np.ndarray:
     """Return the ITU-R BT.601 luma of (H, W, 3) RGB."""
     if rgb.dtype in (np.uint8, np.uint16):
         return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    return rgb @ np.array([0.299, 0.587, 0.114])
+    return rgb @ _LUMA
 
 
 def _to_bits(grey: np.ndarray, have: int, want: int) -> np.ndarray:

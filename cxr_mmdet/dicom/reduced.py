@@ -15,7 +15,7 @@ from pydicom import uid
 from pydicom.encaps import get_frame
 
 from cxr_mmdet.dicom.attributes import frame_count
-from cxr_mmdet.dicom.codestream import read_codestream
+from cxr_mmdet.dicom.codestream import Family, read_codestream, without_trailing_segments
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -44,8 +44,10 @@ def decode_reduced(dataset: Dataset, syntax: uid.UID, index: int, times: int) ->
     # pydicom's fragment parser raises struct.error, EOFError, IndexError... on damaged items.
     except Exception:
         return None
+    frame = without_trailing_segments(frame, stream)
     stated = ((dataset.Rows, dataset.Columns), 1, dataset.BitsStored, dataset.PixelRepresentation == 1)
-    if (stream.size_hw, stream.components, stream.precision, stream.is_signed) != stated:
+    found = (stream.size_hw, stream.components, stream.precision, stream.is_signed)
+    if stream.family is not Family.jpeg2000 or found != stated:
         return None
     for fewer in range(times, 0, -1):
         values = _decode(frame, fewer)

@@ -9,7 +9,15 @@ import numpy as np
 
 _HEADER = struct.Struct("<16I")
 _PADDING = 4
-"""Bytes that zeros behind a segment may unpack to; more than that means damage."""
+"""Bytes behind a segment, packed or unpacked, that are passed over; more than that means damage."""
+
+
+def begins_rle(frame: bytes) -> bool:
+    """Return whether ``frame`` begins with a header of RLE: up to 15 segments, the first right behind it."""
+    if len(frame) < _HEADER.size:
+        return False
+    count, first, *_ = _HEADER.unpack_from(frame)
+    return 1 <= count <= _HEADER.size // 4 - 1 and first == _HEADER.size
 
 
 def decode_rle(frame: bytes, size_hw: tuple[int, int], samples: int, bytes_per_sample: int) -> np.ndarray:
@@ -42,13 +50,17 @@ def _segments(frame: bytes, expected: int) -> list[bytes]:
 
 
 def _unpack(segment: bytes, length: int) -> np.ndarray:
-    try:
-        unpacked = imagecodecs.packbits_decode(segment)
-    except imagecodecs.ImcdError:
-        if segment[-1:] != b"\0":
-            raise ValueError("an RLE segment is damaged or cut off") from None
-        # A zero that pads the segment to even length looks like a run whose byte is missing.
-        return _unpack(segment[:-1], length)
+    # What pads a segment to even length looks like a run whose bytes are missing. The standard wants a zero, writers
+    # put anything there.
+    for padding in range(_PADDING + 1):
+        try:
+            unpacked = imagecodecs.packbits_decode(segment[: len(segment) - padding])
+            break
+        # The library's own error type has another name in each of its versions; all derive from RuntimeError.
+        except RuntimeError:
+            continue
+    else:
+        raise ValueError("an RLE segment is damaged or cut off")
     if not length <= len(unpacked) <= length + _PADDING:
         raise ValueError(f"an RLE segment holds {len(unpacked)} bytes instead of {length}")
     return np.frombuffer(unpacked, np.uint8, length)

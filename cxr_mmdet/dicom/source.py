@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 
 import pydicom
 from pydicom import DataElement, Dataset, uid
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_description, dictionary_VR
+from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_sequence
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from cxr_mmdet.dicom.attributes import numbers, one_line, text_of, value_of
+from cxr_mmdet.dicom.attributes import code_of, items, numbers, one_line, text_of, value_of
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from pydicom.dataelem import RawDataElement
 
 MAX_FILE_BYTES = 2 << 30
 """Of the file, and of what a deflated one unpacks to."""
@@ -26,7 +32,18 @@ MAX_PIXELS = 150_000_000
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
-_DEFAULTS = {
+_PREFIX_END = 132
+"""Where the file meta information begins (PS3.10 7.1)."""
+
+_UNDEFINED = 0xFFFFFFFF
+
+_FIRST_VRS = frozenset({b"UL", b"CS", b"UI", b"DA", b"TM", b"LO", b"SH"})
+_FIRST_LENGTH = 128
+
+_FRAME_SEQUENCES = ("FrameVOILUTSequence", "PixelValueTransformationSequence", "PixelMeasuresSequence")
+"""Functional groups that plain objects hold at their top (PS3.3 C.7.6.16.2)."""
+
+_DEFAULTS: dict[str, object] = {
     "SamplesPerPixel": 1,
     "PhotometricInterpretation": "MONOCHROME2",
     "PixelRepresentation": 0,
@@ -53,7 +70,26 @@ def read_bytes(path: Path) -> bytes:
 
 def is_dicom(content: bytes) -> bool:
     """Return whether ``content`` has the 128-byte preamble and prefix of a DICOM file (PS3.10 7.1)."""
-    return content[128:132] == b"DICM"
+    return content[128:_PREFIX_END] == b"DICM"
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Return whether a file that begins with ``head`` is DICOM, with or without preamble and prefix.
+
+    Without them it begins with a data element of group 2 or 8, explicit or implicit, of either byte order.
+    """
+    if is_dicom(head):
+        return True
+    for order in "<>":
+        try:
+            group, element, vr, _ = struct.unpack_from(f"{order}HH2sH", head)
+            (length,) = struct.unpack_from(f"{order}I", head, 4)
+        except struct.error:
+            return False
+        # The first element of a group is its length, a character set, a UID: short in all.
+        if group in (2, 8) and element < 0x100 and (vr in _FIRST_VRS or length <= _FIRST_LENGTH):
+            return True
+    return False
 
 
 def parse_dataset(content: bytes, name: str) -> Dataset:
@@ -65,9 +101,13 @@ def parse_dataset(content: bytes, name: str) -> Dataset:
     if not content:
         raise DicomError(f"{name}: the file is empty")
     if is_dicom(content):
-        _check_inflated_size(content, name)
+        try:
+            content = _from_inner_preamble(content)
+            _check_inflated_size(content, name)
+        except struct.error:
+            raise DicomError(f"{name}: damaged DICOM file, it ends inside the file meta information") from None
     try:
-        dataset = pydicom.dcmread(BytesIO(content), force=not is_dicom(content))
+        dataset = _inner_meta_applied(_read(content))
         known = any(keyword in dataset for keyword in ("SOPClassUID", "Rows", *PIXEL_KEYWORDS))
     except InvalidDicomError:
         raise DicomError(f"{name}: not a DICOM file, nor a PNG, JPEG or TIFF picture") from None
@@ -80,15 +120,104 @@ def parse_dataset(content: bytes, name: str) -> Dataset:
     return dataset
 
 
-def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS) -> Dataset:
+def _read(content: bytes) -> Dataset:
+    try:
+        return pydicom.dcmread(BytesIO(content), force=not is_dicom(content))
+    # pydicom looks for big-endian items in big-endian files, also where VR UN makes them little-endian.
+    except OSError:
+        if uid.ExplicitVRBigEndian.encode() not in content[: _meta_end(content)]:
+            raise
+        return pydicom.dcmread(BytesIO(_without_unknown_sequences(content)))
+
+
+def _without_unknown_sequences(content: bytes) -> bytes:
+    """Return a big-endian file without its sequences of VR UN, which are implicit little-endian (PS3.5 6.2.2 note 4).
+
+    They are private: nothing in them is needed to show the picture.
+    """
+    place = _meta_end(content)
+    kept = [content[:place]]
+    while place + 8 <= len(content):
+        vr, length = struct.unpack_from(">2sH", content, place + 4)
+        value = place + 8
+        if vr.decode("ascii", "replace") in EXPLICIT_VR_LENGTH_32:
+            (length,) = struct.unpack_from(">I", content, value)
+            value += 4
+        if length == _UNDEFINED and vr == b"UN":
+            stream = BytesIO(content)
+            stream.seek(value)
+            read_sequence(stream, is_implicit_VR=True, is_little_endian=True, bytelength=length, encoding="iso8859")
+            place = stream.tell()
+            continue
+        end = len(content) if length == _UNDEFINED else value + length
+        kept.append(content[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _meta_end(content: bytes) -> int:
+    """Return where the file meta information ends, element by element: pydicom does not heed the length it states.
+
+    Raises:
+        struct.error: the file ends inside it.
+    """
+    place = _PREFIX_END
+    while content[place : place + 2] == b"\2\0":
+        vr, length = struct.unpack_from("<2sH", content, place + 4)
+        place += 8
+        if not vr.isupper():  # implicit, against PS3.10 7.1
+            (length,) = struct.unpack_from("<I", content, place - 4)
+        elif vr.decode("ascii", "replace") in EXPLICIT_VR_LENGTH_32:
+            (length,) = struct.unpack_from("<I", content, place)
+            place += 4
+        place += length
+    return place
+
+
+def _from_inner_preamble(content: bytes) -> bytes:
+    """Return the file that begins where the file meta information of another one ends: some archives put theirs before.
+
+    The inner one tells how the dataset behind it is encoded.
+    """
+    start = _meta_end(content)
+    return content[start:] if is_dicom(content[start : start + _PREFIX_END]) else content
+
+
+def _inner_meta_applied(dataset: Dataset) -> Dataset:
+    """Return ``dataset`` with file meta information that stands among its elements moved to where it belongs.
+
+    The one nearer to the pixels tells how they are encoded.
+    """
+    inner = [tag for tag in dataset.keys() if tag.group == 2]  # noqa: SIM118 -- iterating over it gives elements
+    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
+    for tag in inner:
+        meta[tag] = dataset[tag]
+        del dataset[tag]
+    if inner:
+        dataset.file_meta = meta
+    return dataset
+
+
+def picture_dataset(
+    dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS, warnings: list[str] | None = None
+) -> Dataset:
     """Return ``dataset``, or a copy completed by defaults, once its header describes a picture that may be decoded.
+
+    Args:
+        dataset: as it was read.
+        name: how messages call it.
+        max_pixels: rows times columns beyond which it is refused.
+        warnings: is given a sentence about what had to be assumed.
 
     Raises:
         DicomError: no pixel data, no or an impossible size, or more pixels than ``max_pixels``.
     """
-    if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
+    pixel_keywords = [keyword for keyword in PIXEL_KEYWORDS if keyword in dataset]
+    if not pixel_keywords:
         raise DicomError(f"{name}: holds no picture, it is {_kind(dataset) or 'cut off or an unknown kind of object'}")
-    dataset = _completed(dataset)
+    if all(not value_of(dataset, keyword) for keyword in pixel_keywords):
+        raise DicomError(f"{name}: holds no picture, its {dictionary_description(pixel_keywords[0])} is empty")
+    dataset = _completed(dataset, [] if warnings is None else warnings)
     rows, columns = (_positive_int(dataset, keyword, name) for keyword in ("Rows", "Columns"))
     if rows * columns > max_pixels:
         raise DicomError(f"{name}: {columns} x {rows} pixels is beyond the limit of {max_pixels:,} pixels")
@@ -100,6 +229,17 @@ def picture_dataset(dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS
     if samples not in (1, 3):
         raise DicomError(f"{name}: has {samples} samples a pixel; a picture has 1 or 3")
     return dataset
+
+
+def with_functional_groups(dataset: Dataset, frame: int) -> Dataset:
+    """Return ``dataset`` with what an Enhanced object says of one frame, in the places where plain objects say it.
+
+    The groups of the frame go before those that all frames share (PS3.3 C.7.6.16).
+    """
+    shared = items(dataset, "SharedFunctionalGroupsSequence")[:1]
+    groups = shared + items(dataset, "PerFrameFunctionalGroupsSequence")[frame : frame + 1]
+    found = [item for group in groups for keyword in _FRAME_SEQUENCES for item in items(group, keyword)[:1]]
+    return _with_elements(dataset, [element for item in found for element in item.elements()]) if found else dataset
 
 
 def transfer_syntax(dataset: Dataset) -> uid.UID:
@@ -114,22 +254,34 @@ def transfer_syntax(dataset: Dataset) -> uid.UID:
     return uid.ExplicitVRLittleEndian if is_implicit is False else uid.ImplicitVRLittleEndian
 
 
-def _completed(dataset: Dataset) -> Dataset:
+def _completed(dataset: Dataset, warnings: list[str]) -> Dataset:
     """Return ``dataset`` with defaults for what is missing or unreadable; the caller's own stays as it is."""
     defaults = {**_DEFAULTS, "BitsStored": value_of(dataset, "BitsAllocated")}
+    if value_of(dataset, "SamplesPerPixel") == 3:
+        defaults["PlanarConfiguration"] = 0
     fixes = {keyword: value for keyword, value in defaults.items() if value_of(dataset, keyword) is None}
+    if "PlanarConfiguration" in fixes:
+        warnings.append("Planar Configuration is missing; the samples of a pixel were taken to stand together")
+    photometric = code_of(dataset, "PhotometricInterpretation")
+    if photometric and photometric != value_of(dataset, "PhotometricInterpretation"):
+        fixes["PhotometricInterpretation"] = photometric
     if "NumberOfFrames" in dataset and not dataset.get_item("NumberOfFrames").value:
         fixes["NumberOfFrames"] = 1
     if not fixes:
         return dataset
+    # Setting an attribute would first convert the unreadable value that it replaces.
+    return _with_elements(dataset, [DataElement(key, dictionary_VR(key), value) for key, value in fixes.items()])
+
+
+def _with_elements(dataset: Dataset, elements: Iterable[DataElement | RawDataElement]) -> Dataset:
+    """Return a copy of ``dataset`` in which ``elements`` replace its own."""
     completed = Dataset()  # copy.copy() and Dataset.copy() would share the elements
     completed.update(dataset)
     completed.set_original_encoding(*dataset.original_encoding)
     if hasattr(dataset, "file_meta"):
         completed.file_meta = dataset.file_meta
-    for keyword, value in fixes.items():
-        # Setting the attribute would first convert the unreadable value that it replaces.
-        completed[keyword] = DataElement(keyword, dictionary_VR(keyword), value)
+    for element in elements:
+        completed[element.tag] = element
     return completed
 
 
@@ -149,12 +301,8 @@ def _positive_int(dataset: Dataset, keyword: str, name: str) -> int:
 
 def _check_inflated_size(content: bytes, name: str) -> None:
     """Refuse a deflated dataset (PS3.5 A.5) that unpacks to more than any radiograph, before pydicom unpacks it."""
-    try:
-        (meta_length,) = struct.unpack_from("<I", content, 140)
-    except struct.error:
-        raise DicomError(f"{name}: damaged DICOM file, it ends inside the file meta information") from None
-    meta_end = 144 + meta_length
-    if uid.DeflatedExplicitVRLittleEndian.encode() not in content[132:meta_end]:
+    meta_end = _meta_end(content)
+    if uid.DeflatedExplicitVRLittleEndian.encode() not in content[_PREFIX_END:meta_end]:
         return
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     total, rest = 0, content[meta_end:]

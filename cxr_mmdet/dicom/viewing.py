@@ -10,7 +10,7 @@ import numpy as np
 from cxr_mmdet.dicom import windowing
 from cxr_mmdet.dicom.codecs import decode_frame
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import MAX_PIXELS, is_dicom, parse_dataset, picture_dataset, transfer_syntax
+from cxr_mmdet.dicom.source import MAX_PIXELS, parse_dataset, picture_dataset, transfer_syntax, with_functional_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,11 +89,14 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
     radiograph = read_radiograph(content, name=name, max_pixels=max_pixels)
     function = "LINEAR"
     own: Window | None = None
-    if is_dicom(content) and radiograph.is_grey:
+    if radiograph.is_grey:
         dataset = picture_dataset(parse_dataset(content, name), name, max_pixels=max_pixels)
+        dataset = with_functional_groups(dataset, 0)
         stored, _ = decode_frame(dataset, transfer_syntax(dataset), 0)
         ignored: list[str] = []
-        table = windowing.tabulate(stored, windowing.padding_range(dataset), ignored)
+        table = windowing.tabulate(
+            stored, windowing.padding_range(dataset, is_signed=stored.dtype.kind == "i"), ignored
+        )
         values = windowing.modality_values(table.values, dataset, ignored)
         inverted = windowing.is_inverted(dataset, ignored)
         view = windowing.own_view(dataset)

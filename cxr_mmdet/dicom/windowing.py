@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from pydicom import uid
 
-from cxr_mmdet.dicom.attributes import items, numbers, strings, text_of, value_of
+from cxr_mmdet.dicom.attributes import code_of, items, numbers, strings, text_of
 from cxr_mmdet.dicom.luts import read_lut
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ PERCENTILES = (0.5, 99.5)
 
 FLAT_SHARE = 8 / 255
 """A window that gives the bulk of the pixels fewer grey levels than this shows nothing; it is not used."""
+
+_ANGIOGRAPHY = frozenset(
+    {uid.XRayAngiographicImageStorage, uid.XRayRadiofluoroscopicImageStorage, "1.2.840.10008.5.1.4.1.1.12.3"}
+)
+"""XA, XRF and the retired biplane XA."""
 
 _TABLE_LIMIT = 1 << 22
 
@@ -96,7 +102,7 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
         ValueError: the file has views, but not the one asked for.
     """
     warnings: list[str] = []
-    table = tabulate(stored, padding_range(dataset), warnings)
+    table = tabulate(stored, padding_range(dataset, is_signed=stored.dtype.kind == "i"), warnings)
     values = modality_values(table.values, dataset, warnings)
     views = _views(dataset, warnings)
     view = _choose(views, window)
@@ -136,29 +142,33 @@ def is_inverted(dataset: Dataset, warnings: list[str]) -> bool:
     MONOCHROME1 says so (PS3.3 C.7.6.3.1.2), and so does Presentation LUT Shape INVERSE (C.11.6), which must accompany
     it in DX images: two names of one inversion, not two inversions.
     """
-    monochrome1 = text_of(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    shape = text_of(dataset, "PresentationLUTShape")
+    monochrome1 = code_of(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    shape = code_of(dataset, "PresentationLUTShape")
     if monochrome1 and shape == "IDENTITY":
         warnings.append("MONOCHROME1 contradicts Presentation LUT Shape IDENTITY; shown as MONOCHROME1")
     return monochrome1 or shape == "INVERSE"
 
 
-def padding_range(dataset: Dataset) -> tuple[float, float] | None:
-    """Return the first and last stored value that mean "nothing was measured here" (PS3.3 C.7.5.1.1.2), or None."""
+def padding_range(dataset: Dataset, *, is_signed: bool) -> tuple[float, float] | None:
+    """Return the first and last stored value that mean "nothing was measured here" (PS3.3 C.7.5.1.1.2), or None.
+
+    Args:
+        dataset: holds the attributes.
+        is_signed: whether the stored values are, whatever Pixel Representation says.
+    """
     first = numbers(dataset, "PixelPaddingValue")[:1]
     last = numbers(dataset, "PixelPaddingRangeLimit")[:1] or first
     if not first:
         return None
-    ends = [_as_stored(value, dataset) for value in (first[0], last[0])]
+    ends = [_as_stored(value, is_signed=is_signed) for value in (first[0], last[0])]
     return min(ends), max(ends)
 
 
-def _as_stored(value: float, dataset: Dataset) -> float:
-    """Return ``value`` with the sign that Pixel Representation gives it: writers mix up US and SS."""
-    signed = value_of(dataset, "PixelRepresentation") == 1
-    if signed and value > 0x7FFF:
+def _as_stored(value: float, *, is_signed: bool) -> float:
+    """Return ``value`` with the sign of the stored values: writers mix up US and SS."""
+    if is_signed and value > 0x7FFF:
         return value - 0x10000
-    if not signed and value < 0:
+    if not is_signed and value < 0:
         return value + 0x10000
     return value
 
@@ -225,18 +235,29 @@ def look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def modality_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> np.ndarray:
     """Apply the Modality LUT or the rescale slope and intercept (PS3.3 C.11.1)."""
+    transformation = modality_transformation(dataset, warnings)
+    if isinstance(transformation, tuple):
+        slope, intercept = transformation
+        return values * slope + intercept
+    return transformation.look_up(values)
+
+
+def modality_transformation(dataset: Dataset, warnings: list[str]) -> Lut | tuple[float, float]:
+    """Return the Modality LUT, or the rescale slope and intercept, that are applied for display."""
+    # There they lead from what is shown back to X-ray intensities (PS3.3 C.8.7.1.1.2); dcmtk leaves them out, too.
+    if text_of(dataset, "SOPClassUID") in _ANGIOGRAPHY:
+        return 1.0, 0.0
     for item in items(dataset, "ModalityLUTSequence")[:1]:
         lut = read_lut(item, dataset)
-        if lut is None:
-            warnings.append("the Modality LUT is unreadable and was left out")
-            return values
-        return lut.look_up(values)
+        if lut is not None:
+            return lut
+        warnings.append("the Modality LUT is unreadable and was left out")
     slope = numbers(dataset, "RescaleSlope")[:1] or [1.0]
     intercept = numbers(dataset, "RescaleIntercept")[:1] or [0.0]
     if slope[0] == 0:
         warnings.append("Rescale Slope 0 was left out")
-        return values
-    return values * slope[0] + intercept[0]
+        return 1.0, 0.0
+    return slope[0], intercept[0]
 
 
 def _views(dataset: Dataset, warnings: list[str]) -> list[View]:
@@ -252,6 +273,8 @@ def _lut_views(dataset: Dataset, warnings: list[str]) -> list[View]:
         if lut is None:
             warnings.append(f"{how} is unreadable and was left out")
             continue
+        if lut.overstates:
+            warnings.append(f"{how} states {lut.stated_bits} bits, its entries need {lut.bits}, which were used")
         views.append(View(how, text_of(item, "LUTExplanation"), lut.shade, lut=lut))
     return views
 
@@ -259,7 +282,7 @@ def _lut_views(dataset: Dataset, warnings: list[str]) -> list[View]:
 def _window_views(dataset: Dataset, warnings: list[str]) -> list[View]:
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     names = strings(dataset, "WindowCenterWidthExplanation")
-    function = text_of(dataset, "VOILUTFunction").upper() or "LINEAR"
+    function = code_of(dataset, "VOILUTFunction") or "LINEAR"
     if function not in _WINDOW_FUNCTIONS:
         warnings.append(f"VOI LUT Function {function!r} is unknown; LINEAR was used")
         function = "LINEAR"

@@ -13,12 +13,14 @@ import sys
 import time
 import traceback
 import warnings
+import zlib
 from collections import Counter
 from io import BytesIO
 
 import cv2
 import imagecodecs
 import numpy as np
+from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
@@ -29,6 +31,12 @@ from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import DicomError
 
 MAX_SECONDS = 5
+
+_STAND_INS = {
+    "1.2.840.10008.1.2.4.110": "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.112": "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.8.1": "1.2.840.10008.1.2.4.50",
+}
 MAX_PIXELS = 4_000_000
 
 SHIPPED = [
@@ -53,12 +61,30 @@ def small_files() -> dict[str, bytes]:
     """Undamaged files of every kind the reader knows, each a few kilobytes."""
     files = {name: _content(dcmread(get_testdata_file(name, download=False))) for name in SHIPPED}
     pixels = (np.add.outer(np.arange(40) * 50, np.arange(56) * 30) % 4096).astype(np.uint16)
+    grey = (pixels // 16).astype(np.uint8)
+    progressive = BytesIO()
+    Image.fromarray(grey).save(progressive, "JPEG", progressive=True)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     frames = {
+        "1.2.840.10008.1.2.4.55": progressive.getvalue(),
+        "1.2.840.10008.1.2.4.110": imagecodecs.jpegxl_encode(pixels, lossless=True, bitspersample=12),
+        "1.2.840.10008.1.2.4.112": imagecodecs.jpegxl_encode(pixels, lossless=True),
+        "1.2.840.10008.1.2.1.98": pixels.tobytes(),
+        "1.2.840.10008.1.2.8.1": deflate.compress(pixels.tobytes()) + deflate.flush(),
+        "1.2.840.113619.5.2": None,
         "1.2.840.10008.1.2.4.57": imagecodecs.ljpeg_encode(pixels, bitspersample=12),
         "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="J2K", reversible=True),
         "1.2.840.10008.1.2.4.201": imagecodecs.htj2k_encode(pixels, reversible=True),
     }
     files |= {syntax: _content(_dataset(pixels, syntax, frame)) for syntax, frame in frames.items()}
+    # A relative's codestream under a syntax of another, and a file behind the file meta information of another one.
+    files["relative"] = _content(_dataset(pixels, "1.2.840.10008.1.2.4.80", frames["1.2.840.10008.1.2.4.57"]))
+    plain = _content(_dataset(pixels, ExplicitVRLittleEndian, None))
+    files["file in a file"] = plain[: plain.index(b"\x08\0\x16\0")] + files["relative"]
+    packed = _dataset(pixels, ExplicitVRLittleEndian, None)
+    packed.BitsAllocated, packed.PixelData = 12, bytes(pixels.size * 3 // 2)
+    files["packed"] = _content(packed)
+    files["enhanced"] = _content(_enhanced(pixels))
     files["plain"] = _content(_dataset(pixels, ExplicitVRLittleEndian, None))
     palette = _dataset((pixels // 16).astype(np.uint8), ExplicitVRLittleEndian, None)
     palette.PhotometricInterpretation, palette.BitsAllocated, palette.BitsStored = "PALETTE COLOR", 8, 8
@@ -67,7 +93,6 @@ def small_files() -> dict[str, bytes]:
         setattr(palette, f"{colour}PaletteColorLookupTableData", np.arange(256, dtype=np.uint16).tobytes())
     files["palette"] = _content(palette)
     files["deflated"] = _content(_dataset(pixels, DeflatedExplicitVRLittleEndian, None))
-    grey = (pixels // 16).astype(np.uint8)
     for suffix, picture in ((".png", pixels * 16), (".png", grey), (".jpg", grey), (".tif", pixels)):
         files[f"{picture.dtype}{suffix}"] = cv2.imencode(suffix, picture)[1].tobytes()
     return files
@@ -127,10 +152,27 @@ def _dataset(pixels: np.ndarray, syntax: str, frame: bytes | None) -> Dataset:
     return dataset
 
 
+def _enhanced(pixels: np.ndarray) -> Dataset:
+    dataset = _dataset(pixels, ExplicitVRLittleEndian, None)
+    window, group = Dataset(), Dataset()
+    window.WindowCenter, window.WindowWidth = dataset.WindowCenter, dataset.WindowWidth
+    group.FrameVOILUTSequence = [window]
+    dataset.SharedFunctionalGroupsSequence = [group]
+    return dataset
+
+
 def _content(dataset: Dataset) -> bytes:
+    """Return the file; pydicom refuses to write syntaxes it does not know, so one as long stands in for them."""
     buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=hasattr(dataset, "file_meta"))
-    return buffer.getvalue()
+    syntax = dataset.file_meta.TransferSyntaxUID if hasattr(dataset, "file_meta") else ""
+    if syntax and syntax.is_private:
+        dataset.save_as(buffer, implicit_vr=True, little_endian=True, enforce_file_format=True)
+        return buffer.getvalue()
+    stand_in = _STAND_INS.get(syntax, syntax)
+    if syntax:
+        dataset.file_meta.TransferSyntaxUID = stand_in
+    dataset.save_as(buffer, enforce_file_format=bool(syntax))
+    return buffer.getvalue().replace(*(f"{each:\0<22}".encode() for each in (stand_in, syntax)), 1)
 
 
 def _place(data: bytearray, rng: random.Random) -> int:

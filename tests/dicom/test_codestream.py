@@ -6,7 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from cxr_mmdet.dicom.codestream import Codestream, read_codestream
+from cxr_mmdet.dicom.codestream import Codestream, Family, read_codestream
 
 PIXELS = (np.add.outer(np.arange(33) * 70, np.arange(47) * 20) % 4096).astype(np.uint16)
 FRAMES = {
@@ -17,13 +17,21 @@ FRAMES = {
     "JP2": imagecodecs.jpeg2k_encode(PIXELS, level=0, codecformat="JP2", reversible=True, bitspersample=12),
     "HTJ2K": imagecodecs.htj2k_encode(PIXELS, reversible=True),
 }
+FAMILIES = {
+    "JPEG lossless": Family.jpeg_lossless,
+    "JPEG 12 bit": Family.jpeg,
+    "JPEG-LS": Family.jpeg_ls,
+    "JPEG 2000": Family.jpeg2000,
+    "JP2": Family.jpeg2000,
+    "HTJ2K": Family.htj2k,
+}
 
 
 @pytest.mark.parametrize("kind", FRAMES)
 def test_size_and_end(kind: str) -> None:
     frame = bytes(FRAMES[kind])
     stream = read_codestream(frame)
-    assert stream == Codestream((33, 47), 1, stream.precision)
+    assert stream == Codestream(FAMILIES[kind], (33, 47), 1, stream.precision)
     assert stream.precision in (12, 16)
     assert read_codestream(frame + b"\0") == stream  # padded to even length
     for length in (len(frame) - 2, len(frame) // 2):

@@ -61,6 +61,8 @@ def opened(path: Path) -> Dataset:
 def expected_levels(dataset: Dataset, radiograph: Radiograph) -> np.ndarray:
     """What pydicom and numpy make of the file, 0 to 255."""
     if radiograph.windowing == "palette":
+        if not dataset.original_encoding[1]:
+            swap_palette(dataset)
         colours = apply_color_lut(dataset.pixel_array, dataset)[..., :3]
         return luma(colours) / np.iinfo(colours.dtype).max * 255
     if radiograph.windowing == "colour as stored":
@@ -68,6 +70,13 @@ def expected_levels(dataset: Dataset, radiograph: Radiograph) -> np.ndarray:
     if radiograph.windowing.startswith("percentiles"):
         return by_percentiles(dataset)
     return by_pydicom(dataset)
+
+
+def swap_palette(dataset: Dataset) -> None:
+    """Bring a big-endian palette into the byte order that pydicom takes for granted."""
+    for colour in ("Red", "Green", "Blue"):
+        element = dataset[f"{colour}PaletteColorLookupTableData"]
+        element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,15 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    RLELossless,
     generate_uid,
 )
 
-from cxr_mmdet.dicom.radiograph import read_radiograph
+from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
 from cxr_mmdet.errors import DicomError
 
 RAMP12 = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
@@ -289,3 +293,204 @@ def test_frames_that_cannot_be_counted_are_refused_but_an_empty_count_is_one() -
     assert read_radiograph(dataset).size_hw == (64, 64)
     with pytest.raises(DicomError, match="an impossible NumberOfFrames"):
         read_radiograph(get_testdata_file("badVR.dcm", download=False))
+
+
+WINDOWED = {"WindowCenter": 2048, "WindowWidth": 4096}
+
+
+def windowed(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    """PS3.3 C.11.2.1.2.1, in 8 bits."""
+    return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1) * 255
+
+
+def assert_shows(radiograph: Radiograph, levels: np.ndarray, *warnings: str) -> None:
+    assert np.abs(radiograph.pixels - levels).max() <= 0.5 + 1e-6
+    assert radiograph.warnings == warnings
+
+
+@pytest.mark.parametrize(("stated", "needed"), [(16, 12), (16, 8), (12, 8), (10, 8)])
+def test_a_lut_that_states_the_bits_of_its_words_is_shown_by_those_of_its_entries(stated: int, needed: int) -> None:
+    """Agfa's: descriptor 16, entries up to 4095, shown nearly black."""
+    entries = np.rint((2**needed - 1) * np.sqrt(np.arange(4096) / 4095)).astype(np.uint16)
+    dataset = make_dataset(RAMP12, VOILUTSequence=Sequence([lut_item(0, entries, stated)]))
+    warning = f"VOI LUT 1 of 1 states {stated} bits, its entries need {needed}, which were used"
+    assert_shows(read_radiograph(dataset), entries[RAMP12] / (2**needed - 1) * 255, warning)
+
+
+def test_a_lut_that_leaves_out_the_upper_half_is_dark_as_it_says() -> None:
+    lut = lut_item(0, np.arange(4096) // 2, 12)
+    assert_shows(read_radiograph(make_dataset(RAMP12, VOILUTSequence=Sequence([lut]))), RAMP12 // 2 / 4095 * 255)
+
+
+def test_values_below_the_high_bit() -> None:
+    shifted = make_dataset((RAMP12 << 4 | 5).astype(np.uint16), HighBit=15, **WINDOWED)
+    assert_shows(read_radiograph(shifted), windowed(RAMP12, 2048, 4096))
+    signed = (RAMP12.astype(np.int32) - 2048 << 3).astype(np.int16)
+    dataset = make_dataset(signed, HighBit=14, WindowCenter=0, WindowWidth=4096)
+    assert_shows(read_radiograph(dataset), windowed(RAMP12.astype(int) - 2048, 0, 4096))
+
+
+@pytest.mark.parametrize("sequence", [[Dataset()], [lut_item(0, np.array([]), 12)]])
+def test_a_modality_lut_without_entries_leaves_the_rescale(sequence: list[Dataset]) -> None:
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 1024, "WindowWidth": 4096}
+    dataset = make_dataset(RAMP12, ModalityLUTSequence=Sequence(sequence), **rescale)
+    warning = "the Modality LUT is unreadable and was left out"
+    assert_shows(read_radiograph(dataset), windowed(RAMP12.astype(int) - 1024, 1024, 4096), warning)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_has_the_files_byte_order_and_its_entries_bits(bits: int) -> None:
+    """pydicom reads big-endian palettes as little-endian ones: black."""
+    pixels = (RAMP12 // 16).astype(np.uint8)
+    for order in "<>":
+        dataset = make_dataset(pixels, bits_stored=8, photometric="PALETTE COLOR")
+        dataset.set_original_encoding(False, order == "<")
+        if order == ">":
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+            dataset["PixelData"].VR = "OB"
+        for colour in ("Red", "Green", "Blue"):
+            dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+            entries = (np.arange(256) << bits - 8).astype(f"{order}u2")
+            dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", entries.tobytes())
+        warning = "the palette states 16 bits, its entries need 8, which were used"
+        white = 255 if bits == 8 else 65535 / 256
+        levels = pixels * 255.0 / white
+        assert_shows(read_radiograph(dataset), levels, *([warning] if bits == 8 else []))
+
+
+def test_a_first_value_written_as_ss_for_unsigned_values() -> None:
+    pixels = RAMP12 + 61440
+    item = lut_item(0, RAMP12.ravel(), 12)
+    item.add_new("LUTDescriptor", "SS", [4096, -4096, 12])
+    dataset = make_dataset(pixels, bits_stored=16, VOILUTSequence=Sequence([item]))
+    assert_shows(read_radiograph(dataset), RAMP12 / 4095 * 255)
+
+
+def test_a_first_value_written_as_us_for_signed_values() -> None:
+    pixels = (RAMP12.astype(int) - 4096).astype(np.int16)
+    dataset = make_dataset(pixels, bits_stored=16, VOILUTSequence=Sequence([lut_item(61440, RAMP12.ravel(), 12)]))
+    assert_shows(read_radiograph(dataset), RAMP12 / 4095 * 255)
+
+
+@pytest.mark.parametrize("kind", ["12.1", "12.2", "12.3"])
+def test_angiography_is_shown_without_its_modality_lut(kind: str) -> None:
+    lut = lut_item(0, (np.arange(4096) ** 2 // 4096).astype(np.uint16), 12)
+    for attributes in ({"ModalityLUTSequence": Sequence([lut])}, {"RescaleSlope": 2, "RescaleIntercept": -100}):
+        dataset = make_dataset(RAMP12, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{kind}", **WINDOWED, **attributes)
+        assert_shows(read_radiograph(dataset), windowed(RAMP12, 2048, 4096))
+
+
+def functional_group(**sequences: dict[str, Any]) -> Dataset:
+    group = Dataset()
+    for keyword, attributes in sequences.items():
+        item = Dataset()
+        for each, value in attributes.items():
+            setattr(item, each, value)
+        setattr(group, keyword, Sequence([item]))
+    return group
+
+
+def test_functional_groups_of_enhanced_objects() -> None:
+    shared = functional_group(
+        FrameVOILUTSequence={"WindowCenter": 5, "WindowWidth": 10},
+        PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": -100, "RescaleType": "US"},
+        PixelMeasuresSequence={"PixelSpacing": [0.3, 0.3]},
+    )
+    frames = [functional_group(FrameVOILUTSequence={"WindowCenter": 1000 + k, "WindowWidth": 1500}) for k in range(2)]
+    two = make_dataset(np.stack([RAMP12, RAMP12]).reshape(128, 64), Rows=64, NumberOfFrames=2)
+    two.SharedFunctionalGroupsSequence = Sequence([shared])
+    two.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    for frame in (0, 1):
+        radiograph = read_radiograph(two, frame=frame)
+        assert_shows(radiograph, windowed(RAMP12.astype(int) * 2 - 100, 1000 + frame, 1500))
+        assert radiograph.pixel_spacing == (0.3, 0.3)
+    assert "WindowCenter" not in two
+    one = make_dataset(RAMP12, NumberOfFrames=1, SharedFunctionalGroupsSequence=Sequence([shared]))
+    assert_shows(read_radiograph(one), windowed(RAMP12.astype(int) * 2 - 100, 5, 10))
+
+
+@pytest.mark.parametrize("spelling", ["monochrome1", " MONOCHROME1", "Monochrome1 "])
+def test_code_strings_in_small_letters_and_between_blanks(spelling: str) -> None:
+    dataset = make_dataset(RAMP12, photometric=spelling, **WINDOWED)
+    radiograph = read_radiograph(dataset)
+    assert_shows(radiograph, 255 - windowed(RAMP12, 2048, 4096))
+    assert radiograph.photometric == "MONOCHROME1"
+    assert radiograph.is_grey
+    inverse = make_dataset(RAMP12, PresentationLUTShape="inverse", **WINDOWED)
+    assert_shows(read_radiograph(inverse), 255 - windowed(RAMP12, 2048, 4096))
+
+
+def test_colour_without_planar_configuration() -> None:
+    pixels = np.repeat((RAMP12 // 16).astype(np.uint8)[..., None], 3, axis=2)
+    dataset = make_dataset(pixels, bits_stored=8, photometric="RGB", SamplesPerPixel=3)
+    assert_shows(
+        read_radiograph(dataset),
+        pixels[..., 0],
+        "Planar Configuration is missing; the samples of a pixel were taken to stand together",
+    )
+
+
+def test_empty_pixel_data() -> None:
+    with pytest.raises(DicomError, match=r"the dataset: holds no picture, its Pixel Data is empty"):
+        read_radiograph(make_dataset(RAMP12, PixelData=b""))
+
+
+def content_of(dataset: Dataset) -> bytes:
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def meta_end(content: bytes) -> int:
+    return 144 + struct.unpack_from("<I", content, 140)[0]
+
+
+@pytest.mark.parametrize("how", ["file in a file", "meta after meta", "meta among the elements"])
+def test_a_second_file_meta_tells_the_encoding(how: str) -> None:
+    """An archive that puts its own file meta before what it received."""
+    plain = make_dataset(RAMP12, **WINDOWED)
+    outer = content_of(plain)
+    plain.compress(RLELossless)
+    inner = content_of(plain)
+    header = outer[: meta_end(outer)]
+    place = inner.index(b"\x28\x00\x02\x00US")
+    content = {
+        "file in a file": header + inner,
+        "meta after meta": header + inner[132:],
+        "meta among the elements": header
+        + inner[meta_end(inner) : place]
+        + inner[132 : meta_end(inner)]
+        + inner[place:],
+    }[how]
+    radiograph = read_radiograph(content)
+    assert_shows(radiograph, windowed(RAMP12, 2048, 4096))
+    assert radiograph.transfer_syntax == "RLE Lossless"
+
+
+def test_unknown_sequences_of_big_endian_files(tmp_path: Any) -> None:
+    """Little-endian whatever the file is (PS3.5 6.2.2): pydicom refuses the file with an OSError."""
+    dataset = make_dataset(RAMP12, **WINDOWED)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = RAMP12.astype(">u2").tobytes()
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    content = buffer.getvalue()
+    place = content.index(b"\0\x28\0\x02US")
+    inner = struct.pack("<HHI4s", 0x0011, 0x0010, 4, b"ABCD")
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner
+    sequence = (
+        struct.pack(">HH2s2xI", 0x0009, 0x1010, b"UN", 0xFFFFFFFF) + item + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    )
+    radiograph = read_radiograph(content[:place] + sequence + content[place:])
+    assert_shows(radiograph, windowed(RAMP12, 2048, 4096))
+
+
+def test_a_deflated_dataset_is_measured_whatever_length_its_file_meta_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset(np.zeros((640, 640), np.uint16))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    content = bytearray(content_of(dataset))
+    content[140:144] = bytes(4)
+    assert read_radiograph(bytes(content)).size_hw == (640, 640)
+    monkeypatch.setattr("cxr_mmdet.dicom.source.MAX_FILE_BYTES", 1 << 16)
+    with pytest.raises(DicomError, match="unpacks to more than"):
+        read_radiograph(bytes(content))
