@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.dicom.source import MAX_FILE_BYTES, is_dicom
+from cxr_mmdet.dicom.source import MAX_FILE_BYTES, looks_like_dicom
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.preparation.images import SUFFIXES
 
@@ -133,7 +133,7 @@ def _is_radiograph_in(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
     if name.suffix:
         return name.suffix.lower() in SUFFIXES
     with archive.open(info) as file:
-        return is_dicom(file.read(_HEAD))
+        return looks_like_dicom(file.read(_HEAD))
 
 
 def _is_archive(path: Path) -> bool:
@@ -146,7 +146,7 @@ def _looks_like_one(name: str, path: Path) -> bool:
         return suffix.lower() in SUFFIXES
     try:
         with path.open("rb") as file:
-            return is_dicom(file.read(_HEAD))
+            return looks_like_dicom(file.read(_HEAD))
     except OSError:
         return False
 

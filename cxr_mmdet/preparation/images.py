@@ -14,7 +14,7 @@ import pydicom
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import is_dicom, parse_dataset, read_bytes
+from cxr_mmdet.dicom.source import is_dicom, looks_like_dicom, parse_dataset, read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.image_index import INDEX_NAME, ImageIndex, PreparedImage, SourceState
@@ -105,7 +105,7 @@ def looks_like_a_radiograph(path: Path) -> bool:
     if path.suffix and not path.suffix[1:].isdigit():
         return False
     with path.open("rb") as file:
-        return is_dicom(file.read(132))
+        return looks_like_dicom(file.read(132))
 
 
 def prepare_images(

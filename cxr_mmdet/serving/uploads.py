@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.dicom.source import is_dicom
+from cxr_mmdet.dicom.source import looks_like_dicom
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.preparation.images import SUFFIXES
 
@@ -155,7 +155,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: 
     with archive.open(info) as file:
         # What the header says about the size is not believed: reading stops at the limit.
         content = file.read(_HEAD)
-        if not path.suffix and not is_dicom(content):
+        if not path.suffix and not looks_like_dicom(content):
             return None
         parts, size = [content], len(content)
         while chunk := file.read(_CHUNK):

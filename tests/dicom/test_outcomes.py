@@ -61,7 +61,7 @@ def opened(path: Path) -> Dataset:
 def expected_levels(dataset: Dataset, radiograph: Radiograph) -> np.ndarray:
     """What pydicom and numpy make of the file, 0 to 255."""
     if radiograph.windowing == "palette":
-        if not dataset.original_encoding[1]:
+        if not dataset.original_encoding[1] and "RedPaletteColorLookupTableData" in dataset:
             swap_palette(dataset)
         colours = apply_color_lut(dataset.pixel_array, dataset)[..., :3]
         return luma(colours) / np.iinfo(colours.dtype).max * 255

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.preparation.images import find_radiographs, prepare_images, shrink
+from cxr_mmdet.preparation.survey import survey_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,22 @@ def test_radiographs_are_found_in_train_or_in_the_folder_itself(folder: Path) ->
 def test_an_archives_files_without_suffix_are_known_by_their_content(tmp_path: Path) -> None:
     write_dicom(tmp_path / "IM000001")
     assert find_radiographs(tmp_path) == {"IM000001": tmp_path / "IM000001"}
+
+
+@pytest.mark.parametrize("encoding", [(True, True), (False, True), (False, False)])
+def test_files_without_prefix_and_suffix_too(tmp_path: Path, encoding: tuple[bool, bool]) -> None:
+    """Old scanners' files begin with their first element; doctor counted them as other files."""
+    implicit, little = encoding
+    write_dicom(tmp_path / "x.dcm")
+    dataset = dcmread(tmp_path / "x.dcm")
+    del dataset.file_meta
+    dcmwrite(tmp_path / "IM000001", dataset, implicit_vr=implicit, little_endian=little)
+    (tmp_path / "x.dcm").unlink()
+    (tmp_path / "README").write_text("not a picture either" * 20)
+    (tmp_path / "data").write_bytes(bytes(range(256)))
+    assert find_radiographs(tmp_path) == {"IM000001": tmp_path / "IM000001"}
+    survey = survey_folder(tmp_path)
+    assert (survey.readable, survey.other_files, survey.unreadable) == (1, 2, {})
 
 
 def test_nothing_found_and_two_of_a_name_are_errors(folder: Path, tmp_path: Path) -> None:
