@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, REQUIRED_COLUMNS, Checker, check_rows
+from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, REQUIRED_COLUMNS, SIZE_COLUMNS, Checker, check_rows
 from cxr_mmdet.boxes import xywh_to_xyxy
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.evaluation.results import read_ground_truth
@@ -23,6 +23,8 @@ READER_KEYS = (READER_COLUMN, "reader")
 
 def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[str] | None = None) -> pd.DataFrame:
     """Return the rows of :func:`cxr_mmdet.annotations.table.read_table`; ``line`` counts the annotations from 1.
+
+    Columns ``table_height`` and ``table_width`` hold the size of each image by its entry, NaN where that has none.
 
     An image is named by its ``image_id``, else by its ``file_name`` without folder and suffix. An annotation's reader
     is its ``rad_id`` or ``reader``; where none has either, one reader, R1, drew all. An image without an annotation by
@@ -64,7 +66,10 @@ def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[
     if group_column:
         raw["group"] = raw["image_id"].map(_groups(coco["images"], image_ids, group_column, path))
     check = Checker(path, raw["place"].to_numpy(), unit="annotation", notes=notes)
-    return check_rows(raw, check, group_column="group" if group_column else None)
+    rows = check_rows(raw, check, group_column="group" if group_column else None)
+    sizes_hw = {image_ids[image["id"]]: (image.get("height"), image.get("width")) for image in coco["images"]}
+    sizes = pd.DataFrame([sizes_hw[name] for name in rows["image_id"]], columns=SIZE_COLUMNS, index=rows.index)
+    return rows.assign(**sizes.apply(pd.to_numeric, errors="coerce"))
 
 
 def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:

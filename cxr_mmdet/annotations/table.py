@@ -27,6 +27,8 @@ ONE_READER = "R1"
 """Who read a table that names no reader."""
 ROW_COLUMNS = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]
 """The columns of validated rows; docs/annotations.md describes them."""
+SIZE_COLUMNS = ["table_height", "table_width"]
+"""Where the table says it: the size of the picture that the boxes were drawn on."""
 
 MISSING_NUMBERS = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 NO_BOX = (0.0, 0.0, 1.0, 1.0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cxr_mmdet.errors import DicomError
 
@@ -23,8 +24,22 @@ def _plain_mode(mode: str) -> str:
     return "L" if mode == "1" else "RGB"
 
 
-def read_picture(content: bytes, name: str, *, max_pixels: int) -> np.ndarray:
-    """Return (H, W) grey values as stored: uint8, or 16-bit integers, or float; colour becomes luminance.
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8 (CIPA DC-008 4.6.4 A); 1, as it is, where it is not stated or damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stated = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # The picture may be whole where its EXIF is not.
+    except Exception:
+        return 1
+    return stated if stated in range(1, 9) else 1
+
+
+def read_picture(content: bytes, name: str, *, max_pixels: int) -> tuple[np.ndarray, int]:
+    """Return (H, W) grey values, uint8, or 16-bit integers, or float, and the EXIF orientation they were stored with.
+
+    The values are turned upright, as viewers and annotation tools show the picture; colour becomes luminance.
 
     Pillow reads them because it refuses a truncated file, where OpenCV fills the rest with grey or black.
 
@@ -40,7 +55,9 @@ def read_picture(content: bytes, name: str, *, max_pixels: int) -> np.ndarray:
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
                 raise DicomError(f"{name}: holds {pages} pages; a radiograph is one picture")
-            values = np.asarray(image if image.mode in _GREY_MODES else image.convert(_plain_mode(image.mode)))
+            orientation = _orientation(image)
+            upright = image if orientation == 1 else ImageOps.exif_transpose(image)
+            values = np.asarray(upright if upright.mode in _GREY_MODES else upright.convert(_plain_mode(upright.mode)))
     except UnidentifiedImageError:
         raise DicomError(f"{name}: damaged {kind} picture, its header cannot be read") from None
     except DicomError:
@@ -48,4 +65,4 @@ def read_picture(content: bytes, name: str, *, max_pixels: int) -> np.ndarray:
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error... depending on where the damage is.
     except Exception as error:
         raise DicomError(f"{name}: damaged {kind} picture ({error})") from None
-    return cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) if values.ndim == 3 else values
+    return (cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) if values.ndim == 3 else values), orientation

@@ -56,6 +56,7 @@ class Radiograph:
         warnings: what was odd about the file, one sentence each.
         burned_in_annotation: whether the file says that text is burnt into the pixels; None when it says nothing.
         patient_id: Patient ID, None when absent or empty.
+        exif_orientation: what a picture was turned by to stand upright, 1 for none (CIPA DC-008 4.6.4 A).
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -68,6 +69,7 @@ class Radiograph:
     warnings: tuple[str, ...] = ()
     burned_in_annotation: bool | None = None
     patient_id: str | None = field(default=None, repr=False)
+    exif_orientation: int = 1
 
     @property
     def is_grey(self) -> bool:
@@ -158,7 +160,7 @@ def _read_dataset(
 
 
 def _read_picture(content: bytes, name: str, kind: str, bits: int, max_pixels: int) -> Radiograph:
-    values = read_picture(content, name, max_pixels=max_pixels)
+    values, orientation = read_picture(content, name, max_pixels=max_pixels)
     if values.dtype == np.uint8:
         rendering = Rendering(_to_bits(np.ascontiguousarray(values), 8, bits), "as stored", ())
     else:
@@ -172,7 +174,8 @@ def _read_picture(content: bytes, name: str, kind: str, bits: int, max_pixels: i
         photometric="grey",
         windowing=rendering.how,
         transfer_syntax=kind,
-        warnings=rendering.warnings,
+        warnings=(*rendering.warnings, *([f"turned upright by EXIF orientation {orientation}"] * (orientation != 1))),
+        exif_orientation=orientation,
     )
 
 

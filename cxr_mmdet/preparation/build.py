@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.agreement import label_agreement
 from cxr_mmdet.annotations.image_labels import label_names
-from cxr_mmdet.annotations.placement import keep_within_images
+from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
 from cxr_mmdet.annotations.sources import find_table, read_source
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import write_json
@@ -125,7 +125,7 @@ def build_dataset(
     failures = tuple(sorted([*missing, *unread, *prepared.failures], key=lambda failure: failure.image_id))
     # Before anything that may be refused because of them.
     write_failures(out / FAILURES_NAME, failures)
-    rows, clipped = _rows_of(readers, prepared.images, options, key)
+    rows, clipped, placement = _rows_of(readers, prepared.images, options, key)
     _remove_stale(out, {image.path.name for image in prepared.images})
     try:
         annotated = annotate(out, rows, prepared.images, label_sets, options, jobs=jobs)
@@ -135,7 +135,7 @@ def build_dataset(
         lost = _describe_missing(missing, readers.rows, readers.path, out)
         raise DatasetError(f"{lost}. With what is left: {error}") from None
 
-    notes = [*readers.notes, *image_notes(prepared.images)]
+    notes = [*readers.notes, *placement, *image_notes(prepared.images)]
     if respelled:
         notes.insert(
             0,
@@ -214,15 +214,18 @@ def _describe_missing(missing: Sequence[Failure], rows: pd.DataFrame, table: Pat
 
 def _rows_of(
     readers: ReadersTable, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey
-) -> tuple[pd.DataFrame, int]:
-    """Return the rows of the pictures there are, every box within its picture, and how many were clipped for it."""
+) -> tuple[pd.DataFrame, int, list[str]]:
+    """Return the rows of the pictures there are, every box within its picture, how many were clipped, and notes."""
     sizes_hw = {image.image_id: image.original_size_hw for image in images}
     rows = readers.rows[readers.rows["image_id"].isin(sizes_hw)]
     if "group" in rows:
         # The column may hold Patient IDs, which are no business of a prepared folder.
         pseudonym_of = dict(zip(rows["image_id"], rows["group"].map(key.pseudonym), strict=True))
         rows = rows.assign(group=rows["image_id"].map(key.published(pseudonym_of)))
-    return keep_within_images(rows, sizes_hw, readers.path, clip=options.clip_boxes, unit=readers.unit)
+    orientations = {image.image_id: image.exif_orientation for image in images if image.exif_orientation != 1}
+    rows, notes = fit_to_pictures(rows, sizes_hw, orientations, readers.path)
+    rows, clipped = keep_within_images(rows, sizes_hw, readers.path, clip=options.clip_boxes, unit=readers.unit)
+    return rows, clipped, notes
 
 
 def _describe_image_labels(readers: ReadersTable) -> list[dict[str, Any]] | None:

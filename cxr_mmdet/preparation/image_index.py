@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "images.json"
 
-RENDERING_VERSION = 1
+RENDERING_VERSION = 2
 """Raised whenever the same file gives other pixels than before, so that prepared folders are made anew."""
 
 
@@ -32,6 +32,7 @@ class PreparedImage:
         windowing: how values became grey levels.
         warnings: what was odd about the source.
         burned_in_annotation: whether the source says that text is burnt into the pixels; None when it says nothing.
+        exif_orientation: what the source was turned by to stand upright; 1 for not at all.
     """
 
     image_id: str
@@ -42,6 +43,7 @@ class PreparedImage:
     windowing: str
     warnings: tuple[str, ...]
     burned_in_annotation: bool | None
+    exif_orientation: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class ImageIndex:
             windowing=entry["windowing"],
             warnings=tuple(entry["warnings"]),
             burned_in_annotation=entry["burned_in_annotation"],
+            exif_orientation=entry["exif_orientation"],
         )
 
     def knows_patient(self, image_id: str) -> bool:

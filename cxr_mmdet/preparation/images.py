@@ -213,6 +213,7 @@ def prepare_image(
         windowing=radiograph.windowing,
         warnings=radiograph.warnings,
         burned_in_annotation=radiograph.burned_in_annotation,
+        exif_orientation=radiograph.exif_orientation,
     )
     return image, state
 

@@ -125,6 +125,7 @@ def _read_images(path: Path) -> dict[str, PreparedImage]:
                 windowing=entry["windowing"],
                 warnings=tuple(entry["warnings"]),
                 burned_in_annotation=entry["burned_in_annotation"],
+                exif_orientation=entry["exif_orientation"],
             )
     return images
 

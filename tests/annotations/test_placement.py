@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import ExifTags, Image, ImageOps
 
-from cxr_mmdet.annotations.placement import keep_within_images, scale_to_prepared
+from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images, scale_to_prepared
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
 
@@ -67,3 +68,63 @@ def test_each_axis_has_its_own_factor():
 def test_no_boxes_at_all():
     assert scale_to_prepared(rows(), SIZES_HW, SIZES_HW).empty
     assert keep_within_images(rows(), SIZES_HW, TABLE, clip=False)[1] == 0
+
+
+SIDES = ["table_height", "table_width"]
+
+
+def sized(boxes, stated_hw):
+    """Return rows of image "a" with these boxes, and the size that the table gives."""
+    frame = pd.DataFrame(boxes, columns=XYXY_COLUMNS, dtype=float).assign(image_id="a", line=1)
+    return frame.assign(table_height=stated_hw[0], table_width=stated_hw[1])
+
+
+def test_boxes_of_a_resized_copy_are_scaled_and_it_is_said():
+    rows, notes = fit_to_pictures(sized([[10, 20, 30, 60]], (100, 50)), {"a": (1001, 500)}, {}, Path("t.json"))
+    np.testing.assert_allclose(rows[XYXY_COLUMNS].to_numpy(), [[100, 200.2, 300, 600.6]])
+    assert not set(SIDES) & set(rows.columns)
+    assert notes == [
+        "the boxes of 1 images were drawn on pictures of another size and were scaled, such as a: 50 x 100 in t.json, "
+        "500 x 1001 here."
+    ]
+
+
+@pytest.mark.parametrize("stated_hw", [(50, 100), (100, 60), (0, 0)])
+def test_a_size_of_another_shape_is_refused(stated_hw):
+    with pytest.raises(
+        TableError, match=r"t.json, image 'a': its width and height are .*, but its picture is 50 x 100"
+    ):
+        fit_to_pictures(sized([[1, 2, 3, 4]], stated_hw), {"a": (100, 50)}, {}, Path("t.json"))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_drawn_before_a_picture_was_turned_are_turned_with_it(orientation):
+    """Against Pillow, which turns the picture whose pixels are the box."""
+    stored = np.zeros((40, 70), np.uint8)
+    stored[5:12, 20:50] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture = Image.fromarray(stored)
+    picture.getexif().update(exif)
+    upright = np.asarray(ImageOps.exif_transpose(picture))
+    assert upright.shape == (70, 40)
+    y, x = np.nonzero(upright)
+    rows, notes = fit_to_pictures(
+        sized([[20, 5, 50, 12]], (40, 70)), {"a": (70, 40)}, {"a": orientation}, Path("t.json")
+    )
+    assert rows[XYXY_COLUMNS].to_numpy().tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
+    assert len(notes) == 1
+    assert "their boxes were turned too" in notes[0]
+    # Drawn on the upright picture, they stay.
+    rows, notes = fit_to_pictures(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": orientation}, Path("t.json"))
+    assert (rows[XYXY_COLUMNS].to_numpy().tolist(), notes) == ([[1, 2, 3, 4]], [])
+
+
+def test_a_table_that_does_not_tell_is_taken_as_drawn_upright_and_it_is_said():
+    rows, notes = fit_to_pictures(
+        sized([[1, 2, 3, 4]], (70, 40)).drop(columns=SIDES), {"a": (70, 40)}, {"a": 6}, Path("t.csv")
+    )
+    assert rows[XYXY_COLUMNS].to_numpy().tolist() == [[1, 2, 3, 4]]
+    assert "t.csv does not say whether its boxes were drawn before or after" in notes[0]
+    _, notes = fit_to_pictures(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": 3}, Path("t.json"))
+    assert "does not say" in notes[0]

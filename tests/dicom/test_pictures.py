@@ -83,3 +83,33 @@ def test_too_large_and_several_pages_are_refused() -> None:
     Image.fromarray(GREY8).save(pages, "TIFF", save_all=True, append_images=[Image.fromarray(GREY8)])
     with pytest.raises(DicomError, match="2 pages"):
         read_radiograph(pages.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright_as_viewers_show_them(kind: str, orientation: int) -> None:
+    """A telephone's JPEG on its side was read as it is stored, whichever way its table meant it."""
+    stored = Image.fromarray(np.add.outer(np.arange(24) * 8, np.arange(40)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = BytesIO()
+    stored.save(file, kind, exif=exif, **({"quality": 100} if kind == "JPEG" else {}))
+    radiograph = read_radiograph(file.getvalue())
+    expected = (
+        stored
+        if orientation == 1
+        else stored.transpose(
+            {
+                2: Image.Transpose.FLIP_LEFT_RIGHT,
+                3: Image.Transpose.ROTATE_180,
+                4: Image.Transpose.FLIP_TOP_BOTTOM,
+                5: Image.Transpose.TRANSPOSE,
+                6: Image.Transpose.ROTATE_270,
+                7: Image.Transpose.TRANSVERSE,
+                8: Image.Transpose.ROTATE_90,
+            }[orientation]
+        )
+    )
+    np.testing.assert_allclose(radiograph.pixels.astype(int), np.asarray(expected).astype(int), atol=3)
+    assert radiograph.exif_orientation == orientation
+    assert any("EXIF orientation" in warning for warning in radiograph.warnings) is (orientation != 1)

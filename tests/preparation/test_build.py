@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -316,6 +317,47 @@ def test_ids_match_their_files_whatever_the_form_of_accents_and_with_a_suffix(sr
     assert summary.notes[0].startswith("2 images are spelled otherwise in train.csv than their files")
     images = {image["image_id"] for coco in both(out, "5") for image in coco["images"]}
     assert images == {unicodedata.normalize("NFD", "Müller"), *IMAGES} - {"image00"}
+
+
+def test_a_coco_table_of_resized_and_turned_pictures_places_its_boxes(src, out):
+    """Of 512-pixel copies the boxes landed at the wrong scale; of a picture on its side, at the wrong place."""
+    coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "ILD"}]}
+    for number, (image_id, ((height, width), _)) in enumerate(IMAGES.items()):
+        x_min, y_min, x_max, y_max = box_of(number, (height, width))
+        half = 2 if number % 2 else 1
+        coco["images"].append(
+            {"id": number, "file_name": f"{image_id}.png", "height": height // half, "width": width // half}
+        )
+        bbox = [x_min / half, y_min / half, (x_max - x_min) / half, (y_max - y_min) / half]
+        coco["annotations"].append({"id": number, "image_id": number, "category_id": 1, "bbox": bbox})
+    # image00 as a JPEG on its side: the annotation tool showed it as stored.
+    (height, width), _ = IMAGES["image00"]
+    (src / "train/image00.dicom").unlink()
+    pixels = np.zeros((height, width), np.uint8)
+    x_min, y_min, x_max, y_max = map(int, box_of(0, (height, width)))
+    pixels[y_min:y_max, x_min:x_max] = 230
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(src / "train/image00.jpg", exif=exif, quality=95)
+    (src / "train.json").write_text(json.dumps(coco))
+    options = BuildOptions(labels=("auto",), short_edge=0, group_by="image")
+    notes = build_dataset(src, out, options, table=src / "train.json").notes
+    assert any(note.startswith("the boxes of 10 images were drawn on pictures of another size") for note in notes)
+    assert any("by its sizes train.json was drawn before that" in note for note in notes)
+    for part in both(out, "auto"):
+        files = {image["id"]: image["file_name"] for image in part["images"]}
+        for annotation in part["annotations"]:
+            picture = cv2.imread(str(out / "images" / files[annotation["image_id"]]), cv2.IMREAD_UNCHANGED)
+            rows, columns = np.nonzero(picture > 125)
+            if not len(rows):
+                continue  # a normal one
+            x, y, w, h = annotation["bbox"]
+            bright = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            np.testing.assert_allclose(bright, (x, y, x + w, y + h), atol=2)
+    coco["images"][3]["width"] *= 2
+    (src / "train.json").write_text(json.dumps(coco))
+    with pytest.raises(TableError, match=r"image 'image03': its width and height are .*another shape"):
+        build_dataset(src, out, options, table=src / "train.json", force=True)
 
 
 def test_what_matches_nothing_is_named_before_what_follows_from_it(src, out):
