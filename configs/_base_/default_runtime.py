@@ -32,6 +32,7 @@ custom_hooks = [
     dict(type="SteadyLossHook"),
     dict(type="NonFiniteHook"),
     dict(type="PretrainedReportHook"),
+    dict(type="ResumeHook"),
     dict(type="MissedValidationHook"),
     dict(type="BestSoFarHook"),
     dict(type="CurvesHook"),

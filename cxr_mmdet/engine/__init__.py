@@ -4,6 +4,7 @@ from cxr_mmdet.engine.hooks import BestSoFarHook, ChannelsLastHook, CurvesHook, 
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.precision import CpuAmpOptimWrapper
 from cxr_mmdet.engine.pretrained import PretrainedReportHook
+from cxr_mmdet.engine.resuming import ResumeHook
 from cxr_mmdet.engine.stopping import MissedValidationHook, NonFiniteHook, StopEarlyHook
 from cxr_mmdet.engine.throughput import ThroughputHook, ThroughputLogProcessor
 
@@ -18,6 +19,7 @@ __all__ = [
     "NonFiniteHook",
     "PretrainedReportHook",
     "ProgressHook",
+    "ResumeHook",
     "StopEarlyHook",
     "ThroughputHook",
     "ThroughputLogProcessor",

@@ -15,13 +15,13 @@ from urllib.error import URLError
 import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checks import check_votes
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
 from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
+from cxr_mmdet.engine.resuming import newest_checkpoint
 from cxr_mmdet.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -70,12 +70,14 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
         DatasetError: the prepared folder is not as the config expects.
     """
     work_dir = Path(config.work_dir)
+    out_dir = config.get("default_hooks", {}).get("checkpoint", {}).get("out_dir")
     if resume:
-        if not find_latest_checkpoint(str(work_dir)):
+        newest = newest_checkpoint(work_dir, out_dir)
+        if newest is None:
             raise CheckpointError(
-                f"{work_dir}: holds no checkpoint to resume; leave --resume away, or name its folder."
+                f"{work_dir}: holds no checkpoint to resume; omit --resume, or name the run's folder by --work-dir."
             )
-        config.resume, config.load_from = True, None
+        config.resume, config.load_from = True, str(newest)
     else:
         check_start(config)
     runner = _build_runner(config, launcher)
@@ -86,12 +88,11 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
     runner.train()
-    last = find_latest_checkpoint(str(work_dir))
     curves = work_dir / "curves.png"
     return TrainingOutcome(
         work_dir=work_dir,
         best_checkpoint=best_checkpoint(work_dir),
-        last_checkpoint=Path(last) if last else None,
+        last_checkpoint=newest_checkpoint(work_dir, out_dir),
         curves=curves if curves.is_file() else None,
     )
 
