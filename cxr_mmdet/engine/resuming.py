@@ -1,4 +1,4 @@
-"""Resuming a run: from a checkpoint of its own folder, wherever that is now, under the schedule that the config asks for."""
+"""Resuming a run: from a checkpoint of its own folder, wherever that is now, under the schedule of the config."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _CHANGES_SHOWN = 4
 def newest_checkpoint(work_dir: Path, out_dir: str | None = None) -> Path | None:
     """Return the checkpoint to resume the run in ``work_dir`` from; None if there is none.
 
-    It is the file that ``last_checkpoint`` names, looked for in this run's folder: mmengine notes an absolute path, which
-    in a copy names the original's file and in a moved run none. Where that file is missing or cut, as after a kill, it
-    is the one of the highest iteration.
+    It is the file that ``last_checkpoint`` names, looked for in this run's folder: mmengine notes an absolute path,
+    which in a copy names the original's file and in a moved run none. Where that file is missing or cut, as after a
+    kill, it is the one of the highest iteration.
 
     Args:
         work_dir: the run's folder.
@@ -70,8 +70,8 @@ class ResumeHook(Hook):
         done = checkpoint["meta"]["iter"]
         if done > runner.max_iters:
             raise ConfigError(
-                f"--resume: the run has trained {done} iterations, train_cfg.max_iters is {runner.max_iters}; ask for more "
-                f"iterations, or test {runner._load_from} as it is."
+                f"--resume: the run has trained {done} iterations, train_cfg.max_iters is {runner.max_iters}; ask for "
+                f"more iterations, or test {runner._load_from} as it is."
             )
         schedulers = runner.param_schedulers or []
         if "optimizer" not in checkpoint or not isinstance(schedulers, list):
@@ -148,8 +148,8 @@ def _forward(schedulers: list[Any], iterations: int, epochs: int) -> None:
     for scheduler in schedulers:
         if getattr(scheduler, "need_val_args", False):
             raise ConfigError(
-                f"--resume: {type(scheduler).__name__} depends on validations and cannot be rebuilt for other settings; "
-                "resume with those of the run, or start a new one from its weights by --load-from."
+                f"--resume: {type(scheduler).__name__} depends on validations and cannot be rebuilt for other "
+                "settings; resume with those of the run, or start a new one from its weights by --load-from."
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer has not stepped yet

@@ -167,12 +167,12 @@ def test_another_optimizer_is_refused():
     saved = first.save()
     for group in saved["optimizer"]["param_groups"]:
         group["momentum"] = group.pop("betas")[0]
-    with pytest.raises(CheckpointError, match=r"run.pth: was trained with another optimizer"):
+    with pytest.raises(CheckpointError, match=r"run\.pth: was trained with another optimizer"):
         Run().resume(saved)
 
 
 def test_a_run_longer_than_the_config_is_refused():
     first = Run()
     first.train(20)
-    with pytest.raises(ConfigError, match="has trained 20 iterations, train_cfg.max_iters is 10"):
+    with pytest.raises(ConfigError, match=r"has trained 20 iterations, train_cfg\.max_iters is 10"):
         Run(length=10).resume(first.save())
