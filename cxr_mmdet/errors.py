@@ -46,3 +46,22 @@ class CheckpointError(CxrError):
 
 class TrainingError(CxrError):
     """A training that cannot go on: its loss or weights are no longer finite."""
+
+
+class NotFiniteError(CxrError):
+    """A network that gives NaN or infinity for a radiograph, of which nothing can be concluded."""
+
+    def __init__(
+        self,
+        message: str = "the model's outputs are not finite numbers (NaN or infinity), so nothing can be said about this "
+        "radiograph; check the model on others, and use another checkpoint if it fails there too.",
+    ) -> None:
+        super().__init__(message)
+
+
+def not_finite(source: object, tensor: str) -> CheckpointError:
+    """Return the error of a file whose weights are not all numbers."""
+    return CheckpointError(
+        f"{source}: holds weights that are not finite numbers (NaN or infinity), in {tensor}; training diverged or the "
+        "file is damaged, so use another checkpoint or bundle."
+    )

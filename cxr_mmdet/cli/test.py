@@ -16,6 +16,7 @@ from cxr_mmdet.cli.train import (
     Launcher,
     LauncherOption,
     SwitchesOption,
+    TrustOption,
     WorkDirOption,
 )
 
@@ -40,6 +41,7 @@ def test(
     ] = None,
     data_root: DataRootOption = None,
     work_dir: WorkDirOption = None,
+    trust_checkpoint: TrustOption = False,
     launcher: LauncherOption = Launcher.none,
     with_: SwitchesOption = None,
     cfg_options: CfgOptions = None,
@@ -53,7 +55,14 @@ def test(
     loaded = load_config(
         config, data_root=data_root, work_dir=work_dir, switches=with_ or [], cfg_options=cfg_options or []
     )
-    outcome = score_checkpoint(loaded, checkpoint, split=split.value, out_dir=out, launcher=launcher.value)
+    outcome = score_checkpoint(
+        loaded,
+        checkpoint,
+        split=split.value,
+        out_dir=out,
+        launcher=launcher.value,
+        trust_checkpoint=trust_checkpoint,
+    )
     if outcome is None:
         return
     stdout.print(metrics_table(outcome.account.coco))

@@ -27,6 +27,9 @@ DataRootOption = Annotated[
     Path | None, typer.Option(help="The prepared folder; replaces the config's data_root everywhere.")
 ]
 WorkDirOption = Annotated[Path | None, typer.Option(help="Where the run writes.", show_default="work_dirs/<config>")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+]
 LauncherOption = Annotated[Launcher, typer.Option(help="pytorch under torchrun, slurm under srun.")]
 SwitchesOption = Annotated[
     list[str] | None,
@@ -62,6 +65,7 @@ def train(
     auto_scale_lr: Annotated[
         bool, typer.Option("--auto-scale-lr", help="Scale the learning rate to the real batch size.")
     ] = False,
+    trust_checkpoint: TrustOption = False,
     launcher: LauncherOption = Launcher.none,
     with_: SwitchesOption = None,
     cfg_options: CfgOptions = None,
@@ -90,7 +94,7 @@ def train(
             stderr.print("note: this CPU has no bfloat16 arithmetic, so --amp will make training slower.")
     if auto_scale_lr:
         loaded.auto_scale_lr.enable = True
-    outcome = run(loaded, launcher=launcher.value, resume=resume)
+    outcome = run(loaded, launcher=launcher.value, resume=resume, trust_checkpoint=trust_checkpoint)
     if not is_main_process():
         return
     stdout.print(f"work dir         {outcome.work_dir}", highlight=False)

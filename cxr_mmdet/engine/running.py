@@ -5,24 +5,25 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.error import URLError
 
 import torch
 from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
+from cxr_mmdet.engine.checkpoint_file import trusting
 from cxr_mmdet.engine.checks import check_votes
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
 from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.resuming import newest_checkpoint
 from cxr_mmdet.errors import CheckpointError, ConfigError
+from cxr_mmdet.models.finite import refuse_non_finite_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,8 +62,16 @@ class ScoringOutcome:
     out_dir: Path
 
 
-def train(config: Config, *, launcher: str = "none", resume: bool = False) -> TrainingOutcome:
+def train(
+    config: Config, *, launcher: str = "none", resume: bool = False, trust_checkpoint: bool = False
+) -> TrainingOutcome:
     """Train as ``config`` says, resuming from the newest checkpoint in its work dir if asked.
+
+    Args:
+        config: see :func:`~cxr_mmdet.engine.config.load_config`.
+        launcher: as mmengine's.
+        resume: go on from the newest checkpoint.
+        trust_checkpoint: let the checkpoint that is loaded run code.
 
     Raises:
         ConfigError: the config contradicts itself or the data, or cannot be built.
@@ -87,7 +96,8 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
     prepare_gate(runner.model, runner.train_dataloader.dataset, None if plan is None else plan.normal_share)
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
-    runner.train()
+    with trusting(trust_checkpoint):
+        runner.train()
     curves = work_dir / "curves.png"
     return TrainingOutcome(
         work_dir=work_dir,
@@ -98,7 +108,13 @@ def train(config: Config, *, launcher: str = "none", resume: bool = False) -> Tr
 
 
 def score_checkpoint(
-    config: Config, checkpoint: str, *, split: str = "val", out_dir: Path | None = None, launcher: str = "none"
+    config: Config,
+    checkpoint: str,
+    *,
+    split: str = "val",
+    out_dir: Path | None = None,
+    launcher: str = "none",
+    trust_checkpoint: bool = False,
 ) -> ScoringOutcome | None:
     """Score ``checkpoint`` on a split of the prepared folder.
 
@@ -108,12 +124,14 @@ def score_checkpoint(
         split: ``val``, or ``train``: the training images through the test pipeline, without virtual copies.
         out_dir: where detections and metrics go; the work dir's ``test_<split>`` by default.
         launcher: as mmengine's.
+        trust_checkpoint: let the checkpoint run code while it is loaded.
 
     Returns:
         The scores; None on other ranks than the first.
 
     Raises:
-        CheckpointError: the checkpoint is missing, damaged, or another model's.
+        CheckpointError: the checkpoint is missing, damaged, another model's, or would run code.
+        NotFiniteError: the detector gives NaN or infinity for an image.
         ConfigError: the config contradicts the data.
         DatasetError: the prepared folder is not as the config expects.
     """
@@ -129,7 +147,9 @@ def score_checkpoint(
         config[validation_part] = None
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.test_dataloader.dataset.metainfo["classes"])
-    runner.test()
+    refuse_non_finite_outputs(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+    with trusting(trust_checkpoint):
+        runner.test()
     if not is_main_process():
         return None
     metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, CxrMetric))
@@ -206,7 +226,7 @@ def _explained(build: Callable[..., _T]) -> Callable[..., _T]:
 
 
 class CheckedRunner(Runner):
-    """mmengine's Runner whose user errors are sentences: what cannot be built, weights that cannot be loaded."""
+    """mmengine's Runner whose user errors are sentences: what cannot be built."""
 
     build_model = _explained(Runner.build_model)
     build_optim_wrapper = _explained(Runner.build_optim_wrapper)
@@ -231,26 +251,3 @@ class CheckedRunner(Runner):
                 handler.stream = sys.stderr
                 handler.addFilter(lambda record: record.getMessage().count("\n") < _CONSOLE_LINES)
         return logger
-
-    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Load weights.
-
-        Raises:
-            CheckpointError: they are missing, out of reach, or damaged.
-        """
-        try:
-            return super().load_checkpoint(filename, *args, **kwargs)
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{filename}: no such file; correct --load-from, or start from random weights by --load-from none."
-            ) from error
-        except (URLError, ConnectionError, TimeoutError) as error:
-            raise CheckpointError(
-                f"{filename}: cannot be downloaded ({error}); download it where there is a network and pass "
-                "--load-from FILE, or start from random weights by --load-from none."
-            ) from error
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(
-                f"{filename}: is not a readable checkpoint ({reason}); train or copy it again."
-            ) from error

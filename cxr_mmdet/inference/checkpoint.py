@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 import cxr_mmdet.models.data_preprocessor  # noqa: F401 (registers our preprocessor)
+from cxr_mmdet.engine.checkpoint_file import TRUST, read_checkpoint_file
 from cxr_mmdet.engine.pretrained import compare_weights
 from cxr_mmdet.engine.running import find_checkpoint
 from cxr_mmdet.errors import CheckpointError
@@ -25,12 +25,10 @@ from cxr_mmdet.inference.model_card import summarise
 from cxr_mmdet.inference.safe_config import parse_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mmdet.models.detectors.base import BaseDetector
-
-TRUST = "--trust-checkpoint"
 
 _OWN_IMPORTS = ("cxr_mmdet.", "mmdet.")
 _DATE = re.compile(r"_\d{8}_\d{6}$")
@@ -62,28 +60,6 @@ class TrainedDetector:
         return f"{self.name}-{self.sha256[:12]}"
 
 
-class _Skipped:
-    """Stands for objects that a checkpoint holds besides weights and texts: histories of losses, mostly."""
-
-    def __new__(cls, *_: Any, **__: Any) -> _Skipped:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_SKIPPED_NAMES = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",  # how HistoryBuffer pickles its methods; nothing is looked up
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-)
-
-
 def load_detector(name: str, *, trust: bool = False) -> TrainedDetector:
     """Return the detector of a checkpoint that mmengine wrote.
 
@@ -100,6 +76,7 @@ def load_detector(name: str, *, trust: bool = False) -> TrainedDetector:
     config = _config(path, checkpoint, trust=trust)
     class_names = _class_names(path, checkpoint)
     model = build_detector(path, config, checkpoint["state_dict"])
+    require_labels(path, model, class_names)
     meta = checkpoint["meta"]
     experiment = meta.get("experiment_name")
     return TrainedDetector(
@@ -113,25 +90,13 @@ def load_detector(name: str, *, trust: bool = False) -> TrainedDetector:
 
 
 def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
-    """Return the content of a checkpoint; unless trusted, by torch's unpickler for weights, which runs nothing.
+    """Return the content of a checkpoint of training, with its weights and its config.
 
     Raises:
         CheckpointError: see :func:`load_detector`.
     """
-    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [(_Skipped, name) for name in _SKIPPED_NAMES]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|operand|class)\S* ?([\w.]*)", str(error))
-        what = next((part for part in found.groups() if part), "objects") if found else "objects"
-        raise CheckpointError(
-            f"{path}: loading it would run code ({what}), so it is refused; if you know who made it, pass {TRUST}."
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: is not a readable checkpoint ({reason}); train or copy it again.") from None
-    if not isinstance(checkpoint, dict) or not _are_weights(checkpoint.get("state_dict")):
+    checkpoint = read_checkpoint_file(path, trust=trust)
+    if not _are_weights(checkpoint.get("state_dict")):
         raise CheckpointError(f"{path}: holds no model weights (no 'state_dict'); give a checkpoint of tools/train.py.")
     if not isinstance(checkpoint.get("meta"), dict) or not isinstance(checkpoint["meta"].get("cfg"), str):
         raise CheckpointError(
@@ -176,6 +141,11 @@ def register_types(path: Path, config: Config, *, trust: bool) -> None:
     import_modules_from_strings(modules)
     if trust:
         return
+    if "teacher_config" in config.model:
+        raise CheckpointError(
+            f"{path}: its model names a config of a teacher, which mmdet would run; if you know who made it, pass "
+            f"{TRUST}."
+        )
     for kind in _types(config.model):
         # mmengine takes the dotted path of any function as a type.
         if not isinstance(kind, str) or not (_is_registered(kind) or _is_layer(kind)):
@@ -226,6 +196,22 @@ def _class_names(path: Path, checkpoint: dict[str, Any]) -> tuple[str, ...]:
             f"{path}: does not say which classes it detects (meta.dataset_meta.classes); train again."
         )
     return tuple(names)
+
+
+def require_labels(path: Path, model: BaseDetector, class_names: Sequence[str]) -> None:
+    """Check that there is a label for each class that the detector scores.
+
+    Raises:
+        CheckpointError: there are fewer or more.
+    """
+    head = getattr(model, "roi_head", None) or model
+    head = getattr(head, "bbox_head", None)
+    head = head[-1] if isinstance(head, torch.nn.ModuleList) else head
+    count = getattr(head, "num_classes", len(class_names))
+    if count != len(class_names):
+        raise CheckpointError(
+            f"{path}: names {len(class_names)} classes, its network scores {count}; it was put together by hand."
+        )
 
 
 def build_detector(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> BaseDetector:

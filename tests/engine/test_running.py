@@ -225,7 +225,7 @@ class TestBadInput:
         path = tmp_path / "cut.pth"
         path.write_bytes((trained / "start.pth").read_bytes()[:5000])
         arguments = ["test", "retina_phantom", str(path), "--data-root", str(prepared_folder())]
-        assert "is not a readable checkpoint" in failing(arguments, tmp_path, 1)
+        assert "is cut short or damaged" in failing(arguments, tmp_path, 1)
 
     def test_pretrained_weights_without_a_network(self, prepared_folder, tmp_path):
         address = "http://127.0.0.1:9/start.pth"  # nobody listens there

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-from detectors import checkpoint_of, meta_of, write_checkpoint
+from detectors import Bomb, checkpoint_of, meta_of, write_checkpoint
 from mmengine.config import Config
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.checkpoint import load_detector, read_checkpoint
 from cxr_mmdet.inference.safe_config import parse_config
-
-
-class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def meta(**changes):
@@ -113,6 +101,19 @@ def test_foreign_imports_need_trust(tmp_path):
         load_detector(str(path))
 
 
+def test_a_teacher_whose_config_mmdet_would_run(tmp_path):
+    mark = tmp_path / "went-off"
+    (tmp_path / "teacher.py").write_text(f"import os; os.mkdir({str(mark)!r})")
+    text = meta_of("retina")["cfg"].replace(
+        "type='RetinaNet'",
+        f"type='KnowledgeDistillationSingleStageDetector', teacher_config={str(tmp_path / 'teacher.py')!r}",
+    )
+    path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(cfg=text))
+    with pytest.raises(CheckpointError, match="names a config of a teacher"):
+        load_detector(str(path))
+    assert not mark.exists()
+
+
 def test_the_parser_reads_what_mmengine_dumps():
     """As mmengine itself reads it, by running it."""
     text = meta_of("faster")["cfg"]
@@ -124,15 +125,9 @@ def test_truncated(tmp_path, share):
     whole = checkpoint_of("retina").read_bytes()
     path = tmp_path / "cut.pth"
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(CheckpointError, match=r"cut\.pth: (is not a readable|holds|loading)") as caught:
+    with pytest.raises(CheckpointError, match=r"cut\.pth: is (empty|cut short)") as caught:
         load_detector(str(path))
     assert "\n" not in str(caught.value)
-
-
-def test_not_a_checkpoint(tmp_path):
-    (tmp_path / "a.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"a\.pth"):
-        load_detector(str(tmp_path / "a.pth"))
 
 
 @pytest.mark.parametrize(
