@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.errors import CheckpointError, ConfigError
 from cxr_mmdet.files import write_json
+from cxr_mmdet.inference.graphs import graph_names
 from cxr_mmdet.inference.preprocessing import Preprocessing
-from cxr_mmdet.inference.spec import DetectorSpec
+from cxr_mmdet.inference.spec import DetectorSpec, require_flag, require_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MODEL_FILE = "model.json"
+WEIGHTS, ARCHITECTURE = "weights.safetensors", "architecture.json"
+"""The files of a bundle of the format ``torch``."""
+
 SCHEMA_VERSION = 2
 
 
@@ -57,7 +61,8 @@ class Bundle:
         """Return the bundle in a folder after checking that its weight files are the ones it was written with.
 
         Raises:
-            CheckpointError: ``model.json`` is damaged or of a later version, a weight file is missing or was changed.
+            CheckpointError: ``model.json`` is damaged, of another version or holds a value out of range; a
+                weight file is not listed, missing or was changed.
         """
         document = _read(path / MODEL_FILE)
         try:
@@ -70,20 +75,19 @@ class Bundle:
             bundle = cls(
                 path=path,
                 format=str(document["format"]),
-                int8=bool(document["int8"]),
-                model_id=str(document["model_id"]),
-                class_names=tuple(str(name) for name in document["labels"]),
+                int8=document["int8"],
+                model_id=document["model_id"],
+                class_names=tuple(document["labels"]),
                 preprocessing=Preprocessing.from_json(document["preprocessing"]),
                 spec=DetectorSpec.from_json(document["detector"]),
-                box_depth=int(document["box_depth"]),
-                files={str(name): str(digest) for name, digest in document["files"].items()},
+                box_depth=document["box_depth"],
+                files=dict(document["files"]),
                 training=dict(document["training"]),
                 parity=document["parity"],
                 versions=dict(document["versions"]),
             )
-            if bundle.format not in ("onnx", "openvino", "torch"):
-                raise ValueError(f"format {bundle.format!r} is unknown")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            bundle._check()
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CheckpointError(
                 f"{path / MODEL_FILE}: is not the description of an exported model ({type(error).__name__}: {error}); "
                 "export the model again."
@@ -109,10 +113,40 @@ class Bundle:
         }
         write_json(self.path / MODEL_FILE, document, indent=1)
 
+    def _check(self) -> None:
+        """Check what the parts do not check themselves.
+
+        Raises:
+            ValueError: a value that no bundle has.
+        """
+        if self.format not in ("onnx", "openvino", "torch"):
+            raise ValueError(f"format {self.format!r} is unknown")
+        require_flag("int8", self.int8)
+        require_whole("box_depth", self.box_depth, 0, 16)
+        for name in (self.model_id, *self.class_names):
+            if not isinstance(name, str) or not name.strip() or not name.isprintable():
+                raise ValueError(f"model_id and labels must be names, {name!r} is none")
+        if not self.class_names or len(set(self.class_names)) < len(self.class_names):
+            raise ValueError("labels must be at least one, each different")
+        if self.spec.class_count not in (None, len(self.class_names)):
+            raise ValueError(f"labels has {len(self.class_names)} names, channels has {self.spec.class_count} classes")
+        missing = sorted(set(self._needed()) - set(self.files))
+        if missing:
+            raise ValueError(f"files does not list {', '.join(missing)}")
+        if not isinstance(self.parity, (dict, type(None))):
+            raise ValueError("parity must be an object or null")
+
+    def _needed(self) -> list[str]:
+        """Return the names of the files that are read."""
+        if self.format == "torch":
+            return [WEIGHTS, ARCHITECTURE]
+        suffixes = {"onnx": [".onnx"], "openvino": [".xml", ".bin"]}[self.format]
+        return [name + suffix for name in graph_names(self.spec, self.box_depth) for suffix in suffixes]
+
     def _check_files(self) -> None:
         for name, digest in self.files.items():
             file = self.path / name
-            if Path(name).name != name or not file.is_file():
+            if Path(name).name != name or file.is_symlink() or not file.is_file():
                 raise CheckpointError(f"{file}: is missing from the bundle; copy or export it again.")
             if sha256_of(file) != digest:
                 raise CheckpointError(
@@ -131,8 +165,11 @@ def sha256_of(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds {constant}")
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmcv.ops import RoIAlign
@@ -20,6 +21,8 @@ from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, Dista
 from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mmdet.models.detectors.base import BaseDetector
     from mmengine.config import Config
 
@@ -45,7 +48,7 @@ def describe_preprocessing(config: Config, source: str, *, short_edge: int) -> P
         short_edge: of the prepared pictures it was trained on; the config does not say.
 
     Raises:
-        CheckpointError: the pipeline has a step that prediction does not know.
+        CheckpointError: the pipeline has a step that prediction does not know, or a number is out of range.
     """
     pad, scale, keep_ratio = False, None, True
     for step in _test_pipeline(config, source):
@@ -60,6 +63,22 @@ def describe_preprocessing(config: Config, source: str, *, short_edge: int) -> P
                 f"{source}: its test pipeline has the step {kind}, which prediction does not know; known are "
                 "LoadGreyImage, PadToSquare, one Resize with a scale, GreyToThreeChannels and PackRadiograph."
             )
+    with in_range(source):
+        return _preprocessing(config, short_edge, pad, scale, keep_ratio)
+
+
+@contextmanager
+def in_range(source: str) -> Iterator[None]:
+    """Turn a number that no detector can have into the sentence that its config holds it."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{source}: its config cannot be right ({error}); correct it and train again.") from None
+
+
+def _preprocessing(
+    config: Config, short_edge: int, pad: bool, scale: tuple[int, int] | None, keep_ratio: bool
+) -> Preprocessing:
     preprocessor = config.model.get("data_preprocessor") or {}
     mean, std = (
         tuple(map(float, preprocessor.get(key) or default)) for key, default in (("mean", "000"), ("std", "111"))
@@ -85,7 +104,13 @@ def describe_detector(model: BaseDetector, source: str) -> DetectorSpec:
 
     Raises:
         OtherArchitectureError: an architecture whose outputs mean something else.
+        CheckpointError: a threshold or another number of its config is out of range.
     """
+    with in_range(source):
+        return _detector(model, source)
+
+
+def _detector(model: BaseDetector, source: str) -> DetectorSpec:
     gate = gate_of(model)
     rule = None if gate is None else gate.rule
     if isinstance(model, TwoStageDetector) and model.with_rpn and model.with_roi_head:

@@ -12,16 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.deltas import Deltas, OnDemand, WholeMaps
 from cxr_mmdet.inference.roi_pooling import pool_regions
 from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from cxr_mmdet.inference.bundle import Bundle
     from cxr_mmdet.inference.spec import DetectorSpec, Pooling
     from cxr_mmdet.inference.tiles import Plan
 
@@ -60,6 +62,41 @@ def maps_outputs(levels: int, *, deltas: bool, rows: bool, gate: bool) -> list[s
 def boxes_inputs(depth: int) -> list[str]:
     """Return the names of what the graph of the box branch takes."""
     return ["rows", *(f"table_{layer}" for layer in range(depth)), "cells"]
+
+
+def check_outputs(bundle: Bundle, outputs: Mapping[str, Sequence[tuple[str, int | None]]]) -> None:
+    """Check that the graphs give what ``model.json`` describes.
+
+    Args:
+        bundle: the bundle they are in.
+        outputs: the name and the last dimension of each output of each graph; None where the graph leaves it open.
+
+    Raises:
+        CheckpointError: another number of outputs, of anchors or of classes.
+    """
+    spec, depth, labels = bundle.spec, bundle.box_depth, len(bundle.class_names)
+    anchors = [len(level) for level in spec.maps.base_anchors]
+    rows = bool(depth) or spec.regions is not None
+    names = maps_outputs(len(anchors), deltas=not depth, rows=rows, gate=spec.gate is not None)
+    widths: dict[str, int] = {f"scores_{level}": count * spec.maps.channels for level, count in enumerate(anchors)}
+    widths |= {f"deltas_{level}": 4 * count for level, count in enumerate(anchors)}
+    expected = {MAPS: {name: widths.get(name) for name in names}}
+    if depth:
+        expected[BOXES] = {"deltas": 4 * anchors[0]}
+    if spec.regions is not None:
+        expected[REGIONS] = {"logits": labels + 1, "deltas": 4 if spec.regions.class_agnostic else 4 * labels}
+    for graph, wanted in expected.items():
+        if [name for name, _ in outputs[graph]] != list(wanted):
+            raise CheckpointError(
+                f"{bundle.path}: the graph {graph} gives {', '.join(name for name, _ in outputs[graph])}, model.json "
+                f"describes {', '.join(wanted)}; export the model again."
+            )
+        for name, width in outputs[graph]:
+            if width is not None and wanted[name] not in (None, width):
+                raise CheckpointError(
+                    f"{bundle.path}: the output {name} of the graph {graph} has {width} channels, model.json with its "
+                    f"{labels} labels describes {wanted[name]}; export the model again."
+                )
 
 
 class GraphBackend:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.errors import CheckpointError, UsageError
-from cxr_mmdet.inference.graphs import GraphBackend, graph_names
+import numpy as np
+
+from cxr_mmdet.errors import CheckpointError, UsageError, not_finite
+from cxr_mmdet.inference.graphs import GraphBackend, check_outputs, graph_names
 from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
     from cxr_mmdet.inference.bundle import Bundle
 
 
@@ -40,6 +45,7 @@ class OnnxBackend(GraphBackend):
 
         def session(name: str) -> Any:
             path = bundle.path / f"{name}.onnx"
+            _check_tensors(path, bundle.files)
             try:
                 return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime has a class of its own for each kind of damage
@@ -49,4 +55,50 @@ class OnnxBackend(GraphBackend):
                 ) from None
 
         sessions = {name: session(name) for name in graph_names(bundle.spec, bundle.box_depth)}
+        check_outputs(
+            bundle,
+            {
+                name: [(output.name, _width(output.shape)) for output in session.get_outputs()]
+                for name, session in sessions.items()
+            },
+        )
         super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: sessions[name].run(None, inputs), streams)
+
+
+def _width(shape: Sequence[int | str]) -> int | None:
+    return shape[-1] if len(shape) > 1 and isinstance(shape[-1], int) else None
+
+
+def _check_tensors(path: Path, files: Mapping[str, str]) -> None:
+    """Check the numbers of a graph, and that they are in files whose hash is known.
+
+    Raises:
+        CheckpointError: a tensor that is not finite, or in a file that the bundle does not list.
+    """
+    try:
+        import onnx
+    except ImportError:
+        return  # without the package what the network gives is still checked, for each radiograph
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # the runtime says what is wrong
+        return
+    for tensor in _tensors(graph):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value not in files:
+                raise CheckpointError(
+                    f"{path}: keeps numbers in {entry.value}, which model.json does not list; export it again."
+                )
+        values = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise not_finite(path, tensor.name)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                yield from _tensors(inner)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.errors import CheckpointError, UsageError
-from cxr_mmdet.inference.graphs import GraphBackend, graph_names
+from cxr_mmdet.errors import CheckpointError, UsageError, not_finite
+from cxr_mmdet.inference.graphs import GraphBackend, check_outputs, graph_names
 from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -52,12 +53,15 @@ class OpenVinoBackend(GraphBackend):
         def graph(name: str) -> _Graph:
             path = bundle.path / f"{name}.xml"
             try:
-                return _Graph(core.compile_model(str(path), "CPU", config))
+                model = core.read_model(str(path), str(path.with_suffix(".bin")))
+                _check_constants(path, model)
+                return _Graph(core.compile_model(model, "CPU", config))
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise CheckpointError(f"{path}: cannot be loaded by OpenVINO ({reason}); export it again.") from None
 
         graphs = {name: graph(name) for name in graph_names(bundle.spec, bundle.box_depth)}
+        check_outputs(bundle, {name: graph.outputs() for name, graph in graphs.items()})
         super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs), streams)
 
 
@@ -68,6 +72,13 @@ class _Graph:
         self._compiled = compiled
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
+    def outputs(self) -> list[tuple[str, int | None]]:
+        """Return the name and the last dimension of each output; None for a dimension that is open."""
+        shapes = [(port.get_any_name(), port.get_partial_shape()) for port in self._compiled.outputs]
+        return [
+            (name, shape[-1].get_length() if len(shape) > 1 and shape[-1].is_static else None) for name, shape in shapes
+        ]
+
     def __call__(self, inputs: Mapping[str, Any]) -> list[Array]:
         try:
             request = self._idle.get_nowait()
@@ -77,3 +88,11 @@ class _Graph:
         outputs = [np.array(results[port]) for port in self._compiled.outputs]
         self._idle.put(request)
         return outputs
+
+
+def _check_constants(path: Path, model: Any) -> None:
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            values = node.data
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise not_finite(path, node.get_friendly_name())

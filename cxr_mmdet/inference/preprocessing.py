@@ -10,12 +10,19 @@ import cv2
 import numpy as np
 
 from cxr_mmdet import boxes
+from cxr_mmdet.inference.spec import require_flag, require_number, require_whole
 from cxr_mmdet.preparation.images import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
+
+CHANNELS = 3
+"""Planes of every network's input."""
+
+_LARGEST_SIDE = 16384
+"""More pixels than the largest radiograph has along a side; a larger input would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,22 @@ class Preprocessing:
     size_divisor: int
     pad_value: float
 
+    def __post_init__(self) -> None:
+        require_whole("short_edge", self.short_edge, 0, _LARGEST_SIDE)
+        require_flag("pad_to_square", self.pad_to_square)
+        for side in self.scale or ():
+            # A view of --tta-scale is larger than what a description may ask for.
+            require_whole("scale", side, 1, 4 * _LARGEST_SIDE)
+        require_flag("keep_ratio", self.keep_ratio)
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers, std has {len(self.std)}")
+        for mean in self.mean:
+            require_number("mean", mean, -1e6, 1e6)
+        for std in self.std:
+            require_number("std", std, 1e-6, 1e6)
+        require_whole("size_divisor", self.size_divisor, 1, 4096)
+        require_number("pad_value", self.pad_value, -1e6, 1e6)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
@@ -55,15 +78,20 @@ class Preprocessing:
             KeyError, TypeError, ValueError: something else.
         """
         scale = value["scale"]
+        if scale is not None:
+            width, height = scale
+            require_whole("scale", max(scale), 1, _LARGEST_SIDE)
+        if len(value["mean"]) != CHANNELS:
+            raise ValueError(f"mean has {len(value['mean'])} numbers, expected {CHANNELS}")
         return cls(
-            short_edge=int(value["short_edge"]),
-            pad_to_square=bool(value["pad_to_square"]),
-            scale=None if scale is None else (int(scale[0]), int(scale[1])),
-            keep_ratio=bool(value["keep_ratio"]),
-            mean=tuple(float(mean) for mean in value["mean"]),
-            std=tuple(float(std) for std in value["std"]),
-            size_divisor=int(value["size_divisor"]),
-            pad_value=float(value["pad_value"]),
+            short_edge=value["short_edge"],
+            pad_to_square=value["pad_to_square"],
+            scale=None if scale is None else (width, height),
+            keep_ratio=value["keep_ratio"],
+            mean=tuple(value["mean"]),
+            std=tuple(value["std"]),
+            size_divisor=value["size_divisor"],
+            pad_value=value["pad_value"],
         )
 
     def scaled(self, factor: float) -> Preprocessing:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +22,45 @@ Four = tuple[float, float, float, float]
 NO_SUPPRESSION = 1.0
 """The NMS IoU that no two boxes exceed."""
 
+_TINY, _LARGE, _MANY = 1e-6, 1 << 16, 1 << 20
+_BELOW_ONE = math.nextafter(1, 0)
+
+
+def require_number(name: str, value: Any, low: float, high: float) -> None:
+    """Check that ``value`` is a finite number in low…high, both included.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}, expected a number in {low:g}…{high:g}")
+
+
+def require_whole(name: str, value: Any, low: int, high: int) -> None:
+    """Check that ``value`` is an integer in low…high, both included.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}, expected an integer in {low}…{high}")
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Check that ``value`` is true or false.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, expected true or false")
+
+
+def _require_choice(score_threshold: Any, nms_iou: Any, max_per_image: Any) -> None:
+    require_number("score_threshold", score_threshold, 0, _BELOW_ONE)  # at 1 nothing would ever be found
+    require_number("nms_iou", nms_iou, 0, 1)
+    require_whole("max_per_image", max_per_image, 1, _MANY)
+
 
 @dataclass(frozen=True)
 class DeltaCoder:
@@ -36,6 +76,13 @@ class DeltaCoder:
     stds: Four
     clip_border: bool = True
 
+    def __post_init__(self) -> None:
+        for mean in self.means:
+            require_number("means", mean, -_LARGE, _LARGE)
+        for std in self.stds:
+            require_number("stds", std, _TINY, _LARGE)
+        require_flag("clip_border", self.clip_border)
+
 
 @dataclass(frozen=True)
 class DistanceCoder:
@@ -48,6 +95,9 @@ class DistanceCoder:
     """
 
     clip_border: bool = True
+
+    def __post_init__(self) -> None:
+        require_flag("clip_border", self.clip_border)
 
 
 @dataclass(frozen=True)
@@ -77,6 +127,26 @@ class AnchorMaps:
     score_threshold: float
     min_size: float
 
+    def __post_init__(self) -> None:
+        if not self.strides or len(self.base_anchors) != len(self.strides):
+            raise ValueError(f"base_anchors has {len(self.base_anchors)} levels, strides has {len(self.strides)}")
+        for side in (side for level in self.strides for side in level):
+            require_whole("strides", side, 1, _LARGE)
+        for level in self.base_anchors:
+            if not level:
+                raise ValueError("a level of base_anchors is empty")
+            for x_min, y_min, x_max, y_max in level:
+                for corner in (x_min, y_min, x_max, y_max):
+                    require_number("base_anchors", corner, -_LARGE, _LARGE)
+                if not (x_min < x_max and y_min < y_max):
+                    raise ValueError(f"base_anchors holds {[x_min, y_min, x_max, y_max]}, which has no extent")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation is {self.activation!r}, expected one of {', '.join(get_args(Activation))}")
+        require_whole("channels", self.channels, 1 if self.activation == "sigmoid" else 2, _MANY)
+        require_whole("nms_pre", self.nms_pre, -1, _MANY)
+        _require_choice(self.score_threshold, self.nms_iou, self.max_per_image)
+        require_number("min_size", self.min_size, -1, _LARGE)
+
     def anchors(self, level: int) -> NDArray[np.float32]:
         """Return the (A, 4) anchors around the cell (0, 0)."""
         return np.array(self.base_anchors[level], dtype=np.float32)
@@ -97,6 +167,14 @@ class Pooling:
     samples: int
     aligned: bool
     strides: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for side in self.size_hw:
+            require_whole("size_hw", side, 1, 64)
+        require_whole("samples", self.samples, 0, 64)
+        require_flag("aligned", self.aligned)
+        for stride in self.strides:
+            require_number("strides", stride, 1, _LARGE)
 
 
 @dataclass(frozen=True)
@@ -123,6 +201,12 @@ class Regions:
     max_per_image: int
     score_threshold: float
 
+    def __post_init__(self) -> None:
+        require_flag("class_agnostic", self.class_agnostic)
+        require_whole("levels", self.levels, 1, len(self.pooling.strides))
+        require_number("finest_scale", self.finest_scale, _TINY, _LARGE)
+        _require_choice(self.score_threshold, self.nms_iou, self.max_per_image)
+
 
 @dataclass(frozen=True)
 class DetectorSpec:
@@ -134,6 +218,17 @@ class DetectorSpec:
     maps: AnchorMaps
     regions: Regions | None = None
     gate: GateRule | None = None
+
+    def __post_init__(self) -> None:
+        if self.regions is not None and self.regions.levels > len(self.maps.strides):
+            raise ValueError(f"levels is {self.regions.levels}, of {len(self.maps.strides)} in the maps")
+
+    @property
+    def class_count(self) -> int | None:
+        """The number of classes that the scores are of; None where the second stage has them."""
+        if self.regions is not None:
+            return None
+        return self.maps.channels - (self.maps.activation == "softmax")
 
     @property
     def score_threshold(self) -> float:
@@ -178,7 +273,7 @@ class DetectorSpec:
         """
         maps, regions = dict(value["maps"]), value["regions"]
         maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
-        maps["strides"] = tuple((int(width), int(height)) for width, height in maps["strides"])
+        maps["strides"] = tuple((width, height) for width, height in maps["strides"])
         return cls(
             maps=AnchorMaps(**_with_coder(maps)),
             regions=_regions(regions) if regions else None,
@@ -207,6 +302,9 @@ class WholeDetector:
     max_per_image: int
     gate: GateRule | None = None
 
+    def __post_init__(self) -> None:
+        _require_choice(self.score_threshold, self.nms_iou, self.max_per_image)
+
     @property
     def min_size(self) -> float:
         """Boxes with a side of at most so many pixels do not survive; negative, for mmdet has seen to it."""
@@ -233,20 +331,19 @@ Spec = DetectorSpec | WholeDetector
 
 def _regions(part: Mapping[str, Any]) -> Regions:
     values = part["pooling"]
-    height, width = (int(side) for side in values["size_hw"])
-    strides = tuple(float(stride) for stride in values["strides"])
-    pooling = Pooling((height, width), int(values["samples"]), bool(values["aligned"]), strides)
+    height, width = values["size_hw"]
+    pooling = Pooling((height, width), values["samples"], values["aligned"], tuple(values["strides"]))
     return Regions(**_with_coder(part) | {"pooling": pooling})
 
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:
     coder = part["coder"]
-    clip_border = bool(coder["clip_border"])
+    clip_border = coder["clip_border"]
     if "means" not in coder:
         return dict(part) | {"coder": DistanceCoder(clip_border)}
     return dict(part) | {"coder": DeltaCoder(_four(coder["means"]), _four(coder["stds"]), clip_border)}
 
 
 def _four(values: Any) -> Four:
-    first, second, third, fourth = (float(value) for value in values)
+    first, second, third, fourth = values
     return first, second, third, fourth

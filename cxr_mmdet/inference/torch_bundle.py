@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.files import write_json
-from cxr_mmdet.inference.checkpoint import build_detector, register_types
+from cxr_mmdet.inference.bundle import ARCHITECTURE, WEIGHTS
+from cxr_mmdet.inference.checkpoint import build_detector, register_types, require_labels
+from cxr_mmdet.models.finite import require_finite_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.bundle import Bundle
     from cxr_mmdet.inference.checkpoint import TrainedDetector
-
-WEIGHTS, ARCHITECTURE = "weights.safetensors", "architecture.json"
 
 
 def save_torch_bundle(detector: TrainedDetector, folder: Path) -> list[Path]:
@@ -47,7 +47,10 @@ def load_torch_bundle(bundle: Bundle) -> BaseDetector:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{bundle.path}: cannot be loaded ({reason}); export it again.") from None
     register_types(path, config, trust=False)
-    return build_detector(path, config, weights)
+    require_finite_weights(weights, str(bundle.path / WEIGHTS))
+    model = build_detector(path, config, weights)
+    require_labels(path, model, bundle.class_names)
+    return model
 
 
 def _plain(value: Any) -> Any:

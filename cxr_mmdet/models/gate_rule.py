@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ class GateRule:
             raise ConfigError(f"the gate's score_mode is {score_mode!r}; choose one of {modes}.")
         if not 0 <= cut <= 1:
             raise ConfigError(f"the gate's cut is {cut:g}; give a probability in 0…1.")
-        if exponent <= 0:
+        if not 0 < exponent < math.inf:
             raise ConfigError(f"the gate's exponent is {exponent:g}; give a number above 0.")
         return cls(ScoreMode(score_mode), float(cut), float(exponent))
 
@@ -68,7 +69,7 @@ class GateRule:
         """Return what :meth:`to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: something else.
+            KeyError, TypeError, ValueError, ConfigError: something else.
         """
         exponent = float(value.get("exponent", 1.0))  # bundles of before it had none
-        return cls(score_mode=ScoreMode(value["score_mode"]), cut=float(value["cut"]), exponent=exponent)
+        return cls.of(value["score_mode"], float(value["cut"]), exponent)

@@ -14,7 +14,7 @@ from detectors import bundle_of, checkpoint_of, write_picture
 
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference import export
-from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
+from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.export import ExportOptions, export_model
 from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.parity import EXACT
@@ -28,6 +28,13 @@ FORBIDDEN = ("torch", "torchvision", "mmdet", "mmcv", "mmengine")
 @pytest.fixture
 def bundle(tmp_path):
     return Path(shutil.copytree(bundle_of("faster", "onnx"), tmp_path / "bundle"))
+
+
+def sign(bundle, name):
+    """List a file with the hash that it has now, as whoever makes up a bundle would."""
+    document = json.loads((bundle / MODEL_FILE).read_text())
+    document["files"][name] = sha256_of(bundle / name)
+    (bundle / MODEL_FILE).write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
@@ -93,7 +100,20 @@ def test_a_missing_weight_file(bundle):
         (lambda document: document.update(schema_version=1), "version 1, this program knows 2; export the model again"),
         (lambda document: document.pop("labels"), "KeyError: 'labels'"),
         (lambda document: document.update(format="caffe"), "'caffe' is unknown"),
-        (lambda document: document.update(files={"../../etc/passwd": "0"}), "is missing from the bundle"),
+        (lambda document: document.update(files={}), "files does not list maps.onnx, regions.onnx"),
+        (lambda document: document["files"].update({"../../etc/passwd": "0"}), "is missing from the bundle"),
+        (lambda document: document["files"].update({"/etc/passwd": "0"}), "is missing from the bundle"),
+        (lambda document: document["files"].pop("regions.onnx"), "files does not list regions.onnx"),
+        (lambda document: document.update(format="openvino"), "files does not list maps.bin, maps.xml"),
+        (lambda document: document.update(format="torch"), "files does not list architecture.json"),
+        (lambda document: document.update(labels=[]), "labels must be at least one"),
+        (lambda document: document.update(labels=["a"] * 5), "each different"),
+        (lambda document: document.update(labels=["a", 3]), "must be names, 3 is none"),
+        (lambda document: document["labels"].pop(), "6 channels, model.json with its 4 labels describes 5"),
+        (lambda document: document.update(int8="no"), "int8 is 'no', expected true or false"),
+        (lambda document: document.update(box_depth=1), "files does not list boxes.onnx"),
+        (lambda document: document.update(box_depth=-1), "box_depth is -1"),
+        (lambda document: document.update(parity=[]), "parity must be an object"),
         (lambda document: document["detector"].pop("maps"), "KeyError: 'maps'"),
         (lambda document: document["preprocessing"].update(mean=3), "TypeError"),
     ],
@@ -106,6 +126,141 @@ def test_a_description_that_is_none(bundle, change, message):
         Predictor.load(bundle)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["maps", "strides", 0, 0], 0, "strides is 0"),
+        (["maps", "strides", 0, 1], -8, "strides is -8"),
+        (["maps", "strides", 0, 1], 8.5, "strides is 8.5"),
+        (["maps", "strides"], [], "4 levels, strides has 0"),
+        (["maps", "base_anchors", 0, 0, 2], -99, "which has no extent"),
+        (["maps", "base_anchors", 0], [], "a level of base_anchors is empty"),
+        (["maps", "base_anchors", 0], [[0, 0, 1, 1]], "has 3 channels, model.json with its 5 labels describes 1"),
+        (["maps", "channels"], 0, "channels is 0"),
+        (["maps", "activation"], "relu", "activation is 'relu'"),
+        (["maps", "nms_pre"], -2, "nms_pre is -2"),
+        (["maps", "coder", "stds", 0], 0, "stds is 0"),
+        (["maps", "coder", "means", 0], "0", "means is '0'"),
+        (["regions", "score_threshold"], 1.5, "score_threshold is 1.5"),
+        (["regions", "score_threshold"], 1, "score_threshold is 1"),
+        (["regions", "score_threshold"], None, "score_threshold is None"),
+        (["regions", "nms_iou"], -0.1, "nms_iou is -0.1"),
+        (["regions", "max_per_image"], 0, "max_per_image is 0"),
+        (["regions", "levels"], 9, "levels is 9"),
+        (["regions", "finest_scale"], 0, "finest_scale is 0"),
+        (["regions", "class_agnostic"], True, "has 20 channels, model.json with its 5 labels describes 4"),
+        (["regions", "class_agnostic"], 1, "class_agnostic is 1"),
+        (["regions", "pooling", "size_hw", 0], 10**9, "size_hw is 1000000000"),
+        (["regions", "pooling", "strides", 0], 0, "strides is 0"),
+    ],
+)
+def test_a_number_of_the_detector_that_cannot_be(bundle, place, value, message):
+    document = json.loads((bundle / MODEL_FILE).read_text())
+    part = document["detector"]
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    (bundle / MODEL_FILE).write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=message):
+        Predictor.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"short_edge": -1}, "short_edge is -1"),
+        ({"scale": [0, 0]}, "scale is 0"),
+        ({"scale": [10**6, 10**6]}, "scale is 1000000"),
+        ({"std": [0, 1, 1]}, "std is 0"),
+        ({"std": [1, 1]}, "mean has 3 numbers, std has 2"),
+        ({"mean": [0], "std": [1]}, "mean has 1 numbers, expected 3"),
+        ({"size_divisor": 0}, "size_divisor is 0"),
+        ({"keep_ratio": "no"}, "keep_ratio is 'no'"),
+    ],
+)
+def test_a_number_of_the_preprocessing_that_cannot_be(bundle, change, message):
+    document = json.loads((bundle / MODEL_FILE).read_text())
+    document["preprocessing"].update(change)
+    (bundle / MODEL_FILE).write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=message):
+        Predictor.load(bundle)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_none(bundle, constant):
+    """NaN as the score threshold found nothing in any radiograph."""
+    text = (bundle / MODEL_FILE).read_text()
+    start = text.index('"score_threshold": ', text.index('"regions"'))
+    end = text.index("\n", start)
+    (bundle / MODEL_FILE).write_text(text[:start] + f'"score_threshold": {constant}' + text[end:].lstrip(","))
+    with pytest.raises(CheckpointError, match=f"{MODEL_FILE}: is not JSON .it holds|score_threshold is inf"):
+        Predictor.load(bundle)
+
+
+@pytest.mark.parametrize(("kind", "form"), [("retina", "onnx"), ("retina", "openvino"), ("faster", "torch")])
+def test_too_few_labels(tmp_path, kind, form):
+    """A class without a label was a traceback on the first radiograph that showed it."""
+    bundle = Path(shutil.copytree(bundle_of(kind, form), tmp_path / "bundle"))
+    document = json.loads((bundle / MODEL_FILE).read_text())
+    del document["labels"][3:]
+    (bundle / MODEL_FILE).write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"labels has 3 names|names 3 classes, its network scores 5"):
+        Predictor.load(bundle)
+
+
+def test_the_gate_is_checked_too(tmp_path):
+    bundle = Path(shutil.copytree(bundle_of("retina_gate", "onnx"), tmp_path / "bundle"))
+    document = json.loads((bundle / MODEL_FILE).read_text())
+    for change, message in (({"cut": 2}, "cut is 2"), ({"exponent": 0}, "exponent is 0"), ({"score_mode": "x"}, "'x'")):
+        changed = document | {"detector": document["detector"] | {"gate": document["detector"]["gate"] | change}}
+        (bundle / MODEL_FILE).write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=message):
+            Predictor.load(bundle)
+
+
+def test_data_outside_an_onnx_file_is_listed_like_all_others(bundle):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(bundle / "regions.onnx")
+    onnx.save_model(model, bundle / "regions.onnx", save_as_external_data=True, location="numbers", size_threshold=0)
+    sign(bundle, "regions.onnx")
+    with pytest.raises(
+        CheckpointError, match=r"regions\.onnx: keeps numbers in numbers, which model\.json does not list"
+    ):
+        Predictor.load(bundle)
+    sign(bundle, "numbers")
+    Predictor.load(bundle)
+    (bundle / "numbers").write_bytes(bytes((bundle / "numbers").stat().st_size))
+    with pytest.raises(CheckpointError, match="is not the file this bundle was written with"):
+        Predictor.load(bundle)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
+def test_weights_that_are_not_finite(tmp_path, form, number):
+    """They predicted a normal chest."""
+    import numpy as np
+
+    bundle = Path(shutil.copytree(bundle_of("faster", form), tmp_path / "bundle"))
+    name = {"onnx": "regions.onnx", "openvino": "regions.bin", "torch": "weights.safetensors"}[form]
+    if form == "onnx":
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(bundle / name)
+        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("fc_cls.bias")]
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[-1] = number
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, bundle / name)
+    else:
+        # The last number of each file is one of a weight.
+        data = bytearray((bundle / name).read_bytes())
+        end = len(data) if form == "torch" else len(data) // 4 * 4 // 2 // 4 * 4
+        data[end - 4 : end] = np.float32(number).tobytes()
+        (bundle / name).write_bytes(bytes(data))
+    sign(bundle, name)
+    with pytest.raises(CheckpointError, match=rf"{name.split('.')[0]}\.\w+: holds weights that are not finite"):
+        Predictor.load(bundle)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
 def test_a_description_that_is_no_json(bundle, text):
     (bundle / MODEL_FILE).write_text(text)
@@ -114,12 +269,8 @@ def test_a_description_that_is_no_json(bundle, text):
 
 
 def test_a_graph_that_the_runtime_refuses(bundle):
-    from cxr_mmdet.inference.bundle import sha256_of
-
     (bundle / "maps.onnx").write_bytes(b"no graph")
-    document = json.loads((bundle / MODEL_FILE).read_text())
-    document["files"]["maps.onnx"] = sha256_of(bundle / "maps.onnx")
-    (bundle / MODEL_FILE).write_text(json.dumps(document))
+    sign(bundle, "maps.onnx")
     with pytest.raises(CheckpointError, match="cannot be loaded by ONNX Runtime") as caught:
         Predictor.load(bundle)
     assert "\n" not in str(caught.value)
