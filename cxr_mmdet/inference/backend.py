@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from cxr_mmdet.errors import NotFiniteError
 from cxr_mmdet.inference import decoding
 from cxr_mmdet.inference.spec import DetectorSpec
 from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.decoding import Boxes, Moves
@@ -77,6 +79,9 @@ def detect(
         sizes_hw: of the part of each input that shows the picture.
         score_thresholds: (K,) that a score of each class must reach, above 0.
         nms_iou: overlap above which the weaker of two boxes of a class goes.
+
+    Raises:
+        NotFiniteError: the network gives NaN or infinity.
     """
     found = candidates(backend, spec, batch, sizes_hw, score_thresholds)
     return [leave_best(spec, boxes, nms_iou) for boxes in found]
@@ -89,16 +94,31 @@ def candidates(
     sizes_hw: list[tuple[int, int]],
     score_thresholds: Array,
 ) -> list[Boxes]:
-    """Return the boxes of each picture before suppression; arguments as :func:`detect` takes them."""
+    """Return the boxes of each picture before suppression; see :func:`detect`."""
+    found = _all_candidates(backend, spec, batch, sizes_hw, score_thresholds)
+    for boxes in found:
+        _require_finite(boxes.boxes_xyxy, boxes.scores, 0.0 if boxes.p_abnormal is None else boxes.p_abnormal)
+    return found
+
+
+def _all_candidates(
+    backend: Backend | WholeBackend,
+    spec: Spec,
+    batch: Array,
+    sizes_hw: list[tuple[int, int]],
+    score_thresholds: Array,
+) -> list[Boxes]:
     if isinstance(backend, WholeBackend):
         return backend.boxes(batch, sizes_hw, score_thresholds)
     assert isinstance(spec, DetectorSpec), "a backend and its spec are loaded together"
     scores, deltas, pyramid, abnormal = backend.maps(batch)
+    # NaN is above no threshold: decoding would leave it out, and the image would seem normal.
+    _require_finite(*scores, 0.0 if abnormal is None else abnormal)
     found = [
         _candidates_of_one(
             backend,
             spec,
-            ([level[index] for level in scores], functools.partial(deltas.at, index)),
+            ([level[index] for level in scores], _moves_of(deltas, index)),
             pyramid,
             index,
             size_hw,
@@ -113,6 +133,20 @@ def candidates(
         _gated(spec.gate, boxes, p_abnormal, score_thresholds)
         for boxes, p_abnormal in zip(found, probabilities, strict=True)
     ]
+
+
+def _moves_of(deltas: Deltas, index: int) -> Moves:
+    def moves(places: Sequence[NDArray[np.int64]]) -> list[Array]:
+        found = deltas.at(index, places)
+        _require_finite(*found)
+        return found
+
+    return moves
+
+
+def _require_finite(*values: NDArray[Any] | float) -> None:
+    if not all(np.isfinite(value).all() for value in values):
+        raise NotFiniteError
 
 
 def _gated(rule: GateRule, found: Boxes, p_abnormal: float, score_thresholds: Array) -> Boxes:
@@ -144,5 +178,7 @@ def _candidates_of_one(
     if not len(boxes):
         return decoding.Boxes(boxes, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
     rois = np.concatenate([np.full((len(boxes), 1), index, dtype=np.float32), boxes], axis=1)
+    _require_finite(boxes)
     logits, moves = backend.regions(pyramid, rois, decoding.level_of_regions(spec.regions, boxes))
+    _require_finite(logits, moves)
     return decoding.decode_regions(spec.regions, boxes, logits, moves, size_hw, score_thresholds)

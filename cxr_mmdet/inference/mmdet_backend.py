@@ -15,7 +15,9 @@ from mmdet.structures.bbox import get_box_tensor
 from cxr_mmdet.errors import CheckpointError, CxrError
 from cxr_mmdet.inference.backend import WholeBackend
 from cxr_mmdet.inference.decoding import Boxes
+from cxr_mmdet.inference.describe import in_range
 from cxr_mmdet.inference.spec import NO_SUPPRESSION, WholeDetector
+from cxr_mmdet.models.finite import refuse_non_finite_outputs
 from cxr_mmdet.models.gated_detectors import gate_of
 from cxr_mmdet.scores import reaches
 
@@ -46,14 +48,15 @@ def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
             "test_cfg, so how to predict with it is unknown; use one of the recipes' detectors."
         )
     suppresses, gate = _suppresses_plainly(test), gate_of(model)
-    return WholeDetector(
-        kind=type(model).__name__,
-        score_threshold=float(test.get("score_thr", 0)),
-        nms_iou=float(test.nms.iou_threshold) if suppresses else NO_SUPPRESSION,
-        suppresses=suppresses,
-        max_per_image=int(test.max_per_img),
-        gate=None if gate is None else gate.rule,
-    )
+    with in_range(source):
+        return WholeDetector(
+            kind=type(model).__name__,
+            score_threshold=float(test.get("score_thr", 0)),
+            nms_iou=float(test.nms.iou_threshold) if suppresses else NO_SUPPRESSION,
+            suppresses=suppresses,
+            max_per_image=int(test.max_per_img),
+            gate=None if gate is None else gate.rule,
+        )
 
 
 class MmdetBackend(WholeBackend):
@@ -75,6 +78,7 @@ class MmdetBackend(WholeBackend):
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = copy.deepcopy(model).to(device).eval()
+        refuse_non_finite_outputs(self.model)
         self.device = torch.device(device)
         self._test = _last_head(self.model).test_cfg
         # The head reads the threshold from its config: one call may not change it under another's feet.
@@ -88,6 +92,7 @@ class MmdetBackend(WholeBackend):
 
         Raises:
             CxrError: the detector cannot be run on inputs of this size.
+            NotFiniteError: a head gives NaN or infinity.
         """
         pictures = torch.from_numpy(batch).to(self.device)
         shape = (pictures.shape[2], pictures.shape[3])

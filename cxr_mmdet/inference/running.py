@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_mmdet.dicom.radiograph import Radiograph
-from cxr_mmdet.errors import CxrError, DicomError
+from cxr_mmdet.errors import CxrError, DicomError, UsageError
 from cxr_mmdet.inference import journal
 from cxr_mmdet.inference.outputs import OVERLAYS, CocoIds, write_overlay, write_results
 from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
@@ -262,13 +262,30 @@ def _predict_batch(
     predictor: Predicts, batch: Sequence[Read], out_dir: Path, options: RunOptions, log: journal.Journal
 ) -> None:
     good = [(item, read, state) for item, read, state in batch if isinstance(read, Radiograph)]
-    found = predictor.predict_radiographs([read for _, read, _ in good], options.thresholds, options.augmentation)
+    found = _predict_each(predictor, [read for _, read, _ in good], options)
     for item, read, _ in batch:
         if isinstance(read, CxrError):
             log.add(item, {"failure": str(read)})
     for (item, radiograph, state), findings in zip(good, found, strict=True):
+        if isinstance(findings, CxrError):
+            log.add(item, {"failure": f"{item.source}: {findings}"})
+            continue
         if options.overlays:
             pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
             picture = findings.at_least(options.overlay_score).draw(pixels, long_edge=options.overlay_size or None)
             write_overlay(_overlay_path(out_dir, item.image_id), picture)
         log.add(item, {"findings": findings.to_json(), "state": state})
+
+
+def _predict_each(
+    predictor: Predicts, radiographs: Sequence[Radiograph], options: RunOptions
+) -> Sequence[Findings | CxrError]:
+    """Return what is found on each radiograph, or why nothing can be; one that fails does not fail its batch."""
+    try:
+        return predictor.predict_radiographs(radiographs, options.thresholds, options.augmentation)
+    except UsageError:
+        raise
+    except CxrError as error:
+        if len(radiographs) == 1:
+            return [error]
+        return [found for radiograph in radiographs for found in _predict_each(predictor, [radiograph], options)]

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from detectors import write_picture
 
-from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.errors import CxrError, NotFiniteError, UsageError
 from cxr_mmdet.evaluation.results import read_detections
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Thresholds
@@ -112,6 +113,25 @@ def test_a_bad_file_among_good_ones(pictures, tmp_path):
     repaired = run(pictures, tmp_path / "out", predictor)
     assert (repaired.images, repaired.reused, predictor.calls) == (5, 4, 1)
     assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+class NotFiniteWhereDark(OneBox):
+    def predict_radiographs(self, radiographs, thresholds, augmentation=None):
+        if min(radiograph.pixels.mean() for radiograph in radiographs) < 30:
+            raise NotFiniteError
+        return super().predict_radiographs(radiographs, thresholds, augmentation)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_radiograph_of_which_the_network_says_nothing_finite_fails_alone(pictures, tmp_path, batch_size):
+    """It was written down as a normal chest."""
+    cv2.imwrite(str(pictures / "p1-dark.png"), np.full((40, 30), 9, dtype=np.uint8))
+    done = run(pictures, tmp_path / "out", NotFiniteWhereDark(), batch_size=batch_size)
+    assert done.images == 5
+    (row,) = read_csv(tmp_path / "out" / "failures.csv")
+    assert row["image_id"] == "p1-dark"
+    assert row["reason"].startswith(f"{pictures / 'p1-dark.png'}: the model's outputs are not finite numbers")
+    assert "p1-dark" not in (tmp_path / "out" / "findings.json").read_text()
 
 
 def test_only_bad_files(tmp_path):

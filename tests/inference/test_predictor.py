@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import detectors
 import mmdet_oracle
 import numpy as np
 import pytest
@@ -15,8 +17,11 @@ from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_pi
 from mmdet_oracle import assert_same
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.errors import CheckpointError, DicomError, UsageError
-from cxr_mmdet.inference.predictor import Predictor, Thresholds
+from cxr_mmdet.errors import CheckpointError, DicomError, NotFiniteError, UsageError
+from cxr_mmdet.inference.candidates import find_candidates
+from cxr_mmdet.inference.export import ExportOptions, export_model
+from cxr_mmdet.inference.model import Format
+from cxr_mmdet.inference.predictor import Predictor, Thresholds, as_radiograph
 from cxr_mmdet.inference.streams import Streams
 
 SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
@@ -238,3 +243,56 @@ def test_a_finding_is_kept_at_its_own_score_and_the_models_own_threshold_stays_m
         assert predictor.predict(picture, class_thresholds=named).to_json() == kept.to_json()
     own = predictor.model.spec.score_threshold
     assert Thresholds().of_classes(("a",), own)[0] == np.nextafter(np.float32(own), np.float32(1))
+
+
+def overflowing(kind, tensor, path):
+    """Write a checkpoint whose weights are finite and whose products are not."""
+    weights = dict(detectors.weights_of(kind))
+    weights[tensor] = torch.full_like(weights[tensor], 3e38)
+    return detectors.write_checkpoint(kind, path, state_dict=weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor"),
+    [
+        ("retina", "bbox_head.retina_cls.weight"),
+        ("retina", "bbox_head.retina_reg.weight"),
+        ("faster", "rpn_head.rpn_cls.weight"),
+        ("faster", "roi_head.bbox_head.fc_cls.weight"),
+        ("faster", "roi_head.bbox_head.fc_reg.weight"),
+    ],
+)
+def test_outputs_that_are_not_finite(tmp_path, kind, tensor):
+    """Decoding leaves NaN out, so that the findings were those of a normal chest."""
+    predictor = Predictor.load(overflowing(kind, tensor, tmp_path / "a.pth"))
+    picture = detectors.write_picture(tmp_path / "a.png")
+    with pytest.raises(NotFiniteError, match="not finite numbers"):
+        predictor.predict(picture)
+    with pytest.raises(NotFiniteError):
+        find_candidates(predictor, as_radiograph(picture))
+
+
+def test_a_model_whose_outputs_are_not_finite_is_not_exported(tmp_path):
+    path = overflowing("retina", "bbox_head.retina_cls.weight", tmp_path / "a.pth")
+    with pytest.raises(NotFiniteError):
+        export_model(str(path), tmp_path / "out", ExportOptions(format=Format.onnx))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize("option", ["score_thr", "nms.iou_threshold"])
+def test_a_threshold_of_the_config_that_is_not_a_number(tmp_path, option):
+    """An infinite threshold finds nothing, in whatever radiograph."""
+    meta = detectors.meta_of("retina")
+    text = re.sub(rf"{option.rpartition('.')[2]}=[\d.]+", f"{option.rpartition('.')[2]}=1e999", meta["cfg"])
+    path = detectors.write_checkpoint("retina", tmp_path / "a.pth", meta=meta | {"cfg": text})
+    with pytest.raises(CheckpointError, match=r"its config cannot be right \(\w+ is inf, expected a number"):
+        Predictor.load(path)
+
+
+def test_fewer_classes_than_the_network_scores(tmp_path):
+    meta = detectors.meta_of("faster")
+    path = detectors.write_checkpoint(
+        "faster", tmp_path / "a.pth", meta=meta | {"dataset_meta": {"classes": ("ILD", "Cardiomegaly")}}
+    )
+    with pytest.raises(CheckpointError, match="names 2 classes, its network scores 5"):
+        Predictor.load(path)

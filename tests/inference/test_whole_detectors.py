@@ -7,13 +7,14 @@ import threading
 import detectors
 import numpy as np
 import pytest
+import torch
 from mmdet_oracle import assert_same, mmdet_says
 from mmengine.config import ConfigDict
 from modern import DETECTORS, build, checkpoint_of, config_of
 
 from cxr_mmdet import boxes
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
+from cxr_mmdet.errors import CheckpointError, CxrError, NotFiniteError, UsageError
 from cxr_mmdet.inference.augmentation import View, make_views
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.ensemble import Ensemble
@@ -221,3 +222,22 @@ def test_nothing_found_and_one_pixel(tmp_path):
         assert len(predictor.predict(detectors.write_picture(tmp_path / "a.png"), score_threshold=1.0)) == 0
         found = predictor.predict(detectors.write_picture(tmp_path / "b.png", 1, 1))
         assert ((found.boxes_xyxy >= 0) & (found.boxes_xyxy <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor"),
+    [
+        ("atss", "bbox_head.atss_cls.weight"),
+        ("cascade_rcnn", "roi_head.bbox_head.1.fc_cls.weight"),
+        ("dino_r50", "bbox_head.cls_branches.0.weight"),
+    ],
+)
+def test_outputs_that_are_not_finite(tmp_path, kind, tensor):
+    """mmdet leaves boxes with NaN as score out."""
+    weights = dict(torch.load(checkpoint_of(kind), weights_only=False))
+    state = dict(weights["state_dict"])
+    state[tensor] = torch.full_like(state[tensor], 3e38)
+    torch.save(weights | {"state_dict": state}, tmp_path / "a.pth")
+    predictor = Predictor.load(tmp_path / "a.pth")
+    with pytest.raises(NotFiniteError):
+        predictor.predict(detectors.write_picture(tmp_path / "a.png"))
