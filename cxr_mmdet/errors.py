@@ -53,8 +53,8 @@ class NotFiniteError(CxrError):
 
     def __init__(
         self,
-        message: str = "the model's outputs are not finite numbers (NaN or infinity), so nothing can be said about this "
-        "radiograph; check the model on others, and use another checkpoint if it fails there too.",
+        message: str = "the model's outputs are not finite numbers (NaN or infinity), so nothing can be said about "
+        "this radiograph; check the model on others, and use another checkpoint if it fails there too.",
     ) -> None:
         super().__init__(message)
 
