@@ -105,6 +105,7 @@ def run(
     outlives the process: the same command again goes on. A destination that is down is tried again and again.
     """
     import logging
+    import os
 
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.serving.dicom_node import DicomNode, NodeOptions, parse_networks
@@ -112,6 +113,7 @@ def run(
     from cxr_mmdet.serving.sender import Destination, check_ae_title
     from cxr_mmdet.serving.tls import Certificates
 
+    os.umask(0o077)  # what the node writes holds patients' data
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     quiet_libraries()
     certificates = Certificates(tls_cert, tls_key, tls_ca)
@@ -147,6 +149,7 @@ def status(
 
     with job_store.open_queue(state) as queue:
         counts = job_store.count_states(queue)
+        quarantine = job_store.list_quarantine(state)
         failed = job_store.list_jobs(queue, job_store.State.failed)
         waiting = [
             job
@@ -159,11 +162,18 @@ def status(
             {"sop_instance_uid": job.sop_instance_uid, "state": job.state.value, "reason": job.reason}
             for job in (*failed, *waiting)
         ]
-        stdout.print_json(json.dumps({"counts": counts, "problems": rows}, sort_keys=True))
+        stdout.print_json(json.dumps({"counts": counts, "problems": rows, "quarantine": quarantine}, sort_keys=True))
         return
     stdout.print("  ".join(f"{name} {count}" for name, count in counts.items()), highlight=False)
     if failed or waiting:
         stdout.print(_problems([*failed, *waiting]))
+    if quarantine:
+        names = ", ".join(quarantine[:SHOWN_JOBS]) + (", …" if len(quarantine) > SHOWN_JOBS else "")
+        stdout.print(
+            f"set aside in {state / job_store.QUARANTINE}, which the node does not touch again: {names}",
+            highlight=False,
+            markup=False,
+        )
 
 
 @app.command()
@@ -174,6 +184,21 @@ def retry(state: State = DEFAULT_STATE) -> None:
     with job_store.open_queue(state) as queue:
         count = job_store.retry_failed(state, queue)
     stdout.print(f"{count} queued again", highlight=False)
+
+
+@app.command()
+def repair(state: State = DEFAULT_STATE) -> None:
+    """Make a damaged or lost database anew from the radiographs and results in the folder; the node must be stopped.
+
+    Nothing is deleted: the damaged database is kept beside the new one. What the new one cannot know any more, such as
+    that a radiograph was delivered, makes the node predict it again when it is sent again, to the same UIDs.
+    """
+    from cxr_mmdet.serving import job_recovery
+
+    kept = job_recovery.repair(state)
+    if kept is not None:
+        stdout.print(f"the old database is kept as {kept}", highlight=False, markup=False)
+    status(state, as_json=False)
 
 
 def _warn_if_open(options: NodeOptions) -> None:

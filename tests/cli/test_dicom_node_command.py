@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli.dicom_node import app
 from cxr_mmdet.cli.main import build_app
-from cxr_mmdet.serving.job_store import JobStore, State
+from cxr_mmdet.serving.job_store import DiskError, JobStore, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,3 +104,42 @@ def test_a_warning_where_everybody_may_send(tmp_path: Path):
     assert "anyone who reaches this address may send" in " ".join(result.stderr.split())
     result = run(str(tmp_path / "model"), *DESTINATION, "--host", "0.0.0.0", "--allow-ae", "A")
     assert "anyone" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "retry"])
+def test_a_damaged_database_ends_in_a_sentence_and_repair_mends_it(state: Path, command: str):
+    (state / "images" / "stray").mkdir()
+    (state / "queue.sqlite").write_bytes(b"no database at all" * 100)
+    result = run(command, "--state", str(state))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert f" repair --state {state}`" in " ".join(result.stderr.split())
+    result = run("repair", "--state", str(state))
+    assert result.exit_code == 0
+    assert f"the old database is kept as {state / 'queue.sqlite.damaged-1'}" in result.stdout
+    # The builder's images are no DICOM files: nothing says whose they are.
+    assert f"set aside in {state / 'quarantine'}" in result.stdout
+    assert "stray" in json.loads(run("status", "--state", str(state), "--json").stdout)["quarantine"]
+
+
+@pytest.mark.parametrize("command", ["status", "retry", "repair"])
+def test_a_state_folder_that_is_none(tmp_path: Path, command: str):
+    result = run(command, "--state", str(tmp_path / "nowhere"))
+    assert result.exit_code == 2
+    assert "is no folder of a DICOM node" in " ".join(result.stderr.split())
+
+
+def test_a_database_that_is_missing_or_empty_is_not_an_empty_queue(state: Path):
+    (state / "queue.sqlite").write_bytes(b"")
+    assert "damaged (it is empty)" in " ".join(run("status", "--state", str(state)).stderr.split())
+    (state / "queue.sqlite").unlink()
+    assert "damaged (it is missing)" in " ".join(run("status", "--state", str(state)).stderr.split())
+
+
+def test_a_state_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "state", tmp_path / "file"):
+        with pytest.raises(DiskError, match=r"cannot be used for the queue .*give a --state folder"):
+            JobStore(folder)
+    result = run("repair", "--state", str(tmp_path / "file" / "state"))
+    assert result.exit_code == 2

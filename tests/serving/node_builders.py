@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from detectors import bundle_of
 from pydicom import Dataset
-from pydicom.uid import ComputedRadiographyImageStorage
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
+from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.labels import LABELS_14
@@ -96,6 +98,23 @@ def _header() -> Dataset:
         setattr(header, keyword, f"1.2.3.{number}")
     header.Rows = header.Columns = 8
     return header
+
+
+def radiograph_file(uid: str, *, grey: int = 7, patient: str = "P1", syntax: UID = ExplicitVRLittleEndian) -> bytes:
+    """Return the content of a DICOM file with a radiograph of 8 by 8 pixels."""
+    dataset = _header()
+    dataset.SOPInstanceUID, dataset.PatientID = uid, patient
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.WindowCenter, dataset.WindowWidth = 128, 256
+    dataset.PixelData = bytes([grey]) * 64
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if syntax.is_compressed:
+        dataset.compress(syntax, generate_instance_uid=False)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return to_bytes(dataset)
 
 
 HEADER = _header()
