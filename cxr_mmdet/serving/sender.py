@@ -25,6 +25,8 @@ TIMEOUT_S = 30
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _DUPLICATE_INSTANCE = 0x0111
 """The archive has the instance already (PS3.7 C.5.7)."""
+_REJECTED_TRANSIENT = 0x02
+"""The archive has too many associations at the moment (PS3.8 9.3.4)."""
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 
@@ -66,11 +68,13 @@ class NotDeliveredError(Exception):
 
     Attributes:
         refused: it answered, and said no; trying for ever would not help.
+        busy: it answered that it has no room, for this object or for any.
     """
 
-    def __init__(self, reason: str, *, refused: bool) -> None:
+    def __init__(self, reason: str, *, refused: bool, busy: bool = False) -> None:
         super().__init__(reason)
         self.refused = refused
+        self.busy = busy
 
 
 def check_ae_title(title: str, option: str) -> str:
@@ -134,7 +138,8 @@ def _no_association(association: Association, destination: Destination) -> NotDe
     if association.is_rejected:
         answer = association.acceptor.primitive
         why = "" if answer is None else f" ({answer.reason_str})"
-        return NotDeliveredError(f"{destination} rejected the association{why}", refused=True)
+        passes = answer is not None and answer.result == _REJECTED_TRANSIENT
+        return NotDeliveredError(f"{destination} rejected the association{why}", refused=not passes)
     if association.acceptor.primitive is not None:
         return NotDeliveredError(f"{destination} accepts none of the objects", refused=True)
     return NotDeliveredError(f"{destination} cannot be reached", refused=False)
@@ -167,7 +172,9 @@ def _store(association: Association, stored: _Stored, destination: Destination) 
     if status in (0x0000, _DUPLICATE_INSTANCE) or status >> 12 == 0xB:
         return
     remark = str(answer.get("ErrorComment") or "").strip()
+    busy = status >> 8 == 0xA7  # out of resources (PS3.4 B.2.3)
     raise NotDeliveredError(
         f"{destination} refused a {kind} with status 0x{status:04X}{f' ({remark})' if remark else ''}",
-        refused=status >> 8 != 0xA7,  # out of resources passes
+        refused=not busy,
+        busy=busy,
     )

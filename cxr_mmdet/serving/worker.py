@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import CxrError
-from cxr_mmdet.serving.job_store import State
+from cxr_mmdet.serving.job_store import LONGEST_DELAY_S, State, identify
 from cxr_mmdet.serving.reporting import describe_findings, predict_content
 from cxr_mmdet.serving.sender import NotDeliveredError, send
 
@@ -30,7 +30,7 @@ log = logging.getLogger("cxr_mmdet.node")
 
 Made = TypeVar("Made")
 
-FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 300.0
+FIRST_DELAY_S = 1.0
 POLL_S = 0.5
 """How often a loop with nothing to do looks whether a delay is over."""
 
@@ -40,6 +40,8 @@ MAX_ATTEMPTS = 5
 """Attempts at predicting that end in an error of ours."""
 MAX_REFUSALS = 10
 """Answers of the destination that it does not want the object; silence is never given up on."""
+MAX_BUSY_ATTEMPTS = 300
+"""Attempts, about a day, that end in a lack of room at the destination when it took nothing else meanwhile."""
 
 
 def delay_after(attempts: int) -> float:
@@ -76,6 +78,8 @@ class Worker:
         self._options = options
         self._taking = threading.Lock()
         self._begun: set[int] = set()
+        self._deliveries = 0
+        self._deliveries_at_busy: dict[int, int] = {}
         self._under_way: set[int] = set()
         self._one_is_done = threading.Condition()
         self._stopping = threading.Event()
@@ -110,7 +114,7 @@ class Worker:
                     continue
             # The disk is full or gone: nothing was noted, so that the job stands where it stood.
             except (OSError, sqlite3.Error) as error:
-                log.error("the queue cannot be written (%s); trying again", error)
+                log.error("the queue cannot be written (%s); trying again", self._store.explain(error))
                 self._stopping.wait(FIRST_DELAY_S)
                 continue
             self._woken[state].wait(POLL_S)
@@ -156,6 +160,10 @@ class Worker:
         except FileNotFoundError:
             self._give_up(job, "its file is gone from the queue's folder")
             return
+        # A bad sector or missing rights concern this radiograph; the others go on meanwhile.
+        except OSError as error:
+            self._postpone(job, f"its file cannot be read ({error})")
+            return
         made = self._attempt(job, lambda: self._results(job, content))
         if made is not None:
             self._keep(job, *made)
@@ -172,21 +180,21 @@ class Worker:
             self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
         return None
 
-    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int]:
-        """Return the files to send, by name, and the number of findings."""
+    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int, str]:
+        """Return the files to send, by name, the number of findings, and what identifies the radiograph."""
         prediction = predict_content(self._predictor, content, job.sop_instance_uid)
         # The time of arrival, so that predicting again after a kill makes the same bytes.
         created = datetime.datetime.fromtimestamp(job.received)
         reports = describe_findings(prediction, self._options, created)
         results = {"1-report": reports.report, "2-capture": reports.capture, "3-presentation": reports.presentation}
         encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
-        return encoded, len(reports.findings)
+        return encoded, len(reports.findings), identify(prediction.header, prediction.radiograph)
 
-    def _keep(self, job: Job, results: dict[str, bytes], findings: int) -> None:
+    def _keep(self, job: Job, results: dict[str, bytes], findings: int, identity: str) -> None:
         try:
-            self._store.predicted(job, results, findings)
+            self._store.predicted(job, results, findings, identity)
         except (OSError, sqlite3.Error) as error:
-            self._postpone(job, f"its results cannot be written ({error})")
+            self._postpone(job, f"its results cannot be written ({self._store.explain(error)})")
             return
         self._begun.discard(job.number)
         log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
@@ -201,24 +209,49 @@ class Worker:
         return True
 
     def _deliver(self, job: Job) -> None:
-        try:
-            send(self._store.result_files(job), self._destination, self._ae_title)
-        except NotDeliveredError as error:
-            give_up = error.refused and job.refusals + 1 >= MAX_REFUSALS
-            self._postpone(job, str(error), refused=error.refused, give_up=give_up)
+        if self._store.is_delivered(job):
+            self._store.sent(job)
             return
-        except (OSError, sqlite3.Error):
-            raise
+        results = self._store.result_files(job)
+        if not results:
+            self._give_up(job, "its results are gone from the queue's folder")
+            return
+        try:
+            send(results, self._destination, self._ae_title)
+        except NotDeliveredError as error:
+            self._note_refusal(job, error)
+            return
+        except OSError as error:
+            self._postpone(job, f"its results cannot be read ({error})")
+            return
         # A result that cannot be sent, such as a damaged file, must not keep the others from being sent.
         except Exception as error:
             log.exception("sending the findings of %s failed", job.sop_instance_uid)
             reason = f"its results cannot be sent ({type(error).__name__}: {error})"
             self._postpone(job, reason, refused=True, give_up=job.refusals + 1 >= MAX_REFUSALS)
             return
+        self._deliveries += 1
+        self._deliveries_at_busy.pop(job.number, None)
         self._store.sent(job)
         if job.attempts:
-            self._store.hurry(State.predicted)  # the destination is back: what waits for it need not wait longer
+            # The destination is back: what waits for it need not wait longer.
+            self._store.hurry(State.predicted, job.reason)
         log.info("sent the findings of %s to %s", job.sop_instance_uid, self._destination)
+
+    def _note_refusal(self, job: Job, error: NotDeliveredError) -> None:
+        """Postpone or give up what the destination did not take.
+
+        A lack of room counts as a refusal of this object where others were taken since the last attempt: otherwise the
+        destination is full, and waiting is all that helps.
+        """
+        refused = error.refused
+        if error.busy:
+            refused = self._deliveries > self._deliveries_at_busy.get(job.number, self._deliveries)
+            self._deliveries_at_busy[job.number] = self._deliveries
+        give_up = (refused and job.refusals + 1 >= MAX_REFUSALS) or (
+            error.busy and job.attempts + 1 >= MAX_BUSY_ATTEMPTS
+        )
+        self._postpone(job, str(error), refused=refused, give_up=give_up)
 
     def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
         if give_up:
@@ -232,4 +265,5 @@ class Worker:
     def _give_up(self, job: Job, reason: str) -> None:
         self._store.fail(job, reason)
         self._begun.discard(job.number)
+        self._deliveries_at_busy.pop(job.number, None)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)

@@ -210,6 +210,7 @@ def test_a_refusal_is_told_from_a_lack_of_room(archive, capture: Path, status: i
     with pytest.raises(NotDeliveredError, match=f"refused a Secondary Capture .* 0x{status:04X}") as caught:
         send([capture], archive(status), "CXR")
     assert caught.value.refused is refused
+    assert caught.value.busy is (status == 0xA700)
 
 
 def test_an_archive_that_takes_other_objects_only(archive, capture: Path):

@@ -16,14 +16,24 @@ from node_builders import FINDINGS, HEADER, wait_for
 from cxr_mmdet.dicom.report import structured_report
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.serving import worker as worker_module
-from cxr_mmdet.serving.job_store import JobStore, State, count_states, list_jobs, open_queue
+from cxr_mmdet.serving.job_store import (
+    JobStore,
+    State,
+    count_states,
+    file_stem,
+    list_jobs,
+    open_queue,
+    retry_failed,
+)
 from cxr_mmdet.serving.reporting import Prediction, ReportOptions, Reports
-from cxr_mmdet.serving.sender import Destination
+from cxr_mmdet.serving.sender import Destination, NotDeliveredError
 from cxr_mmdet.serving.worker import MAX_ATTEMPTS, MAX_REFUSALS, MAX_UNFINISHED, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from cxr_mmdet.serving.job_store import Job
 
 LANES = 3
 NOBODY = Destination("NOBODY", "127.0.0.1", 9)
@@ -54,6 +64,7 @@ class Steps:
         self.before_report: Callable[[str], None] = lambda name: None
         patch(worker_module, "predict_content", self._predict)
         patch(worker_module, "describe_findings", self._report)
+        patch(worker_module, "identify", lambda header, radiograph: radiograph)
         patch(worker_module, "send", lambda *_: None)
 
     def _predict(self, predictor: Any, content: bytes, name: str) -> Prediction:
@@ -263,3 +274,126 @@ def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, st
     assert not list((store.folder / "results").iterdir())
     assert store.next(State.queued).unfinished == 1
     store.close()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
+def test_an_image_that_cannot_be_read_waits_alone_with_its_reason(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    read, is_bad = store.read_image, threading.Event()
+    is_bad.set()
+
+    def read_image(job: Job) -> bytes:
+        if is_bad.is_set() and job.sop_instance_uid == "1.1":
+            raise error
+        return read(job)
+
+    monkeypatch.setattr(store, "read_image", read_image)
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"queued": 1, "done": 1})
+        wait_for(lambda: reasons(store, State.queued) == {"1.1": f"its file cannot be read ({error})"})
+        is_bad.clear()
+        wait_for(lambda: states(store) == {"done": 2})
+
+
+def test_results_that_cannot_be_read_wait_alone_with_their_reason(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    def send(paths: list[Path], *_: object) -> None:
+        if bad in paths[0].name:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(worker_module, "send", send)
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    bad = store.next(State.queued).file
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"predicted": 1, "done": 1})
+        wait_for(lambda: "cannot be read ([Errno 5]" in reasons(store, State.predicted)["1.1"])
+
+
+def test_results_that_are_gone_are_not_called_sent(store: JobStore, steps: Steps):
+    store.accept("1.1", b"image", "A@b")
+    job = store.next(State.queued)
+    store.predicted(job, {"1-report": b"sr"}, 0)
+    for path in store.result_files(job):
+        path.unlink()
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1})
+    assert reasons(store, State.failed) == {"1.1": "its results are gone from the queue's folder"}
+
+
+class FullArchive:
+    """Has no room for some radiographs, or for any; notes what it is offered."""
+
+    def __init__(self, bad: set[str]) -> None:
+        self.bad = bad
+        self.offered: list[str] = []
+        self.taken: list[str] = []
+
+    def send(self, paths: list[Path], *_: object) -> None:
+        stem = paths[0].name.split("-")[0]
+        self.offered.append(stem)
+        if stem in self.bad:
+            raise NotDeliveredError("no room", refused=False, busy=True)
+        self.taken.append(stem)
+
+
+def test_one_object_for_which_there_is_no_room_fails_and_can_be_retried(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    bad = file_stem("1.0")
+    archive = FullArchive({bad})
+    monkeypatch.setattr(worker_module, "send", archive.send)
+    uids = [f"1.{number}" for number in range(3 * MAX_REFUSALS)]
+    with run_worker(store, steps) as worker:
+        store.accept(uids[0], b"image", "A@b")
+        for uid in uids[1:]:
+            offered = archive.offered.count(bad)
+            wait_for(lambda offered=offered: archive.offered.count(bad) > offered or states(store).get("failed"))
+            store.accept(uid, b"image", "A@b")
+            worker.wake()
+            wait_for(lambda uid=uid: file_stem(uid) in archive.taken)
+        wait_for(lambda: states(store) == {"failed": 1, "done": len(uids) - 1})
+        assert reasons(store, State.failed) == {"1.0": "no room"}
+        archive.bad.clear()
+        with open_queue(store.folder) as queue:
+            assert retry_failed(store.folder, queue) == 1
+        wait_for(lambda: states(store) == {"done": len(uids)})
+
+
+def test_an_archive_without_room_for_anything_is_waited_for(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    uids = [f"1.{number}" for number in range(3)]
+    archive = FullArchive({file_stem(uid) for uid in uids})
+    monkeypatch.setattr(worker_module, "send", archive.send)
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    with run_worker(store, steps):
+        wait_for(lambda: len(archive.offered) > 3 * len(uids) * MAX_REFUSALS)
+        assert states(store) == {"predicted": len(uids)}
+        archive.bad.clear()
+        wait_for(lambda: states(store) == {"done": len(uids)})
+
+
+def test_what_was_delivered_on_a_full_disk_is_not_sent_again(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    archive = FullArchive(set())
+    monkeypatch.setattr(worker_module, "send", archive.send)
+    run, failures = store._run, iter(range(6))
+
+    def full(statement: str, *values: Any) -> None:
+        if State.done.value in values and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        run(statement, *values)
+
+    monkeypatch.setattr(store, "_run", full)
+    store.accept("1.1", b"image", "A@b")
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"done": 1})
+    assert len(archive.offered) == 1
+    assert not list((store.folder / "results").iterdir())
