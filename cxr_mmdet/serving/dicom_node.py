@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydicom import Dataset
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -19,8 +20,9 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 
 from cxr_mmdet.dicom.codecs import PREFERENCE
-from cxr_mmdet.errors import UsageError
-from cxr_mmdet.serving.job_store import DiskError, JobStore, State
+from cxr_mmdet.dicom.source import parse_dataset
+from cxr_mmdet.errors import DicomError, UsageError
+from cxr_mmdet.serving.job_store import DiskError, JobStore, OtherContentError, State
 from cxr_mmdet.serving.worker import Worker
 
 if TYPE_CHECKING:
@@ -43,7 +45,10 @@ RADIOGRAPHS = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresen
 VERIFICATION = "1.2.840.10008.1.1"
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, *PREFERENCE]
 
-OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
+OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
+"""Of PS3.4 B.2.3; the second is for a data set that is not the object that its request names."""
+DUPLICATE_INSTANCE = 0x0111
+"""The SOP Instance UID belongs to another object (PS3.7 C.5.7)."""
 TIMEOUT_S = 60
 MAX_PDU_BYTES = 1 << 18
 """What a peer may send in one piece, if it can: a third less work a picture than with the usual 16 KiB."""
@@ -174,7 +179,7 @@ class DicomNode:
             log.warning("rejected %s@%s: its address is not allowed", caller, address)
             _reject(event, 0x01)  # no reason given
 
-    def _on_store(self, event: evt.Event) -> int:
+    def _on_store(self, event: evt.Event) -> int | Dataset:
         uid = str(getattr(event.request, "AffectedSOPInstanceUID", ""))
         sender = f"{event.assoc.requestor.ae_title}@{event.assoc.requestor.address}"
         try:
@@ -184,7 +189,20 @@ class DicomNode:
             log.warning("refused an object of %s: its header cannot be written (%s)", sender, error)
             return CANNOT_UNDERSTAND
         try:
+            dataset = parse_dataset(content, uid)
+        except DicomError as error:
+            log.warning("refused an object of %s: %s", sender, error)
+            return _refusal(CANNOT_UNDERSTAND, "the data set cannot be read")
+        for keyword in ("SOPClassUID", "SOPInstanceUID"):
+            requested, held = getattr(event.request, f"Affected{keyword}"), dataset.get(keyword)
+            if not held or held != requested:
+                log.warning("refused %s of %s: its data set has the %s %s", uid, sender, keyword, held)
+                return _refusal(DOES_NOT_MATCH, f"{keyword} differs between request and data set")
+        try:
             is_new = self._store.accept(uid, content, sender)
+        except OtherContentError as error:
+            log.error("refused an object of %s: %s", sender, error)
+            return _refusal(DUPLICATE_INSTANCE, "UID of other pixels or another patient")
         except DiskError as error:
             log.error("refused %s of %s: %s", uid, sender, error)
             return OUT_OF_RESOURCES
@@ -210,6 +228,13 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
         except ValueError:
             networks += [ipaddress.ip_network(address) for address in _addresses(text)]
     return tuple(networks)
+
+
+def _refusal(status: int, comment: str) -> Dataset:
+    """Return an answer to a C-STORE that says why; a comment has 64 characters at most (VR LO)."""
+    answer = Dataset()
+    answer.Status, answer.ErrorComment = status, comment
+    return answer
 
 
 def _reject(event: evt.Event, reason: int) -> None:

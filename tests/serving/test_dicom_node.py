@@ -18,11 +18,15 @@ import orthanc_server
 import pytest
 from detectors import bundle_of
 from node_builders import THRESHOLD, echoscu, missing, predictor, run_node, storescu, wait_for, write_phantoms
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     ComprehensiveSRStorage,
+    ComputedRadiographyImageStorage,
     CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -295,3 +299,53 @@ def test_only_those_on_the_lists_are_let_in(tmp_path: Path):
         assert "Association Rejected" in echoscu(node.port).stderr
     with run_node(tmp_path / "3", NOBODY, networks=parse_networks(["localhost"])) as node:
         assert echoscu(node.port).returncode == 0
+
+
+def store_at(port: int, dataset: Dataset | Path) -> Dataset:
+    """Return the answer to a C-STORE; a file is sent under the UID of its file meta information."""
+    entity = AE("SENDER")
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        entity.add_requested_context(ComputedRadiographyImageStorage, syntax)
+        entity.add_requested_context(DigitalXRayImageStorageForPresentation, syntax)
+    association = entity.associate("127.0.0.1", port, ae_title="CXR")
+    assert association.is_established
+    try:
+        return association.send_c_store(dataset)
+    finally:
+        association.release()
+
+
+def test_a_reused_uid_is_refused_with_a_status_that_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    state = tmp_path / "state"
+    first, other_pixels, other_patient = dcmread(path), dcmread(path), dcmread(path)
+    other_pixels.PixelData = bytes(len(other_pixels.PixelData))
+    other_patient.PatientID, other_patient.PatientName = "another", "Somebody^Else"
+    with run_node(state, NOBODY) as node:
+        for others_state in ("at once", "after prediction"):
+            assert store_at(node.port, first).Status == 0x0000, "the same content is known"
+            if others_state == "after prediction":
+                wait_for(lambda: counts(state)["predicted"] == 1)
+            for other in (other_pixels, other_patient):
+                answer = store_at(node.port, other)
+                assert answer.Status == 0x0111
+                assert answer.ErrorComment == "UID of other pixels or another patient"
+    assert sum(counts(state).values()) == 1
+    assert f"{first.SOPInstanceUID}: belongs to a radiograph of SENDER" in caplog.text
+
+
+def test_a_data_set_that_is_not_the_object_of_its_request_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pynetdicom._config.STORE_SEND_CHUNKED_DATASET", True)
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    dataset = dcmread(path)
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.save_as(other := tmp_path / "other.dcm")
+    del dataset.SOPInstanceUID
+    dataset.save_as(none := tmp_path / "none.dcm")
+    with run_node(tmp_path / "state", NOBODY) as node:
+        for damaged in (other, none):
+            answer = store_at(node.port, damaged)
+            assert answer.Status == 0xA900
+            assert answer.ErrorComment == "SOPInstanceUID differs between request and data set"
+        assert sum(counts(tmp_path / "state").values()) == 0
+        assert store_at(node.port, path).Status == 0x0000
