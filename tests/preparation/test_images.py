@@ -65,6 +65,7 @@ def test_files_without_prefix_and_suffix_too(tmp_path: Path, encoding: tuple[boo
     implicit, little = encoding
     write_dicom(tmp_path / "x.dcm")
     dataset = dcmread(tmp_path / "x.dcm")
+    dataset.preamble = None
     del dataset.file_meta
     dcmwrite(tmp_path / "IM000001", dataset, implicit_vr=implicit, little_endian=little)
     (tmp_path / "x.dcm").unlink()
