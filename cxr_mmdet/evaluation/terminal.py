@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from cxr_mmdet.evaluation.froc import RATES
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from cxr_mmdet.evaluation.coco import CocoScores
     from cxr_mmdet.evaluation.comparison import Comparison
     from cxr_mmdet.evaluation.thresholds import Threshold
+
+NAME_WIDTH = 8
+"""Longer names of detectors leave no room for the rows' own names in 80 columns."""
 
 HEADERS = ("AP@[.5:.95]", "AP@.5", "AP@.75", "boxes", "detections")
 
@@ -124,7 +128,10 @@ def format_ends(interval: Interval) -> str:
 
 
 def _differences(title: str, comparison: Comparison, rows: Sequence[tuple[str, str]]) -> Table:
-    table = _table(title, *comparison.names, "difference", "95 % interval", "p")
+    names = comparison.names
+    if max(map(len, names)) > NAME_WIDTH:
+        title, names = f"{title}\nA: {names[0]}\nB: {names[1]}", ("A", "B")
+    table = _table(escape(title), *map(escape, names), "difference", "95 % interval", "p")
     for label, name in rows:
         entry = comparison.values[name]
         difference = entry.difference.value

@@ -57,3 +57,14 @@ def test_two_files_of_different_classes_are_one_sentence(invoke, files, tmp_path
     assert result.exit_code == 1
     assert "other.json, entry 0: category_id 15 is not among the ground truth's" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_long_names_of_detectors_leave_the_rows_readable(invoke, files):
+    """Rows were named letter by letter at 80 columns."""
+    names = ("retinanet_small_lungs_seed_0", "yolo11n_ultralytics_seed_0")
+    result = invoke("compare", *files, "--names", *names, "--resamples", 20)
+    assert result.exit_code == 0, result.output
+    assert "A: retinanet_small_lungs_seed_0" in result.stdout
+    assert "B: yolo11n_ultralytics_seed_0" in result.stdout
+    assert any(line.startswith("  mAP@.4 (VOC 2010)") for line in result.stdout.splitlines())
+    assert max(map(len, result.stdout.splitlines())) <= 80
