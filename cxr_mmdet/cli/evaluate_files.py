@@ -44,7 +44,10 @@ def submission(
     truth = read_ground_truth(ground_truth)
     found, given = read_results(detections, truth, p_abnormal)
     scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), given)
-    write_submission(out, truth, found, scores.p_abnormal)
+    left_out = write_submission(out, truth, found, scores.p_abnormal)
+    if left_out:
+        which = f"{left_out:,} of {len(found):,} detections"
+        stderr.print(f"note: {which} lie wholly outside their image and were left out.", highlight=False)
     stdout.print(out, highlight=False)
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cxr_mmdet.cli.app import stderr
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.evaluation.criterion import HitCriterion
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -55,12 +58,14 @@ def read_scored_truth(path: Path) -> CocoDict:
     """Return the ground truth, which must hold something to score against.
 
     Raises:
-        DatasetError: it cannot be read or holds no box.
+        DatasetError: it cannot be read, or holds no box that is not a crowd region.
     """
-    from cxr_mmdet.evaluation.results import read_ground_truth
+    from cxr_mmdet.evaluation.results import hints_on_boxes, read_ground_truth
 
     truth = read_ground_truth(path)
-    if not truth["annotations"]:
+    boxes = [entry for entry in truth["annotations"] if not entry.get("iscrowd")]
+    _print_notes(path, hints_on_boxes(truth, boxes, "boxes"))
+    if not boxes:
         raise DatasetError(f"{path}: holds no boxes, so there is nothing to score against.")
     return truth
 
@@ -79,18 +84,28 @@ def read_results(
 
     from cxr_mmdet.evaluation.competition import read_submission
     from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal
-    from cxr_mmdet.evaluation.results import read_detections
+    from cxr_mmdet.evaluation.results import notes_on_detections, read_detections
 
     beside = p_abnormal_path(path)
     if p_abnormal is None and beside.is_file():
         p_abnormal = beside
     given = read_p_abnormal(p_abnormal, truth) if p_abnormal else None
     if path.suffix.lower() != ".csv":
-        return read_detections(path, truth), given
+        found = read_detections(path, truth)
+        _print_notes(path, notes_on_detections(truth, found))
+        return found, given
     submission = read_submission(path, truth)
+    clipped = submission.clipped
+    notes = [f"{clipped:,} boxes left their image by up to a pixel and were clipped."] if clipped else []
+    _print_notes(path, notes + notes_on_detections(truth, submission.detections))
     if given is None:
         given = np.array([1 - submission.p_no_finding.get(image["id"], 0.0) for image in truth["images"]])
     return submission.detections, given
+
+
+def _print_notes(path: Path, notes: Sequence[str]) -> None:
+    for note in notes:
+        stderr.print(f"note: {path}: {note}", highlight=False, soft_wrap=True, markup=False)
 
 
 def find_images(ground_truth: Path, truth: CocoDict) -> Path | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_mmdet.boxes import clip_to_image
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.labels import LABELS_14, NO_FINDING_ID
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 HEADER = ["image_id", "PredictionString"]
 NO_FINDING_BOX = ("0", "0", "1", "1")
+CLIPPED_PX = 1
+"""How far a box may leave its image, in pixels of the source: rounding does that."""
 SCORE_DIGITS = 9
 """More than a float32 holds, so that no two scores of a detector become equal."""
 
@@ -35,10 +38,12 @@ class Submission:
     Attributes:
         detections: COCO results.
         p_no_finding: by COCO image id; an image whose line says nothing about it is missing.
+        clipped: how many boxes left their image by up to a pixel of the source and were cut at its border.
     """
 
     detections: list[Detection]
     p_no_finding: dict[int, float]
+    clipped: int = 0
 
 
 def write_submission(
@@ -46,10 +51,11 @@ def write_submission(
     ground_truth: CocoDict,
     detections: Sequence[Detection],
     p_abnormal: NDArray[np.float64],
-) -> None:
+) -> int:
     """Write the submission: every image of the file in its order, its boxes by falling score, then "No finding".
 
     Corners are rounded to whole pixels of the source image, as the competition's own boxes are, and hold one at least.
+    A detection that covers nothing of its image is left out, since no box could stand for it.
 
     Args:
         path: the CSV file.
@@ -57,6 +63,9 @@ def write_submission(
             and whose categories are among the competition's 14.
         detections: COCO results, checked.
         p_abnormal: (images,) in file order; "No finding" scores 1 - p_abnormal.
+
+    Returns:
+        How many detections were left out.
 
     Raises:
         DatasetError: an image lacks its source's name or size, or a class is not the competition's.
@@ -66,19 +75,28 @@ def write_submission(
     by_image: dict[int, list[Detection]] = defaultdict(list)
     for entry in sorted(detections, key=lambda entry: -entry["score"]):
         by_image[entry["image_id"]].append(entry)
+    left_out = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for (image_id, source), p in zip(sources.items(), p_abnormal.tolist(), strict=True):
             words = []
             for entry in by_image[image_id]:
-                words += [str(class_of[entry["category_id"]]), _number(entry["score"]), *source.corners(entry["bbox"])]
+                if not source.covered(entry["bbox"]):
+                    left_out += 1
+                    continue
+                label, score = class_of[entry["category_id"]], _number(entry["score"])
+                words += [str(label), score, *source.corners(entry["bbox"])]
             words += [str(NO_FINDING_ID), _number(1 - p), *NO_FINDING_BOX]
             writer.writerow([source.name, " ".join(words)])
+    return left_out
 
 
 def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Submission:
-    """Return what a submission says about the images of ``ground_truth``, read as strictly as can be.
+    """Return what a submission says about the images of ``ground_truth``, whatever blanks stand around its words.
+
+    A box that leaves its image by up to a pixel of the source is cut at the border and counted, one that leaves it by
+    more is an error.
 
     Args:
         path: the CSV file.
@@ -90,19 +108,22 @@ def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Sub
     category_of = {number: category_id for category_id, number in _competition_classes(ground_truth).items()}
     places = [(image["id"], _Source.of(image)) for image in ground_truth["images"]]
     sources = {source.name: (image_id, source) for image_id, source in places}
-    result = Submission([], {})
+    detections: list[Detection] = []
+    p_no_finding: dict[int, float] = {}
+    clipped = 0
     seen: set[str] = set()
-    for where, name, text in _lines(path):
+    for where, written, text in _lines(path):
+        name = written if written in sources else written.strip()
         if name not in sources:
             raise DatasetError(f"{where}: image {name!r} is not among the ground truth's.")
         if name in seen:
             raise DatasetError(f"{where}: image {name!r} has a line already.")
         seen.add(name)
-        _read_predictions(where, text, sources[name], category_of, result)
+        clipped += _read_predictions(where, text, sources[name], category_of, detections, p_no_finding)
     missing = sorted(set(sources) - seen)
     if missing:
         raise DatasetError(f"{path}: lacks {len(missing)} of {len(sources)} images, {missing[0]!r} for one.")
-    return result
+    return Submission(detections, p_no_finding, clipped)
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,12 @@ class _Source:
         left, right = _whole_pixels(x * self.scale_x, (x + width) * self.scale_x, self.width)
         top, bottom = _whole_pixels(y * self.scale_y, (y + height) * self.scale_y, self.height)
         return [str(left), str(top), str(right), str(bottom)]
+
+    def covered(self, bbox_xywh: Sequence[float]) -> bool:
+        """Return whether a box reaches into the image."""
+        x, y, width, height = bbox_xywh
+        across = x * self.scale_x < self.width and x + width > 0
+        return across and y * self.scale_y < self.height and y + height > 0
 
     def bbox_xywh(self, corners: Sequence[float]) -> list[float]:
         left, top, right, bottom = corners
@@ -183,38 +210,51 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _read_predictions(
-    where: str, text: str, place: tuple[int, _Source], category_of: Mapping[int, int], result: Submission
-) -> None:
-    """Add one image's predictions to ``result``."""
+    where: str,
+    text: str,
+    place: tuple[int, _Source],
+    category_of: Mapping[int, int],
+    detections: list[Detection],
+    p_no_finding: dict[int, float],
+) -> int:
+    """Add one image's predictions to ``detections`` and ``p_no_finding``; return how many boxes were clipped."""
     image_id, source = place
-    words = text.split(" ")
-    if not text or len(words) % 6:
+    clipped = 0
+    words = text.split()
+    if not words or len(words) % 6:
         raise DatasetError(
-            f"{where}: the prediction string holds {len(words) if text else 0} words, expected six for each box "
+            f"{where}: the prediction string holds {len(words)} words, expected six for each box "
             "(class score x_min y_min x_max y_max), or '14 1 0 0 1 1'."
         )
     for first in range(0, len(words), 6):
         label, score, corners = _prediction(where, words[first : first + 6])
         if label == NO_FINDING_ID:
-            if image_id in result.p_no_finding or tuple(words[first + 2 : first + 6]) != NO_FINDING_BOX:
+            if image_id in p_no_finding or corners != [float(side) for side in NO_FINDING_BOX]:
                 raise DatasetError(f"{where}: 'No finding' must stand once, with the box 0 0 1 1.")
-            result.p_no_finding[image_id] = score
+            p_no_finding[image_id] = score
             continue
         if label not in category_of:
             raise DatasetError(f"{where}: class {label} is not among the ground truth's.")
         left, top, right, bottom = corners
-        if not (0 <= left < right <= source.width and 0 <= top < bottom <= source.height):
+        if left > right or top > bottom:
+            raise DatasetError(f"{where}: the box {corners} is inverted, expected x_min y_min x_max y_max.")
+        inside = clip_to_image([corners], (source.height, source.width))[0].tolist()
+        beyond = max(abs(corner - kept) for corner, kept in zip(corners, inside, strict=True))
+        if beyond > CLIPPED_PX:
             raise DatasetError(
-                f"{where}: the box {corners} is empty or leaves its image of {source.width} x {source.height}."
+                f"{where}: the box {corners} leaves its image of {source.width} x {source.height} by {beyond:g} px; up "
+                f"to {CLIPPED_PX} px would be clipped."
             )
-        result.detections.append(
+        clipped += beyond > 0
+        detections.append(
             {
                 "image_id": image_id,
                 "category_id": category_of[label],
-                "bbox": source.bbox_xywh(corners),
+                "bbox": source.bbox_xywh(inside),
                 "score": score,
             }
         )
+    return clipped
 
 
 def _prediction(where: str, words: Sequence[str]) -> tuple[int, float, list[float]]:

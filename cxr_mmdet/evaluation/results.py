@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
+NEARLY_ALL = 0.95
+"""The share of boxes that must look wrong before a hint says so."""
+
+_NEGATIVE = "has a negative width or height; COCO results hold x_min, y_min, width and height"
+
 
 def read_ground_truth(path: str | os.PathLike[str]) -> CocoDict:
     """Return the COCO annotation file as a dict, checked as far as scoring depends on it.
@@ -120,7 +125,7 @@ def check_ground_truth(ground_truth: Any, *, source: str = "ground truth") -> No
         if not isinstance(name, str) or count > 1:
             raise DatasetError(f"{source}: the category name {name!r} must be a string that occurs once.")
     for annotation in ground_truth["annotations"]:
-        problem = _placement_problem(annotation, image_ids, category_ids)
+        problem = _truth_problem(annotation, image_ids, category_ids)
         if problem:
             raise DatasetError(f"{source}, annotation {annotation['id']}: {problem}.")
 
@@ -134,8 +139,8 @@ def check_detections(detections: Any, ground_truth: CocoDict, *, source: str = "
         source: what messages call the detections, usually the path.
 
     Raises:
-        DatasetError: not a list; an unknown image or category id; a box that is not four finite numbers with a positive
-            width and height; a score that is not a number in 0…1.
+        DatasetError: not a list; an unknown image or category id; a box that is not four finite numbers, or whose width
+            or height is negative; a score that is not a number in 0…1.
     """
     if not isinstance(detections, list):
         raise DatasetError(
@@ -146,8 +151,61 @@ def check_detections(detections: Any, ground_truth: CocoDict, *, source: str = "
     category_ids = {category["id"] for category in ground_truth["categories"]}
     for index, entry in enumerate(detections):
         problem = _detection_problem(entry, image_ids, category_ids)
+        if problem and problem.endswith(_NEGATIVE):
+            problem += f" ({_negative_boxes(detections):,} of {len(detections):,} entries)"
         if problem:
             raise DatasetError(f"{source}, entry {index}: {problem}.")
+
+
+def notes_on_detections(ground_truth: CocoDict, detections: Sequence[Detection]) -> list[str]:
+    """Return what a user should know of detections that are legal but odd, a sentence each."""
+    empty = sum(min(entry["bbox"][2:]) == 0 for entry in detections)
+    notes = []
+    if empty:
+        which = f"{empty:,} of {len(detections):,} detections"
+        notes.append(f"{which} have a box without width or height and count as false positives, as in pycocotools.")
+    return notes + hints_on_boxes(ground_truth, detections, "detections")
+
+
+def hints_on_boxes(ground_truth: CocoDict, entries: Sequence[dict[str, Any]], what: str) -> list[str]:
+    """Return hints where nearly all boxes look as if they were given in another format than COCO's.
+
+    Args:
+        ground_truth: COCO dict, checked; images without a width and height are passed over where those matter.
+        entries: its annotations, or detections, checked.
+        what: the plural noun for them.
+    """
+    if not entries:
+        return []
+    expected = "expected are x_min, y_min, width and height in pixels of the image that the ground truth lists."
+    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64)
+    tiny = (boxes[:, 2:] < 1).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+    if tiny.mean() >= NEARLY_ALL:
+        scaled = " They look normalised to 0…1;" if (boxes <= 1).all(axis=1).mean() >= NEARLY_ALL else ""
+        return [
+            f"{int(tiny.sum()):,} of {len(boxes):,} {what} are below a pixel.{scaled or ' Check the unit;'} {expected}"
+        ]
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in ground_truth["images"]}
+    sized = [_is_finite_number(sizes[entry["image_id"]][0]) for entry in entries]
+    sized = [
+        known and _is_finite_number(sizes[entry["image_id"]][1]) for known, entry in zip(sized, entries, strict=True)
+    ]
+    if not any(sized):
+        return []
+    boxes = boxes[sized]
+    limits = np.array([sizes[entry["image_id"]] for entry, known in zip(entries, sized, strict=True) if known], float)
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    outside = ((low >= limits) | (high <= 0)).any(axis=1)
+    if outside.mean() >= NEARLY_ALL:
+        return [f"{int(outside.sum()):,} of {len(boxes):,} {what} lie outside their image; {expected}"]
+    beyond = (high > limits + 1).any(axis=1)
+    corners = ((boxes[:, 2:] > low) & (boxes[:, 2:] <= limits + 1)).all(axis=1)
+    if beyond.mean() >= 0.5 and corners.mean() >= NEARLY_ALL:
+        looks = (
+            "and all fit as x_min, y_min, x_max, y_max" if corners.all() else "and look like x_min, y_min, x_max, y_max"
+        )
+        return [f"{int(beyond.sum()):,} of {len(boxes):,} {what} leave their image, {looks}; {expected}"]
+    return []
 
 
 def require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -> None:
@@ -182,7 +240,9 @@ def _unique_ids(entries: list[Any], kind: str, source: str) -> set[int]:
     for index, entry in enumerate(entries):
         entry_id = entry.get("id") if isinstance(entry, dict) else None
         if not _is_integer(entry_id):
-            raise DatasetError(f"{source}: {kind} number {index} has the id {entry_id!r}, expected an integer.")
+            raise DatasetError(
+                f"{source}: {kind} number {index} has the id {_with_type(entry_id)}, expected an integer."
+            )
         if entry_id in ids:
             raise DatasetError(f"{source}: the {kind} id {entry_id} occurs twice; ids must be unique.")
         ids.add(entry_id)
@@ -192,14 +252,21 @@ def _unique_ids(entries: list[Any], kind: str, source: str) -> set[int]:
 def _placement_problem(entry: dict[str, Any], image_ids: set[int], category_ids: set[int]) -> str | None:
     """Return what is wrong with an entry's image, category or box."""
     for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-        if not _is_integer(entry.get(key)) or entry[key] not in known:
-            return f"{key} {entry.get(key)!r} is not among the ground truth's"
+        if not _is_integer(entry.get(key)):
+            return f"{key} is {_with_type(entry.get(key))}, expected an integer id of the ground truth's"
+        if entry[key] not in known:
+            return f"{key} {entry[key]!r} is not among the ground truth's"
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite_number(value) for value in box):
         return f"bbox {box!r} of image {entry['image_id']} is not four finite numbers (x, y, width, height)"
-    if box[2] <= 0 or box[3] <= 0:
-        return f"bbox {box!r} of image {entry['image_id']} has no extent; width and height must be positive"
     return None
+
+
+def _truth_problem(entry: dict[str, Any], image_ids: set[int], category_ids: set[int]) -> str | None:
+    problem = _placement_problem(entry, image_ids, category_ids)
+    if problem is None and min(entry["bbox"][2:]) <= 0:
+        return f"bbox {entry['bbox']!r} of image {entry['image_id']} has no extent; width and height must be positive"
+    return problem
 
 
 def _detection_problem(entry: Any, image_ids: set[int], category_ids: set[int]) -> str | None:
@@ -208,10 +275,23 @@ def _detection_problem(entry: Any, image_ids: set[int], category_ids: set[int]) 
     problem = _placement_problem(entry, image_ids, category_ids)
     if problem:
         return problem
+    if min(entry["bbox"][2:]) < 0:
+        return f"bbox {entry['bbox']!r} of image {entry['image_id']} {_NEGATIVE}"
     score = entry.get("score")
     if not _is_finite_number(score) or not 0 <= score <= 1:
         return f"score {score!r} of image {entry['image_id']} is not a number in 0…1"
     return None
+
+
+def _negative_boxes(detections: Sequence[Any]) -> int:
+    boxes = [entry.get("bbox") for entry in detections if isinstance(entry, dict)]
+    plain = [box for box in boxes if isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))]
+    return sum(min(box[2:]) < 0 for box in plain)
+
+
+def _with_type(value: Any) -> str:
+    """Return a value and what it is, where it should be an integer."""
+    return "missing" if value is None else f"{value!r}, a {_json_type(value)}"
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:
@@ -224,4 +304,4 @@ def _is_finite_number(value: Any) -> TypeGuard[float]:
 
 def _json_type(value: Any) -> str:
     names = {dict: "JSON object", list: "list", str: "string", bool: "truth value", type(None): "null"}
-    return names.get(type(value), "number")
+    return names.get(type(value), "number with a decimal point" if isinstance(value, float) else "number")

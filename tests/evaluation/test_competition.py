@@ -81,15 +81,14 @@ def test_what_was_written_is_read_back(tmp_path_factory, detections, p):
         ("image_id,PredictionString\nb,14 1 0 0 1 1\n", "lacks 1 of 2 images, 'a'"),
         ("image_id,PredictionString\nb,\n", "line 2: the prediction string holds 0 words"),
         ("image_id,PredictionString\nb,14 1 0 0 1\n", "holds 5 words"),
-        ("image_id,PredictionString\nb,14 1 0  0 1 1\n", "holds 7 words"),
         ("image_id,PredictionString\nb,x 1 0 0 1 1\n", "is not a class and five numbers"),
         ("image_id,PredictionString\nb,15 1 0 0 1 1\n", "class 15 is not in 0…14"),
         ("image_id,PredictionString\nb,0 1 0 0 1 1\n", "class 0 is not among the ground truth's"),
         ("image_id,PredictionString\nb,8 1.5 0 0 1 1\n", "score outside 0…1"),
         ("image_id,PredictionString\nb,8 nan 0 0 1 1\n", "score outside 0…1"),
         ("image_id,PredictionString\nb,8 0.5 0 0 inf 1\n", "corner that is not finite"),
-        ("image_id,PredictionString\nb,8 0.5 9 0 9 1\n", "is empty or leaves its image of 200 x 160"),
-        ("image_id,PredictionString\nb,8 0.5 0 0 201 1\n", "is empty or leaves its image"),
+        ("image_id,PredictionString\nb,8 0.5 9 0 8 1\n", "is inverted"),
+        ("image_id,PredictionString\nb,8 0.5 0 0 201.5 1\n", "leaves its image of 200 x 160 by 1.5 px"),
         ("image_id,PredictionString\nb,14 1 0 0 2 2\n", "'No finding' must stand once"),
         ("image_id,PredictionString\nb,14 1 0 0 1 1 14 1 0 0 1 1\n", "'No finding' must stand once"),
     ],
@@ -101,6 +100,29 @@ def test_the_parser_is_strict(tmp_path, text, message):
         read_submission(path, make_truth())
     assert message in str(caught.value)
     assert "s.csv" in str(caught.value)
+
+
+def test_blanks_anywhere_and_a_pixel_beyond_the_border_are_read(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text(
+        "image_id,PredictionString\nb ,  8 0.5  -1 0 200.5 161\t3 0.4 10 10 10 20 14 0.7 0 0 1 1.0 \na,14 1 0 0 1 1 \n",
+        encoding="utf-8",
+    )
+    back = read_submission(path, make_truth())
+    assert back.detections == [
+        {"image_id": 9, "category_id": 5, "bbox": [0, 0, 100, 80], "score": 0.5},
+        {"image_id": 9, "category_id": 6, "bbox": [5, 5, 0, 5], "score": 0.4},
+    ]
+    assert back.clipped == 1
+    assert back.p_no_finding == {9: 0.7, 2: 1}
+
+
+def test_a_detection_wholly_outside_is_left_out_and_not_moved_to_a_corner(tmp_path):
+    path = tmp_path / "s.csv"
+    beyond = [[120, 90, 10, 10], [-20, 5, 20, 5], [5, -9, 5, 8], [100, 10, 5, 5]]
+    count = write_submission(path, make_truth(), [entry(box) for box in [*beyond, [95, 70, 20, 20]]], np.zeros(2))
+    assert count == 4
+    assert path.read_text() == ("image_id,PredictionString\nb,8 0.5 190 140 200 160 14 1 0 0 1 1\na,14 1 0 0 1 1\n")
 
 
 def test_what_cannot_be_submitted_is_named_and_nothing_is_written(tmp_path):

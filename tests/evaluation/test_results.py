@@ -10,6 +10,8 @@ from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.results import (
     check_detections,
     detections_from_arrays,
+    hints_on_boxes,
+    notes_on_detections,
     read_detections,
     read_ground_truth,
     sort_detections,
@@ -51,7 +53,7 @@ def test_ground_truth_is_read_as_it_stands(tmp_path):
         (lambda d: d["categories"].append({"id": 2}), "category name None"),
         (lambda d: d["images"].append({"id": "7"}), "image number 2 has the id '7'"),
         (lambda d: d["images"].append({"id": True}), "image number 2 has the id True"),
-        (lambda d: d["images"].append("7"), "image number 2 has the id None"),
+        (lambda d: d["images"].append("7"), "image number 2 has the id missing"),
         (lambda d: d["annotations"].append(dict(d["annotations"][0])), "the annotation id 1 occurs twice"),
         (lambda d: d["annotations"][0].update(image_id=5), "annotation 1: image_id 5 is not among"),
         (lambda d: d["annotations"][0].update(category_id=5), "annotation 1: category_id 5 is not among"),
@@ -109,17 +111,20 @@ def test_no_detections_are_legal(tmp_path):
     ("entry", "message"),
     [
         (make_detection(image_id=4), "image_id 4 is not among"),
-        (make_detection(image_id="3"), "image_id '3' is not among"),
+        (make_detection(image_id="3"), "image_id is '3', a string, expected an integer"),
         (make_detection(category_id=2), "category_id 2 is not among"),
-        (make_detection(category_id=True), "category_id True is not among"),
-        ({"image_id": 3, "bbox": [0, 0, 1, 1], "score": 1}, "category_id None"),
+        (make_detection(image_id=3.0), "image_id is 3.0, a number with a decimal point, expected an integer"),
+        (make_detection(category_id=True), "category_id is True, a truth value"),
+        ({"image_id": 3, "bbox": [0, 0, 1, 1], "score": 1}, "category_id is missing"),
         (make_detection(bbox=[0, 0, float("nan"), 1]), "is not four finite numbers"),
         (make_detection(bbox=[0, 0, float("inf"), 1]), "is not four finite numbers"),
         (make_detection(bbox=[0, 0, 1]), "is not four finite numbers"),
         (make_detection(bbox=[0, 0, 1, "1"]), "is not four finite numbers"),
         (make_detection(bbox=None), "is not four finite numbers"),
-        (make_detection(bbox=[5, 5, -1, 4]), "width and height must be positive"),
-        (make_detection(bbox=[5, 5, 4, 0]), "width and height must be positive"),
+        (
+            make_detection(bbox=[5, 5, -1, 4]),
+            "has a negative width or height; COCO results hold x_min, y_min, width and",
+        ),
         (make_detection(score=1.01), "score 1.01 of image 3"),
         (make_detection(score=-0.01), "score -0.01 of image 3"),
         (make_detection(score=float("nan")), "score nan of image 3"),
@@ -179,3 +184,51 @@ def test_arrays_become_entries_and_boxes_without_extent_are_dropped():
     assert entries == [{"image_id": 3, "category_id": 4, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.5}]
     check_detections(entries, make_ground_truth())
     assert detections_from_arrays(3, np.zeros((0, 4)), [], []) == []
+
+
+def images_of_200(count):
+    return {
+        "images": [{"id": number, "width": 200, "height": 200} for number in range(1, count + 1)],
+        "categories": [{"id": 4, "name": "ILD"}],
+        "annotations": [],
+    }
+
+
+BOXES_XYWH = [[x, y, 40, 30] for x in (10, 60, 110, 150) for y in (20, 80, 140, 165)]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "hint"),
+    [
+        (BOXES_XYWH, None),
+        ([[x / 200, y / 200, w / 200, h / 200] for x, y, w, h in BOXES_XYWH], "look normalised to 0…1"),
+        ([[x, y, x + w, y + h] for x, y, w, h in BOXES_XYWH], "fit as x_min, y_min, x_max, y_max"),
+        ([[5 * x + 200, 5 * y, 5 * w, 5 * h] for x, y, w, h in BOXES_XYWH], "lie outside their image"),
+        ([[x, y, 0.2, 0.3] for x, y, _, _ in BOXES_XYWH], "are below a pixel"),
+        ([*BOXES_XYWH, [250, 10, 5, 5]], None),
+    ],
+)
+def test_boxes_in_another_format_get_a_hint(boxes, hint):
+    entries = [make_detection(bbox=box) for box in boxes]
+    hints = hints_on_boxes(images_of_200(3), entries, "detections")
+    assert bool(hints) == (hint is not None)
+    if hint:
+        assert hint in hints[0]
+        assert "expected are x_min, y_min, width and height" in hints[0]
+
+
+def test_hints_need_no_image_sizes_and_no_boxes():
+    truth = make_ground_truth()
+    for image in truth["images"]:
+        image.pop("width", None)
+    assert hints_on_boxes(truth, [make_detection(bbox=[900, 900, 5, 5])], "detections") == []
+    assert hints_on_boxes(truth, [], "boxes") == []
+
+
+def test_a_detection_without_extent_is_read_and_noted(tmp_path):
+    """Detectors write such at a border: they were refused with all the others."""
+    path = write(tmp_path / "detections.json", [make_detection(bbox=[5, 5, 4, 0]), make_detection()])
+    found = read_detections(path, make_ground_truth())
+    assert notes_on_detections(make_ground_truth(), found) == [
+        "1 of 2 detections have a box without width or height and count as false positives, as in pycocotools."
+    ]
