@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.boxes import area, intersection
 from cxr_mmdet.evaluation.counting import as_weights, segment_sums
-from cxr_mmdet.evaluation.tables import first_of_runs
+from cxr_mmdet.evaluation.tables import first_of_runs, share_of_detection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +113,7 @@ def _greedy(
 
     All images take their turn at once. A box that counts goes before a crowd box, and of equal IoUs the last one wins.
     """
-    overlap = np.where(truth.crowd[pairs.truth], _share_of_detection(truth, found, pairs), pairs.iou)
+    overlap = np.where(truth.crowd[pairs.truth], share_of_detection(truth, found, pairs), pairs.iou)
     near = np.flatnonzero((overlap >= IOU_THRESHOLDS[0]) & (rank[pairs.found] >= 0))
     detection, box, overlap = pairs.found[near], pairs.truth[near], overlap[near]
     crowd = truth.crowd[box]
@@ -137,13 +136,6 @@ def _greedy(
         ignored[threshold[on_crowd], detection[chosen[on_crowd]]] = True
         taken[threshold, box[chosen]] = True
     return hits, ignored
-
-
-def _share_of_detection(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> NDArray[np.float64]:
-    """Return how much of each detection lies in its box, which is what COCO takes for the IoU with a crowd."""
-    areas = area(found.boxes_xyxy)[pairs.found]
-    shared = intersection(found.boxes_xyxy[pairs.found], truth.boxes_xyxy[pairs.truth])
-    return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
 def _ignored_until(

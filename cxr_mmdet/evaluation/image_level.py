@@ -26,10 +26,17 @@ class ImageScores:
     Attributes:
         p_abnormal: (images,), 0…1.
         abnormal: (images,) bool: the ground truth holds a box.
+        unknown: (images,) bool: it holds crowd regions alone, so that the image counts as neither; None: no such image.
     """
 
     p_abnormal: NDArray[np.float64]
     abnormal: NDArray[np.bool_]
+    unknown: NDArray[np.bool_] | None = None
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(images,) bool: the image is abnormal or normal."""
+        return np.ones(len(self.abnormal), bool) if self.unknown is None else ~self.unknown
 
 
 def score_images(
@@ -38,7 +45,8 @@ def score_images(
     """Return the images' scores.
 
     Args:
-        truth: the ground truth; an image with a box of any of its classes is abnormal.
+        truth: the ground truth; an image with a box of any of its classes is abnormal, one with crowd regions
+            alone neither abnormal nor normal.
         found: the detections.
         p_abnormal: (images,) from a classifier; without it the highest score of any detection, 0 without detections.
     """
@@ -46,9 +54,10 @@ def score_images(
     if p_abnormal is None:
         p_abnormal = np.zeros(images)
         np.maximum.at(p_abnormal, found.image_index, found.scores)
-    abnormal = np.zeros(images, bool)
-    abnormal[truth.image_index] = True
-    return ImageScores(p_abnormal=p_abnormal, abnormal=abnormal)
+    abnormal, region = np.zeros(images, bool), np.zeros(images, bool)
+    abnormal[truth.image_index[~truth.crowd]] = True
+    region[truth.image_index[truth.crowd]] = True
+    return ImageScores(p_abnormal=p_abnormal, abnormal=abnormal, unknown=region & ~abnormal)
 
 
 def no_finding_matches(images: ImageScores) -> ClassMatches:
@@ -58,7 +67,8 @@ def no_finding_matches(images: ImageScores) -> ClassMatches:
     """
     scores = 1 - images.p_abnormal
     order = np.argsort(-scores, kind="stable")
-    normal = ~images.abnormal
+    order = order[images.known[order]]
+    normal = ~images.abnormal & images.known
     return ClassMatches(
         name=NO_FINDING,
         scores=scores[order],
@@ -102,7 +112,7 @@ def roc_curve(images: ImageScores) -> tuple[NDArray[np.float64], NDArray[np.floa
 def _counts_by_score(images: ImageScores, weights: Weights) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (distinct scores, R) weighted abnormal and normal images, the highest score first."""
     order = np.argsort(-images.p_abnormal, kind="stable")
-    per_image = weights.T[order].astype(np.float64)
+    per_image = weights.T[order].astype(np.float64) * images.known[order, None]
     starts = first_of_runs(images.p_abnormal[order])
     abnormal = images.abnormal[order, None]
     if not len(starts):

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.evaluation.criterion import HitCriterion
-from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable, first_of_runs, overlapping_pairs
+from cxr_mmdet.evaluation.tables import (
+    DetectionTable,
+    TruthTable,
+    first_of_runs,
+    overlapping_pairs,
+    share_of_detection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 class ClassMatches:
     """One class's detections, the highest score first, and what became of each.
 
-    Detections on crowd boxes (VOC's "difficult") are left out: they count neither for nor against the detector.
+    Detections that lie in a crowd region and hit no other box are left out: they count neither for nor against.
 
     Attributes:
         name: the class.
@@ -65,7 +71,9 @@ def match_detections(
 
     The rule of PASCAL VOC 2010 (VOCdevkit, ``VOCevaldet.m``): each detection belongs to the ground truth box of its
     image and class with the highest IoU, the first of equals, whether taken or not; it hits when that IoU is above the
-    threshold and no detection of a higher score has hit the box. Boxes have continuous coordinates: a width is
+    threshold and no detection of a higher score has hit the box. Crowd regions (``iscrowd``) are no boxes to find: a
+    detection of their class that hits nothing is left out if more than the threshold of its own area lies in one, as
+    COCO measures it, for a region may be much larger than what it holds. Boxes have continuous coordinates: a width is
     ``x_max - x_min``. There is no cap on detections.
 
     Args:
@@ -73,7 +81,7 @@ def match_detections(
         detections: COCO results, checked.
         iou_threshold: IoU must be above it; the centre criterion doesn't look at it.
         criterion: by :attr:`HitCriterion.centre` a detection belongs to the box of the highest IoU among those that
-            its centre lies in.
+            its centre lies in, and is left out if it lies in a crowd region.
 
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
@@ -92,23 +100,26 @@ def match_tables(
     criterion: HitCriterion = HitCriterion.iou,
 ) -> tuple[ClassMatches, ...]:
     """Return what :func:`match_detections` does, of tables whose overlapping pairs of one class are known already."""
-    hit = _admitted(truth, found, pairs, iou_threshold, criterion)
+    centre = criterion is HitCriterion.centre
+    near = _centre_inside(truth, found, pairs) if centre else pairs.iou > iou_threshold
+    crowd = truth.crowd[pairs.truth]
+    hit = _best_pairs(pairs, near & ~crowd)
+    inside = near if centre else share_of_detection(truth, found, pairs) > iou_threshold
+    in_region = np.zeros(len(found.scores), bool)
+    in_region[pairs.found[crowd & inside]] = True
     annotation_of = np.full(len(found.scores), -1, np.int64)
     annotation_of[pairs.found[hit]] = pairs.truth[hit]
     order = np.lexsort((-found.scores, found.category_index))
     ends = np.searchsorted(found.category_index[order], np.arange(len(truth.names) + 1))
     return tuple(
-        _class_matches(truth, found, label, order[start:end], annotation_of)
+        _class_matches(truth, found, label, order[start:end], annotation_of, in_region)
         for label, (start, end) in enumerate(pairwise(ends.tolist()))
     )
 
 
-def _admitted(
-    truth: TruthTable, found: DetectionTable, pairs: Pairs, iou_threshold: float, criterion: HitCriterion
-) -> Indices:
+def _best_pairs(pairs: Pairs, near: NDArray[np.bool_]) -> Indices:
     """Return the rows of ``pairs`` that give each detection the box it belongs to, if it is near enough to any."""
-    centre = criterion is HitCriterion.centre
-    rows = np.flatnonzero(_centre_inside(truth, found, pairs) if centre else pairs.iou > iou_threshold)
+    rows = np.flatnonzero(near)
     best = rows[np.lexsort((pairs.truth[rows], -pairs.iou[rows], pairs.found[rows]))]
     return best[first_of_runs(pairs.found[best])]
 
@@ -122,14 +133,19 @@ def _centre_inside(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> ND
 
 
 def _class_matches(
-    truth: TruthTable, found: DetectionTable, label: int, ranked: Indices, annotation_of: Indices
+    truth: TruthTable,
+    found: DetectionTable,
+    label: int,
+    ranked: Indices,
+    annotation_of: Indices,
+    in_region: NDArray[np.bool_],
 ) -> ClassMatches:
     annotations = annotation_of[ranked]
-    forgiven = truth.crowd[annotations] & (annotations >= 0) if len(truth.crowd) else np.zeros(len(ranked), bool)
-    ranked, annotations = ranked[~forgiven], annotations[~forgiven]
-    hits = np.zeros(len(ranked), bool)
+    hits: NDArray[np.bool_] = np.zeros(len(ranked), bool)
     met, first = np.unique(annotations, return_index=True)
     hits[first[met >= 0]] = True
+    counted = hits | ~in_region[ranked]
+    ranked, annotations, hits = ranked[counted], annotations[counted], hits[counted]
     own = (truth.category_index == label) & ~truth.crowd
     return ClassMatches(
         name=truth.names[label],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxr_mmdet.evaluation.coco import run_coco
-from cxr_mmdet.evaluation.tables import overlapping_pairs
+from cxr_mmdet.evaluation.matching import match_tables
+from cxr_mmdet.evaluation.tables import overlapping_pairs, share_of_detection
 from cxr_mmdet.scores import reaches
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ def split_errors(truth: TruthTable, found: DetectionTable) -> tuple[ErrorKind, .
     *both*, *duplicate*, or *background* (IoU below 0.1), and a box that no detection comes near *missed*. The costs
     don't add up: mending one error can make another one visible.
     """
+    if truth.crowd.any():
+        truth, found = _without_regions(truth, found)
     evaluation = run_coco(truth, found)
-    if evaluation is None or truth.crowd.all():
+    if evaluation is None or not len(truth.crowd):
         return ()
     tide = evaluation.tide_errors(pos_thr=TIDE_IOU, bg_thr=TIDE_BACKGROUND_IOU)
     return tuple(
@@ -85,13 +88,19 @@ def confusion(
 
     The highest score first, each detection takes the free box of its class that it overlaps most; those that got none
     then look among the free boxes of other classes, so that two findings in one place aren't taken for a mistake.
-    Crowd boxes are left out.
+    Crowd regions are left out, and with them detections of their class that lie in one and hit no box of that class.
     """
     pairs = overlapping_pairs(truth, found, same_class=False)
     counted = reaches(found.scores, np.inf if score_threshold is None else score_threshold)
     near = (pairs.iou > iou_threshold) & counted[pairs.found] & ~truth.crowd[pairs.truth]
     detection, box, overlap = pairs.found[near], pairs.truth[near], pairs.iou[near]
     other_class = found.category_index[detection] != truth.category_index[box]
+    same_class = found.category_index[pairs.found] == truth.category_index[pairs.truth]
+    regions = truth.crowd[pairs.truth] & same_class & (share_of_detection(truth, found, pairs) > iou_threshold)
+    in_region = np.zeros(len(found.scores), bool)
+    in_region[pairs.found[regions]] = True
+    usable = ~(other_class & in_region[detection])
+    detection, box, overlap, other_class = detection[usable], box[usable], overlap[usable], other_class[usable]
     order = np.lexsort((box, -overlap, detection, -found.scores[detection], other_class))
     box_of: dict[int, int] = {}
     taken: set[int] = set()
@@ -101,9 +110,31 @@ def confusion(
             taken.add(candidate)
     background = len(truth.names)
     counts = np.zeros((background + 1, background + 1), np.int64)
+    counted &= ~in_region | np.isin(np.arange(len(counted)), list(box_of))
     shown = np.flatnonzero(counted)
     there = np.array([truth.category_index[box_of[own]] if own in box_of else background for own in shown.tolist()])
     np.add.at(counts, (there.astype(np.int64), found.category_index[shown]), 1)
     missed = np.setdiff1d(np.flatnonzero(~truth.crowd), np.fromiter(taken, np.int64, len(taken)))
     counts[:background, background] = np.bincount(truth.category_index[missed], minlength=background)
     return Confusion(names=truth.names, counts=counts, score_threshold=score_threshold, iou_threshold=iou_threshold)
+
+
+def _without_regions(truth: TruthTable, found: DetectionTable) -> tuple[TruthTable, DetectionTable]:
+    """Return the tables without crowd regions and without the detections that they excuse."""
+    matches = match_tables(truth, found, overlapping_pairs(truth, found), iou_threshold=TIDE_IOU)
+    rows = np.sort(np.concatenate([entry.detection_index for entry in matches]))
+    boxes = ~truth.crowd
+    return replace(
+        truth,
+        image_index=truth.image_index[boxes],
+        category_index=truth.category_index[boxes],
+        boxes_xywh=truth.boxes_xywh[boxes],
+        areas=truth.areas[boxes],
+        crowd=truth.crowd[boxes],
+    ), replace(
+        found,
+        image_index=found.image_index[rows],
+        category_index=found.category_index[rows],
+        boxes_xywh=found.boxes_xywh[rows],
+        scores=found.scores[rows],
+    )

@@ -74,7 +74,11 @@ class PictureBook:
         path = self._image_dir / self._files[image_id]
         pixels = read_grey_picture(path)
         truth = self._truth[image_id]
-        note = f"{len(truth)} {'box' if len(truth) == 1 else 'boxes'}"
+        regions = sum(bool(entry.get("iscrowd")) for entry in truth)
+        boxes = len(truth) - regions
+        note = f"{boxes} {'box' if boxes == 1 else 'boxes'}"
+        if regions:
+            note += f", {regions} {'region' if regions == 1 else 'regions'} where detections do not count"
         panels = [self._panel("Ground truth", note, pixels, truth, None, long_edge)]
         for name, found, threshold in detectors:
             shown = [entry for entry in found if threshold is not None and reaches(entry["score"], threshold)]
@@ -96,8 +100,12 @@ class PictureBook:
         """Return one picture with the boxes of COCO ``entries`` (annotations or detections)."""
         labels = [self._label_of[entry["category_id"]] for entry in entries]
         boxes = xywh_to_xyxy([entry["bbox"] for entry in entries])
-        picture = draw_boxes(pixels, boxes, labels, scores, self.names, long_edge=long_edge)
-        seen = [self.names[label] for label in labels]
+        names = [*self.names, *(f"{name} (region)" for name in self.names)]
+        labels = [
+            label + len(self.names) * bool(entry.get("iscrowd")) for label, entry in zip(labels, entries, strict=True)
+        ]
+        picture = draw_boxes(pixels, boxes, labels, scores, names, long_edge=long_edge)
+        seen = [names[label] for label in labels]
         if scores is not None:
             seen = [f"{name} {score:.2f}" for name, score in zip(seen, scores, strict=True)]
         return Panel(

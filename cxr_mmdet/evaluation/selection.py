@@ -24,7 +24,9 @@ def choose_images(ground_truth: CocoDict, count: int) -> list[int]:
     """
     classes_of: dict[int, set[int]] = defaultdict(set)
     for annotation in ground_truth["annotations"]:
-        classes_of[annotation["image_id"]].add(annotation["category_id"])
+        classes = classes_of[annotation["image_id"]]
+        if not annotation.get("iscrowd"):
+            classes.add(annotation["category_id"])
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     abnormal = [image_id for image_id in image_ids if image_id in classes_of]
     normal = [image_id for image_id in image_ids if image_id not in classes_of]

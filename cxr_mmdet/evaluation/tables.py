@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_mmdet.boxes import as_boxes, iou, xywh_to_xyxy
+from cxr_mmdet.boxes import area, as_boxes, intersection, iou, xywh_to_xyxy
 from cxr_mmdet.evaluation.results import require_known_ids
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TruthTable:
         category_index: (N,) of each box.
         boxes_xywh: (N, 4), absolute pixels.
         areas: (N,) square pixels as the file states them, which COCO sorts boxes into small, medium and large by.
-        crowd: (N,) bool: COCO's ``iscrowd``, VOC's "difficult": neither to be found nor wrong to find.
+        crowd: (N,) bool: COCO's ``iscrowd``: a region that is neither to be found nor wrong to find.
     """
 
     image_ids: Indices
@@ -147,6 +147,13 @@ def overlapping_pairs(truth: TruthTable, found: DetectionTable, *, same_class: b
         none = np.zeros(0, np.int64)
         return Pairs(found=none, truth=none, iou=np.zeros(0))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def share_of_detection(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> NDArray[np.float64]:
+    """Return (P,) the share of each detection's area in its box, which COCO takes for the IoU with a crowd region."""
+    areas = area(found.boxes_xyxy)[pairs.found]
+    shared = intersection(found.boxes_xyxy[pairs.found], truth.boxes_xyxy[pairs.truth])
+    return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
 def first_of_runs(sorted_values: NDArray[np.generic]) -> Indices:

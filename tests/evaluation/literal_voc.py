@@ -13,7 +13,11 @@ def to_voc(bbox_xywh):
 
 
 def literal_voc_ap(ground_truth, detections, category_id, iou_threshold):
-    """Return the average precision of one class, NaN where nothing is to be found."""
+    """Return the average precision of one class, NaN where nothing is to be found.
+
+    VOC's "difficult" boxes stand for crowd regions here: they are no boxes to belong to, and a detection that is no hit
+    counts for nothing if more than the threshold of its own area lies in one.
+    """
     gt = {}
     npos = 0
     for annotation in ground_truth["annotations"]:
@@ -32,6 +36,7 @@ def literal_voc_ap(ground_truth, detections, category_id, iou_threshold):
         bb = to_voc(own[d]["bbox"])
         record = gt.get(own[d]["image_id"], {"BB": [], "diff": [], "det": []})
         ovmax, jmax = -np.inf, -1
+        in_region = False
         for j, bbgt in enumerate(record["BB"]):
             bi = (max(bb[0], bbgt[0]), max(bb[1], bbgt[1]), min(bb[2], bbgt[2]), min(bb[3], bbgt[3]))
             iw, ih = bi[2] - bi[0] + 1, bi[3] - bi[1] + 1
@@ -41,18 +46,18 @@ def literal_voc_ap(ground_truth, detections, category_id, iou_threshold):
                     + (bbgt[2] - bbgt[0] + 1) * (bbgt[3] - bbgt[1] + 1)
                     - iw * ih
                 )
+                if record["diff"][j]:
+                    share = iw * ih / ((bb[2] - bb[0] + 1) * (bb[3] - bb[1] + 1))
+                    in_region = in_region or share > iou_threshold
+                    continue
                 ov = iw * ih / ua
                 if ov > ovmax:
                     ovmax, jmax = ov, j
-        if ovmax > iou_threshold:
-            if not record["diff"][jmax]:
-                if not record["det"][jmax]:
-                    tp[d] = 1
-                    record["det"][jmax] = True
-                else:
-                    fp[d] = 1
+        if ovmax > iou_threshold and not record["det"][jmax]:
+            tp[d] = 1
+            record["det"][jmax] = True
         else:
-            fp[d] = 1
+            fp[d] = not in_region
     if npos == 0:
         return float("nan")
     fp, tp = np.cumsum(fp), np.cumsum(tp)

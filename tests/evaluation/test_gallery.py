@@ -126,3 +126,12 @@ def test_no_images_at_all_make_an_empty_page(tmp_path):
     empty = {"images": [], "categories": [], "annotations": []}
     page = write(tmp_path, (empty, [], tmp_path))
     assert page.pictures == []
+
+
+def test_crowd_regions_are_named_as_such(study, tmp_path):
+    ground_truth, detections, folder = study
+    ground_truth["annotations"].append({"id": 3, "image_id": 1, "category_id": 7, "bbox": [0, 0, 99, 20], "iscrowd": 1})
+    write_gallery(tmp_path / "g.html", ground_truth, detections, folder, scores=None, images=3)
+    text = (tmp_path / "g.html").read_text(encoding="utf-8")
+    assert "1 box, 1 region where detections do not count" in text
+    assert "Nodule/Mass (region)" in text

@@ -62,3 +62,15 @@ def test_no_image_at_all():
     scores = ImageScores(np.zeros(0), np.zeros(0, bool))
     assert np.isnan(roc_auc(scores)[0])
     assert len(roc_curve(scores)[0]) == 0
+
+
+def test_an_image_with_regions_alone_is_neither_normal_nor_abnormal():
+    box = (10, 10, 40, 40)
+    truth = make_ground_truth([(4, 7, box), (1, 7, box, 1)])
+    scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, []), np.array([0.9, 0.95, 0.1, 0.2]))
+    without = make_ground_truth([(4, 7, box)], image_ids=(4, 30, 12))
+    expected = score_images(TruthTable.of(without), DetectionTable.of(without, []), np.array([0.9, 0.1, 0.2]))
+    assert roc_auc(scores)[0] == roc_auc(expected)[0] == 1
+    ours, theirs = no_finding_matches(scores), no_finding_matches(expected)
+    assert ours.scores.tolist() == theirs.scores.tolist()
+    assert (ours.boxes, ours.hits.tolist()) == (theirs.boxes, theirs.hits.tolist())

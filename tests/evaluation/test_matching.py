@@ -77,6 +77,24 @@ def test_crowd_boxes_are_neither_to_be_found_nor_wrong_to_find():
     assert matches.boxes == 0
 
 
+def test_a_detection_in_a_crowd_region_counts_for_nothing_unless_it_hits():
+    """The region is much larger than what it holds: the IoU says nothing, the share of the detection does."""
+    truth = make_ground_truth([(4, 7, (0, 0, 100, 200), 1), (4, 7, HEART)])
+    rows = [
+        (4, 7, (50, 150, 10, 10), 0.9),  # in the region
+        (4, 7, HEART, 0.8),
+        (4, 7, HEART, 0.7),  # a duplicate in the region
+        (4, 7, (97, 0, 10, 10), 0.6),  # 30 % of it in the region
+        (4, 7, (150, 0, 10, 10), 0.5),
+        (4, 2, (50, 150, 10, 10), 0.4),  # of another class
+    ]
+    by_iou, nodules, _ = match_detections(truth, make_detections(rows))
+    assert outcome(by_iou) == [(0.8, "hit"), (0.6, "false"), (0.5, "false")]
+    assert outcome(nodules) == [(0.4, "false")]
+    by_centre = match_detections(truth, make_detections(rows), criterion=HitCriterion.centre)[0]
+    assert outcome(by_centre) == [(0.8, "hit"), (0.6, "false"), (0.5, "false")]
+
+
 def test_nothing_annotated_nothing_detected_no_image_at_all():
     for truth, rows in (
         (make_ground_truth([]), []),
