@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.boxes import XYXY_COLUMNS, xyxy_to_xywh
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -73,8 +74,8 @@ def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequenc
     Args:
         images: all images of the split, also those without a box.
         boxes: image_id, class_name, x_min, y_min, x_max, y_max in prepared-image pixels, votes and, where known, the
-            readers behind each box. Rows of other images or of classes outside ``labels`` are left out; boxes are
-            clipped to the image.
+            readers behind each box and iscrowd, True for regions to ignore. Rows of other images or of classes outside
+            ``labels`` are left out; boxes are clipped to the image.
         labels: the class names; their order is the categories' order.
 
     Raises:
@@ -124,6 +125,11 @@ def read_coco(path: str | Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: is not JSON ({error}); build it with tools/prepare_data.py build.") from None
     validate(coco, path)
     return coco
+
+
+def findings_of(coco: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations of a COCO file that are findings; regions to ignore (``iscrowd`` 1) are none."""
+    return [annotation for annotation in coco["annotations"] if not annotation.get("iscrowd")]
 
 
 def write_coco(path: str | Path, coco: dict[str, Any]) -> None:
@@ -176,6 +182,7 @@ def _annotation_entries(
     sizes_whwh = np.array([(image.width, image.height) * 2 for image in images]).reshape(-1, 4)
     clipped = np.clip(kept[XYXY_COLUMNS].to_numpy(np.float64), 0, sizes_whwh[kept["image"].to_numpy(np.int64)])
     readers = [{"readers": list(names)} for names in kept["readers"]] if "readers" in kept else [{}] * len(kept)
+    regions = is_region(kept).astype(int).tolist()
     return [
         {
             "id": number,
@@ -183,15 +190,16 @@ def _annotation_entries(
             "category_id": category,
             "bbox": bbox_xywh,
             "area": round(bbox_xywh[2] * bbox_xywh[3], DECIMALS),
-            "iscrowd": 0,
+            "iscrowd": region,
             "votes": votes,
             **names,
         }
-        for number, (image, category, votes, bbox_xywh, names) in enumerate(
+        for number, (image, category, votes, region, bbox_xywh, names) in enumerate(
             zip(
                 kept["image"].tolist(),
                 kept["category"].tolist(),
                 kept["votes"].tolist(),
+                regions,
                 np.round(xyxy_to_xywh(clipped), DECIMALS).tolist(),
                 readers,
                 strict=True,
@@ -268,8 +276,8 @@ def _annotation_problems(
     where = f"annotation {annotation['id']}"
     if annotation["category_id"] not in categories:
         yield f"{where} has category {annotation['category_id']}, which is not listed"
-    if annotation["iscrowd"] != 0:
-        yield f"{where} has iscrowd {annotation['iscrowd']}, expected 0"
+    if annotation["iscrowd"] not in (0, 1):
+        yield f"{where} has iscrowd {annotation['iscrowd']}, expected 0, or 1 for a region to ignore"
     if annotation["image_id"] not in sizes_wh:
         yield f"{where} belongs to image {annotation['image_id']}, which is not listed"
         return

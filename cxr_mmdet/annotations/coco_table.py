@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, REQUIRED_COLUMNS, SIZE_COLUMNS, Checker, check_rows
+from cxr_mmdet.annotations.table import (
+    ONE_READER,
+    READER_COLUMN,
+    REGION_COLUMN,
+    REQUIRED_COLUMNS,
+    SIZE_COLUMNS,
+    Checker,
+    check_rows,
+)
 from cxr_mmdet.boxes import xywh_to_xyxy
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.evaluation.results import read_ground_truth
@@ -18,6 +26,7 @@ from cxr_mmdet.labels import NO_FINDING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+REGION_KEYS = (REGION_COLUMN, "ignore")
 READER_KEYS = (READER_COLUMN, "reader")
 
 
@@ -31,6 +40,8 @@ def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[
     a reader was read by them and has no finding, unless its ``readers`` list says who read it. Boxes with ``votes``, as
     in a prepared folder, are a consensus: none of the listed readers drew them, so they are R1's and the lists are not
     looked at.
+
+    Annotations with ``iscrowd`` or ``ignore`` 1 are regions to ignore.
 
     Args:
         path: a COCO annotation file with boxes in pixels of the radiographs.
@@ -52,12 +63,21 @@ def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[
     records = []
     for place, (annotation, reader, box) in enumerate(zip(coco["annotations"], readers, boxes_xyxy, strict=True), 1):
         drawn[annotation["image_id"]].add(reader)
-        records.append((image_ids[annotation["image_id"]], names[annotation["category_id"]], *box, reader, place))
+        records.append(
+            (
+                image_ids[annotation["image_id"]],
+                names[annotation["category_id"]],
+                *box,
+                reader,
+                place,
+                _is_region(annotation, path),
+            )
+        )
     for place, image in enumerate(coco["images"], start=1):
         for reader in everybody if fused else image.get("readers", everybody):
             if reader not in drawn[image["id"]]:
-                records.append((image_ids[image["id"]], NO_FINDING, *[np.nan] * 4, reader, place))
-    raw = pd.DataFrame(records, columns=[*REQUIRED_COLUMNS, READER_COLUMN, "place"])
+                records.append((image_ids[image["id"]], NO_FINDING, *[np.nan] * 4, reader, place, 0))
+    raw = pd.DataFrame(records, columns=[*REQUIRED_COLUMNS, READER_COLUMN, "place", REGION_COLUMN])
     if raw.empty:
         raise TableError(f"{path}: holds no image; expected radiographs and their boxes.")
     # Classes keep the file's order, which `--labels auto` takes up.
@@ -98,6 +118,17 @@ def _readers(annotations: list[dict[str, Any]], path: Path) -> list[str]:
                 "reader, as other annotations do."
             )
     return [str(reader) for reader in readers]
+
+
+def _is_region(annotation: dict[str, Any], path: Path) -> int:
+    """Return 1 for a region that is neither hit nor false alarm: COCO's ``iscrowd``, which pycocotools also ignores."""
+    flags = [annotation.get(key, 0) for key in REGION_KEYS]
+    if any(flag not in (0, 1) for flag in flags):
+        raise TableError(
+            f"{path}, annotation with id {annotation['id']}: has {' and '.join(REGION_KEYS)} {flags[0]!r} and "
+            f"{flags[1]!r}; expected 0 or 1."
+        )
+    return int(any(flags))
 
 
 def _groups(images: list[dict[str, Any]], image_ids: Mapping[int, str], key: str, path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cxr_mmdet.annotations.table import REGION_COLUMN, is_region, without_regions
 from cxr_mmdet.boxes import XYXY_COLUMNS, iou
 from cxr_mmdet.labels import NO_FINDING
 
@@ -66,8 +67,19 @@ def fuse_readers(
     Returns:
         Sorted by image, class and box: image_id, class_name, x_min, y_min, x_max, y_max, score (WBF: mean score times
         the share of the image's readers behind the box, at most 1; else the box's own), votes (number of distinct
-        readers) and readers (tuple of their names, sorted).
+        readers) and readers (tuple of their names, sorted). Regions to ignore come through as they are, with True in a
+        column iscrowd, which is there only where they are.
     """
+    region = is_region(rows)
+    if region.any():
+        boxes = fuse_readers(
+            without_regions(rows),
+            method=method,
+            iou_threshold=iou_threshold,
+            skip_threshold=skip_threshold,
+            min_votes=min_votes,
+        )
+        return _with_regions(boxes, rows[region])
     scores = rows["score"].to_numpy(np.float64) if "score" in rows else np.ones(len(rows))
     kept = np.flatnonzero((rows["class_name"] != NO_FINDING).to_numpy() & (scores >= skip_threshold))
     readings = _Readings.of(rows, scores).take(kept)
@@ -80,6 +92,17 @@ def fuse_readers(
     if Fusion(method) is not Fusion.VOTE:
         return fused
     return fused[fused["votes"] >= min_votes].reset_index(drop=True)
+
+
+def _with_regions(boxes: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
+    """Return the consensus and the regions to ignore, each once, whoever marked it."""
+    keys = ["image_id", "class_name", *XYXY_COLUMNS]
+    marked = (
+        regions.groupby(keys)["reader"].agg(lambda names: tuple(sorted(set(names)))).rename("readers").reset_index()
+    )
+    marked = marked.assign(score=1.0, votes=marked["readers"].map(len).astype(np.int64), **{REGION_COLUMN: True})
+    both = pd.concat([boxes.assign(**{REGION_COLUMN: False}), marked[[*boxes.columns, REGION_COLUMN]]])
+    return both.sort_values(keys, kind="stable", ignore_index=True)
 
 
 def cluster_boxes(

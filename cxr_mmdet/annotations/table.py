@@ -27,6 +27,8 @@ ONE_READER = "R1"
 """Who read a table that names no reader."""
 ROW_COLUMNS = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]
 """The columns of validated rows; docs/annotations.md describes them."""
+REGION_COLUMN = "iscrowd"
+"""True in rows whose box is a region to ignore, neither a finding nor its absence; only where there are any."""
 SIZE_COLUMNS = ["table_height", "table_width"]
 """Where the table says it: the size of the picture that the boxes were drawn on."""
 
@@ -42,7 +44,8 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
     are ignored; comma-separated UTF-8 with or without byte order mark, LF or CRLF, plain or compressed as its suffix
     says. Without ``class_id`` the classes are numbered in alphabetical order; without ``rad_id`` one reader, R1, read
     everything. Rows of "No finding", also spelled "Normal", "no_finding" and the like, have an empty box or 0, 0, 1, 1.
-    Names of classes that differ in case or blanks alone are one class, under the most frequent of them.
+    A box whose ``iscrowd`` is 1 is a region to ignore. Names of classes that differ in case or blanks alone are one
+    class, under the most frequent of them.
 
     Args:
         path: the file.
@@ -52,7 +55,7 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
     Returns:
         One row for each row of the file, in its order, with a fresh index: image_id, class_name, reader (str),
         class_id (int), x_min, y_min, x_max, y_max (float, absolute pixels, NaN for "No finding"), line (int, the
-        1-based line in the file).
+        1-based line in the file); iscrowd (bool) where there are regions to ignore.
 
     Raises:
         TableError: the file cannot be read as such a table or contradicts itself.
@@ -86,8 +89,12 @@ def check_rows(raw: pd.DataFrame, check: Checker, *, group_column: str | None = 
     _check_boxes(rows, boxes, check)
     rows = pd.concat([rows, boxes], axis=1)
     rows["line"] = check.places
+    regions = _regions(raw, check)
+    if regions.any():
+        check.refuse(regions & boxes.isna().any(axis=1).to_numpy(), f"{REGION_COLUMN} is 1, but there is no box.")
+        rows[REGION_COLUMN] = regions.to_numpy()
     _check_contradictions(rows, check)
-    rows = rows[ROW_COLUMNS]
+    rows = rows[[*ROW_COLUMNS, *([REGION_COLUMN] if REGION_COLUMN in rows else [])]]
     if group_column is None:
         return rows
     return rows.assign(group=_groups(raw[group_column], rows["image_id"], check))
@@ -97,6 +104,28 @@ def class_names(rows: pd.DataFrame) -> tuple[str, ...]:
     """Return the classes of a validated table without "No finding", by class id."""
     classes = rows.loc[rows["class_name"] != NO_FINDING, ["class_id", "class_name"]].drop_duplicates()
     return tuple(classes.sort_values("class_id")["class_name"])
+
+
+def is_region(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are regions to ignore."""
+    return rows[REGION_COLUMN].astype(bool) if REGION_COLUMN in rows else pd.Series(False, index=rows.index)
+
+
+def without_regions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without regions to ignore; who marked nothing else on an image drew no box there."""
+    region = is_region(rows)
+    if not region.any():
+        return rows
+    readings = rows.groupby(["image_id", "reader"], sort=False).ngroup()
+    only_regions = region & ~readings.isin(readings[~region]) & ~readings.duplicated()
+    kept = rows[~region | only_regions].drop(columns=REGION_COLUMN)
+    empty = only_regions[kept.index].to_numpy()
+    kept.loc[empty, "class_name"] = NO_FINDING
+    kept.loc[empty, XYXY_COLUMNS] = np.nan
+    if "class_id" in rows:
+        ids = rows.loc[rows["class_name"] == NO_FINDING, "class_id"]
+        kept.loc[empty, "class_id"] = int(ids.iloc[0]) if len(ids) else int(rows["class_id"].max()) + 1
+    return kept.reset_index(drop=True)
 
 
 class Checker:
@@ -255,6 +284,14 @@ def _check_class_ids(names: pd.Series, ids: pd.Series, check: Checker) -> None:
     )
 
 
+def _regions(raw: pd.DataFrame, check: Checker) -> pd.Series:
+    if REGION_COLUMN not in raw:
+        return pd.Series(False, index=raw.index)
+    flags = _numbers(raw[REGION_COLUMN], check).fillna(0)
+    check.refuse(~flags.isin([0, 1]), lambda i: f"{REGION_COLUMN} is {raw[REGION_COLUMN][i]}, expected 0 or 1.")
+    return flags == 1
+
+
 def _empty_no_finding(rows: pd.DataFrame, spelled: pd.Series, boxes: pd.DataFrame, check: Checker) -> pd.DataFrame:
     normal = rows["class_name"] == NO_FINDING
     placeholder = (boxes.to_numpy() == NO_BOX).all(axis=1)
@@ -293,7 +330,7 @@ def _check_contradictions(rows: pd.DataFrame, check: Checker) -> None:
     readings = rows.groupby(["image_id", "reader"], sort=False).ngroup()
     normal = rows["class_name"] == NO_FINDING
     check.refuse(
-        normal & readings.isin(readings[~normal]),
+        normal & readings.isin(readings[~normal & ~is_region(rows)]),
         lambda i: (
             f"reader {rows['reader'][i]} says '{NO_FINDING}' and draws a box on image {rows['image_id'][i]}; "
             "remove one of them."

@@ -10,11 +10,11 @@ import pandas as pd
 
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
-from cxr_mmdet.annotations.coco import CocoImage, write_coco
+from cxr_mmdet.annotations.coco import CocoImage, findings_of, write_coco
 from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.relabel import merge_classes, unknown_classes
-from cxr_mmdet.annotations.table import READER_COLUMN
+from cxr_mmdet.annotations.table import READER_COLUMN, REGION_COLUMN, is_region, without_regions
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.labels import spelling_key
@@ -86,7 +86,8 @@ def annotate(
     """
     pictures = {image.image_id: image.path for image in images}
     twins = find_twins(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
-    split = split_images(images, rows, twins, options)
+    findings = without_regions(rows)
+    split = split_images(images, findings, twins, options)
     plain = _fuse(rows, images, options)
     coco_images = _coco_images(images, rows, split)
     labelled = [_label(label_set, rows, plain, images, coco_images, split, options) for label_set in label_sets]
@@ -107,7 +108,11 @@ def annotate(
             for each, label in zip(counts, labelled, strict=True)
         },
     }
-    notes = [*split.notes, *(note for each in labelled for note in _notes(each, rows, images, options))]
+    notes = [*split.notes, *(note for each in labelled for note in _notes(each, findings, images, options))]
+    if is_region(rows).any():
+        notes.append(
+            f"{int(is_region(rows).sum())} regions to ignore (iscrowd) are neither findings nor their absence."
+        )
     return Annotated(counts, manifest, tuple(notes))
 
 
@@ -138,7 +143,9 @@ def _label(
     def divide(val: frozenset[str]) -> Splits:
         return build_splits(label_set, coco_images, boxes, val, drop_normals=options.drop_normals)
 
-    return _Labelled(own, boxes, divide(split.val), tuple(divide(fold) for fold in split.folds), outvoted)
+    return _Labelled(
+        without_regions(own), boxes, divide(split.val), tuple(divide(fold) for fold in split.folds), outvoted
+    )
 
 
 def _coco_images(images: Sequence[PreparedImage], rows: pd.DataFrame, split: Split) -> list[CocoImage]:
@@ -182,10 +189,11 @@ def _write_label_set(folder: Path, each: _Labelled) -> None:
     _write_splits(folder, each.splits)
     for number, fold in enumerate(each.folds, start=1):
         _write_splits(folder / f"fold{number}", fold)
-    seen = each.boxes.groupby("image_id")["class_name"].agg(lambda names: "; ".join(sorted(set(names)))).to_dict()
+    findings = each.boxes[~is_region(each.boxes)]
+    seen = findings.groupby("image_id")["class_name"].agg(lambda names: "; ".join(sorted(set(names)))).to_dict()
     without_boxes = []
     for split, coco in (("train", each.splits.train), ("val", each.splits.val)):
-        with_boxes = {annotation["image_id"] for annotation in coco["annotations"]}
+        with_boxes = {annotation["image_id"] for annotation in findings_of(coco)}
         without_boxes += [
             {"image_id": image["image_id"], "split": split, "other_findings": seen.get(image["image_id"], "")}
             for image in coco["images"]
@@ -202,8 +210,16 @@ def _write_splits(folder: Path, splits: Splits) -> None:
 
 def _write_readers(path: Path, rows: pd.DataFrame) -> None:
     """Write the rows as a table that :func:`cxr_mmdet.annotations.table.read_table` reads, in one order."""
-    columns = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, *(["group"] if "group" in rows else [])]
-    ordered = rows[columns].sort_values(["image_id", "class_id", "reader", *XYXY_COLUMNS])
+    columns = [
+        "image_id",
+        "class_name",
+        "class_id",
+        "reader",
+        *XYXY_COLUMNS,
+        *(c for c in ("group", REGION_COLUMN) if c in rows),
+    ]
+    ordered = rows[columns].assign(**({REGION_COLUMN: is_region(rows).astype(int)} if REGION_COLUMN in rows else {}))
+    ordered = ordered.sort_values(["image_id", "class_id", "reader", *XYXY_COLUMNS])
     _write_csv(path, ordered.rename(columns={"reader": READER_COLUMN}))
 
 
@@ -223,7 +239,8 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
     for label, classes in label_set.merged.items():
         if label not in classes and any(spelling_key(name) == spelling_key(label) for name in classes):
             notes.append(f"the table's class {', '.join(map(repr, classes))} is taken as {label!r}.")
-    left_out = each.boxes.loc[~each.boxes["class_name"].isin(label_set.labels), "class_name"]
+    boxes = each.boxes[~is_region(each.boxes)]
+    left_out = boxes.loc[~boxes["class_name"].isin(label_set.labels), "class_name"]
     if len(left_out):
         names = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.value_counts().items()))
         notes.append(f"{len(left_out)} boxes of {left_out.nunique()} other classes are left out: {names}.")

@@ -10,6 +10,7 @@ from cxr_mmdet.annotations.agreement import label_agreement
 from cxr_mmdet.annotations.image_labels import label_names
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
 from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.labels import NO_FINDING
@@ -152,7 +153,7 @@ def build_dataset(
         "failures": len(failures),
         "readers": sorted(readers.rows["reader"].unique()),
         "readers_per_image": int(readers.rows.groupby("image_id")["reader"].nunique().max()),
-        "boxes": {"readers": int((rows["class_name"] != NO_FINDING).sum()), "clipped": clipped},
+        "boxes": {"readers": int(((rows["class_name"] != NO_FINDING) & ~is_region(rows)).sum()), "clipped": clipped},
         "image_labels": _describe_image_labels(readers),
         # Another split has other notes, see resplit.
         "notes": {"source": notes, "split": list(annotated.notes)},

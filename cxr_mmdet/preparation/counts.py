@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from cxr_mmdet.annotations.coco import findings_of
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -37,7 +39,7 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
     """Return the counts of a COCO file, an image that holds a class of ``minority`` counted with its virtual copies."""
     names = {category["id"]: category["name"] for category in coco["categories"]}
     held: dict[int, list[str]] = defaultdict(list)
-    for annotation in coco["annotations"]:
+    for annotation in findings_of(coco):
         held[annotation["image_id"]].append(names[annotation["category_id"]])
     copies = {image: MINORITY_COPIES if not set(minority).isdisjoint(held[image]) else 1 for image in held}
     return SplitCounts(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.annotations.coco import CocoImage, build_coco
-from cxr_mmdet.annotations.table import class_names
+from cxr_mmdet.annotations.coco import CocoImage, build_coco, findings_of
+from cxr_mmdet.annotations.table import class_names, is_region
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map, spelling_key
 from cxr_mmdet.preparation.counts import SplitCounts, count_split
@@ -123,12 +123,12 @@ def build_splits(
     """
     kept = list(images)
     if drop_normals:
-        holders = set(boxes.loc[boxes["class_name"].isin(label_set.labels), "image_id"])
+        holders = set(boxes.loc[boxes["class_name"].isin(label_set.labels) & ~is_region(boxes), "image_id"])
         kept = [image for image in kept if image.image_id in holders]
     train_coco = build_coco([image for image in kept if image.image_id not in val], boxes, label_set.labels)
     val_coco = build_coco([image for image in kept if image.image_id in val], boxes, label_set.labels)
     for split, coco in (("train", train_coco), ("val", val_coco)):
-        if not coco["annotations"]:
+        if not findings_of(coco):
             raise DatasetError(
                 f"labels {label_set.name}: none of {len(coco['images'])} {split} images holds a box of these classes; "
                 "expected some on both sides, so prepare more radiographs or change --seed or --val-ratio."

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.relabel import merge_classes
+from cxr_mmdet.annotations.table import without_regions
 from cxr_mmdet.pages import page_environment, write_page
 from cxr_mmdet.preparation.failures import FAILURES_NAME
 from cxr_mmdet.preparation.folder import IMAGES
@@ -87,7 +88,8 @@ def write_report(folder: Path, manifest: dict[str, Any] | None = None) -> Path:
         DatasetError: the folder is not finished, or a picture is missing.
     """
     prepared = PreparedFolder.load(folder, manifest)
-    rows = prepared.rows[prepared.rows["image_id"].isin(prepared.images)]
+    rows = without_regions(prepared.rows)
+    rows = rows[rows["image_id"].isin(prepared.images)]
     rows = scale_to_prepared(
         rows,
         {name: image.original_size_hw for name, image in prepared.images.items()},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cxr_mmdet.annotations.coco import findings_of
 from cxr_mmdet.labels import NO_FINDING
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class BoxColumns:
         offset = 0
         for coco in cocos:
             sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
-            for annotation in coco["annotations"]:
+            for annotation in findings_of(coco):
                 x, y, width, height = annotation["bbox"]
                 image_width, image_height = sizes[annotation["image_id"]]
                 classes.append(annotation["category_id"] - 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from cxr_mmdet.annotations.coco import findings_of
 from cxr_mmdet.annotations.split import order_of_groups
 from cxr_mmdet.boxes import XYXY_COLUMNS, iou_matrix, xywh_to_xyxy
 from cxr_mmdet.drawing import DASHES, PALETTE, draw_boxes
@@ -151,7 +152,7 @@ def _study(
 ) -> Study:
     pixels = read_grey_picture(folder / image["file_name"])
     drawn = rows[rows["class_name"].isin(labels)]
-    fused = [annotation for annotation in coco["annotations"] if annotation["image_id"] == image["id"]]
+    fused = [annotation for annotation in findings_of(coco) if annotation["image_id"] == image["id"]]
     alone = sum(annotation["votes"] == 1 for annotation in fused)
     place = {name: number for number, name in enumerate(readers)}
     by_reader = drawn["reader"].value_counts()

@@ -14,6 +14,7 @@ from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.relabel import merge_classes
 from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.annotations.table import is_region, without_regions
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.labels import NO_FINDING
@@ -84,7 +85,7 @@ def report_table(path: Path, options: TableOptions) -> TableReport:
     return TableReport(
         rows=len(rows),
         images=images,
-        normal_images=images - rows.loc[rows["class_name"] != NO_FINDING, "image_id"].nunique(),
+        normal_images=images - rows.loc[(rows["class_name"] != NO_FINDING) & ~is_region(rows), "image_id"].nunique(),
         readers=rows["reader"].nunique(),
         notes=table.notes,
         label_sets=tuple(
@@ -95,13 +96,15 @@ def report_table(path: Path, options: TableOptions) -> TableReport:
 
 
 def _report_label_set(label_set: LabelSet, rows: pd.DataFrame, options: TableOptions) -> LabelSetReport:
-    own = merge_classes(rows, label_set.label_map)
+    merged = merge_classes(rows, label_set.label_map)
+    own = without_regions(merged)
     fusion: dict[str, Any] = {
         "method": options.fusion,
         "iou_threshold": options.fusion_iou,
         "min_votes": options.min_votes,
     }
-    fused = fuse_readers(own, **fusion)
+    fused = fuse_readers(merged, **fusion)
+    fused = fused[~is_region(fused)]
     groups = {image: image for image in own["image_id"].unique()}
     ceiling = human_ceiling(own, label_set.labels, groups, {"all": groups}, fusion=fusion) if options.ceiling else None
     return LabelSetReport(

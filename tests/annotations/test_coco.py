@@ -148,7 +148,7 @@ BROKEN = [
     (lambda c: c["annotations"][0].update(id=2), "annotation id 2 occurs 2 times"),
     (lambda c: c["annotations"][0].update(image_id=9), "annotation 1 belongs to image 9"),
     (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 has category 9"),
-    (lambda c: c["annotations"][0].update(iscrowd=1), "annotation 1 has iscrowd 1"),
+    (lambda c: c["annotations"][0].update(iscrowd=2), "annotation 1 has iscrowd 2"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 4]), "expected width and height above 0"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "expected four finite numbers"),
     (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "expected four finite numbers"),
@@ -175,7 +175,7 @@ def test_json_that_is_no_object_is_refused(content):
 
 def test_many_problems_are_counted_and_the_file_is_named(coco, tmp_path):
     for entry in coco["annotations"]:
-        entry.update(votes=0, iscrowd=1, category_id=9, image_id=9)
+        entry.update(votes=0, iscrowd=2, category_id=9, image_id=9)
     with pytest.raises(DatasetError, match="and 3 more"):
         validate(coco)
     path = tmp_path / "broken.json"

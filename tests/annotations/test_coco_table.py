@@ -102,6 +102,18 @@ def test_a_repeated_box_is_named_by_its_annotation(coco):
         read_coco_table(coco([{"file_name": "a.png"}], [box, box]))
 
 
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_regions_to_ignore_are_no_findings(coco, key):
+    """They became ordinary truth."""
+    box = {"image_id": 10, "category_id": 7, "bbox": [0, 0, 5, 5]}
+    region = {"image_id": 10, "category_id": 7, "bbox": [9, 9, 5, 5]}
+    rows = read_coco_table(coco([{"file_name": "a.png"}], [box | {key: 0}, region | {key: 1}]))
+    assert rows["iscrowd"].tolist() == [False, True]
+    assert "iscrowd" not in read_coco_table(coco([{"file_name": "a.png"}], [box | {key: 0}]))
+    with pytest.raises(TableError, match=r"annotation with id 0: has iscrowd and ignore .* expected 0 or 1"):
+        read_coco_table(coco([{"file_name": "a.png"}], [box | {key: 2}]))
+
+
 def test_what_is_no_coco_file_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(DatasetError, match="expected a COCO object"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_mmdet.annotations.consensus import cluster_boxes, fuse_readers
-from cxr_mmdet.annotations.table import class_names, read_table
+from cxr_mmdet.annotations.table import class_names, read_table, without_regions
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5, NO_FINDING
 
@@ -338,3 +338,26 @@ def test_vinbigdata_equals_ensemble_boxes_box_by_box(vinbigdata):
     fused = fuse_readers(vinbigdata)
     assert len(fused) == 22_694
     assert_same_boxes(fused, expected, tolerance=0.011)
+
+
+def test_regions_to_ignore_come_through_untouched_and_merge_with_nothing():
+    rows = readings(
+        ("a", "ILD", "A", (0, 0, 10, 10)),
+        ("a", "ILD", "B", (0, 0, 10, 12)),
+        ("a", "ILD", "C", (0, 0, 10, 11)),
+        ("b", "ILD", "A", (5, 5, 50, 50)),
+    ).assign(iscrowd=[False, False, True, True])
+    fused = fuse_readers(rows)
+    assert fused[["image_id", *XYXY_COLUMNS, "votes", "readers", "iscrowd"]].to_numpy().tolist() == [
+        ["a", 0, 0, 10, 11, 2, ("A", "B"), False],
+        ["a", 0, 0, 10, 11, 1, ("C",), True],
+        ["b", 5, 5, 50, 50, 1, ("A",), True],
+    ]
+    # C read the image and drew no finding: two of three stand behind the box.
+    assert fused["score"][0] == pytest.approx(2 / 3)
+    assert without_regions(rows)[["image_id", "class_name", "reader"]].to_numpy().tolist() == [
+        ["a", "ILD", "A"],
+        ["a", "ILD", "B"],
+        ["a", "No finding", "C"],
+        ["b", "No finding", "A"],
+    ]

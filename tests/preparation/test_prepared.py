@@ -92,6 +92,64 @@ class TestInterrupted:
         assert not (built / "report.html").exists()
 
 
+class TestRegionsToIgnore:
+    """``iscrowd`` of a COCO table stands in the written files, and counts nowhere else."""
+
+    @pytest.fixture
+    def marked(self, src, tmp_path):
+        """The readers' table as COCO of one reader, with a region on a normal image and one among findings."""
+        rows = read_table(src / "train.csv")
+        names = sorted(rows["image_id"].unique())
+        classes = [name for name in sorted(rows["class_name"].unique()) if name != "No finding"]
+        annotations = []
+        for row in rows[(rows["reader"] == "R1") & rows["x_min"].notna()].itertuples():
+            annotations.append(
+                {
+                    "image_id": names.index(row.image_id),
+                    "category_id": classes.index(row.class_name),
+                    "bbox": [row.x_min, row.y_min, row.x_max - row.x_min, row.y_max - row.y_min],
+                }
+            )
+        normal = next(number for number in range(16) if not any(a["image_id"] == number for a in annotations))
+        for image, key in ((normal, "iscrowd"), (annotations[0]["image_id"], "ignore")):
+            annotations.append({"image_id": image, "category_id": 0, "bbox": [1, 2, 30, 40], key: 1})
+        coco = {
+            "images": [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate(names)],
+            "annotations": [{"id": number, **each} for number, each in enumerate(annotations)],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(classes)],
+        }
+        (tmp_path / "table.json").write_text(json.dumps(coco))
+        return tmp_path / "table.json", len(annotations) - 2, names[normal]
+
+    @staticmethod
+    def regions(folder):
+        return sorted(
+            (image["image_id"], tuple(annotation["bbox"]))
+            for split in ("train", "val")
+            for coco in [read_coco(folder / f"annotations/{split}_auto.json")]
+            for annotation in coco["annotations"]
+            for image in coco["images"]
+            if annotation["iscrowd"] and image["id"] == annotation["image_id"]
+        )
+
+    def test_they_are_kept_through_build_and_split(self, src, tmp_path, marked):
+        table, findings, normal = marked
+        options = BuildOptions(labels=("auto",), group_by="image", short_edge=0)
+        summary = build_dataset(src, tmp_path / "out", options, table=table)
+        first = self.regions(tmp_path / "out")
+        assert [box for _, box in first] == [(1, 2, 30, 40)] * 2
+        assert normal in dict(first)
+        assert any(note.startswith("2 regions to ignore (iscrowd)") for note in summary.notes)
+        (counts,) = summary.label_sets
+        assert counts.train.boxes + counts.val.boxes == findings
+        assert counts.train.images_without_boxes + counts.val.images_without_boxes == 4
+        manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+        assert manifest["boxes"]["readers"] == findings
+        assert not check_folder(tmp_path / "out")
+        resplit(tmp_path / "out", SplitOptions(val_ratio=0.4, group_by="image", seed=3))
+        assert self.regions(tmp_path / "out") == first
+
+
 class TestBuild:
     def test_readers_stand_behind_each_box(self, built):
         for split in ("train", "val"):
