@@ -97,9 +97,8 @@ def fuse_readers(
 def _with_regions(boxes: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
     """Return the consensus and the regions to ignore, each once, whoever marked it."""
     keys = ["image_id", "class_name", *XYXY_COLUMNS]
-    marked = (
-        regions.groupby(keys)["reader"].agg(lambda names: tuple(sorted(set(names)))).rename("readers").reset_index()
-    )
+    marked_by = [(*key, tuple(sorted(set(own["reader"])))) for key, own in regions.groupby(keys)]
+    marked = pd.DataFrame(marked_by, columns=[*keys, "readers"])
     marked = marked.assign(score=1.0, votes=marked["readers"].map(len).astype(np.int64), **{REGION_COLUMN: True})
     both = pd.concat([boxes.assign(**{REGION_COLUMN: False}), marked[[*boxes.columns, REGION_COLUMN]]])
     return both.sort_values(keys, kind="stable", ignore_index=True)
