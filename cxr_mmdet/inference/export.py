@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet import __version__
-from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.inference import check_pictures
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.checkpoint import load_detector
@@ -76,6 +76,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
     Raises:
         UsageError: ``out`` exists, or options that do not go together.
         CheckpointError: the checkpoint cannot be loaded or exported, or the bundle differs from torch by too much.
+        CxrError: ``out`` cannot be written, as on a full disk; then nothing is.
     """
     _check_options(out, options)
     detector = load_detector(checkpoint, trust=options.trust_checkpoint)
@@ -202,19 +203,33 @@ def _require(checkpoint: str, results: Sequence[Parity], limits: Limits) -> None
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise CxrError(
+            f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out. Nothing was "
+            "written."
+        ) from error
 
 
 def _move(folder: Path, out: Path) -> None:
     folder.chmod(0o755)
-    if out.exists():
-        shutil.rmtree(out)
-    folder.rename(out)
+    if not out.exists():
+        folder.rename(out)
+        return
+    earlier = folder.with_name(f"{folder.name}-earlier")
+    out.rename(earlier)
+    try:
+        folder.rename(out)
+    except OSError:
+        earlier.rename(out)
+        raise
+    shutil.rmtree(earlier)
 
 
 def _versions() -> dict[str, Any]:

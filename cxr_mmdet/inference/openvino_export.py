@@ -33,6 +33,9 @@ def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: S
         graphs: maps.onnx and, for a two-stage detector, regions.onnx.
         reference: the model in torch, which gives the inputs for calibration.
         calibration: radiographs; with any, weights and activations become eight bits.
+
+    Raises:
+        OSError: they cannot be written.
     """
     models = [openvino.convert_model(str(graph)) for graph in graphs]
     if calibration:
@@ -40,7 +43,10 @@ def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: S
     files: list[Path] = []
     for model, graph in zip(models, graphs, strict=True):
         path = graph.with_suffix(".xml")
-        openvino.save_model(model, str(path), compress_to_fp16=False)
+        try:
+            openvino.save_model(model, str(path), compress_to_fp16=False)
+        except RuntimeError as error:  # "iostream error", whatever the system said
+            raise OSError(f"OpenVINO cannot write {path.name} and its .bin, as on a full disk") from error
         files += [path, path.with_suffix(".bin")]
     return files
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cxr_mmdet.errors import CheckpointError
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 
 
 def save_torch_bundle(detector: TrainedDetector, folder: Path) -> list[Path]:
-    """Write weights and architecture; return the files."""
+    """Write weights and architecture; return the files.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     weights = {name: tensor.contiguous() for name, tensor in detector.model.state_dict().items()}
-    save_file(weights, str(folder / WEIGHTS))
+    try:
+        save_file(weights, str(folder / WEIGHTS))
+    except SafetensorError as error:  # also what the system says, such as that the disk is full
+        raise OSError(str(error)) from error
     config = detector.config
     kept = {"model": _plain(config.model), "custom_imports": _plain(config.get("custom_imports"))}
     write_json(folder / ARCHITECTURE, kept, indent=1)

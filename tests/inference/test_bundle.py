@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from detectors import bundle_of, checkpoint_of, write_picture
 
-from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.inference import export
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.export import ExportOptions, export_model
@@ -281,6 +284,50 @@ def test_a_model_that_differs_from_torch_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"differs from torch on 6 phantoms: a box differs by .* \(limit -1\)"):
         export_model(str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=Format.onnx))
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def full_disk(size=100_000):
+    """Let no file grow beyond a size: as on a full disk, writing fails in the middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_a_full_disk_leaves_the_earlier_bundle_and_nothing_else(tmp_path, bundle, form):
+    source = str(checkpoint_of("faster"))
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    with full_disk(), pytest.raises(CxrError, match=rf"{bundle}: cannot be written \(.*\); make room or .* --out\."):
+        export_model(source, bundle, ExportOptions(format=form, force=True))
+    assert list(tmp_path.iterdir()) == [bundle]
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_openvino_on_a_full_disk(bundle):
+    pytest.importorskip("openvino")
+    from cxr_mmdet.inference.openvino_export import export_openvino
+
+    with full_disk(), pytest.raises(OSError, match=r"OpenVINO cannot write maps\.xml"):
+        export_openvino([bundle / "maps.onnx"], Predictor.load(bundle), [])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "sub" / "bundle"
+    with pytest.raises(CxrError, match=rf"{out}: cannot be written \(Not a directory\); .* choose another --out"):
+        export_model(str(checkpoint_of("retina")), out, ExportOptions(format=Format.onnx))
+
+
+def test_an_earlier_bundle_is_replaced(tmp_path, bundle):
+    export_model(str(checkpoint_of("retina")), bundle, ExportOptions(format=Format.torch, force=True, compare=False))
+    assert Bundle.open(bundle).format == "torch"
+    assert list(tmp_path.iterdir()) == [bundle]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):
