@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +23,7 @@ from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_s
 from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.resuming import newest_checkpoint
-from cxr_mmdet.errors import CheckpointError, ConfigError
+from cxr_mmdet.errors import CheckpointError, ConfigError, UsageError
 from cxr_mmdet.models.finite import refuse_non_finite_outputs
 
 if TYPE_CHECKING:
@@ -187,12 +188,30 @@ def _select_split(config: Config, split: str) -> None:
 
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     config.launcher = launcher
+    _make_work_dir(Path(config.work_dir))
     for evaluator in annotated_parts([config.val_evaluator, config.test_evaluator]) if launcher != "none" else ():
         # Else mmengine leaves an empty .dist_test where the command was started.
         evaluator["collect_dir"] = str(Path(config.work_dir) / ".collect")
     if launcher != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config, launcher)
     return CheckedRunner.from_cfg(config)
+
+
+def _make_work_dir(folder: Path) -> None:
+    """Make the folder that the run writes to.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: the run cannot write there ({error.strerror}); choose another folder by --work-dir, or when "
+            "testing by --out."
+        ) from None
 
 
 def _distribute_over_cpus(config: Config, launcher: str) -> None:

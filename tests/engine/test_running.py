@@ -242,6 +242,15 @@ class TestBadInput:
         arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--resume"]
         assert "no checkpoint to resume" in failing(arguments, tmp_path, 1)
 
+    @pytest.mark.parametrize("tool", ["train", "test"])
+    def test_a_work_dir_that_cannot_be_made(self, prepared_folder, tmp_path, trained, tool):
+        (tmp_path / "file").write_text("")
+        what = ["--load-from", "none"] if tool == "train" else [str(trained / "start.pth")]
+        folder = str(tmp_path / "file" / "run")
+        arguments = [tool, "retina_phantom", *what, "--data-root", str(prepared_folder()), "--work-dir", folder]
+        message = failing(arguments, tmp_path, 2)
+        assert "the run cannot write there (Not a directory); choose another folder by --work-dir" in message
+
     def test_a_gate_without_normal_studies(self, prepared_folder, tmp_path):
         root = prepared_folder(train=3)  # the fourth would be normal
         message = failing(["train", "retina_phantom_gate", "--data-root", str(root)], tmp_path, 1)

@@ -211,6 +211,12 @@ def test_a_prepared_folder_of_other_pictures(pictures, prepared_folder, tmp_path
         run(pictures, tmp_path / "out", predictor, coco=prepared_folder() / "annotations" / "val_5.json")
 
 
+def test_a_folder_of_results_that_cannot_be_made(pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CxrError, match=r"cannot be written \(Not a directory\); .* choose another --out"):
+        run(pictures, tmp_path / "file" / "out")
+
+
 def test_a_disk_that_fills_up(pictures, tmp_path):
     """Files may not grow beyond a few lines: as on a full disk, writing fails in the middle."""
     run(pictures, tmp_path / "probe")
