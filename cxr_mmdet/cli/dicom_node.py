@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_STATE = Path("work_dirs/dicom_node")
 DEFAULT_STREAMS = 2
 SHOWN_JOBS = 20
+STOP_LIMIT_S = 9
+"""How long a stop waits for what it has begun; the queue on the disk outlives any end."""
 
 
 class NodeGroup(TyperGroup):
@@ -227,7 +229,22 @@ def _run_until_signalled(node: Any, options: NodeOptions) -> None:
     logging.getLogger("cxr_mmdet.node").info("%s listens at %s:%d", options.ae_title, options.host, node.port)
     stop.wait()
     logging.getLogger("cxr_mmdet.node").info("stopping: what is under way is finished, the rest stays in the queue")
+    # A daemon: it still runs, and ends the process, if the interpreter waits at its exit for a thread that hangs.
+    limit = threading.Timer(STOP_LIMIT_S, _leave)
+    limit.daemon = True
+    limit.start()
     node.stop()
+
+
+def _leave() -> None:
+    import logging
+    import os
+
+    logging.getLogger("cxr_mmdet.node").warning(
+        "stopped after %d s in the middle of something; the next start takes it up again", STOP_LIMIT_S
+    )
+    logging.shutdown()
+    os._exit(0)
 
 
 def _problems(jobs: list[Job]) -> Table:

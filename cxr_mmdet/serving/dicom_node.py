@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-import time
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset
@@ -23,6 +23,7 @@ from cxr_mmdet.dicom.codecs import PREFERENCE
 from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
 from cxr_mmdet.serving.job_store import DiskError, JobStore, OtherContentError, State
+from cxr_mmdet.serving.listener import POLL_S, ConnectionLimits, NodeServer
 from cxr_mmdet.serving.worker import Worker
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pynetdicom.transport import ThreadedAssociationServer
+    from pynetdicom.association import Association
 
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.serving.reporting import ReportOptions
@@ -52,8 +53,6 @@ DUPLICATE_INSTANCE = 0x0111
 TIMEOUT_S = 60
 MAX_PDU_BYTES = 1 << 18
 """What a peer may send in one piece, if it can: a third less work a picture than with the usual 16 KiB."""
-GRACE_S = 10
-"""How long a stop waits for associations that are under way."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class NodeOptions:
         networks: where from; empty: anywhere.
         tls: how to encrypt; None: in the clear.
         max_associations: at once; more are rejected for the moment.
+        limits: how long peers may take and how much they may send.
     """
 
     ae_title: str
@@ -77,6 +77,7 @@ class NodeOptions:
     networks: tuple[Network, ...] = ()
     tls: ssl.SSLContext | None = None
     max_associations: int = 10
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 class DicomNode:
@@ -107,7 +108,9 @@ class DicomNode:
         # Beside those in the network, one is read before it and one reported on after it.
         lanes = predictor.model.streams + 2
         self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options, lanes=lanes)
-        self._server: ThreadedAssociationServer | None = None
+        self._server: NodeServer | None = None
+        self._admission = threading.Lock()
+        self._admitted: set[Association] = set()
 
     @property
     def port(self) -> int:
@@ -129,8 +132,13 @@ class DicomNode:
         ]
         options = self._options
         try:
-            server = self._entity().start_server(
-                (options.host, options.port), block=False, ssl_context=options.tls, evt_handlers=handlers
+            server: Any = self._entity().make_server(
+                (options.host, options.port),
+                evt_handlers=handlers,
+                server_class=NodeServer,
+                tls=options.tls,
+                limits=options.limits,
+                is_allowed=lambda address: _is_in(address, options.networks),
             )
         except OSError as error:
             self._store.close()
@@ -138,6 +146,7 @@ class DicomNode:
                 f"cannot listen at {options.host}:{options.port} ({error.strerror}); give another --host or --port."
             ) from None
         self._server = server
+        threading.Thread(target=server.serve_forever, args=(POLL_S,), name="listen", daemon=True).start()
         self._worker.start()
 
     def pause(self) -> None:
@@ -146,38 +155,46 @@ class DicomNode:
 
     def stop(self) -> None:
         """Take nothing new, finish what is under way, and leave the rest in the queue."""
+        # Both at once, so that a peer that hangs takes nothing from the time of what is being predicted.
+        finishing = threading.Thread(target=self._worker.stop, name="finish")
+        finishing.start()
         if self._server is not None:
-            self._server.shutdown()
-            deadline = time.monotonic() + GRACE_S
-            while self._server.active_associations and time.monotonic() < deadline:
-                time.sleep(0.05)
-            for association in self._server.active_associations:
-                association.abort()
-        self._worker.stop()
+            self._server.end()
+        finishing.join()
         self._store.close()
 
     def _entity(self) -> AE:
         entity = AE(self._options.ae_title)
         entity.require_called_aet = True
-        entity.maximum_associations = self._options.max_associations
+        entity.maximum_associations = self._options.limits.connections  # fewer: see _on_requested
         entity.maximum_pdu_size = MAX_PDU_BYTES
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
+        entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
+        entity.acse_timeout = self._options.limits.request_s
         entity.add_supported_context(VERIFICATION)
         for sop_class in RADIOGRAPHS:
             entity.add_supported_context(sop_class, SYNTAXES)
         return entity
 
     def _on_requested(self, event: evt.Event) -> None:
-        """Reject who is not on the lists, before anything else of the association is looked at."""
+        """Reject who is not on the list, and who would be one too many."""
         request, address = event.assoc.requestor.primitive, event.assoc.requestor.address
         caller = str(request.calling_ae_title or "").strip() if request else ""
         titles = self._options.calling_ae_titles
         if titles and caller not in titles:
             log.warning("rejected %s@%s: its AE title is not allowed", caller, address)
-            _reject(event, 0x03)  # calling AE title not recognised
-        elif not _is_in(address, self._options.networks):
-            log.warning("rejected %s@%s: its address is not allowed", caller, address)
-            _reject(event, 0x01)  # no reason given
+            _reject(event, 0x01, 0x01, 0x03)  # for good: calling AE title not recognised
+        elif not self._admit(event.assoc):
+            log.warning("rejected %s@%s for the moment: as many associations as are allowed are open", caller, address)
+            _reject(event, 0x02, 0x03, 0x02)  # for the moment: local limit exceeded
+
+    def _admit(self, association: Association) -> bool:
+        """Give the association one of the places; those being rejected, which pynetdicom would count, take none."""
+        with self._admission:
+            self._admitted = {other for other in self._admitted if other.is_alive() and not other.is_rejected}
+            if len(self._admitted) >= self._options.max_associations:
+                return False
+            self._admitted.add(association)
+            return True
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         uid = str(getattr(event.request, "AffectedSOPInstanceUID", ""))
@@ -237,9 +254,9 @@ def _refusal(status: int, comment: str) -> Dataset:
     return answer
 
 
-def _reject(event: evt.Event, reason: int) -> None:
-    """Reject the association for good, and wait until that is sent."""
-    event.assoc.acse.send_reject(0x01, 0x01, reason)
+def _reject(event: evt.Event, result: int, source: int, reason: int) -> None:
+    """Reject the association (PS3.8 9.3.4), and wait until that is sent."""
+    event.assoc.acse.send_reject(result, source, reason)
     event.assoc.kill()
 
 

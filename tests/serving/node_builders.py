@@ -77,6 +77,15 @@ def echoscu(port: int, *options: str, called: str = "CXR", title: str = "SENDER"
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def make_certificate(folder: Path, name: str, *extensions: str) -> tuple[Path, Path]:
+    """Return a self-signed certificate, its own authority, and its key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    command += [part for extension in extensions for part in ("-addext", extension)]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():

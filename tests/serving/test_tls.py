@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from node_builders import FINDINGS, HEADER, echoscu, missing, run_node, wait_for
+from node_builders import FINDINGS, HEADER, echoscu, make_certificate, missing, run_node, wait_for
 from orthanc_server import free_port
 from pydicom import dcmread
 
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 needs_tools = pytest.mark.skipif(
     bool(missing("echoscu")) or shutil.which("openssl") is None, reason="needs the Debian packages dcmtk and openssl"
 )
-
-
-def make_certificate(folder: Path, name: str, *extensions: str) -> tuple[Path, Path]:
-    """Return a self-signed certificate, its own authority, and its key."""
-    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-    command += [part for extension in extensions for part in ("-addext", extension)]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    return certificate, key
 
 
 @needs_tools
