@@ -185,6 +185,8 @@ def _located(dataset: Dataset, syntax: uid.UID, index: int, warnings: list[str])
     if "PixelData" not in dataset:
         return _Encoded(dataset, syntax, index)
     data = dataset.PixelData
+    if not isinstance(data, (bytes, bytearray)):
+        raise CodecError(f"the pixel data are damaged (their VR is {dataset['PixelData'].VR})")
     length = _native_length(dataset)
     is_encapsulated = data[:4] == _ITEM
     if syntax in _NATIVE:
@@ -255,7 +257,8 @@ def _unpacked(data: bytes, length: int, *, is_big_endian: bool) -> bytes:
     """Return values of 12 bits, packed in words from the least significant bit on (PS3.5 Annex D.2), as 16 bits."""
     if len(data) < length:
         raise CodecError(f"the pixel data are cut off: {len(data)} of {length} bytes are there")
-    packed = np.frombuffer(data[: len(data) // 2 * 2], np.uint8)
+    packed = np.frombuffer(data[: length + length % 2], np.uint8)
+    packed = packed[: len(packed) // 2 * 2]
     if is_big_endian:
         packed = packed.view(np.uint16).byteswap().view(np.uint8)
     packed = np.append(packed, np.zeros(-len(packed) % 3, np.uint8)).reshape(-1, 3).astype(np.uint16)

@@ -59,7 +59,8 @@ def read_lut(item: Dataset, dataset: Dataset, descriptor: str = "LUTDescriptor",
         data: keyword of the entries.
     """
     stated = numbers(item, descriptor)
-    entries = _lut_entries(value_of(item, data), dataset, int(stated[0]) if stated else 0)
+    value = value_of(item, data)
+    entries = None if value is None else _lut_entries(value, item[data].VR, dataset, int(stated[0]) if stated else 0)
     if len(stated) != 3 or entries is None:
         return None
     needed = max(8, math.ceil(math.log2(float(entries.max()) + 1)))
@@ -71,15 +72,18 @@ def read_lut(item: Dataset, dataset: Dataset, descriptor: str = "LUTDescriptor",
     return Lut(stated[1], entries.astype(np.float64), bits, bits)
 
 
-def _lut_entries(data: Any, dataset: Dataset, stated_count: int) -> np.ndarray | None:
+def _lut_entries(data: Any, vr: str, dataset: Dataset, stated_count: int) -> np.ndarray | None:
     count = stated_count % 0x10000 or 0x10000
-    if data is None:
-        return None
     if isinstance(data, (bytes, bytearray)):
         little = getattr(dataset, "original_encoding", (None, True))[1]
-        is_words = len(data) >= 2 * count
-        words: Any = ("<u2" if little is not False else ">u2") if is_words else np.uint8
-        entries = np.frombuffer(data[: len(data) // 2 * 2] if is_words else data, dtype=words)
+        words = np.frombuffer(data[: len(data) // 2 * 2], dtype="<u2" if little is not False else ">u2")
+        # Entries of 8 bits are packed in words, the first in the lower half (PS3.5 8.1.1), or they are bytes.
+        # Other lengths are tables whose descriptor counts wrongly.
+        is_packed = len(data) in (count, count + 1)
+        in_bytes = vr == "OB" or len(data) % 2 != 0
+        entries = words
+        if is_packed:
+            entries = np.frombuffer(data if in_bytes else words.astype("<u2").tobytes(), np.uint8)
     else:
         entries = np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
     return entries[:count] if entries.size else None

@@ -358,6 +358,29 @@ def test_a_palette_has_the_files_byte_order_and_its_entries_bits(bits: int) -> N
         assert_shows(read_radiograph(dataset), levels, *([warning] if bits == 8 else []))
 
 
+@pytest.mark.parametrize(("order", "vr"), [("<", "OW"), (">", "OW"), (">", "OB")])
+def test_lut_entries_of_8_bits_packed_in_words(order: str, vr: str) -> None:
+    entries = np.linspace(0, 255, 4096).astype(np.uint8)
+    words = np.frombuffer(entries.tobytes(), np.uint16)
+    data = words.byteswap().tobytes() if (order, vr) == (">", "OW") else words.tobytes()
+    item = lut_item(0, RAMP12.ravel(), 8)
+    item.add_new("LUTData", vr, data)
+    dataset = make_dataset(RAMP12, VOILUTSequence=Sequence([item]))
+    dataset.set_original_encoding(False, order == "<")
+    if order == ">":
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        dataset.PixelData = RAMP12.astype(">u2").tobytes()
+    assert_shows(read_radiograph(dataset), entries[RAMP12])
+
+
+def test_a_descriptor_that_counts_more_entries_than_there_are() -> None:
+    """The words of the table were taken for bytes."""
+    item = lut_item(0, RAMP12.ravel()[:-1], 12)
+    item.LUTDescriptor = [4096, 0, 12]
+    shown = read_radiograph(make_dataset(RAMP12, VOILUTSequence=Sequence([item])))
+    assert_shows(shown, RAMP12.clip(0, 4094) / 4095 * 255)
+
+
 def test_a_first_value_written_as_ss_for_unsigned_values() -> None:
     pixels = RAMP12 + 61440
     item = lut_item(0, RAMP12.ravel(), 12)
