@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom import DataElement, Dataset, uid
@@ -43,7 +43,7 @@ _FIRST_LENGTH = 128
 _FRAME_SEQUENCES = ("FrameVOILUTSequence", "PixelValueTransformationSequence", "PixelMeasuresSequence")
 """Functional groups that plain objects hold at their top (PS3.3 C.7.6.16.2)."""
 
-_DEFAULTS: dict[str, object] = {
+_DEFAULTS: dict[str, Any] = {
     "SamplesPerPixel": 1,
     "PhotometricInterpretation": "MONOCHROME2",
     "PixelRepresentation": 0,
@@ -262,8 +262,8 @@ def _completed(dataset: Dataset, warnings: list[str]) -> Dataset:
     fixes = {keyword: value for keyword, value in defaults.items() if value_of(dataset, keyword) is None}
     if "PlanarConfiguration" in fixes:
         warnings.append("Planar Configuration is missing; the samples of a pixel were taken to stand together")
-    photometric = code_of(dataset, "PhotometricInterpretation")
-    if photometric and photometric != value_of(dataset, "PhotometricInterpretation"):
+    photometric = _photometric(dataset, warnings)
+    if photometric != value_of(dataset, "PhotometricInterpretation"):
         fixes["PhotometricInterpretation"] = photometric
     if "NumberOfFrames" in dataset and not dataset.get_item("NumberOfFrames").value:
         fixes["NumberOfFrames"] = 1
@@ -271,6 +271,21 @@ def _completed(dataset: Dataset, warnings: list[str]) -> Dataset:
         return dataset
     # Setting an attribute would first convert the unreadable value that it replaces.
     return _with_elements(dataset, [DataElement(key, dictionary_VR(key), value) for key, value in fixes.items()])
+
+
+def _photometric(dataset: Dataset, warnings: list[str]) -> str:
+    """Return Photometric Interpretation, or what the number of samples makes of one that contradicts it."""
+    stated = code_of(dataset, "PhotometricInterpretation") or _DEFAULTS["PhotometricInterpretation"]
+    is_grey = stated.startswith(("MONOCHROME", "PALETTE"))
+    samples = value_of(dataset, "SamplesPerPixel")
+    if samples == 3 and is_grey:
+        assumed = "RGB"
+    elif samples in (1, None) and stated.startswith(("RGB", "YBR")):
+        assumed = "MONOCHROME2"
+    else:
+        return stated
+    warnings.append(f"Photometric Interpretation {stated} contradicts Samples per Pixel; taken as {assumed}")
+    return assumed
 
 
 def _with_elements(dataset: Dataset, elements: Iterable[DataElement | RawDataElement]) -> Dataset:

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
+from cxr_mmdet.dicom.viewing import read_viewable
 from cxr_mmdet.errors import DicomError
 
 RAMP12 = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
@@ -451,6 +452,18 @@ def test_colour_without_planar_configuration() -> None:
         pixels[..., 0],
         "Planar Configuration is missing; the samples of a pixel were taken to stand together",
     )
+
+
+@pytest.mark.parametrize(("samples", "stated", "taken"), [(3, "MONOCHROME2", "RGB"), (1, "YBR_FULL", "MONOCHROME2")])
+def test_a_colour_space_that_contradicts_the_samples(samples: int, stated: str, taken: str) -> None:
+    """The page crashed on three samples of MONOCHROME2."""
+    pixels = np.repeat((RAMP12 // 16).astype(np.uint8)[..., None], samples, axis=2)
+    dataset = make_dataset(pixels, bits_stored=8, photometric=stated, SamplesPerPixel=samples, PlanarConfiguration=0)
+    dataset.WindowCenter, dataset.WindowWidth = 128, 256
+    radiograph, viewable = read_viewable(content_of(dataset), "x.dcm")
+    warning = f"Photometric Interpretation {stated} contradicts Samples per Pixel; taken as {taken}"
+    assert_shows(radiograph, pixels[..., 0], warning)
+    np.testing.assert_array_equal(viewable.render(), radiograph.pixels)
 
 
 def test_empty_pixel_data() -> None:
