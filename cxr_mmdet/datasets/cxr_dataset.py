@@ -22,6 +22,8 @@ _MISSING_SHOWN = 3
 class CxrDataset(BaseDetDataset):
     """Radiographs of a prepared folder with their boxes; images without boxes are kept, they are data.
 
+    Regions (``iscrowd`` 1) become mmdet's ignored instances.
+
     ``metainfo['classes']`` must be the categories of the COCO file, in its order: mmdet's own ``CocoDataset`` skips a
     class it cannot find and shifts every later label (mmdetection #9611). Without ``metainfo`` the file's are taken.
 
@@ -77,6 +79,11 @@ class CxrDataset(BaseDetDataset):
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return an image's entry, and the names of the labels for steps that swap some."""
         return {**super().get_data_info(idx), CLASSES_KEY: self.metainfo["classes"]}
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Return the labels of an image's boxes; regions to ignore (``iscrowd``) are no boxes."""
+        instances = self.get_data_info(idx)["instances"]
+        return [instance["bbox_label"] for instance in instances if not instance["ignore_flag"]]
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return the sample after the pipeline; a draw of ours seeds the transforms by its position."""

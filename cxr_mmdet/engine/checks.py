@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.datasets.votes import READERS_KEY, LoadVotedAnnotations
 from cxr_mmdet.errors import ConfigError, DatasetError
+from cxr_mmdet.models.regions import leave_regions_out
 from cxr_mmdet.models.vote_weights import weighs_votes
 
 if TYPE_CHECKING:
@@ -47,6 +48,27 @@ def check_votes(model: nn.Module, dataset: Any) -> None:
         )
 
 
+def heed_regions(model: nn.Module, dataset: Any) -> None:
+    """Let a detector leave out the regions (``iscrowd``) of its training data; without regions it stays as it is.
+
+    Args:
+        model: the detector to be trained.
+        dataset: the training set, however wrapped.
+
+    Raises:
+        ConfigError: there are regions, and the detector would learn them as background.
+    """
+    for part in innermost(dataset):
+        entries = [part.get_data_info(index) for index in range(len(part))]
+        count = sum(instance["ignore_flag"] for entry in entries for instance in entry["instances"])
+        if count and not leave_regions_out(model):
+            raise ConfigError(
+                f"{part.ann_file}: holds regions to ignore (iscrowd 1, {count} of them), which this detector would "
+                "learn as background; train a RetinaNet, GFL, ATSS, VFNet, Faster R-CNN or Cascade R-CNN, or take the "
+                "regions out of the table."
+            )
+
+
 def innermost(dataset: Any) -> Iterator[Any]:
     """Yield the datasets that read annotation files, within whatever repeats, copies or joins them."""
     inner = getattr(dataset, "datasets", None) or [each for each in [getattr(dataset, "dataset", None)] if each]
@@ -64,4 +86,9 @@ def _shares_of_votes(dataset: Any) -> set[float]:
             "it anew with tools/prepare_data.py build --force, which keeps the pictures it has already made, or "
             f"{_WITHOUT}."
         )
-    return {instance["votes"] / entry[READERS_KEY] for entry in entries for instance in entry["instances"]}
+    return {
+        instance["votes"] / entry[READERS_KEY]
+        for entry in entries
+        for instance in entry["instances"]
+        if not instance["ignore_flag"]
+    }

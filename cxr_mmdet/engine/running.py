@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
-from cxr_mmdet.engine.checks import check_votes
+from cxr_mmdet.engine.checks import check_votes, heed_regions
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
 from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
@@ -93,6 +93,7 @@ def train(
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
     check_votes(runner.model, runner.train_dataloader.dataset)
+    heed_regions(runner.model, runner.train_dataloader.dataset)
     plan = getattr(runner.train_dataloader.sampler, "plan", None)
     prepare_gate(runner.model, runner.train_dataloader.dataset, None if plan is None else plan.normal_share)
     if is_main_process():

@@ -54,6 +54,18 @@ def test_keeps_images_without_boxes_and_reads_what_the_file_holds(prepared_folde
     ]
 
 
+def test_regions_are_ignored_instances_and_no_boxes_of_their_class(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    before = build(root)
+    edit(root, lambda coco: coco["annotations"][0].update(iscrowd=1))
+    dataset = build(root)
+    index = next(i for i in range(len(dataset)) if any(e["ignore_flag"] for e in dataset.get_data_info(i)["instances"]))
+    assert len(dataset.get_cat_ids(index)) == len(before.get_cat_ids(index)) - 1
+    sample = dataset[index]["data_samples"]
+    assert len(sample.ignored_instances) == 1
+    assert len(sample.gt_instances) == len(dataset.get_cat_ids(index))
+
+
 @pytest.mark.parametrize(
     "classes",
     [LABELS_5[:4], LABELS_5[::-1], (*LABELS_5[:4], "Nodule")],

@@ -12,7 +12,7 @@ from training_runs import error_of, train_here
 
 from cxr_mmdet.annotations.coco import read_coco, write_coco
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
-from cxr_mmdet.engine.checks import check_votes, innermost
+from cxr_mmdet.engine.checks import check_votes, heed_regions, innermost
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError, CxrError, DatasetError
 from cxr_mmdet.models.vote_weights import VoteWeightedHead
@@ -130,3 +130,16 @@ def test_data_without_a_box_has_no_votes_to_refuse(prepared_folder: PreparedFold
     path = root / "annotations" / "train_5.json"
     write_coco(path, read_coco(path) | {"annotations": []})
     check_votes(Voting(), dataset(root))
+
+
+def test_regions_that_a_detector_would_learn_as_background_are_refused(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    path = root / "annotations" / "train_5.json"
+    dataset = CxrDataset(data_root=str(root), ann_file="annotations/train_5.json")
+    heed_regions(nn.Linear(1, 1), dataset)
+    coco = read_coco(path)
+    coco["annotations"][0]["iscrowd"] = 1
+    write_coco(path, coco)
+    dataset = CxrDataset(data_root=str(root), ann_file="annotations/train_5.json")
+    with pytest.raises(ConfigError, match="holds regions to ignore"):
+        heed_regions(nn.Linear(1, 1), dataset)
