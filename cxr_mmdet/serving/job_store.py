@@ -412,14 +412,7 @@ class JobStore:
             return
         disk = os.statvfs(self.folder)
         size = min(max(disk.f_blocks * disk.f_frsize // 8, MIN_RESERVE_BYTES), MAX_RESERVE_BYTES)
-        handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-        try:
-            os.posix_fallocate(handle, 0, size)
-        except OSError:
-            path.unlink()
-            raise
-        finally:
-            os.close(handle)
+        write_durably(path, os.urandom(size))  # which no file system compresses to nothing, as it may do with zeros
 
     def _release_reserve(self) -> bool:
         """Give the reserve's room back to the disk; return whether there was any."""
@@ -532,7 +525,9 @@ def lock_folder(folder: Path) -> Iterator[TextIO]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for part in (folder, folder / IMAGES, folder / RESULTS):
+        # A folder that holds other things, such as a home folder given by mistake, keeps its permissions.
+        private = [folder] if (folder / IMAGES).exists() or not any(folder.iterdir()) else []
+        for part in (*private, folder / IMAGES, folder / RESULTS):
             part.mkdir(mode=0o700, exist_ok=True)
             if part.stat().st_uid == os.geteuid():
                 part.chmod(0o700)
@@ -566,7 +561,7 @@ def is_damage(error: Exception) -> bool:
     """Return whether SQLite does not understand its file; it reports locks and full disks as operational errors."""
     if isinstance(error, sqlite3.OperationalError):
         return "no such" in str(error) or "malformed" in str(error)
-    return isinstance(error, sqlite3.Error)
+    return type(error) is sqlite3.DatabaseError
 
 
 def _is_full(error: Exception) -> bool:

@@ -285,6 +285,12 @@ def test_the_queue_is_readable_by_its_user_only(tmp_path: Path):
     assert len(companions) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in companions} == {0o600}
     opened.close()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    (shared / "other things").touch()
+    JobStore(shared).close()
+    assert [stat.S_IMODE((shared / name).stat().st_mode) for name in (".", "images")] == [0o755, 0o700]
 
 
 def test_on_a_full_disk_what_was_delivered_is_freed(store: JobStore, monkeypatch: pytest.MonkeyPatch):
@@ -318,7 +324,7 @@ def test_without_its_reserve_a_node_accepts_nothing(store: JobStore, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", full)
+        patch.setattr("cxr_mmdet.serving.job_store.write_durably", full)
         with pytest.raises(DiskError, match="No space left"):
             store.accept("1", b"image", "A@b")
     assert store.accept("1", b"image", "A@b")

@@ -223,3 +223,19 @@ def test_an_archive_that_is_not_there(capture: Path):
     with pytest.raises(NotDeliveredError, match="cannot be reached") as caught:
         send([capture], Destination("ARCHIVE", "127.0.0.1", 9), "CXR")
     assert not caught.value.refused
+
+
+def test_an_archive_with_too_many_associations_is_tried_again(capture: Path):
+    entity = AE("ARCHIVE")
+    entity.maximum_associations = 1
+    entity.add_supported_context(SecondaryCaptureImageStorage)
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    port = server.server_address[1]
+    other = AE("OTHER")
+    other.add_requested_context(SecondaryCaptureImageStorage)
+    association = other.associate("127.0.0.1", port)
+    with pytest.raises(NotDeliveredError, match="rejected the association") as caught:
+        send([capture], Destination("ARCHIVE", "127.0.0.1", port), "CXR")
+    assert not caught.value.refused
+    association.release()
+    server.shutdown()
