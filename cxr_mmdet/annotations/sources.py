@@ -53,7 +53,8 @@ def find_table(src: Path) -> Path:
         if (src / name).is_file():
             return src / name
     raise TableError(
-        f"{src / TABLE_NAME}: no such file, and no {RELEASE_NAMES[0]} beside it; expected the readers' table."
+        f"{src / TABLE_NAME}: no such file, and no {RELEASE_NAMES[0]} beside it; expected the readers' table. Put it "
+        "there, or name the file itself (build --table FILE)."
     )
 
 

@@ -263,10 +263,11 @@ def write_grey_png(path: Path, pixels: np.ndarray) -> None:
     Raises:
         DatasetError: the disk is full, or the folder must not be written to.
     """
+    # Not imwrite, which may return True after a full disk cut its last block off.
+    _, content = cv2.imencode(".png", pixels, PNG_OPTIONS)
     try:
         with atomic_path(path) as temporary:
-            if not cv2.imwrite(str(temporary), pixels, PNG_OPTIONS):
-                raise OSError(None, "the disk is full or the folder is gone")
+            temporary.write_bytes(content.data)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be written ({error.strerror}); what was finished is kept") from None
 

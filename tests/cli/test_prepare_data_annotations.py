@@ -172,3 +172,22 @@ def test_help_needs_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_regions_to_ignore_are_no_boxes_of_a_table(tmp_path):
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}
+    coco = {
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in (1, 2)],
+        "annotations": [
+            {"id": 1, **box},
+            {"id": 2, **box, "bbox": [9, 9, 5, 5], "iscrowd": 1},
+            {"id": 3, **box, "image_id": 2, "ignore": 1},
+        ],
+        "categories": [{"id": 1, "name": "ILD"}],
+    }
+    (tmp_path / "table.json").write_text(json.dumps(coco))
+    out = tmp_path / "fused.csv"
+    result = run("annotations", tmp_path / "table.json", "--labels", "auto", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "2 images (1 without a box)" in result.stdout
+    assert len(pd.read_csv(out)) == 1

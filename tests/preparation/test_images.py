@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from conftest import full_disk
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.preparation.images import find_radiographs, prepare_images, shrink
+from cxr_mmdet.preparation.images import find_radiographs, prepare_images, shrink, write_grey_png
 from cxr_mmdet.preparation.survey import survey_folder
 
 if TYPE_CHECKING:
@@ -223,3 +224,14 @@ def test_the_picture_of_a_file_that_broke_since_is_removed(folder: Path, tmp_pat
     assert [failure.image_id for failure in again.failures] == ["i2"]
     assert not (out / "i2.png").exists()
     assert "i2" not in (out.parent / "images.json").read_text()
+
+
+@pytest.mark.parametrize("missing", range(1, 300, 40))
+def test_a_full_disk_leaves_no_cut_picture_that_counts_as_finished(folder: Path, tmp_path: Path, missing: int) -> None:
+    """OpenCV reports success where only its last block does not fit."""
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)
+    write_grey_png(tmp_path / "whole.png", pixels)
+    size = (tmp_path / "whole.png").stat().st_size
+    with full_disk(size - missing), pytest.raises(DatasetError, match="cannot be written"):
+        write_grey_png(tmp_path / "cut.png", pixels)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["whole.png"]

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import write_radiograph
+from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
@@ -69,6 +70,15 @@ def test_every_count(archive: Path) -> None:
     assert survey.several == {"patient-of-a/one.dcm": ("a/one.dcm", "a/one_rle.dcm", "b/2.dcm")}
     assert not survey.is_ready
     assert sorted((path, path.stat().st_mtime_ns) for path in archive.rglob("*")) == before
+
+
+def test_pictures_that_are_turned_by_their_exif_orientation_are_reported(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    survey = survey_folder(tmp_path)
+    assert survey.warnings == {"turned upright by EXIF orientation 6": 1}
+    assert survey.counts["size"] == {"30 x 40": 1}
 
 
 def test_workers_find_the_same_and_no_patient_is_named(archive: Path) -> None:
