@@ -152,6 +152,8 @@ def decode_frame(
     array, photometric = _decode(encoded)
     if encoded.stream is not None and encoded.dataset.PixelRepresentation != dataset.PixelRepresentation:
         array = _without_wrap_around(array, encoded.stream, remarks)
+    elif encoded.stream is not None and _holds_unused_bits(encoded.stream, dataset) and not _high_bit_shift(encoded):
+        array = _stored_bits(array, int(dataset.BitsStored), 0)
     return array, photometric
 
 
@@ -312,6 +314,15 @@ def _high_bit_shift(encoded: _Encoded) -> int:
     if encoded.stream is not None and encoded.stream.precision <= high[0]:
         return 0  # such codestreams hold the values alone
     return max(0, int(high[0]) + 1 - dataset.BitsStored)
+
+
+def _holds_unused_bits(stream: Codestream, dataset: Dataset) -> bool:
+    """Return whether the encoder took all bits that are allocated: overlays above the values, and signs cut short.
+
+    dcmtk does so; pydicom passes over them for JPEG, not for JPEG-LS and JPEG 2000.
+    """
+    is_left_alone = stream.family in (Family.jpeg_ls, Family.jpeg2000, Family.htj2k)
+    return is_left_alone and dataset.BitsStored < stream.precision == dataset.BitsAllocated
 
 
 def _stored_bits(array: np.ndarray, bits: int, shift: int) -> np.ndarray:

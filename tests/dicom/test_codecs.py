@@ -26,6 +26,7 @@ from pydicom.uid import (
     HTJ2KLossless,
     JPEG2000Lossless,
     JPEGExtended12Bit,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
@@ -572,3 +573,20 @@ def test_a_grey_end_leaves_the_callers_pixel_data_alone() -> None:
     before = dataset.PixelData
     read_radiograph(dataset)
     assert dataset.PixelData == before
+
+
+@pytest.mark.parametrize("kind", ["12 bit", "signed 12 bit"])
+@pytest.mark.parametrize("family", ["JPEG-LS", "JPEG 2000", "HTJ2K"])
+def test_bits_above_the_stored_ones_are_ignored_in_codestreams_that_hold_them(kind: str, family: str) -> None:
+    """dcmtk's JPEG-LS of overlays in the upper bits, and of signed values whose sign is cut short."""
+    pixels = synthetic(kind)
+    raw = pixels.astype(np.uint16) & 0x0FFF
+    if kind == "12 bit":
+        raw |= (np.arange(120, dtype=np.uint16) % 16 << 12)[:, None]
+    encode = {"JPEG-LS": imagecodecs.jpegls_encode, "JPEG 2000": lambda values: jpeg2000(values, 16)}
+    encode["HTJ2K"] = lambda values: imagecodecs.htj2k_encode(values, reversible=True)
+    # JPEG-LS has no signs.
+    coded = bytes(encode[family](raw if family == "JPEG-LS" else raw.astype(pixels.dtype)))
+    syntax = UID({"JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless, "HTJ2K": HTJ2KLossless}[family])
+    values, _ = decode_frame(with_frame(make_dataset(pixels, 12), syntax, coded), syntax, 0)
+    np.testing.assert_array_equal(values, pixels)
