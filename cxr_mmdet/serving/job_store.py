@@ -19,6 +19,7 @@ import functools
 import hashlib
 import logging
 import os
+import shlex
 import sqlite3
 import threading
 import time
@@ -99,7 +100,7 @@ class QueueDamagedError(CxrError):
     def __init__(self, folder: Path, detail: object) -> None:
         super().__init__(
             f"{folder / DATABASE}: the queue's database is damaged ({detail}); stop the node and run "
-            f"`tools/dicom_node.py repair --state {folder}`, which rebuilds it from the files in the folder."
+            f"`tools/dicom_node.py repair --state {shlex.quote(str(folder))}`, which rebuilds it from its files."
         )
 
 

@@ -40,8 +40,9 @@ MAX_ATTEMPTS = 5
 """Attempts at predicting that end in an error of ours."""
 MAX_REFUSALS = 10
 """Answers of the destination that it does not want the object; silence is never given up on."""
-MAX_BUSY_ATTEMPTS = 300
-"""Attempts, about a day, that end in a lack of room at the destination when it took nothing else meanwhile."""
+MAX_BUSY_REFUSALS, MAX_BUSY_ATTEMPTS = 20, 300
+"""Answers, over about an hour, that there is no room for one object although there is for others; and attempts, over
+about a day, that end in a lack of room for anything."""
 
 
 def delay_after(attempts: int) -> float:
@@ -78,8 +79,7 @@ class Worker:
         self._options = options
         self._taking = threading.Lock()
         self._begun: set[int] = set()
-        self._deliveries = 0
-        self._deliveries_at_busy: dict[int, int] = {}
+        self._had_room: dict[int, bool] = {}
         self._under_way: set[int] = set()
         self._one_is_done = threading.Condition()
         self._stopping = threading.Event()
@@ -230,8 +230,7 @@ class Worker:
             reason = f"its results cannot be sent ({type(error).__name__}: {error})"
             self._postpone(job, reason, refused=True, give_up=job.refusals + 1 >= MAX_REFUSALS)
             return
-        self._deliveries += 1
-        self._deliveries_at_busy.pop(job.number, None)
+        self._note_room(job, has_room=True)
         self._store.sent(job)
         if job.attempts:
             # The destination is back: what waits for it need not wait longer.
@@ -241,17 +240,22 @@ class Worker:
     def _note_refusal(self, job: Job, error: NotDeliveredError) -> None:
         """Postpone or give up what the destination did not take.
 
-        A lack of room counts as a refusal of this object where others were taken since the last attempt: otherwise the
+        A lack of room counts as a refusal of this object where there was room for the last other one: otherwise the
         destination is full, and waiting is all that helps.
         """
-        refused = error.refused
-        if error.busy:
-            refused = self._deliveries > self._deliveries_at_busy.get(job.number, self._deliveries)
-            self._deliveries_at_busy[job.number] = self._deliveries
-        give_up = (refused and job.refusals + 1 >= MAX_REFUSALS) or (
-            error.busy and job.attempts + 1 >= MAX_BUSY_ATTEMPTS
-        )
+        if not error.busy:
+            give_up = error.refused and job.refusals + 1 >= MAX_REFUSALS
+            self._postpone(job, str(error), refused=error.refused, give_up=give_up)
+            return
+        refused = [has_room for number, has_room in self._had_room.items() if number != job.number][-1:] == [True]
+        self._note_room(job, has_room=False)
+        give_up = (refused and job.refusals + 1 >= MAX_BUSY_REFUSALS) or job.attempts + 1 >= MAX_BUSY_ATTEMPTS
         self._postpone(job, str(error), refused=refused, give_up=give_up)
+
+    def _note_room(self, job: Job, *, has_room: bool) -> None:
+        """Remember whether the destination had room for the last two objects."""
+        earlier = [item for item in self._had_room.items() if item[0] != job.number][-1:]
+        self._had_room = dict([*earlier, (job.number, has_room)])
 
     def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
         if give_up:
@@ -265,5 +269,4 @@ class Worker:
     def _give_up(self, job: Job, reason: str) -> None:
         self._store.fail(job, reason)
         self._begun.discard(job.number)
-        self._deliveries_at_busy.pop(job.number, None)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)
