@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, _config, build_context, evt
 
 from cxr_mmdet.dicom.secondary_capture import uncompress_capture
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pynetdicom.association import Association
 
 TIMEOUT_S = 30
+DELIVERY_S = 600
+"""How long everything of one delivery may take, also at a destination that answers byte by byte."""
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _DUPLICATE_INSTANCE = 0x0111
 """The archive has the instance already (PS3.7 C.5.7)."""
@@ -103,21 +108,48 @@ def send(paths: Sequence[Path], destination: Destination, calling_ae: str) -> No
     # A context each: of two syntaxes in one context the peer picks, and some pick the other one where both would do.
     wanted = [(stored.sop_class, syntax) for stored in objects for syntax in (stored.syntax, *_SYNTAXES)]
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(wanted)]
-    association = entity.associate(
-        destination.host,
-        destination.port,
-        contexts=contexts,
-        ae_title=destination.ae_title,
-        tls_args=None if destination.tls is None else (destination.tls, destination.host),
-    )
-    if not association.is_established:
-        raise _no_association(association, destination)
+    with _time_limits() as handlers:
+        association = entity.associate(
+            destination.host,
+            destination.port,
+            contexts=contexts,
+            ae_title=destination.ae_title,
+            tls_args=None if destination.tls is None else (destination.tls, destination.host),
+            evt_handlers=handlers,
+        )
+        if not association.is_established:
+            raise _no_association(association, destination)
+        try:
+            for stored in objects:
+                _store(association, stored, destination)
+        finally:
+            if association.is_established:
+                association.release()
+
+
+@contextmanager
+def _time_limits() -> Iterator[list[Any]]:
+    """Yield handlers that limit an association's time: pynetdicom waits for ever for the rest of a PDU."""
+    connections: list[socket.socket] = []
+
+    def limit(event: evt.Event) -> None:
+        carrier: Any = event.assoc.dul.socket
+        connection: socket.socket = carrier.socket
+        connection.settimeout(TIMEOUT_S)  # of each read and write
+        connections.append(connection)
+
+    def cut() -> None:
+        for connection in connections:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    timer = threading.Timer(DELIVERY_S, cut)
+    timer.daemon = True
+    timer.start()
     try:
-        for stored in objects:
-            _store(association, stored, destination)
+        yield [(evt.EVT_CONN_OPEN, limit)]
     finally:
-        if association.is_established:
-            association.release()
+        timer.cancel()
 
 
 @dataclass(frozen=True)

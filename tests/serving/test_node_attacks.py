@@ -9,8 +9,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 
 from cxr_mmdet.serving.dicom_node import VERIFICATION, DicomNode, parse_networks
 from cxr_mmdet.serving.listener import MAX_REQUEST_BYTES, ConnectionLimits
+from cxr_mmdet.serving.sender import Destination, NotDeliveredError, send
 from cxr_mmdet.serving.tls import Certificates
 
 if TYPE_CHECKING:
@@ -321,6 +323,36 @@ def test_two_hundred_associations_at_once(tmp_path: Path):
         for peer in peers:
             peer.sendall(RELEASE_PDU)
         assert [answer_to(peer) for peer in peers] == [0x06] * 200
+
+
+@pytest.mark.parametrize("drip", [False, True], ids=["silent", "dripping"])
+def test_a_destination_that_hangs_within_an_answer_is_given_up(
+    drip: bool, radiograph: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cxr_mmdet.serving.sender.TIMEOUT_S", 1)
+    monkeypatch.setattr("cxr_mmdet.serving.sender.DELIVERY_S", 2)
+    over = threading.Event()
+
+    def answer() -> None:
+        peer, _ = listener.accept()
+        with peer, suppress(ConnectionError):
+            peer.recv(1)
+            peer.sendall(b"\x02\0\0\0\x01\0")
+            while not over.wait(0.2):
+                peer.sendall(bytes(drip))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        archive = threading.Thread(target=answer)
+        archive.start()
+        begun = time.monotonic()
+        try:
+            with pytest.raises(NotDeliveredError, match="cannot be reached") as caught:
+                send([radiograph], Destination("ARCHIVE", *listener.getsockname()), "CXR")
+        finally:
+            over.set()
+            archive.join()
+    assert not caught.value.refused
+    assert time.monotonic() - begun < 10
 
 
 def test_sigterm_ends_the_process_in_time(tmp_path: Path, radiograph: Path):
