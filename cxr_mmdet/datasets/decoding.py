@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from kornia_rs.io import decode_image_png_u8
+from PIL import Image
 
 from cxr_mmdet.errors import DatasetError
 
@@ -42,6 +43,39 @@ def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     except Exception as error:  # kornia-rs raises Exception itself, OpenCV its own error
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise DatasetError(f"{path}: not a picture that can be decoded ({reason}); prepare it again.") from None
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return (height, width) of a picture as :func:`read_grey_picture` would give it, from the head of the file.
+
+    Raises:
+        DatasetError: the file cannot be read, or is no picture.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_SIZE.stop)
+        if head.startswith(_SIGNATURE) and len(head) == _SIZE.stop:
+            width, height = np.frombuffer(head[_SIZE], dtype=">u4").tolist()
+        else:
+            with Image.open(path) as picture:
+                width, height = picture.size
+    except OSError as error:  # PIL.UnidentifiedImageError is one
+        reason = error.strerror or "unknown or damaged format"
+        raise DatasetError(f"{path}: cannot be read as a picture ({reason}); prepare it again.") from None
+    return height, width
+
+
+def require_size(path: str | os.PathLike[str], found_hw: tuple[int, ...], expected_hw: tuple[int, int]) -> None:
+    """Check that a picture has the size that its COCO entry says.
+
+    Raises:
+        DatasetError: it has not.
+    """
+    if found_hw != expected_hw:
+        raise DatasetError(
+            f"{path}: is {found_hw[1]}x{found_hw[0]} pixels, the COCO file says {expected_hw[1]}x{expected_hw[0]}; "
+            "the folder holds pictures of two preparations, run tools/prepare_data.py build --force."
+        )
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 
 from cxr_mmdet import boxes
-from cxr_mmdet.datasets.decoding import read_grey_picture
+from cxr_mmdet.datasets.decoding import read_grey_picture, require_size
 from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
 from cxr_mmdet.datasets.votes import SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
@@ -36,12 +36,7 @@ class LoadGreyImage(BaseTransform):
         """Add ``img``, ``img_shape``, ``ori_shape`` (height, width) to ``results``."""
         path = results["img_path"]
         image = read_grey_picture(path)
-        expected = (results.get("height", image.shape[0]), results.get("width", image.shape[1]))
-        if image.shape != expected:
-            raise DatasetError(
-                f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, the COCO file says {expected[1]}x{expected[0]}; "
-                "the folder holds pictures of two preparations, run tools/prepare_data.py build --force."
-            )
+        require_size(path, image.shape, (results.get("height", image.shape[0]), results.get("width", image.shape[1])))
         results.update(img=image, img_shape=image.shape, ori_shape=image.shape)
         return results
 

@@ -1,10 +1,23 @@
-"""What model and data must agree on, checked before a training starts: a sentence then, not a surprise later."""
+"""What is checked before the first iteration of a run: a sentence then, not a traceback or a surprise later.
+
+:func:`check_numbers` looks at a config before anything is built of it, :func:`check_training` at what was built.
+"""
 
 from __future__ import annotations
 
+import difflib
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from mmengine.hooks import CheckpointHook
+
+from cxr_mmdet.datasets.decoding import read_size, require_size
+from cxr_mmdet.datasets.transforms import LoadGreyImage
 from cxr_mmdet.datasets.votes import READERS_KEY, LoadVotedAnnotations
+from cxr_mmdet.engine.config import check_class_counts
+from cxr_mmdet.engine.gate_data import prepare_gate
+from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.models.regions import leave_regions_out
 from cxr_mmdet.models.vote_weights import weighs_votes
@@ -12,9 +25,128 @@ from cxr_mmdet.models.vote_weights import weighs_votes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mmengine.config import Config
+    from mmengine.runner import Runner
     from torch import nn
 
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LEAST_WHOLE_NUMBERS = {
+    "train_cfg.max_iters": 1,
+    "train_cfg.max_epochs": 1,
+    "train_cfg.val_interval": 1,
+    "optim_wrapper.accumulative_counts": 1,
+    **{f"{loader}.batch_size": 1 for loader in _LOADERS},
+    **{f"{loader}.num_workers": 0 for loader in _LOADERS},
+}
+_READING_THREADS = 16
 _WITHOUT = "train without votes (no VoteWeighted… type in the config)"
+
+
+def check_numbers(config: Config) -> None:
+    """Check the numbers that every run needs.
+
+    Raises:
+        ConfigError: one is no number, or too small.
+    """
+    for key, least in _LEAST_WHOLE_NUMBERS.items():
+        value = _look_up(config, key)
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 or value < least
+        ):  # NaN % 1 is NaN
+            raise ConfigError(
+                f"{key} is {value}, expected a whole number of at least {least}; correct it in the config, or pass "
+                f"--cfg-options {key}=NUMBER."
+            )
+    rate = _look_up(config, "optim_wrapper.optimizer.lr")
+    if rate is not None and not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
+        raise ConfigError(
+            f"optim_wrapper.optimizer.lr is {rate}, expected a learning rate such as 0.001; correct it in the config, "
+            "or pass --cfg-options optim_wrapper.optimizer.lr=NUMBER."
+        )
+
+
+def check_training(runner: Runner) -> None:
+    """Check that model, data and metric of a training fit each other, and prepare an abnormality gate for the data.
+
+    Raises:
+        ConfigError: the config contradicts itself or the data.
+        DatasetError: the data cannot be trained on or validated with.
+    """
+    loader = runner.train_dataloader
+    check_class_counts(runner.cfg, loader.dataset.metainfo["classes"])
+    check_votes(runner.model, loader.dataset)
+    heed_regions(runner.model, loader.dataset)
+    plan = getattr(loader.sampler, "plan", None)
+    prepare_gate(runner.model, loader.dataset, None if plan is None else plan.normal_share)
+    check_boxes(loader.dataset)
+    if runner.val_loop is not None:
+        check_best(runner)
+        check_pictures(runner.val_dataloader.dataset)
+    check_pictures(loader.dataset)
+
+
+def check_boxes(dataset: Any) -> None:
+    """Check that a training set, however wrapped, holds a box at all.
+
+    Raises:
+        DatasetError: it holds none.
+    """
+    parts = [part for part in innermost(dataset) if hasattr(part, "get_data_info")]
+    instances = (each for part in parts for index in range(len(part)) for each in _instances(part, index))
+    if parts and not any(not instance.get("ignore_flag", 0) for instance in instances):
+        raise DatasetError(
+            f"{parts[0].ann_file}: none of its {sum(map(len, parts))} images holds a box, so that there is nothing to "
+            "learn; prepare the data with labels that occur in its table, or correct --data-root."
+        )
+
+
+def check_best(runner: Runner) -> None:
+    """Check that the validation split defines the scores that pick the best checkpoint.
+
+    Raises:
+        ConfigError: no such score.
+        DatasetError: the split leaves it undefined, as where it holds no box.
+    """
+    metrics = runner.val_evaluator.metrics
+    hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    wanted = [name for name in (hook and hook.save_best) or [] if name != "auto"]
+    if not wanted or not all(isinstance(metric, CxrMetric) for metric in metrics):
+        return
+    known, defined = (set().union(*names) for names in zip(*(metric.score_names() for metric in metrics), strict=True))
+    key = "default_hooks.checkpoint.save_best"
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{key} is {name}, no score of that name is computed; did you mean {near}?")
+        if name not in defined:
+            truth = metrics[0].ground_truth
+            class_name = name.partition("/")[2].partition("/")[2]
+            boxes = [each for each in truth["annotations"] if not each.get("iscrowd", 0)]
+            lacks = "box" if not boxes else f"box of {class_name}" if class_name else "such images"
+            raise DatasetError(
+                f"{metrics[0].ann_path}: holds no {lacks}, so that {name}, which picks the best checkpoint, is "
+                f"undefined; prepare the data with another --val-ratio, or pass --cfg-options {key}=None, or another "
+                "score there."
+            )
+
+
+def check_pictures(dataset: Any) -> None:
+    """Check that prepared pictures have the size of their COCO entries, by the head of each file.
+
+    Raises:
+        DatasetError: one has not, or is no picture.
+    """
+
+    def check(entry: dict[str, Any]) -> None:
+        require_size(entry["img_path"], read_size(entry["img_path"]), (entry["height"], entry["width"]))
+
+    for part in innermost(dataset):
+        steps = getattr(getattr(part, "pipeline", None), "transforms", [])
+        if any(isinstance(step, LoadGreyImage) for step in steps):
+            with ThreadPoolExecutor(_READING_THREADS) as threads:
+                list(threads.map(check, [part.get_data_info(index) for index in range(len(part))]))
 
 
 def check_votes(model: nn.Module, dataset: Any) -> None:
@@ -92,3 +224,14 @@ def _shares_of_votes(dataset: Any) -> set[float]:
         for instance in entry["instances"]
         if not instance["ignore_flag"]
     }
+
+
+def _instances(dataset: Any, index: int) -> list[dict[str, Any]]:
+    instances: list[dict[str, Any]] = dataset.get_data_info(index).get("instances", [])
+    return instances
+
+
+def _look_up(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) or hasattr(config, "get") else None
+    return config

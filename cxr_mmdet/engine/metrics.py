@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,8 @@ class CxrMetric(BaseMetric):
         self, ann_file: str, data_root: str = "", out_dir: str | None = None, criterion: str = "iou", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self._ann_path = Path(data_root) / ann_file
-        self.ground_truth = read_coco(self._ann_path)
+        self.ann_path = Path(data_root) / ann_file
+        self.ground_truth = read_coco(self.ann_path)
         self.out_dir = out_dir
         self.criterion = HitCriterion(criterion)
         self.account: Account | None = None
@@ -87,7 +88,7 @@ class CxrMetric(BaseMetric):
             detections,
             p_abnormal=p_abnormal,
             criterion=self.criterion,
-            ceiling=find_ceiling(self._ann_path.resolve(), self.ground_truth),
+            ceiling=find_ceiling(self.ann_path.resolve(), self.ground_truth),
         )
         path = Path(self.out_dir) / "detections.json"
         write_detections(path, detections)
@@ -96,6 +97,23 @@ class CxrMetric(BaseMetric):
         write_json(Path(self.out_dir) / "metrics.json", self.account.to_metrics(), indent=2)
         values = {name: interval.value for name, interval in self.account.values.items()}
         return _named(values, list(self.account.matched.truth.names))
+
+    def score_names(self) -> tuple[set[str], set[str]]:
+        """Return the names of all scores, prefix included, and of those that the ground truth defines.
+
+        Defined is what a detector gets that finds every box.
+        """
+        classes = [category["name"] for category in self.ground_truth["categories"]]
+        found = [
+            {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+            for annotation in self.ground_truth["annotations"]
+            if not annotation.get("iscrowd", 0)
+        ]
+        values = point_values(match_all(self.ground_truth, found, criterion=self.criterion))
+        known = _named(defaultdict(float), classes)
+        return {f"{self.prefix}/{name}" for name in known}, {
+            f"{self.prefix}/{name}" for name in _named(values, classes)
+        }
 
 
 def _named(values: Mapping[str, float | None], classes: Sequence[str]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,16 +19,15 @@ from mmengine.runner import Runner
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
-from cxr_mmdet.engine.checks import check_votes, heed_regions
+from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training
 from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
-from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.resuming import newest_checkpoint
-from cxr_mmdet.errors import CheckpointError, ConfigError, UsageError
+from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, UsageError
 from cxr_mmdet.models.finite import refuse_non_finite_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mmengine.config import Config
 
@@ -91,14 +91,10 @@ def train(
     else:
         check_start(config)
     runner = _build_runner(config, launcher)
-    check_class_counts(config, runner.train_dataloader.dataset.metainfo["classes"])
-    check_votes(runner.model, runner.train_dataloader.dataset)
-    heed_regions(runner.model, runner.train_dataloader.dataset)
-    plan = getattr(runner.train_dataloader.sampler, "plan", None)
-    prepare_gate(runner.model, runner.train_dataloader.dataset, None if plan is None else plan.normal_share)
+    check_training(runner)
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
-    with trusting(trust_checkpoint):
+    with trusting(trust_checkpoint), _errors_of_workers():
         runner.train()
     curves = work_dir / "curves.png"
     return TrainingOutcome(
@@ -150,7 +146,8 @@ def score_checkpoint(
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.test_dataloader.dataset.metainfo["classes"])
     refuse_non_finite_outputs(runner.model.module if is_model_wrapper(runner.model) else runner.model)
-    with trusting(trust_checkpoint):
+    check_pictures(runner.test_dataloader.dataset)
+    with trusting(trust_checkpoint), _errors_of_workers():
         runner.test()
     if not is_main_process():
         return None
@@ -187,7 +184,18 @@ def _select_split(config: Config, split: str) -> None:
         part["ann_file"] = training[0]["ann_file"]
 
 
+@contextmanager
+def _errors_of_workers() -> Iterator[None]:
+    """Give a user's error that comes from a data worker as its sentence, without the worker's traceback around it."""
+    try:
+        yield
+    except CxrError as error:
+        _, around, sentence = str(error).rpartition(f"{type(error).__qualname__}: ")
+        raise (type(error)(sentence.strip()) if around else error) from None
+
+
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
+    check_numbers(config)
     config.launcher = launcher
     _make_work_dir(Path(config.work_dir))
     for evaluator in annotated_parts([config.val_evaluator, config.test_evaluator]) if launcher != "none" else ():
@@ -195,7 +203,13 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
         evaluator["collect_dir"] = str(Path(config.work_dir) / ".collect")
     if launcher != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config, launcher)
-    return CheckedRunner.from_cfg(config)
+    try:
+        return CheckedRunner.from_cfg(config)
+    except ImportError as error:  # mmengine's visualizer back ends import their packages when they are first used
+        raise ConfigError(
+            f"visualizer.vis_backends: a back end needs a package that is not installed ({error}); install it, or "
+            "remove the back end from the config."
+        ) from error
 
 
 def _make_work_dir(folder: Path) -> None:
@@ -238,8 +252,8 @@ def _explained(build: Callable[..., _T]) -> Callable[..., _T]:
     def explained(self: Runner, *args: Any, **kwargs: Any) -> _T:
         try:
             return build(self, *args, **kwargs)
-        except (TypeError, KeyError, ImportError) as error:
-            part = build.__name__.removeprefix("build_")
+        except (AssertionError, ImportError, KeyError, TypeError, ValueError) as error:
+            part = build.__name__.removeprefix("build_").removeprefix("register_")
             raise ConfigError(f"the config's {part} cannot be built: {error}") from error
 
     return explained
@@ -248,7 +262,9 @@ def _explained(build: Callable[..., _T]) -> Callable[..., _T]:
 class CheckedRunner(Runner):
     """mmengine's Runner whose user errors are sentences: what cannot be built."""
 
+    build_visualizer = _explained(Runner.build_visualizer)
     build_model = _explained(Runner.build_model)
+    register_hooks = _explained(Runner.register_hooks)
     build_optim_wrapper = _explained(Runner.build_optim_wrapper)
     build_param_scheduler = _explained(Runner.build_param_scheduler)
     build_train_loop = _explained(Runner.build_train_loop)

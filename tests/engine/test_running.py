@@ -6,15 +6,23 @@ import io
 import json
 import subprocess
 import sys
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torchvision
-from training_runs import TINY, TINY_TEST, command, differing, environment, run, run_and_kill, weights
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import LocalVisBackend
+from training_runs import TINY, TINY_TEST, command, differing, environment, run, run_and_kill, train_here, weights
 from typer.testing import CliRunner
 
+from cxr_mmdet.annotations.coco import read_coco, write_coco
 from cxr_mmdet.cli import test, train
+from cxr_mmdet.recipes import config_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +158,100 @@ def test_a_logger_that_an_earlier_run_left_writes_to_this_ones_stderr(tmp_path: 
     built = runner.build_logger()
     assert built is logger
     assert [handler.stream for handler in built.handlers] == [sys.stderr]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("train_cfg.max_iters=0", "train_cfg.max_iters is 0, expected a whole number of at least 1"),
+        ("train_cfg.max_iters=ten", "train_cfg.max_iters is ten, expected a whole number"),
+        ("train_cfg.max_iters=2.5", "train_cfg.max_iters is 2.5, expected a whole number"),
+        ("train_cfg.val_interval=0", "train_cfg.val_interval is 0"),
+        ("train_dataloader.batch_size=0", "train_dataloader.batch_size is 0, expected a whole number of at least 1"),
+        ("val_dataloader.num_workers=-1", "val_dataloader.num_workers is -1"),
+        ("optim_wrapper.optimizer.lr=high", "optim_wrapper.optimizer.lr is high, expected a learning rate"),
+    ],
+)
+def test_a_number_that_cannot_be(tmp_path: Path, option, words):
+    assert words in failing(["train", "retina_phantom"], tmp_path, 2, [*TINY, option])
+
+
+@VISBACKENDS.register_module()
+class BackendWithoutItsPackage(LocalVisBackend):
+    """As WandbVisBackend and MLflowVisBackend where their packages are missing."""
+
+    def _init_env(self) -> None:
+        raise ImportError("Please run pip install missing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("BackendWithoutItsPackage", "needs a package that is not installed (Please run pip install missing)"),
+        ("WandDB", "visualizer cannot be built"),
+    ],
+)
+def test_a_back_end_of_the_visualizer_that_cannot_start(tmp_path: Path, monkeypatch, kind, words):
+    """Before, a traceback: mmengine imports the package when the back end is first used."""
+    monkeypatch.setattr(DetLocalVisualizer, "_instance_dict", OrderedDict())  # else one serves all runs of a process
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f'_base_ = ["{config_folder()}/retina_phantom.py"]\nvisualizer = dict(vis_backends=[dict(type="{kind}")])\n'
+    )
+    assert words in failing(["train", str(path)], tmp_path, 2)
+
+
+class TestData:
+    """Data that cannot be trained or validated on, told before the first iteration."""
+
+    def refused(self, root: Path, tmp_path: Path, *options: str, code: int = 1) -> str:
+        message = failing(["train", "retina_phantom", "--data-root", str(root)], tmp_path, code, [*TINY, *options])
+        assert not list(tmp_path.rglob("*.pth"))
+        return message
+
+    def test_a_validation_split_without_boxes(self, prepared_folder, tmp_path):
+        root = without_boxes(prepared_folder(), "val")
+        message = self.refused(root, tmp_path)
+        assert "val_5.json: holds no box, so that bbox/mAP_50, which picks the best checkpoint, is undefined" in message
+        option = "default_hooks.checkpoint.save_best=None"  # as the message says
+        assert option in message
+        train_here(root, tmp_path / "run", option)
+
+    def test_a_best_checkpoint_by_a_class_without_boxes(self, prepared_folder, tmp_path):
+        option = "default_hooks.checkpoint.save_best=bbox/AP_50/Infiltration"
+        message = self.refused(prepared_folder(), tmp_path, option)
+        assert "val_5.json: holds no box of Infiltration, so that bbox/AP_50/Infiltration" in message
+
+    def test_a_best_checkpoint_by_an_unknown_score(self, prepared_folder, tmp_path):
+        message = self.refused(prepared_folder(), tmp_path, "default_hooks.checkpoint.save_best=mAP_50", code=2)
+        assert "save_best is mAP_50, no score of that name is computed; did you mean bbox/mAP_50?" in message
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_a_picture_of_another_size_than_its_entry(self, prepared_folder, tmp_path, split):
+        root = prepared_folder()
+        cv2.imwrite(str(root / "images" / f"{split}2.png"), np.zeros((30, 40), np.uint8))
+        assert f"{split}2.png: is 40x30 pixels, the COCO file says" in self.refused(root, tmp_path)
+
+    def test_training_on_no_box_at_all(self, prepared_folder, tmp_path):
+        message = self.refused(without_boxes(prepared_folder(), "train"), tmp_path)
+        assert "train_5.json: none of its 6 images holds a box, so that there is nothing to learn" in message
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_picture_that_is_damaged_inside_is_told_by_its_worker_in_one_sentence(
+        self, prepared_folder, tmp_path, workers
+    ):
+        root = prepared_folder(train=1)
+        path = root / "images" / "train1.png"
+        path.write_bytes(path.read_bytes()[:-40])
+        message = self.refused(root, tmp_path, f"train_dataloader.num_workers={workers}")
+        assert message.startswith(f"error: {path}: not a picture that can be decoded (")
+
+
+def without_boxes(root: Path, split: str) -> Path:
+    """Remove the boxes of a split."""
+    path = root / "annotations" / f"{split}_5.json"
+    write_coco(path, read_coco(path) | {"annotations": []})
+    return root
 
 
 class TestBadInput:
