@@ -42,6 +42,11 @@ class Candidates:
     warnings: tuple[str, ...]
     floor: float
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the boxes take."""
+        return self.found.boxes_xyxy.nbytes + self.found.labels.nbytes + self.found.scores.nbytes
+
     def findings(self, thresholds: Thresholds) -> Findings:
         """Return what :meth:`Predictor.predict` finds with these thresholds, to the last bit.
 

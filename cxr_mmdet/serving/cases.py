@@ -90,7 +90,7 @@ class Case:
     @property
     def nbytes(self) -> int:
         """Memory it takes, nearly all of it pixels."""
-        return self.decoded.viewable.nbytes + self.decoded.radiograph.pixels.nbytes
+        return self.decoded.nbytes + self.candidates.nbytes
 
     def findings(self) -> Findings:
         """Return what is shown."""

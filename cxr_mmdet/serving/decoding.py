@@ -9,7 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydicom import DataElement, Dataset, Sequence
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import RawDataElement
+from pydicom.multival import MultiValue
 
 from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.source import PIXEL_KEYWORDS, parse_dataset
@@ -18,14 +23,21 @@ from cxr_mmdet.errors import DicomError
 from cxr_mmdet.serving.identity import hash_content, hash_pixels
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
-
     from cxr_mmdet.dicom.radiograph import Radiograph
     from cxr_mmdet.dicom.viewing import Viewable
     from cxr_mmdet.serving.uploads import Upload
 
 MEMORY_BYTES = 6 << 30
 """Address space of a worker: several times the largest radiograph, less than what would starve the service."""
+
+MAX_ATTRIBUTE_BYTES = 256 << 10
+"""Twice the largest lookup table."""
+
+MAX_HEADER_BYTES = 2 << 20
+"""Of all attributes of a radiograph that is held."""
+
+_CURVES_AND_OVERLAYS = frozenset({0x50, 0x60})
+_OBJECT_BYTES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +47,10 @@ class Decoded:
     Attributes:
         radiograph: as its file asks it to be shown.
         viewable: its values at full depth.
-        header: the DICOM attributes without the pixels; None for pictures.
+        header: the DICOM attributes without pixels and what is large; None for pictures.
         content_sha256: of the file.
         pixels_sha256: see :func:`cxr_mmdet.serving.identity.hash_pixels`.
+        header_bytes: memory that the header takes.
     """
 
     radiograph: Radiograph = field(repr=False)
@@ -45,6 +58,12 @@ class Decoded:
     header: Dataset | None = field(repr=False)
     content_sha256: str
     pixels_sha256: str
+    header_bytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.viewable.nbytes + self.radiograph.pixels.nbytes + self.header_bytes
 
 
 class DecodingPool:
@@ -139,11 +158,45 @@ def _decode(content: bytes, name: str, max_pixels: int) -> Decoded:
         # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
         warnings.simplefilter("ignore")
         radiograph, viewable = read_viewable(content, name, max_pixels=max_pixels)
-        header = None if picture_format(content) else _without_pixels(parse_dataset(content, name))
-    return Decoded(radiograph, viewable, header, hash_content(content), hash_pixels(radiograph.pixels))
+        header, size = (None, 0) if picture_format(content) else _header(parse_dataset(content, name))
+    return Decoded(radiograph, viewable, header, hash_content(content), hash_pixels(radiograph.pixels), size)
 
 
-def _without_pixels(dataset: Dataset) -> Dataset:
-    for keyword in PIXEL_KEYWORDS:
-        dataset.pop(keyword, None)
-    return dataset
+def _header(dataset: Dataset) -> tuple[Dataset, int]:
+    """Return the attributes that reports and captures are made from, and the bytes they take.
+
+    A new dataset, since the one that was read keeps the whole file. What is private, an overlay or large goes, the
+    largest first: nothing that names the patient and the study is.
+    """
+    sizes = {
+        tag: _size(dataset.get_item(tag))
+        for tag in dataset.keys()  # noqa: SIM118 - iterating a dataset converts its values
+        if not tag.is_private
+        and tag.group >> 8 not in _CURVES_AND_OVERLAYS
+        and keyword_for_tag(tag) not in PIXEL_KEYWORDS
+    }
+    header, total = Dataset(), 0
+    kept = []
+    for tag in sorted(sizes, key=lambda tag: (sizes[tag], tag)):
+        if sizes[tag] > MAX_ATTRIBUTE_BYTES or total + sizes[tag] > MAX_HEADER_BYTES:
+            break
+        total += sizes[tag]
+        kept.append(tag)
+    header.update({tag: dataset.get_item(tag) for tag in sorted(kept)})
+    header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    if hasattr(dataset, "file_meta"):
+        header.file_meta = dataset.file_meta
+    return header, total
+
+
+def _size(value: Any) -> int:
+    """Return the bytes that an attribute takes, its sequence's items and what a Python object takes included."""
+    if isinstance(value, (DataElement, RawDataElement)):
+        return _OBJECT_BYTES + _size(value.value)
+    if isinstance(value, Dataset):
+        return sum(_size(value.get_item(tag)) for tag in value.keys())  # noqa: SIM118
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, (list, Sequence, MultiValue)):
+        return sum(_OBJECT_BYTES + _size(each) for each in value)
+    return _OBJECT_BYTES
