@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 try:
     import fcntl
@@ -16,7 +18,46 @@ except ImportError:  # Windows has no such locks; nothing is cleared there
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """Return a cell that spreadsheets show as it is: text that begins like a formula gets an apostrophe before it.
+
+    Names of files, patients and readers come from strangers, and a spreadsheet would compute them. Numbers stay.
+    """
+    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
+
+
+def plain_cell(text: str) -> str:
+    """Return the text that :func:`spreadsheet_cell` was given."""
+    return text[1:] if _QUOTED.match(text) else text
+
+
+class SpreadsheetWriter:
+    """CSV for people: its cells are those of :func:`spreadsheet_cell`.
+
+    Args:
+        file: open for text, without translation of line ends.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, row: Iterable[Any]) -> None:
+        """Write one row."""
+        self._writer.writerow([spreadsheet_cell(value) for value in row])
+
+    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write rows."""
+        for row in rows:
+            self.writerow(row)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cxr_mmdet.files import atomic_path, locked_folder, write_durably, write_json
+from cxr_mmdet import files
+from cxr_mmdet.files import atomic_path, locked_folder, plain_cell, spreadsheet_cell, write_durably, write_json
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -129,3 +130,32 @@ def test_a_killed_process_folder_goes_at_the_next_start_and_a_living_ones_stays(
         living.wait()
         killed.stdout.close()
         living.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''=1", "\n=1"]
+)
+def test_no_cell_is_computed_and_all_come_back(text):
+    cell = spreadsheet_cell(text)
+    assert cell.startswith("'")
+    assert plain_cell(cell) == text
+
+
+@pytest.mark.parametrize("value", ["a=1", "", "Jörg", "'quoted'", "1.2.840", "-3.5", "+1e-3", -3.5, 7, None, "a\t="])
+def test_numbers_and_plain_text_stay(value):
+    assert spreadsheet_cell(value) == value
+    assert not isinstance(value, str) or plain_cell(value) == value
+
+
+def test_every_csv_of_the_package_is_written_so():
+    """But for the phantoms' truth, whose names are ours."""
+    package = Path(files.__file__).parent
+    own = {"files.py", "phantom/writer.py"}
+    writing = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "csv.writer(" in (text := path.read_text(encoding="utf-8"))
+        or "csv.DictWriter(" in text
+        or (".to_csv(" in text and "spreadsheet_frame(" not in text)
+    }
+    assert writing <= own

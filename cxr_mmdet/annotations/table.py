@@ -13,6 +13,7 @@ import pandas as pd
 
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
+from cxr_mmdet.files import plain_cell, spreadsheet_cell
 from cxr_mmdet.labels import NO_FINDING, is_no_finding, spelling_key
 
 if TYPE_CHECKING:
@@ -194,7 +195,17 @@ def read_csv(path: Path, *, text: Sequence[str] | None = ()) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
         raise TableError(f"{path}: rows and header do not match ({reason}); quote names that hold commas.") from None
+    for column in frame.columns[[pd.api.types.is_string_dtype(kind) for kind in frame.dtypes]]:
+        quoted = frame[column].str.startswith("'", na=False)
+        if quoted.any():
+            frame.loc[quoted, column] = frame.loc[quoted, column].map(plain_cell)
     return frame.rename(columns=lambda name: str(name).strip())
+
+
+def spreadsheet_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table to write for people; :func:`read_csv` gives its texts back."""
+    text = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
+    return frame.assign(**{column: frame[column].map(spreadsheet_cell) for column in text})
 
 
 def _missing_columns(path: Path, missing: list[str], found: list[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.boxes import clip_to_image
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import SpreadsheetWriter, atomic_path, plain_cell
 from cxr_mmdet.labels import LABELS_14, NO_FINDING_ID
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def write_submission(
         by_image[entry["image_id"]].append(entry)
     left_out = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = SpreadsheetWriter(file)
         writer.writerow(HEADER)
         for (image_id, source), p in zip(sources.items(), p_abnormal.tolist(), strict=True):
             words = []
@@ -203,7 +203,7 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, str]]:
         raise DatasetError(
             f"{path}, line 1: expected the header {','.join(HEADER)}, got {','.join(rows[0] if rows else [])!r}."
         )
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in enumerate(([plain_cell(cell) for cell in row] for row in rows[1:]), 2):
         if len(row) != len(HEADER):
             raise DatasetError(f"{path}, line {number}: has {len(row)} columns, expected {len(HEADER)}.")
         yield f"{path}, line {number}", row[0], row[1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.files import write_json
+from cxr_mmdet.files import plain_cell, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,7 +87,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     if not set(COLUMNS) <= set(reader.fieldnames or ()):
         raise DatasetError(f"{path}: has the columns {reader.fieldnames}, expected {' and '.join(COLUMNS)}.")
     for row in reader:
-        yield row["image_id"], row["p_abnormal"]
+        yield plain_cell(row["image_id"]), row["p_abnormal"]
 
 
 def _json_entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:

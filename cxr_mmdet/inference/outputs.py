@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import cv2
 
 from cxr_mmdet.evaluation.probabilities import write_p_abnormal
 from cxr_mmdet.evaluation.results import read_ground_truth, sort_detections
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.journal import cannot_write, read_line
 from cxr_mmdet.labels import NO_FINDING
@@ -172,7 +171,7 @@ def _write_list(file: TextIO, entries: Iterable[Any]) -> None:
 
 def _write_csv(path: Path, results: Iterable[tuple[Item, Findings]]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = SpreadsheetWriter(file)
         writer.writerow(CSV_COLUMNS)
         for item, found in results:
             writer.writerows(csv_rows(item.image_id, item.source, found))
@@ -183,7 +182,7 @@ def _write_failures(path: Path, items: Sequence[Item], failures: Mapping[str, st
         path.unlink(missing_ok=True)
         return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = SpreadsheetWriter(file)
         writer.writerow(("image_id", "source", "reason"))
         for item in items:
             if item.image_id in failures:

@@ -14,7 +14,7 @@ from cxr_mmdet.annotations.coco import CocoImage, findings_of, write_coco
 from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.relabel import merge_classes, unknown_classes
-from cxr_mmdet.annotations.table import READER_COLUMN, REGION_COLUMN, is_region, without_regions
+from cxr_mmdet.annotations.table import READER_COLUMN, REGION_COLUMN, is_region, spreadsheet_frame, without_regions
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.labels import spelling_key
@@ -225,7 +225,7 @@ def _write_readers(path: Path, rows: pd.DataFrame) -> None:
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        spreadsheet_frame(frame).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions) -> list[str]:

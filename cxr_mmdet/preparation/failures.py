@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +21,6 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
         path.unlink(missing_ok=True)
         return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = SpreadsheetWriter(file)
         writer.writerow(["image_id", "reason"])
         writer.writerows([failure.image_id, failure.reason] for failure in failures)

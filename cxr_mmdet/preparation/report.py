@@ -12,6 +12,7 @@ import pandas as pd
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.relabel import merge_classes
 from cxr_mmdet.annotations.table import without_regions
+from cxr_mmdet.files import plain_cell
 from cxr_mmdet.pages import page_environment, write_page
 from cxr_mmdet.preparation.failures import FAILURES_NAME
 from cxr_mmdet.preparation.folder import IMAGES
@@ -159,7 +160,7 @@ def _pair_f1(agreement: dict[str, Any] | None) -> dict[tuple[str, str], dict[str
 def _failures(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False).map(plain_cell)
     return list(frame[["image_id", "reason"]].itertuples(index=False, name=None))
 
 

@@ -14,7 +14,7 @@ from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.relabel import merge_classes
 from cxr_mmdet.annotations.sources import find_table, read_source
-from cxr_mmdet.annotations.table import is_region, without_regions
+from cxr_mmdet.annotations.table import is_region, spreadsheet_frame, without_regions
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.labels import NO_FINDING
@@ -161,4 +161,4 @@ def write_fused(path: Path, label_sets: Sequence[LabelSetReport]) -> None:
     frame = frame.assign(readers=frame["readers"].map(";".join))
     columns = ["labels", "image_id", "class_name", *XYXY_COLUMNS, "score", "votes", "readers"]
     with atomic_path(path) as temporary:
-        frame[columns].to_csv(temporary, index=False, lineterminator="\n")
+        spreadsheet_frame(frame[columns]).to_csv(temporary, index=False, lineterminator="\n")

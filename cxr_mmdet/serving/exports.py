@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import SpreadsheetWriter
 from cxr_mmdet.inference.outputs import CSV_COLUMNS, SCHEMA_VERSION, csv_rows
 from cxr_mmdet.serving.rendering import render_overlay
 
@@ -110,7 +110,7 @@ def _json(case: Case) -> bytes:
 
 def _csv(case: Case) -> bytes:
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
+    writer = SpreadsheetWriter(file)
     writer.writerow(CSV_COLUMNS)
     writer.writerows(csv_rows(PurePosixPath(case.name).stem, case.name, case.findings()))
     return file.getvalue().encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.labels import NO_FINDING
 from cxr_mmdet.preparation.images import find_radiographs
 from cxr_mmdet.serving.identity import hash_content, hash_pixels
@@ -158,7 +157,7 @@ def _write(out: Path, rows: Sequence[tuple[object, ...]], table: Path | None) ->
         ids.setdefault(name, max(ids.values(), default=-1) + 1)
     frame["class_id"] = frame["class_name"].map(ids)
     with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = SpreadsheetWriter(file)
         writer.writerow(COLUMNS)
         for part in parts:
             for row in part[list(COLUMNS)].itertuples(index=False):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_mmdet.annotations.table import class_names, read_table
+from cxr_mmdet.annotations.table import class_names, read_table, spreadsheet_frame
 from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
 
@@ -247,3 +247,20 @@ def test_names_that_differ_in_case_or_blanks_alone_are_one_class(table):
         "1 rows of class 'LungOpacity' are taken as 'Lung Opacity'.",
         "1 rows of class 'lung  opacity' are taken as 'Lung Opacity'.",
     ]
+
+
+def test_texts_that_spreadsheets_would_compute_are_read_back(tmp_path):
+    names = ["=1+1", "-2+3", "@SUM(A1)", "plain"]
+    frame = pd.DataFrame(
+        {
+            "image_id": names, "class_name": "ILD", "rad_id": "=R1()", "class_id": 1,
+            "x_min": 1.0, "y_min": 2.0, "x_max": 3.0, "y_max": 4.0,
+        }
+    )  # fmt: skip
+    path = tmp_path / "readers.csv"
+    spreadsheet_frame(frame).to_csv(path, index=False)
+    assert not any(line.startswith(("=", "-", "@")) or ",=" in line for line in path.read_text().splitlines())
+    table = read_table(path)
+    assert sorted(table["image_id"].unique()) == sorted(names)
+    assert set(table["reader"]) == {"=R1()"}
+    assert table["x_max"].tolist() == [3.0] * 4
