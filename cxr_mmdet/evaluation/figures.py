@@ -30,15 +30,12 @@ if TYPE_CHECKING:
 
 SIZE = (4.8, 3.7)
 """Inches: about as wide as a phone at 72 dots an inch, so that letters keep their size there."""
-FILM = "#23282e"
-"""Classes have the colours they have on radiographs, which need a dark ground in either mode."""
-FILM_GRID = "#4a525b"
-FIRST_COLOR, SECOND_COLOR = "#ffffff", "#56b4e9"
+FIRST_COLOR, SECOND_COLOR = INK["text"], INK["accent"]
 
 
 def precision_recall(matches: Sequence[ClassMatches]) -> Markup:
     """Return the precision envelope over recall of each class at IoU 0.4, whose area is the average precision."""
-    figure, axes = _film("recall (sensitivity)", "precision")
+    figure, axes = _grid("recall (sensitivity)", "precision")
     for label, entry in enumerate(matches):
         if not entry.hits.any():
             continue
@@ -54,8 +51,8 @@ def precision_recall(matches: Sequence[ClassMatches]) -> Markup:
 
 
 def froc(matched: MatchedDetections, values: Mapping[str, Interval]) -> Markup:
-    """Return the FROC curve of each class, and of all in white with the intervals of its seven numbers."""
-    figure, axes = _film("false positives an image", "sensitivity")
+    """Return the FROC curve of each class, and of all in a thick line with the intervals of its seven numbers."""
+    figure, axes = _grid("false positives an image", "sensitivity")
     for label, entry in enumerate(matched.froc):
         if entry.boxes:
             _class_line(axes, label, *_staircase(froc_curve(entry)), steps="steps-post")
@@ -68,7 +65,7 @@ def froc(matched: MatchedDetections, values: Mapping[str, Interval]) -> Markup:
 
 def compare_froc(first: MatchedDetections, second: MatchedDetections, comparison: Comparison) -> Markup:
     """Return the FROC curves of two detectors over all findings."""
-    figure, axes = _film("false positives an image", "sensitivity")
+    figure, axes = _grid("false positives an image", "sensitivity")
     for matched, color, which in ((first, FIRST_COLOR, "first"), (second, SECOND_COLOR, "second")):
         if matched.pooled.boxes:
             _pooled_line(axes, matched, color)
@@ -147,14 +144,10 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _film(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """Return axes as dark as a radiograph."""
-    from matplotlib.patches import Rectangle
-
+def _grid(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """Return axes with a grid."""
     figure, axes = _figure(SIZE)
-    # A patch of its own, because a figure is saved with the axes' own ground left transparent.
-    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, color=FILM, zorder=0))
-    axes.grid(color=FILM_GRID, linewidth=0.6)
+    axes.grid(color=INK["line"], linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set(xlabel=x_label, ylabel=y_label)
     return figure, axes

@@ -159,7 +159,7 @@ def write_comparison_report(
             for label, name in enumerate(comparison.classes)
         ],
         legend=list(enumerate(comparison.classes)),
-        colors=(figures.FIRST_COLOR, figures.SECOND_COLOR),
+        colors=("var(--text)", "var(--accent)"),
         froc=figures.compare_froc(first, second, comparison),
         differences=figures.class_differences(comparison),
         explain=EXPLAIN,

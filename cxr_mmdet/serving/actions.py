@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import threading
 from dataclasses import replace
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_RENDERS = 4
 """Pictures rendered at once; each takes several times the memory of its radiograph while it lasts."""
+
+_NUMBERS = itertools.count()
 
 # Gradio looks at the actions' annotations while the page is built, so these exist then.
 Session = dict[str, Any]
@@ -125,7 +128,7 @@ class Actions:
         """Zoom in or out from the keyboard."""
 
         def change(case: Case) -> Changes:
-            zoom = min(max(case.look.zoom * float(event.factor), 1.0), MAX_ZOOM)
+            zoom = round(min(max(case.look.zoom * float(event.factor), 1.0), MAX_ZOOM), 2)
             case.look = replace(case.look, zoom=zoom)
             return {self.parts.zoom: zoom} | self._pictures(case, session)
 
@@ -293,4 +296,6 @@ def _message(text: str, *, error: bool) -> str:
     if not text:
         return ""
     kind, role = ("is-error", "alert") if error else ("", "status")
-    return f'<div class="cxr-message {kind}" role="{role}">{html.escape(text)}</div>'
+    # Numbered, so that a message that is said again is shown again after it was dismissed.
+    shown = f'class="cxr-message {kind}" role="{role}" title="Dismiss" data-number="{next(_NUMBERS)}"'
+    return f"<div {shown}>{html.escape(text)}</div>"

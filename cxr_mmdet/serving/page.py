@@ -30,6 +30,11 @@ _MONO = ("ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 _SESSION_S = 2 * 3600
 
+_DISMISS = """element.addEventListener('click', (event) => {
+  const message = event.target.closest('.cxr-message');
+  if (message) message.hidden = true;
+});"""
+
 _TOGGLE_DRAWING = """() => {
   const on = document.body.dataset.cxrDraw === '1';
   document.body.dataset.cxrDraw = on ? '' : '1';
@@ -100,7 +105,7 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], folder: Path, *, 
             with gr.Column(scale=4, min_width=300):
                 gallery = gr.HTML(examples_html(examples), js_on_load=asset("viewer.js"))
         chooser = gr.Radio(choices=[], label="Radiographs", visible=False, elem_id="cxr-chooser")
-        message = gr.HTML("", elem_id="cxr-message")
+        message = gr.HTML("", elem_id="cxr-message", js_on_load=_DISMISS)
         with gr.Column(visible=False) as work, gr.Row():
             with gr.Column(scale=7, min_width=320, elem_id="cxr-pictures"):
                 viewer, about, center, width, zoom, invert, reset = _pictures()

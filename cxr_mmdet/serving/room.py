@@ -78,12 +78,14 @@ class ReadingRoom:
             self.store.close()
 
     def open_files(self, paths: Sequence[Path], shown: Filter) -> tuple[list[Case], list[str]]:
-        """Return the cases of uploaded files, and why others are none.
+        """Return the cases of uploaded files, and why others are none or left out.
 
         Raises:
             UploadError: the upload as a whole is refused.
         """
-        return self.open_uploads(read_uploads(paths, self.limits), shown)
+        uploads, notes = read_uploads(paths, self.limits)
+        cases, problems = self.open_uploads(uploads, shown)
+        return cases, [*problems, *notes]
 
     def open_uploads(self, uploads: Sequence[Upload], shown: Filter) -> tuple[list[Case], list[str]]:
         """Return the cases of uploads, and why others are none."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _HEAD = 132
+_MOST_MEMBERS = 10_000
 _ZIP = b"PK\x03\x04"
 
 NOT_UPLOADED = "a file of this request was not uploaded to this server; upload it first."
@@ -81,22 +82,23 @@ def _inside(path: str | Path, folder: Path) -> bool:
     return folder in Path(path).parents
 
 
-def read_uploads(paths: Sequence[Path], limits: Limits) -> list[Upload]:
-    """Return the radiographs in uploaded files, archives unpacked in memory.
+def read_uploads(paths: Sequence[Path], limits: Limits) -> tuple[list[Upload], list[str]]:
+    """Return the radiographs in uploaded files, archives unpacked in memory, and notes on what was left out.
 
     Raises:
-        UploadError: more, larger or other files than ``limits`` allow, or an archive that is damaged or hostile.
+        UploadError: larger or other files than ``limits`` allow, or an archive that is damaged or hostile.
     """
     uploads: list[Upload] = []
     total = 0
     for upload in (entry for path in paths for entry in _open(path, limits)):
-        total += len(upload.content)
         if len(uploads) == limits.files:
-            raise UploadError(f"more than {limits.files} radiographs at once; upload fewer.")
+            taken = "first radiograph is" if limits.files == 1 else f"first {limits.files} radiographs are"
+            return uploads, [f"Only the {taken} taken; upload the others after these."]
+        total += len(upload.content)
         if total > limits.total_bytes:
             raise UploadError(f"more than {_mib(limits.total_bytes)} at once; upload fewer radiographs.")
         uploads.append(upload)
-    return uploads
+    return uploads, []
 
 
 def _open(path: Path, limits: Limits) -> Iterator[Upload]:
@@ -137,8 +139,8 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo], limits: Limits
             raise UploadError(f"{name}: holds a file whose name leads out of the archive; it is refused.")
     if sum(info.file_size for info in members) > limits.total_bytes:
         raise UploadError(f"{name}: unpacks to more than {_mib(limits.total_bytes)}; it is refused.")
-    if len(members) > 10 * limits.files:
-        raise UploadError(f"{name}: holds {len(members)} files, more than {limits.files} radiographs at once.")
+    if len(members) > _MOST_MEMBERS:
+        raise UploadError(f"{name}: holds {len(members)} files, more than {_MOST_MEMBERS}; it is refused.")
 
 
 def _leaves_its_folder(member: str) -> bool:

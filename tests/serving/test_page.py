@@ -130,7 +130,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
             act()
             changed(page, original, 0)
         page.locator("#cxr-reset").click()
-        page.wait_for_selector('.cxr-panes[data-zoom="1.0"]')
+        page.wait_for_selector('.cxr-panes[data-zoom="1.00"]')
     finally:
         room.predictor.model.backend.maps = maps
 
