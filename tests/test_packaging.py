@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,3 +39,21 @@ def test_a_recipe_is_found_in_an_installed_wheel(wheel: Path, tmp_path: Path):
     script = "from cxr_mmdet.engine.config import load_config; print(load_config('retina_5cls').filename)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "cxr_mmdet" / "configs" / "retina_5cls.py")
+
+
+def test_no_oldest_version_has_the_holes_that_the_documentation_names():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lists = text[: text.index("[project.scripts]")]
+    bounds: dict[str, list[Version]] = {}
+    for quoted in re.findall(r'"([A-Za-z0-9_-]+(?:\[[^"]*\])?[<>=][^"]*)"', lists):
+        requirement = Requirement(quoted)
+        lowest = [Version(each.version) for each in requirement.specifier if each.operator in (">=", "==")]
+        bounds.setdefault(requirement.name, []).extend(lowest)
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    table = page[page.index("### Oldest versions of what it builds on") :]
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| ([\d.]+) \|", table, re.MULTILINE)
+    assert len(rows) > 10
+    assert {"torch", "pillow", "jinja2", "gradio", "starlette"} <= {name for name, _ in rows}
+    for name, lowest in rows:
+        assert bounds.get(name), f"pyproject.toml bounds {name} nowhere"
+        assert min(bounds[name]) >= Version(lowest), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlparse
@@ -254,4 +255,42 @@ def test_it_fits_a_phone(site, browser, scheme):
     page.wait_for_selector(".cxr-live img")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator(".cxr-live").bounding_box()["width"] > 300
+
+    # The ring around the chosen box takes less than the padding of its label.
+    ring = page.evaluate("getComputedStyle(document.querySelector('.cxr-hit.is-selected')).boxShadow")
+    assert max(int(width) for width in re.findall(r"(\d+)px(?:,|$)", ring)) <= 3
+
+    # What an action says is seen where the action is; so is the number it zooms to.
+    page.locator("#cxr-wrong-class").click()
+    message = page.locator("[role=alert]")
+    message.wait_for()
+    box = message.bounding_box()
+    assert 0 <= box["y"] <= box["y"] + box["height"] <= 844
+    message.click()
+    message.wait_for(state="hidden")
+    page.locator("#cxr-wrong-class").click()
+    page.locator("[role=alert]").wait_for()
+    for _ in range(3):
+        before = picture(page, 0)
+        page.locator(".cxr-live").focus()
+        page.keyboard.press("+")
+        changed(page, before, 0)
+    assert len(page.locator("#cxr-zoom input[type=number]").input_value()) <= 4
+    page.close()
+
+
+def test_long_names_are_shown_whole(site, browser):
+    url, _ = site
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(WAIT_MS)
+    page.goto(url)
+    page.wait_for_selector(".cxr-example")
+    names = [f"A radiograph of the chest 1.2.840.113619.2.5.1762583153.215519.978957063.{n}.dcm" for n in (1, 2)]
+    files = [{"name": name, "mimeType": "application/dicom", "buffer": phantom_dicom()} for name in names]
+    page.set_input_files("#cxr-upload input[type=file]", files)
+    page.wait_for_selector("#cxr-chooser label >> nth=1")
+    for label in page.locator("#cxr-chooser label span").all():
+        assert label.evaluate("each => each.scrollWidth <= each.clientWidth + 1")
+        assert label.bounding_box()["x"] + label.bounding_box()["width"] <= 390
+    assert page.locator("#cxr-chooser").inner_text().count(".dcm") == 2
     page.close()
