@@ -183,7 +183,8 @@ def _header(dataset: Dataset) -> tuple[Dataset, int]:
         total += sizes[tag]
         kept.append(tag)
     header.update({tag: dataset.get_item(tag) for tag in sorted(kept)})
-    header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    is_implicit, is_little = dataset.original_encoding
+    header.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
     if hasattr(dataset, "file_meta"):
         header.file_meta = dataset.file_meta
     return header, total
