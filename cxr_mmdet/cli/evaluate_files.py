@@ -58,7 +58,7 @@ def thresholds(
         float | None, typer.Option(min=0, max=1, help="Find at least this share of each class's boxes.")
     ] = None,
     fp_rate: Annotated[
-        float | None, typer.Option(min=0, help="Allow each class so many false positives an image.")
+        float | None, typer.Option(min=0, help="Allow each class this many false positives per image.")
     ] = None,
     criterion: Criterion = HitCriterion.iou,
     out: Annotated[
@@ -84,7 +84,7 @@ def thresholds(
         cuts = [threshold_for_sensitivity(entry, sensitivity) for entry in matches]
     else:
         assert fp_rate is not None, "one of the two was given"
-        goal = f"at most {fp_rate:g} false positives an image"
+        goal = f"at most {fp_rate:g} false positives per image"
         cuts = [threshold_for_false_positives(entry, fp_rate) for entry in matches]
     if out:
         write_json(

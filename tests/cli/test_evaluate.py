@@ -172,3 +172,13 @@ def test_a_missing_picture_writes_nothing(invoke, files, pictures, tmp_path):
     assert result.exit_code == 1
     assert "1.png: cannot be read" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_odd_results_are_noted_and_no_operating_threshold_is_said_in_words(invoke, tmp_path):
+    alarms = [make_detection([100, 100, 9, 9], score=score) for score in (0.9, 0.8, 0.7)]
+    found = [*alarms, make_detection([5, 5, 4, 0], score=0.6), make_detection(HIT, score=0.001)]
+    truth, results = write(tmp_path / "gt.json", make_ground_truth()), write(tmp_path / "d.json", found)
+    result = invoke("run", truth, results, "--resamples", 0)
+    assert result.exit_code == 0, result.output
+    assert "1 of 5 detections have a box without width or height" in result.stderr
+    assert "Operating threshold: none" in result.stdout
