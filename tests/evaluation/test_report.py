@@ -7,6 +7,7 @@ from detection_cases import detector_like, make_detections, make_ground_truth
 from page_parser import Page
 
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation import figures
 from cxr_mmdet.evaluation.account import take_account
 from cxr_mmdet.evaluation.bootstrap import Interval
 from cxr_mmdet.evaluation.ceiling import HumanCeiling
@@ -160,3 +161,10 @@ def test_a_detector_without_an_operating_threshold(case, tmp_path):
     assert "it has no operating threshold" in page
     assert "none shown: no threshold" in page
     assert "Worst false alarms" not in page
+
+
+def test_curves_lie_on_the_ground_of_the_page_in_light_and_dark():
+    svg = figures.precision_recall([])
+    grounds = set(re.findall(r"fill: (#[0-9a-f]{6})", svg))
+    assert grounds <= {"#ffffff"}, "letters and ground take the page's colours"
+    assert "stroke: var(--line)" in svg
