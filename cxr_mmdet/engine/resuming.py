@@ -97,8 +97,8 @@ class ResumeHook(Hook):
 
 def _keep_paths_inside(runner: Runner, checkpoint: dict[str, Any]) -> None:
     """Let a copied run remove and name its own best checkpoint, not the original's."""
-    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-    folder = checkpoint_folder(Path(runner.work_dir), hook.out_dir)
+    out_dir = next((hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    folder = checkpoint_folder(Path(runner.work_dir), out_dir)
     notes = checkpoint.get("message_hub", {}).get("runtime_info", {})
     for name in [name for name in notes if name.startswith(("best_ckpt", "last_ckpt"))]:
         if isinstance(notes[name], str):

@@ -202,7 +202,8 @@ class NonFiniteHook(Hook):
     def _stop(self, runner: Runner, data_batch: Any, what: str) -> None:
         rates = runner.optim_wrapper.get_lr()
         rate = rates["lr"][0] if isinstance(rates.get("lr"), list) else next(iter(rates.values()))[0]
-        saved = _checkpoint_hook(runner).last_ckpt or (runner._load_from if runner._resume else None)
+        noted = [hook.last_ckpt for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.last_ckpt]
+        saved = next(iter(noted), runner._load_from if runner._resume else None)
         again = f"go on from {Path(saved).name} by --resume" if saved else "no checkpoint was saved yet; start again"
         raise TrainingError(
             f"training stopped in iteration {runner.iter + 1} (learning rate {rate:.3g}, images "
