@@ -34,12 +34,16 @@ def walk_through() -> list[list[str]]:
 
 
 def shrunk(command: list[str]) -> list[str]:
-    """Return the command on this Python, with sizes a test can afford put last, where they win."""
+    """Return the command on this Python, with sizes a test can afford in the place of its own."""
     assert command[0] == "python", command
     rest = [str(ROOT / command[1]) if command[1].startswith("tools/") else command[1], *command[2:]]
     for name, options in SHRINK.items():
         if name in command:
-            rest += options
+            for option, value in zip(options[::2], options[1::2], strict=True):
+                if option in rest:
+                    place = rest.index(option)
+                    del rest[place : place + 2]
+                rest += [option, value]
     if command[1] in {"tools/train.py", "tools/test.py"}:
         rest += ["--cfg-options", *TINY]
     return [sys.executable, *rest]
