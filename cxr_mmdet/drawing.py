@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from cxr_mmdet.boxes import as_boxes, clip_to_image, scale
+from cxr_mmdet.structures.boxes import as_boxes, clip_to_image, scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

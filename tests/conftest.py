@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cxr_mmdet.annotations.coco import write_coco
-from cxr_mmdet.labels import LABELS_5
+from cxr_mmdet.structures.labels import LABELS_5
 
 PreparedFolder = Callable[..., Path]
 

@@ -14,7 +14,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.logging import HistoryBuffer
 
-from cxr_mmdet.benchmarks.predict_models import random_detector, training_meta
+from benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.engine.config import load_config
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-tests-")
@@ -154,7 +154,7 @@ def checkpoint_of(kind: str) -> Path:
 @functools.cache
 def bundle_of(kind: str, form: str) -> Path:
     """Return an exported bundle of a small detector; it must stay as it is."""
-    from cxr_mmdet.inference.export import ExportOptions, export_model
+    from cxr_mmdet.inference.export.export import ExportOptions, export_model
     from cxr_mmdet.inference.model import Format
 
     out = Path(_FOLDER.name) / f"{kind}-{form}"

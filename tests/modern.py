@@ -12,7 +12,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from cxr_mmdet.benchmarks.predict_models import training_meta
+from benchmarks.predict_models import training_meta
 from cxr_mmdet.engine.config import load_config
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-modern-")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cxr_mmdet import drawing
 from cxr_mmdet.drawing import DASHES, PALETTE, class_style, draw_boxes
-from cxr_mmdet.labels import LABELS_14
+from cxr_mmdet.structures.labels import LABELS_14
 
 
 def make_radiograph(height=300, width=240, value=90):

@@ -1,6 +1,11 @@
 """Measure speed and memory against the alternative, both in one run."""
 
-from cxr_mmdet.cli.benchmark import app
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.cli import app
 
 if __name__ == "__main__":
     app()

@@ -9,19 +9,18 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.boxes import XYXY_COLUMNS, area, xyxy_to_xywh
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, bootstrap, percentile_interval
-from cxr_mmdet.evaluation.coco_matching import IOU_THRESHOLDS, match_coco
-from cxr_mmdet.evaluation.matching import ClassMatches, match_tables
-from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable, overlapping_pairs
+from cxr_mmdet.evaluation.coco import IOU_THRESHOLDS, match_coco
+from cxr_mmdet.evaluation.matching import ClassMatches, DetectionTable, TruthTable, match_tables, overlapping_pairs
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU, average_precision, mean_defined
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, area, xyxy_to_xywh
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.evaluation.coco_matching import CocoMatches
+    from cxr_mmdet.evaluation.coco import CocoMatches
 
     Values = dict[str, NDArray[np.float64]]
 

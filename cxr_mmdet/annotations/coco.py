@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.annotations.table import is_region
-from cxr_mmdet.boxes import XYXY_COLUMNS, xyxy_to_xywh
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.files import write_json
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xyxy_to_xywh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

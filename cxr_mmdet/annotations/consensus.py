@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.table import REGION_COLUMN, is_region, without_regions
-from cxr_mmdet.boxes import XYXY_COLUMNS, iou
-from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou
+from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.annotations.table import SIZE_COLUMNS
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 FIRST_ON_ITS_SIDE = 5
 """From this EXIF orientation on, width and height change places."""

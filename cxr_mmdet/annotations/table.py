@@ -1,39 +1,48 @@
-"""The readers' table: CSV as VinBigData has it → validated rows, or one sentence that names file and line."""
+"""The readers' table: rows checked one by one, and classes renamed or merged."""
 
 from __future__ import annotations
 
 import gzip
 import warnings
 import zlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.boxes import XYXY_COLUMNS
-from cxr_mmdet.errors import TableError
+from cxr_mmdet.errors import TableError, UsageError
 from cxr_mmdet.files import plain_cell, spreadsheet_cell
-from cxr_mmdet.labels import NO_FINDING, is_no_finding, spelling_key
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import NO_FINDING, is_no_finding, spelling_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+
 TEXT_COLUMNS = ["image_id", "class_name"]
+
 REQUIRED_COLUMNS = [*TEXT_COLUMNS, *XYXY_COLUMNS]
+
 READER_COLUMN = "rad_id"
+
 ONE_READER = "R1"
 """Who read a table that names no reader."""
+
 ROW_COLUMNS = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]
 """The columns of validated rows; docs/annotations.md describes them."""
+
 REGION_COLUMN = "iscrowd"
 """True in rows whose box is a region to ignore, neither a finding nor its absence; only where there are any."""
+
 SIZE_COLUMNS = ["table_height", "table_width"]
 """Where the table says it: the size of the picture that the boxes were drawn on."""
 
 MISSING_NUMBERS = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
+
 NO_BOX = (0.0, 0.0, 1.0, 1.0)
 """What the competition writes in place of an empty box."""
 
@@ -363,3 +372,39 @@ def _groups(column: pd.Series, image_ids: pd.Series, check: Checker) -> pd.Serie
 
 def _show(boxes: pd.DataFrame, position: int) -> str:
     return ", ".join("" if np.isnan(value) else f"{value:g}" for value in boxes.iloc[position])
+
+
+def merge_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the rows under the names of the labels; classes that no label stands for keep theirs.
+
+    Args:
+        rows: validated readers' rows.
+        label_map: each label with the classes it stands for, as
+            :func:`cxr_mmdet.structures.labels.resolve_label_map` gives it.
+
+    Raises:
+        UsageError: a label has the name of a class in the table that it does not stand for.
+    """
+    label_of = {name: label for label, classes in label_map.items() for name in classes}
+    for name in class_names(rows):
+        if name in label_map and label_of.get(name) != name:
+            raise UsageError(
+                f"label {name}: the table has a class of this name that the label does not hold; add it to the "
+                "brackets, or give the label another name."
+            )
+    renamed = {name: label for name, label in label_of.items() if name != label}
+    return rows.assign(class_name=rows["class_name"].replace(renamed)) if renamed else rows
+
+
+def unknown_classes(rows: pd.DataFrame, label_map: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """Return the classes of the label set that the table lacks, each with the class it may have meant, if any.
+
+    Args:
+        rows: validated readers' rows, before their classes are merged.
+        label_map: each label with the classes it stands for.
+    """
+    known = class_names(rows)
+    named = [name for classes in label_map.values() for name in classes]
+    others = [name for name in known if name not in named]
+    close = {name: get_close_matches(name, others, n=1) for name in named if name not in known}
+    return {name: matches[0] if matches else None for name, matches in close.items()}

@@ -13,8 +13,8 @@ from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cxr_mmdet.serving.dicom_node import NodeOptions
-    from cxr_mmdet.serving.job_store import Job
+    from cxr_mmdet.pacs.job_store import Job
+    from cxr_mmdet.pacs.node import NodeOptions
 
 DEFAULT_STATE = Path("work_dirs/dicom_node")
 DEFAULT_STREAMS = 2
@@ -110,10 +110,10 @@ def run(
     import os
 
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.serving.dicom_node import DicomNode, NodeOptions, parse_networks
-    from cxr_mmdet.serving.reporting import ReportOptions, quiet_libraries
-    from cxr_mmdet.serving.sender import Destination, check_ae_title
-    from cxr_mmdet.serving.tls import Certificates
+    from cxr_mmdet.pacs.node import DicomNode, NodeOptions, parse_networks
+    from cxr_mmdet.pacs.reporting import ReportOptions, quiet_libraries
+    from cxr_mmdet.pacs.sender import Destination, check_ae_title
+    from cxr_mmdet.pacs.tls import Certificates
 
     os.umask(0o077)  # what the node writes holds patients' data
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
@@ -147,7 +147,7 @@ def status(
     """Show how many radiographs wait, are done or failed, and why; the node may be running."""
     import json
 
-    from cxr_mmdet.serving import job_store
+    from cxr_mmdet.pacs import job_store
 
     with job_store.open_queue(state) as queue:
         counts = job_store.count_states(queue)
@@ -181,7 +181,7 @@ def status(
 @app.command()
 def retry(state: State = DEFAULT_STATE) -> None:
     """Queue again what failed, once the reason is mended; the node may be running."""
-    from cxr_mmdet.serving import job_store
+    from cxr_mmdet.pacs import job_store
 
     with job_store.open_queue(state) as queue:
         count = job_store.retry_failed(state, queue)
@@ -195,7 +195,7 @@ def repair(state: State = DEFAULT_STATE) -> None:
     Nothing is deleted: the damaged database is kept beside the new one. What the new one cannot know any more, such as
     that a radiograph was delivered, makes the node predict it again when it is sent again, to the same UIDs.
     """
-    from cxr_mmdet.serving import job_recovery
+    from cxr_mmdet.pacs import job_recovery
 
     kept = job_recovery.repair(state)
     if kept is not None:

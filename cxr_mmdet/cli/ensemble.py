@@ -39,10 +39,10 @@ def ensemble(
 
     The result is numbered as the first annotation file; score it by tools/evaluate.py run.
     """
-    from cxr_mmdet.evaluation.probabilities import write_p_abnormal
-    from cxr_mmdet.evaluation.results import write_detections
-    from cxr_mmdet.inference.fuse_files import fuse_files, fuse_p_abnormal
+    from cxr_mmdet.batch.fuse_files import fuse_files, fuse_p_abnormal
+    from cxr_mmdet.evaluation.image_level import write_p_abnormal
     from cxr_mmdet.inference.fusion import FusionMethod
+    from cxr_mmdet.structures.coco import write_detections
 
     if out.exists() and not force:
         raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")

@@ -26,7 +26,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     read_scored_truth,
     refuse_to_overwrite,
 )
-from cxr_mmdet.evaluation.criterion import HitCriterion
+from cxr_mmdet.evaluation.matching import HitCriterion
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
@@ -85,8 +85,8 @@ def run(
     force: Force = False,
 ) -> None:
     """Print how good a detector is, with the uncertainty; write metrics and a report."""
-    from cxr_mmdet.evaluation.account import take_account
     from cxr_mmdet.evaluation.ceiling import find_ceiling
+    from cxr_mmdet.evaluation.evaluate import take_account
     from cxr_mmdet.evaluation.terminal import headline_table, metrics_table, operating_note
 
     if out:
@@ -142,7 +142,7 @@ def gallery(
     """Write a page that shows ground truth and detections side by side."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
     from cxr_mmdet.evaluation.gallery import write_gallery
-    from cxr_mmdet.evaluation.results import read_ground_truth
+    from cxr_mmdet.structures.coco import read_ground_truth
 
     refuse_to_overwrite(force, out)
     truth = read_ground_truth(ground_truth)

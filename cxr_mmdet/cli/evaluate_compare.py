@@ -24,7 +24,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     read_scored_truth,
     refuse_to_overwrite,
 )
-from cxr_mmdet.evaluation.criterion import HitCriterion
+from cxr_mmdet.evaluation.matching import HitCriterion
 
 COMPARISON_FILE, REPORT_FILE = "comparison.json", "report.html"
 
@@ -58,8 +58,8 @@ def compare(
     force: Force = False,
 ) -> None:
     """Print how much better B is than A, with the interval and p of each difference."""
-    from cxr_mmdet.evaluation.account import take_account
     from cxr_mmdet.evaluation.comparison import compare as compare_matched
+    from cxr_mmdet.evaluation.evaluate import take_account
     from cxr_mmdet.evaluation.terminal import class_comparison_table, comparison_table
 
     if out:

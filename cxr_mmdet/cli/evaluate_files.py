@@ -19,7 +19,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     refuse_to_overwrite,
 )
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.evaluation.criterion import HitCriterion
+from cxr_mmdet.evaluation.matching import HitCriterion
 
 
 def submission(
@@ -35,10 +35,10 @@ def submission(
     force: Force = False,
 ) -> None:
     """Write VinBigData's submission.csv, in pixels of the source images."""
-    from cxr_mmdet.evaluation.competition import write_submission
     from cxr_mmdet.evaluation.image_level import score_images
-    from cxr_mmdet.evaluation.results import read_ground_truth
-    from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable
+    from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
+    from cxr_mmdet.evaluation.submission import write_submission
+    from cxr_mmdet.structures.coco import read_ground_truth
 
     refuse_to_overwrite(force, out)
     truth = read_ground_truth(ground_truth)
@@ -67,9 +67,9 @@ def thresholds(
     force: Force = False,
 ) -> None:
     """Print the score to cut each class at, for a sensitivity or for a number of false positives an image."""
+    from cxr_mmdet.evaluation.froc import threshold_for_false_positives, threshold_for_sensitivity
     from cxr_mmdet.evaluation.matching import match_detections
     from cxr_mmdet.evaluation.terminal import thresholds_table
-    from cxr_mmdet.evaluation.thresholds import threshold_for_false_positives, threshold_for_sensitivity
     from cxr_mmdet.files import write_json
 
     if (sensitivity is None) == (fp_rate is None):

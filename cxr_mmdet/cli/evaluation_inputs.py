@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import stderr
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.evaluation.criterion import HitCriterion
+from cxr_mmdet.evaluation.matching import HitCriterion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cxr_mmdet.evaluation.results import CocoDict, Detection
+    from cxr_mmdet.structures.coco import CocoDict, Detection
 
 GroundTruth = Annotated[Path, typer.Argument(metavar="GT", exists=True, dir_okay=False, help="COCO annotation file.")]
 _results = "COCO results of any detector, or a submission.csv."
@@ -60,7 +60,7 @@ def read_scored_truth(path: Path) -> CocoDict:
     Raises:
         DatasetError: it cannot be read, or holds no box that is not a crowd region.
     """
-    from cxr_mmdet.evaluation.results import hints_on_boxes, read_ground_truth
+    from cxr_mmdet.structures.coco import hints_on_boxes, read_ground_truth
 
     truth = read_ground_truth(path)
     boxes = [entry for entry in truth["annotations"] if not entry.get("iscrowd")]
@@ -82,9 +82,9 @@ def read_results(
     """
     import numpy as np
 
-    from cxr_mmdet.evaluation.competition import read_submission
-    from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal
-    from cxr_mmdet.evaluation.results import notes_on_detections, read_detections
+    from cxr_mmdet.evaluation.image_level import p_abnormal_path, read_p_abnormal
+    from cxr_mmdet.evaluation.submission import read_submission
+    from cxr_mmdet.structures.coco import notes_on_detections, read_detections
 
     beside = p_abnormal_path(path)
     if p_abnormal is None and beside.is_file():

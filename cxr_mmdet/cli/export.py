@@ -62,7 +62,7 @@ def export(
     from cxr_mmdet.inference.sources import find_items
 
     with quiet_imports():
-        from cxr_mmdet.inference.export import ExportOptions, export_model
+        from cxr_mmdet.inference.export.export import ExportOptions, export_model
 
     options = ExportOptions(
         format=Format(bundle_format.value),

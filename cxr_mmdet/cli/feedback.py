@@ -48,10 +48,10 @@ def export(
     if out.exists() and not force:
         raise UsageError(f"{out}: is there already; pass --force to replace it.")
     try:
-        from cxr_mmdet.serving.store import Store
+        from cxr_mmdet.web.store import Store
     except ModuleNotFoundError as error:
         raise UsageError(f"the store needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
-    from cxr_mmdet.serving.feedback import export_feedback
+    from cxr_mmdet.web.feedback import export_feedback
 
     kept = Store.open(store, must_exist=True)
     try:

@@ -22,7 +22,6 @@ TOOLS = (
     "report",
     "dicom_node",
     "doctor",
-    "benchmark",
 )
 
 

@@ -14,9 +14,9 @@ from cxr_mmdet.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cxr_mmdet.inference.ensemble import Ensemble
+    from cxr_mmdet.batch.run import Process, RunSummary
+    from cxr_mmdet.inference.fusion import Ensemble
     from cxr_mmdet.inference.predictor import Augmentation, Predictor
-    from cxr_mmdet.inference.running import Process, RunSummary
 
 app = CxrTyper(help=__doc__)
 
@@ -131,8 +131,8 @@ def predict(
     what is missing. Boxes are in pixels of the radiograph, except in detections.json with --coco. For several
     processes: torchrun --nproc_per_node=N tools/predict.py …
     """
+    from cxr_mmdet.batch.run import Process, RunOptions, predict_many
     from cxr_mmdet.inference.predictor import Thresholds
-    from cxr_mmdet.inference.running import Process, RunOptions, predict_many
     from cxr_mmdet.inference.sources import find_items
 
     models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
@@ -192,16 +192,14 @@ def _load(
         members = [Predictor.load(model, **options) for model in models]
     if len(members) == 1:
         return members[0]
-    from cxr_mmdet.inference.ensemble import Ensemble
-    from cxr_mmdet.inference.fusion import FusionMethod
+    from cxr_mmdet.inference.fusion import Ensemble, FusionMethod
 
     return Ensemble(members, method=FusionMethod(fusion.value), iou_threshold=fusion_iou, weights=weights)
 
 
 def _augmentation(scales: Sequence[float], flip: bool, fusion: Fusion, fusion_iou: float) -> Augmentation | None:
-    from cxr_mmdet.inference.augmentation import make_views
     from cxr_mmdet.inference.fusion import FusionMethod
-    from cxr_mmdet.inference.predictor import Augmentation
+    from cxr_mmdet.inference.predictor import Augmentation, make_views
 
     views = make_views(tuple(dict.fromkeys((1.0, *scales))), flip=flip)
     if len(views) == 1:
@@ -235,7 +233,7 @@ def _print(summary: RunSummary) -> None:
     for reason in list(summary.failures.values())[:SHOWN_FAILURES]:
         stderr.print(f"failed: {reason}", style="red", markup=False, highlight=False)
     if summary.failures:
-        from cxr_mmdet.inference.outputs import FAILURES_CSV
+        from cxr_mmdet.batch.outputs import FAILURES_CSV
 
         count = len(summary.failures)
         stderr.print(f"{count} failed; all in {summary.out_dir / FAILURES_CSV}", style="bold red", highlight=False)

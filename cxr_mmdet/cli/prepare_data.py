@@ -176,8 +176,8 @@ def phantom(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom.")] = False,
 ) -> None:
     """Make synthetic chest radiographs with known findings, laid out like VinBigData, plus truth.csv."""
-    from cxr_mmdet.labels import LABELS_14, resolve_labels
     from cxr_mmdet.phantom import write_phantoms
+    from cxr_mmdet.structures.labels import LABELS_14, resolve_labels
 
     names = resolve_labels(labels, LABELS_14)
     if force:
@@ -226,7 +226,7 @@ def _print_phantom(summary: PhantomSummary) -> None:
 
 
 def _print_build(summary: BuildSummary) -> None:
-    from cxr_mmdet.preparation.failures import FAILURES_NAME
+    from cxr_mmdet.preparation.folder import FAILURES_NAME
 
     print_counts(summary.label_sets)
     for note in summary.notes:

@@ -220,7 +220,7 @@ def split_options(
 
 def print_counts(label_sets: Sequence[LabelSetCounts]) -> None:
     """Print the images and boxes of each class on both sides, and with the virtual copies where there are any."""
-    from cxr_mmdet.preparation.counts import counts_table
+    from cxr_mmdet.preparation.label_sets import counts_table
 
     for counts in label_sets:
         columns = {"train": counts.train}

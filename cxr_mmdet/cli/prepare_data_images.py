@@ -56,8 +56,7 @@ def images(
     A second run renders only what is missing or has changed, after Ctrl-C too. Radiographs that cannot be read are
     listed in failures.csv and make the exit code 1 unless --max-failures allows them.
     """
-    from cxr_mmdet.preparation.failures import FAILURES_NAME
-    from cxr_mmdet.preparation.folder import IMAGES, prepare_folder
+    from cxr_mmdet.preparation.folder import FAILURES_NAME, IMAGES, prepare_folder
     from cxr_mmdet.preparation.images import image_notes
     from cxr_mmdet.preparation.parallel import worker_pool
 
@@ -92,8 +91,7 @@ def doctor(
     import json
 
     from cxr_mmdet.preparation.parallel import worker_pool
-    from cxr_mmdet.preparation.survey import survey_folder
-    from cxr_mmdet.preparation.survey_report import survey_lines, survey_table
+    from cxr_mmdet.preparation.survey import survey_folder, survey_lines, survey_table
 
     with worker_pool(jobs, dask) as workers, progress_bar("reading radiographs") as progress:
         survey = survey_folder(src, jobs=workers, progress=progress)

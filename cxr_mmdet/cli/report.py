@@ -58,7 +58,7 @@ def write(
     from cxr_mmdet.files import write_together
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.inference.sources import find_items
-    from cxr_mmdet.serving.reporting import ReportOptions, describe_findings, predict_content, quiet_libraries
+    from cxr_mmdet.pacs.reporting import ReportOptions, describe_findings, predict_content, quiet_libraries
 
     quiet_libraries()
     items = find_items(inputs)

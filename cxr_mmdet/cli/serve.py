@@ -72,16 +72,16 @@ def serve(
         try:
             import gradio  # noqa: F401
 
-            from cxr_mmdet.serving.site import build_site, private_uploads
-            from cxr_mmdet.serving.site import serve as run_site
-            from cxr_mmdet.serving.store import Store
+            from cxr_mmdet.web.site import build_site, private_uploads
+            from cxr_mmdet.web.site import serve as run_site
+            from cxr_mmdet.web.store import Store
         except ModuleNotFoundError as error:
             raise UsageError(f"the page needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.serving.auth import read_users
-    from cxr_mmdet.serving.examples import draw_examples
-    from cxr_mmdet.serving.room import ReadingRoom
-    from cxr_mmdet.serving.uploads import Limits
+    from cxr_mmdet.web.auth import read_users
+    from cxr_mmdet.web.examples import draw_examples
+    from cxr_mmdet.web.room import ReadingRoom
+    from cxr_mmdet.web.uploads import Limits
 
     users = read_users(auth_file) if auth_file else None
     kept = Store.open(store) if store else None

@@ -1,11 +1,9 @@
 """Prepared folders as mmdet datasets, and the transforms that are ours."""
 
+from cxr_mmdet.datasets.augmentation import RandomClahe, RandomExposure, RandomMirror, RandomPositioning
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
-from cxr_mmdet.datasets.exposure import RandomClahe, RandomExposure
+from cxr_mmdet.datasets.loading import LoadRadiograph
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
-from cxr_mmdet.datasets.mirror import RandomMirror
-from cxr_mmdet.datasets.positioning import RandomPositioning
-from cxr_mmdet.datasets.radiographs import LoadRadiograph
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
 from cxr_mmdet.datasets.transforms import (
     GreyToThreeChannels,

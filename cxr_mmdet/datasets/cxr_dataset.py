@@ -10,7 +10,7 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
 from cxr_mmdet.annotations.coco import read_coco
-from cxr_mmdet.datasets.mirror import CLASSES_KEY
+from cxr_mmdet.datasets.augmentation import CLASSES_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError

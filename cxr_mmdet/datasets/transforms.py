@@ -15,11 +15,11 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 
-from cxr_mmdet import boxes
-from cxr_mmdet.datasets.decoding import read_grey_picture, require_size
+from cxr_mmdet.datasets.loading import read_grey_picture, require_size
 from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
 from cxr_mmdet.datasets.votes import SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.structures import boxes
 
 Results = dict[str, Any]
 

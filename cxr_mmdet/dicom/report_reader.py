@@ -9,9 +9,9 @@ import highdicom.sr as sr
 import numpy as np
 from pydicom.sr.codedict import codes as dictionary
 
-from cxr_mmdet.boxes import as_boxes
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.errors import DicomError
+from cxr_mmdet.structures.boxes import as_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.hooks import CheckpointHook
 
-from cxr_mmdet.datasets.decoding import read_size, require_size
+from cxr_mmdet.datasets.loading import read_size, require_size
 from cxr_mmdet.datasets.transforms import LoadGreyImage
 from cxr_mmdet.datasets.votes import READERS_KEY, LoadVotedAnnotations
 from cxr_mmdet.engine.config import check_class_counts

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mmengine.config import Config
 
-    from cxr_mmdet.evaluation.account import Account
+    from cxr_mmdet.evaluation.evaluate import Account
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.evaluation.results import CocoDict
+    from cxr_mmdet.structures.coco import CocoDict
 
     Statistics = Callable[[NDArray[np.int32]], Mapping[str, NDArray[np.float64]]]
 

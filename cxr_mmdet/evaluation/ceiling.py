@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from cxr_mmdet.evaluation.results import CocoDict
+    from cxr_mmdet.structures.coco import CocoDict
 
 MANIFEST_NAME = "manifest.json"
 CEILING_NAMES = ("voc_mean_ap_40", "mean_ap_50", "mean_ap")

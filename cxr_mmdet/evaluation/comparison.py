@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.evaluation.counting import Weights
     from cxr_mmdet.evaluation.headline import MatchedDetections
+    from cxr_mmdet.evaluation.voc import Weights
 
 COMPARISON_SCHEMA_VERSION = 1
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.drawing import class_style
-from cxr_mmdet.evaluation.counting import as_weights, operating_points
 from cxr_mmdet.evaluation.froc import RATES, froc_curve
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
 from cxr_mmdet.evaluation.image_level import roc_auc, roc_curve
+from cxr_mmdet.evaluation.voc import as_weights, operating_points
 from cxr_mmdet.pages import INK, figure_svg, format_score
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cxr_mmdet.evaluation.bootstrap import Interval
-    from cxr_mmdet.evaluation.calibration import Calibration
     from cxr_mmdet.evaluation.comparison import Comparison
+    from cxr_mmdet.evaluation.error_analysis import Calibration
     from cxr_mmdet.evaluation.froc import FrocCurve
     from cxr_mmdet.evaluation.headline import MatchedDetections
     from cxr_mmdet.evaluation.matching import ClassMatches

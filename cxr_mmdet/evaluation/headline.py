@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, group_index, percentile_interval
-from cxr_mmdet.evaluation.coco_matching import IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
-from cxr_mmdet.evaluation.criterion import HitCriterion
+from cxr_mmdet.evaluation.coco import IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
 from cxr_mmdet.evaluation.froc import RATES, pool, sensitivities
 from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, roc_auc, score_images
-from cxr_mmdet.evaluation.matching import ClassMatches, match_tables
-from cxr_mmdet.evaluation.tables import DetectionTable, Pairs, TruthTable, overlapping_pairs
+from cxr_mmdet.evaluation.matching import (
+    ClassMatches,
+    DetectionTable,
+    HitCriterion,
+    Pairs,
+    TruthTable,
+    match_tables,
+    overlapping_pairs,
+)
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU, average_precision, mean_defined
 
 if TYPE_CHECKING:
@@ -21,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.evaluation.counting import Weights
-    from cxr_mmdet.evaluation.results import CocoDict, Detection
+    from cxr_mmdet.evaluation.voc import Weights
+    from cxr_mmdet.structures.coco import CocoDict, Detection
 
 IOU_50, IOU_75 = 0, 5
 """Places in COCO's ten IoUs."""

@@ -1,29 +1,210 @@
-"""Which detections hit which ground truth boxes, by the rule of PASCAL VOC 2010; done once, counted in many ways."""
+"""Match detections to ground truth boxes of one image, once for every metric."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_mmdet.evaluation.criterion import HitCriterion
-from cxr_mmdet.evaluation.tables import (
-    DetectionTable,
-    TruthTable,
-    first_of_runs,
-    overlapping_pairs,
-    share_of_detection,
-)
+from cxr_mmdet.structures.boxes import area, as_boxes, intersection, iou, xywh_to_xyxy
+from cxr_mmdet.structures.coco import require_known_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.evaluation.results import CocoDict, Detection
-    from cxr_mmdet.evaluation.tables import Indices, Pairs
+    from cxr_mmdet.structures.coco import CocoDict, Detection
+
+    Indices = NDArray[np.int64]
+
+
+class HitCriterion(str, Enum):
+    """When a detection counts for a ground truth box of its class."""
+
+    iou = "iou"
+    """The intersection over union is above a threshold."""
+    centre = "centre"
+    """The detection's centre lies in the ground truth box, its border included."""
+
+
+PAIRS_AT_ONCE = 1_000_000
+"""How many pairs of boxes are compared at a time: about 150 MB."""
+
+
+@dataclass(frozen=True)
+class TruthTable:
+    """Ground truth as columns; rows stand in the order of the file's annotations.
+
+    Attributes:
+        image_ids: (I,), in file order; ``image_index`` counts in it.
+        category_ids: (C,), in file order; ``category_index`` counts in it.
+        names: the categories' names.
+        image_index: (N,) of each box.
+        category_index: (N,) of each box.
+        boxes_xywh: (N, 4), absolute pixels.
+        areas: (N,) square pixels as the file states them, which COCO sorts boxes into small, medium and large by.
+        crowd: (N,) bool: COCO's ``iscrowd``: a region that is neither to be found nor wrong to find.
+    """
+
+    image_ids: Indices
+    category_ids: Indices
+    names: tuple[str, ...]
+    image_index: Indices
+    category_index: Indices
+    boxes_xywh: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, ground_truth: CocoDict) -> TruthTable:
+        """Return the table of a COCO dict that was checked."""
+        annotations = ground_truth["annotations"]
+        image_ids = _column(ground_truth["images"], "id", np.int64)
+        category_ids = _column(ground_truth["categories"], "id", np.int64)
+        return cls(
+            image_ids=image_ids,
+            category_ids=category_ids,
+            names=tuple(category["name"] for category in ground_truth["categories"]),
+            image_index=_places(image_ids, _column(annotations, "image_id", np.int64)),
+            category_index=_places(category_ids, _column(annotations, "category_id", np.int64)),
+            boxes_xywh=_boxes_xywh(annotations),
+            areas=np.array([entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in annotations], float),
+            crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool),
+        )
+
+    @cached_property
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """The boxes as (x_min, y_min, x_max, y_max)."""
+        return xywh_to_xyxy(self.boxes_xywh)
+
+
+@dataclass(frozen=True)
+class DetectionTable:
+    """Detections as columns; rows stand in the order of the list, which is how equal scores rank where ranks matter.
+
+    Attributes:
+        image_index: (N,), counting in the ground truth's images.
+        category_index: (N,), counting in the ground truth's categories.
+        boxes_xywh: (N, 4), absolute pixels.
+        scores: (N,), 0…1.
+    """
+
+    image_index: Indices
+    category_index: Indices
+    boxes_xywh: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, ground_truth: CocoDict, detections: Sequence[Detection]) -> DetectionTable:
+        """Return the table of COCO results.
+
+        Raises:
+            DatasetError: a detection names an image or a category that the ground truth lacks.
+        """
+        require_known_ids(ground_truth, detections)
+        image_ids = _column(ground_truth["images"], "id", np.int64)
+        category_ids = _column(ground_truth["categories"], "id", np.int64)
+        return cls(
+            image_index=_places(image_ids, _column(detections, "image_id", np.int64)),
+            category_index=_places(category_ids, _column(detections, "category_id", np.int64)),
+            boxes_xywh=_boxes_xywh(detections),
+            scores=_column(detections, "score", np.float64),
+        )
+
+    @cached_property
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """The boxes as (x_min, y_min, x_max, y_max)."""
+        return xywh_to_xyxy(self.boxes_xywh)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A detection and a ground truth box of one image, a row each, ordered by detection, then by ground truth box.
+
+    Attributes:
+        found: (P,) row of the detection table.
+        truth: (P,) row of the truth table.
+        iou: (P,), above 0.
+    """
+
+    found: Indices
+    truth: Indices
+    iou: NDArray[np.float64]
+
+
+def overlapping_pairs(truth: TruthTable, found: DetectionTable, *, same_class: bool = True) -> Pairs:
+    """Return every detection and ground truth box of one image (and class) that share some area.
+
+    Args:
+        truth: the ground truth.
+        found: the detections.
+        same_class: whether boxes of two classes are left out.
+    """
+    classes = len(truth.category_ids) if same_class else 1
+    truth_keys = truth.image_index * classes + (truth.category_index if same_class else 0)
+    found_keys = found.image_index * classes + (found.category_index if same_class else 0)
+    order = np.argsort(truth_keys, kind="stable")
+    starts = np.searchsorted(truth_keys[order], found_keys, side="left")
+    counts = np.searchsorted(truth_keys[order], found_keys, side="right") - starts
+    parts = [
+        _pairs_of_rows(truth, found, order, starts, counts, rows) for rows in _blocks(np.flatnonzero(counts), counts)
+    ]
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Pairs(found=none, truth=none, iou=np.zeros(0))
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def share_of_detection(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> NDArray[np.float64]:
+    """Return (P,) the share of each detection's area in its box, which COCO takes for the IoU with a crowd region."""
+    areas = area(found.boxes_xyxy)[pairs.found]
+    shared = intersection(found.boxes_xyxy[pairs.found], truth.boxes_xyxy[pairs.truth])
+    return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
+
+
+def first_of_runs(sorted_values: NDArray[np.generic]) -> Indices:
+    """Return the places where a run of equal values starts."""
+    changes = np.flatnonzero(sorted_values[1:] != sorted_values[:-1]) + 1
+    return np.concatenate([np.zeros(min(1, len(sorted_values)), np.int64), changes])
+
+
+def _pairs_of_rows(
+    truth: TruthTable, found: DetectionTable, order: Indices, starts: Indices, counts: Indices, rows: Indices
+) -> tuple[Indices, Indices, NDArray[np.float64]]:
+    own_counts = counts[rows]
+    found_rows = np.repeat(rows, own_counts)
+    before = np.cumsum(own_counts) - own_counts
+    within = np.arange(len(found_rows)) - np.repeat(before, own_counts)
+    truth_rows = order[starts[found_rows] + within]
+    values = iou(found.boxes_xyxy[found_rows], truth.boxes_xyxy[truth_rows])
+    kept = values > 0
+    return found_rows[kept], truth_rows[kept], values[kept]
+
+
+def _blocks(rows: Indices, counts: Indices) -> Iterator[Indices]:
+    """Yield ``rows`` in parts of about :data:`PAIRS_AT_ONCE` pairs."""
+    block = np.cumsum(counts[rows]) // PAIRS_AT_ONCE
+    return iter(np.split(rows, first_of_runs(block)[1:])) if len(rows) else iter(())
+
+
+def _column(entries: Sequence[Mapping[str, Any]], key: str, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.fromiter((entry[key] for entry in entries), dtype=dtype, count=len(entries))
+
+
+def _boxes_xywh(entries: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    return as_boxes([entry["bbox"] for entry in entries])
+
+
+def _places(ids: Indices, wanted: Indices) -> Indices:
+    """Return where each of ``wanted`` stands in ``ids``, all of which it names."""
+    order = np.argsort(ids)
+    return order[np.searchsorted(ids[order], wanted)] if len(wanted) else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.evaluation import figures
-from cxr_mmdet.evaluation.extremes import Extreme, found_by_one, worst_false_alarms, worst_misses
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
-from cxr_mmdet.evaluation.panels import PictureBook, entries_by_image
+from cxr_mmdet.evaluation.panels import (
+    Extreme,
+    PictureBook,
+    entries_by_image,
+    found_by_one,
+    worst_false_alarms,
+    worst_misses,
+)
 from cxr_mmdet.evaluation.terminal import SHOWN, TITLES
 from cxr_mmdet.pages import page_environment, write_page
 
@@ -19,11 +25,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from cxr_mmdet.evaluation.account import Account
     from cxr_mmdet.evaluation.bootstrap import Interval
     from cxr_mmdet.evaluation.comparison import Comparison
+    from cxr_mmdet.evaluation.evaluate import Account
     from cxr_mmdet.evaluation.panels import Study
-    from cxr_mmdet.evaluation.results import CocoDict, Detection
+    from cxr_mmdet.structures.coco import CocoDict, Detection
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -15,11 +15,11 @@ from cxr_mmdet.pages import UNDEFINED, format_percent, format_score
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cxr_mmdet.evaluation.account import Account
     from cxr_mmdet.evaluation.bootstrap import Interval
     from cxr_mmdet.evaluation.coco import CocoScores
     from cxr_mmdet.evaluation.comparison import Comparison
-    from cxr_mmdet.evaluation.thresholds import Threshold
+    from cxr_mmdet.evaluation.evaluate import Account
+    from cxr_mmdet.evaluation.froc import Threshold
 
 NAME_WIDTH = 8
 """Longer names of detectors leave no room for the rows' own names in 80 columns."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CheckpointError, ConfigError
 from cxr_mmdet.files import write_json
-from cxr_mmdet.inference.graphs import graph_names
+from cxr_mmdet.inference.backends.graphs import graph_names
 from cxr_mmdet.inference.preprocessing import Preprocessing
 from cxr_mmdet.inference.spec import DetectorSpec, require_flag, require_whole
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.inference.backend import candidates, leave_best
+from cxr_mmdet.inference.backends.base import candidates, leave_best
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Thresholds, in_source_pixels
-from cxr_mmdet.scores import reaches
+from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
     from cxr_mmdet.dicom.radiograph import Radiograph

@@ -21,7 +21,7 @@ from cxr_mmdet.engine.pretrained import compare_weights
 from cxr_mmdet.engine.running import find_checkpoint
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.bundle import sha256_of
-from cxr_mmdet.inference.model_card import summarise
+from cxr_mmdet.inference.export.model_card import summarise
 from cxr_mmdet.inference.safe_config import parse_config
 
 if TYPE_CHECKING:

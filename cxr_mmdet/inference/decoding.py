@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.inference.spec import DistanceCoder
-from cxr_mmdet.inference.suppression import suppress
-from cxr_mmdet.scores import reaches
+from cxr_mmdet.structures.boxes import suppress
+from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def decode_maps(
     Args:
         spec: of the maps.
         scores: (A * K, H, W) logits, one map a level.
-        deltas: of the anchors that are asked for; see :meth:`cxr_mmdet.inference.deltas.Deltas.at`.
+        deltas: of the anchors that are asked for; see :meth:`cxr_mmdet.inference.cpu_kernels.on_demand.Deltas.at`.
         size_hw: of the picture inside the input; boxes are cut there.
         score_thresholds: (K,) that a score of each class must reach; None for proposals, whose ``labels`` are their
             levels.

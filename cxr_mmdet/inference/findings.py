@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.boxes import as_boxes, clip_to_image, scale, xyxy_to_xywh
 from cxr_mmdet.drawing import draw_boxes
-from cxr_mmdet.scores import reaches
+from cxr_mmdet.structures.boxes import as_boxes, clip_to_image, scale, xyxy_to_xywh
+from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

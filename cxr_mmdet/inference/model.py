@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.inference.backends.base import Streams
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
-from cxr_mmdet.inference.streams import Streams
 
 if TYPE_CHECKING:
-    from cxr_mmdet.inference.backend import Backend, WholeBackend
+    from cxr_mmdet.inference.backends.base import Backend, WholeBackend
     from cxr_mmdet.inference.checkpoint import TrainedDetector
     from cxr_mmdet.inference.preprocessing import Preprocessing
     from cxr_mmdet.inference.spec import Spec
@@ -90,15 +90,15 @@ def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedMode
         raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; leave --device away.")
     backend: Backend
     if kind is Format.onnx:
-        from cxr_mmdet.inference.onnx_backend import OnnxBackend
+        from cxr_mmdet.inference.backends.onnx import OnnxBackend
 
         backend = OnnxBackend(bundle, streams=streams)
     elif kind is Format.openvino:
-        from cxr_mmdet.inference.openvino_backend import OpenVinoBackend
+        from cxr_mmdet.inference.backends.openvino import OpenVinoBackend
 
         backend = OpenVinoBackend(bundle, streams=streams)
     else:
-        from cxr_mmdet.inference.torch_backend import TorchBackend
+        from cxr_mmdet.inference.backends.torch import TorchBackend
         from cxr_mmdet.inference.torch_bundle import load_torch_bundle
 
         backend = TorchBackend(load_torch_bundle(bundle), device=device, streams=streams)
@@ -109,7 +109,7 @@ def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedMode
 
 def _load_checkpoint(path: Path, device: str, streams: Streams, trust: bool, short_edge: int | None) -> LoadedModel:
     from cxr_mmdet.inference.checkpoint import load_detector
-    from cxr_mmdet.inference.describe import describe_preprocessing
+    from cxr_mmdet.inference.export.describe import describe_preprocessing
 
     detector = load_detector(str(path), trust=trust)
     edge = DEFAULT_SHORT_EDGE if short_edge is None else short_edge
@@ -128,15 +128,15 @@ def _in_torch(
     detector: TrainedDetector, source: str, device: str, streams: Streams
 ) -> tuple[Backend | WholeBackend, Spec]:
     """Return what runs and describes a detector: for us to decode where we can, else for mmdet."""
-    from cxr_mmdet.inference.describe import OtherArchitectureError, describe_detector
+    from cxr_mmdet.inference.export.describe import OtherArchitectureError, describe_detector
 
     try:
         spec = describe_detector(detector.model, source)
     except OtherArchitectureError:
-        from cxr_mmdet.inference.mmdet_backend import MmdetBackend, describe_whole
+        from cxr_mmdet.inference.backends.mmdet import MmdetBackend, describe_whole
 
         whole = describe_whole(detector.model, source)
         return MmdetBackend(detector.model, device=device, threads=streams.threads), whole
-    from cxr_mmdet.inference.torch_backend import TorchBackend
+    from cxr_mmdet.inference.backends.torch import TorchBackend
 
     return TorchBackend(detector.model, device=device, streams=streams), spec

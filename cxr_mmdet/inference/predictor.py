@@ -1,4 +1,4 @@
-"""Radiographs in, findings in pixels of the radiographs out: the one way that the command line and services share."""
+"""Test-time augmentation: the same radiograph in several sizes and mirrored, the findings fused."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 
 from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.inference.augmentation import View
-from cxr_mmdet.inference.backend import detect
+from cxr_mmdet.inference.backends.base import detect
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse, mean_p_abnormal
 from cxr_mmdet.inference.model import load_model
-from cxr_mmdet.labels import mirrored_labels
-from cxr_mmdet.scores import beyond, in_single_precision
+from cxr_mmdet.structures.labels import mirrored_labels
+from cxr_mmdet.structures.scores import beyond, in_single_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,19 @@ if TYPE_CHECKING:
     from cxr_mmdet.inference.preprocessing import ModelInput
 
     Source = Radiograph | str | Path | bytes
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at a radiograph: the input's size as a multiple of the usual one, and whether it is mirrored."""
+
+    scale: float = 1.0
+    flip: bool = False
+
+
+def make_views(scales: Sequence[float] = (1.0,), *, flip: bool = False) -> tuple[View, ...]:
+    """Return every combination of the scales with plain and, if asked for, mirrored."""
+    return tuple(View(scale, mirrored) for mirrored, scale in itertools.product((False, True)[: 1 + flip], scales))
 
 
 @dataclass(frozen=True)

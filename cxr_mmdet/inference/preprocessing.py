@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from cxr_mmdet import boxes
 from cxr_mmdet.inference.spec import require_flag, require_number, require_whole
 from cxr_mmdet.preparation.images import shrink
+from cxr_mmdet.structures import boxes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

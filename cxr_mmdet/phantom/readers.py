@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_mmdet.boxes import clip_to_image
 from cxr_mmdet.phantom.cases import FREQUENCY
 from cxr_mmdet.phantom.patient import Stream, generator
+from cxr_mmdet.structures.boxes import clip_to_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

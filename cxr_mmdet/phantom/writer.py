@@ -14,12 +14,12 @@ import joblib
 
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import atomic_path
-from cxr_mmdet.labels import LABELS_14, NO_FINDING, NO_FINDING_ID
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, image_id, write_dicom
 from cxr_mmdet.phantom.patient import patient_number
 from cxr_mmdet.phantom.readers import POOL, draw_pool, read
 from cxr_mmdet.phantom.render import render_phantom
+from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING, NO_FINDING_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence

@@ -13,22 +13,29 @@ from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.coco import CocoImage, findings_of, write_coco
 from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
 from cxr_mmdet.annotations.placement import scale_to_prepared
-from cxr_mmdet.annotations.relabel import merge_classes, unknown_classes
-from cxr_mmdet.annotations.table import READER_COLUMN, REGION_COLUMN, is_region, spreadsheet_frame, without_regions
-from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.annotations.table import (
+    READER_COLUMN,
+    REGION_COLUMN,
+    is_region,
+    merge_classes,
+    spreadsheet_frame,
+    unknown_classes,
+    without_regions,
+)
 from cxr_mmdet.files import atomic_path
-from cxr_mmdet.labels import spelling_key
-from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
+from cxr_mmdet.preparation.folder import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
-from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_label_set
+from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
 from cxr_mmdet.preparation.options import SplitMethod
 from cxr_mmdet.preparation.splitting import Split, split_images
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import spelling_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cxr_mmdet.preparation.image_index import PreparedImage
+    from cxr_mmdet.preparation.images import PreparedImage
     from cxr_mmdet.preparation.label_sets import LabelSet
     from cxr_mmdet.preparation.options import BuildOptions
 

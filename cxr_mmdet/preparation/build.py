@@ -7,25 +7,28 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.agreement import label_agreement
-from cxr_mmdet.annotations.image_labels import label_names
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
-from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.annotations.sources import find_table, label_names, read_source
 from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import write_json
-from cxr_mmdet.labels import NO_FINDING
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, annotate
-from cxr_mmdet.preparation.duplicates import FINGERPRINTS_NAME
-from cxr_mmdet.preparation.failures import FAILURES_NAME, write_failures
-from cxr_mmdet.preparation.folder import IMAGES
-from cxr_mmdet.preparation.image_index import INDEX_NAME
-from cxr_mmdet.preparation.images import Failure, find_radiographs, image_id_of, image_notes, prepare_images
+from cxr_mmdet.preparation.folder import (
+    FAILURES_NAME,
+    IMAGES,
+    MANIFEST_NAME,
+    describe_inputs,
+    describe_packages,
+    write_failures,
+)
+from cxr_mmdet.preparation.images import INDEX_NAME, Failure, find_radiographs, image_id_of, image_notes, prepare_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
-from cxr_mmdet.preparation.manifest import MANIFEST_NAME, describe_inputs, describe_packages
+from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.options import BuildOptions
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
-from cxr_mmdet.preparation.table_match import match_ids
+from cxr_mmdet.preparation.survey import match_ids
+from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cxr_mmdet.annotations.sources import ReadersTable
-    from cxr_mmdet.preparation.image_index import PreparedImage
+    from cxr_mmdet.preparation.images import PreparedImage
 
 OURS = frozenset({IMAGES, ANNOTATIONS, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
 

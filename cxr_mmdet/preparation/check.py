@@ -12,8 +12,8 @@ import cv2
 from cxr_mmdet.annotations.coco import problems_of
 from cxr_mmdet.errors import CxrError, DatasetError
 from cxr_mmdet.preparation.annotate import ANNOTATIONS
-from cxr_mmdet.preparation.counts import count_split
 from cxr_mmdet.preparation.folder import IMAGES
+from cxr_mmdet.preparation.label_sets import count_split
 from cxr_mmdet.preparation.prepared import PreparedFolder, read_manifest
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME
-from cxr_mmdet.preparation.folder import IMAGES
-from cxr_mmdet.preparation.image_index import INDEX_NAME, RENDERING_VERSION, PreparedImage
+from cxr_mmdet.preparation.folder import IMAGES, MANIFEST_NAME
+from cxr_mmdet.preparation.images import INDEX_NAME, RENDERING_VERSION, PreparedImage
 from cxr_mmdet.preparation.label_sets import LabelSet
-from cxr_mmdet.preparation.manifest import MANIFEST_NAME
 from cxr_mmdet.preparation.options import BuildOptions
 
 if TYPE_CHECKING:

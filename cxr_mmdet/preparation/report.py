@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cxr_mmdet.annotations.placement import scale_to_prepared
-from cxr_mmdet.annotations.relabel import merge_classes
-from cxr_mmdet.annotations.table import without_regions
+from cxr_mmdet.annotations.table import merge_classes, without_regions
 from cxr_mmdet.files import plain_cell
 from cxr_mmdet.pages import page_environment, write_page
-from cxr_mmdet.preparation.failures import FAILURES_NAME
-from cxr_mmdet.preparation.folder import IMAGES
+from cxr_mmdet.preparation.folder import FAILURES_NAME, IMAGES
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report_numbers import (
     BoxColumns,

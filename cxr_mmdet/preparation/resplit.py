@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME, annotate
-from cxr_mmdet.preparation.manifest import MANIFEST_NAME
+from cxr_mmdet.preparation.folder import MANIFEST_NAME
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report import write_report
 

@@ -1,4 +1,4 @@
-"""Prepared pictures → training and validation: groups kept whole, near-identical pictures on one side."""
+"""Split of a prepared folder's images, and a new split of a finished folder."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cxr_mmdet.annotations.sides import (
+from cxr_mmdet.annotations.split import (
     check_groups,
     listed_split,
     random_folds,
     reader_split,
+    split_groups,
     stratified_folds,
     stratified_split,
 )
-from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.labels import NO_FINDING
-from cxr_mmdet.preparation.duplicates import MAX_DISTANCE, twins_across
+from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, twins_across
 from cxr_mmdet.preparation.options import BY_IMAGE, SplitMethod
+from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
-    from cxr_mmdet.preparation.duplicates import Twins
-    from cxr_mmdet.preparation.image_index import PreparedImage
+    from cxr_mmdet.preparation.images import PreparedImage
+    from cxr_mmdet.preparation.near_duplicates import Twins
     from cxr_mmdet.preparation.options import SplitOptions
 
 SHOWN_NAMES = 3

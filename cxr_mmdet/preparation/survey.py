@@ -1,30 +1,128 @@
-"""What is in a folder of radiographs, found without writing anything: before a build, or after one has failed."""
+"""Survey of a folder of radiographs: what is in it and what would fail."""
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
+from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import parse_dataset, read_bytes
-from cxr_mmdet.errors import DatasetError, DicomError
-from cxr_mmdet.preparation.images import looks_like_a_radiograph
+from cxr_mmdet.errors import DatasetError, DicomError, TableError
+from cxr_mmdet.preparation.images import find_radiographs, image_id_of, looks_like_a_radiograph
 from cxr_mmdet.preparation.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
-from cxr_mmdet.preparation.table_match import TableMatch, match_table
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
 
     from cxr_mmdet.dicom.radiograph import Radiograph
+
+
+TABLE_NAME = "train.csv"
+
+
+@dataclass(frozen=True)
+class TableMatch:
+    """How ``train.csv`` fits the radiographs.
+
+    Attributes:
+        problem: why the two cannot be compared at all; then the rest is empty.
+        images: how many images the table names.
+        without_file: images of the table for which there is no file.
+        without_row: files for which there is no row, so that nobody read them.
+        boxes_outside: image → how many of its boxes reach beyond its picture.
+    """
+
+    problem: str | None = None
+    images: int = 0
+    without_file: tuple[str, ...] = ()
+    without_row: tuple[str, ...] = ()
+    boxes_outside: dict[str, int] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether every row has its file, every file its row, and every box lies in its picture."""
+        return not (self.problem or self.without_file or self.without_row or self.boxes_outside)
+
+
+def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Return the file's image id for each id of the table that has one, and the ids that have none, sorted.
+
+    An id that is no file's is compared again without regard to Unicode's two forms of accents (macOS names files in
+    the one, most tables are in the other) and to a suffix in the table; it must then mean one file that no other id
+    means.
+
+    Args:
+        named: the ids of the table.
+        sources: image id → file.
+    """
+    names = sorted(set(named))
+    found = {name: name for name in names if name in sources}
+    by_form: dict[str, list[str]] = defaultdict(list)
+    for image_id in sources:
+        if image_id not in found:
+            by_form[unicodedata.normalize("NFC", image_id)].append(image_id)
+    meant: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        form = unicodedata.normalize("NFC", name)
+        candidates = by_form.get(form) or by_form.get(image_id_of(Path(form))) or []
+        if name not in found and len(candidates) == 1:
+            meant[candidates[0]].append(name)
+    found |= {owners[0]: image_id for image_id, owners in meant.items() if len(owners) == 1}
+    return found, [name for name in names if name not in found]
+
+
+def match_table(src: Path, sizes_hw: Mapping[str, tuple[int, int]]) -> TableMatch | None:
+    """Return how ``src/train.csv`` fits the radiographs in ``src/train`` or ``src``; None where there is no table.
+
+    Args:
+        src: the folder.
+        sizes_hw: path below ``src`` → rows and columns, of the files that could be read.
+    """
+    table = src / TABLE_NAME
+    if not table.is_file():
+        return None
+    try:
+        rows = read_table(table)
+        sources = find_radiographs(src)
+    except (TableError, DatasetError) as error:
+        return TableMatch(problem=str(error))
+    found, without_file = match_ids(rows["image_id"], sources)
+    rows = rows.assign(image_id=rows["image_id"].map(lambda name: found.get(name, name)))
+    named = set(rows["image_id"])
+    by_image = {image_id: path.relative_to(src).as_posix() for image_id, path in sources.items()}
+    known = {image_id: sizes_hw[name] for image_id, name in by_image.items() if name in sizes_hw}
+    return TableMatch(
+        images=len(named),
+        without_file=tuple(without_file),
+        without_row=tuple(image_id for image_id in sources if image_id not in named),
+        boxes_outside=_boxes_outside(rows[rows["image_id"].isin(known)], known),
+    )
+
+
+def _boxes_outside(rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    boxes = rows[XYXY_COLUMNS].to_numpy(np.float64)
+    limits = np.array([sizes_hw[image_id][::-1] * 2 for image_id in rows["image_id"]], np.float64).reshape(-1, 4)
+    # "No finding" has no box: comparisons with NaN are False.
+    outside = rows["image_id"].to_numpy()[((boxes < 0) | (boxes > limits)).any(axis=1)]
+    return dict(sorted(Counter(map(str, outside)).items()))
+
 
 PROPERTIES = ("syntax", "photometric", "bits", "size", "window", "modality", "view", "burned_in_annotation")
 
@@ -214,3 +312,78 @@ def _groups(pairs: Iterable[tuple[str | None, str]]) -> dict[str, tuple[str, ...
 def _counted(values: Iterable[str]) -> dict[str, int]:
     counts = Counter(values)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+SHOWN_VALUES = 8
+
+SHOWN_NAMES = 5
+
+
+def survey_table(survey: Survey) -> Table:
+    """Return how many files have which value of each property; frequent ones first, rare ones summed up."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("property", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("files", justify="right")
+    rows = survey.counts | ({"warnings": survey.warnings} if survey.warnings else {})
+    for name, counts in rows.items():
+        title = name.replace("_", " ")
+        for value, count in list(counts.items())[:SHOWN_VALUES]:
+            table.add_row(title, escape(value), f"{count:,}")
+            title = ""
+        rest = list(counts.values())[SHOWN_VALUES:]
+        if rest:
+            table.add_row("", f"{len(rest)} more", f"{sum(rest):,}")
+        table.add_section()
+    return table
+
+
+def survey_lines(survey: Survey) -> Iterator[str]:
+    """Yield a sentence or a list for everything that a person should look at."""
+    yield f"{survey.readable:,} radiographs, {len(survey.unreadable):,} unreadable, {survey.other_files:,} other files"
+    yield _patients(survey)
+    if survey.identical:
+        copies = sum(len(names) - 1 for names in survey.identical)
+        yield f"{copies:,} pictures are identical to another: {_listed([' = '.join(g) for g in survey.identical])}"
+    if survey.burned_in:
+        yield f"{len(survey.burned_in):,} say that text is burnt into the pixels: {_listed(survey.burned_in)}"
+    yield from _unreadable(survey)
+    yield from _table(survey.table)
+
+
+def _patients(survey: Survey) -> str:
+    line = f"{survey.patients:,} patients, {len(survey.several):,} with several pictures"
+    if survey.several:
+        line += f" (at most {max(map(len, survey.several.values())):,})"
+    if survey.without_patient:
+        line += f"; {survey.without_patient:,} radiographs state no Patient ID"
+    return line
+
+
+def _unreadable(survey: Survey) -> Iterator[str]:
+    for reason, count in Counter(survey.unreadable.values()).most_common():
+        names = [name for name, other in survey.unreadable.items() if other == reason]
+        yield f"unreadable, {count:,}: {reason}: {_listed(names)}"
+
+
+def _table(table: TableMatch | None) -> Iterator[str]:
+    if table is None:
+        yield "no train.csv beside the radiographs"
+    elif table.problem:
+        yield f"table: {table.problem}"
+    elif table.is_complete:
+        yield f"table: {table.images:,} images, each with its file; every box lies in its picture"
+    else:
+        yield f"table: {table.images:,} images"
+        if table.without_file:
+            yield f"table: {len(table.without_file):,} images without a file: {_listed(table.without_file)}"
+        if table.without_row:
+            yield f"table: {len(table.without_row):,} files without a row: {_listed(table.without_row)}"
+        if table.boxes_outside:
+            outside = sum(table.boxes_outside.values())
+            yield f"table: {outside:,} boxes reach beyond their picture: {_listed(list(table.boxes_outside))}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more

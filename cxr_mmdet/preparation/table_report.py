@@ -12,14 +12,13 @@ from rich.table import Table
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.annotations.relabel import merge_classes
 from cxr_mmdet.annotations.sources import find_table, read_source
-from cxr_mmdet.annotations.table import is_region, spreadsheet_frame, without_regions
-from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.annotations.table import is_region, merge_classes, spreadsheet_frame, without_regions
 from cxr_mmdet.files import atomic_path
-from cxr_mmdet.labels import NO_FINDING
 from cxr_mmdet.pages import format_percent, format_score
 from cxr_mmdet.preparation.label_sets import choose_label_sets
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.boxes import XYXY_COLUMNS
-from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import NO_FINDING
 
 
 def readings(*rows):

@@ -12,8 +12,8 @@ from reader_tables import drawn_readings, readings
 
 from cxr_mmdet.annotations.agreement import label_agreement, measure_agreement
 from cxr_mmdet.annotations.table import read_table
-from cxr_mmdet.boxes import XYXY_COLUMNS, iou_matrix
-from cxr_mmdet.labels import LABELS_14, NO_FINDING
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix
+from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
 
 LABELS = ("Edema", "ILD")
 BOX, NEAR, FAR = (0, 0, 10, 10), (0, 0, 10, 12), (50, 50, 60, 60)

@@ -10,8 +10,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from cxr_mmdet.annotations.coco import CocoImage, build_coco, read_coco, validate, write_coco
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 LABELS = ("Nodule/Mass", "Aortic enlargement")
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from cxr_mmdet.annotations.coco_table import read_coco_table
+from cxr_mmdet.annotations.sources import read_coco_table
 from cxr_mmdet.annotations.table import class_names
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import DatasetError, TableError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 CATEGORIES = [{"id": 7, "name": "Right lung"}, {"id": 2, "name": "Left lung"}]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cxr_mmdet.annotations.consensus import cluster_boxes, fuse_readers
 from cxr_mmdet.annotations.table import class_names, read_table, without_regions
-from cxr_mmdet.boxes import XYXY_COLUMNS
-from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5, NO_FINDING
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5, NO_FINDING
 
 SIZE = 1000
 NORMALISER = 4096

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from cxr_mmdet.annotations.kappa import cohen_kappa, fleiss_kappa
+from cxr_mmdet.annotations.agreement import cohen_kappa, fleiss_kappa
 
 
 def fleiss_1971(yes, raters):

@@ -9,8 +9,8 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images, scale_to_prepared
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 SIZES_HW = {"a": (100, 200), "b": (50, 40)}
 TABLE = Path("train.csv")

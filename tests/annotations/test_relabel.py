@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.annotations.relabel import merge_classes, unknown_classes
-from cxr_mmdet.boxes import XYXY_COLUMNS
+from cxr_mmdet.annotations.table import merge_classes, unknown_classes
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 NAMES = ("Lung Opacity", "Infiltration", "ILD")
 ROWS = pd.DataFrame(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_mmdet.annotations.sides import (
+from cxr_mmdet.annotations.split import (
     check_groups,
     listed_split,
     random_folds,
@@ -18,7 +18,7 @@ from cxr_mmdet.annotations.sides import (
 )
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.labels import NO_FINDING
+from cxr_mmdet.structures.labels import NO_FINDING
 
 SINGLES = {f"i{number:03}": f"i{number:03}" for number in range(200)}
 LABELS = {

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from cxr_mmdet.annotations.image_labels import label_names, read_image_labels
-from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.annotations.sources import find_table, label_names, read_image_labels, read_source
 from cxr_mmdet.errors import TableError
 
 HEADER = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from cxr_mmdet.annotations.table import class_names, read_table, spreadsheet_frame
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import TableError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
 GOOD = (

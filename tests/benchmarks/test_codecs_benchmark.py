@@ -2,8 +2,8 @@ import json
 
 from typer.testing import CliRunner
 
-from cxr_mmdet.benchmarks.codecs import ENCODE, benchmark_codecs
-from cxr_mmdet.cli.benchmark import app
+from benchmarks.cli import app
+from benchmarks.codecs import ENCODE, benchmark_codecs
 from cxr_mmdet.dicom.codecs import PREFERENCE
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from cxr_mmdet.benchmarks.evaluate import (
+from benchmarks.evaluate import (
     benchmark_account,
     benchmark_coco,
     benchmark_growth,
@@ -9,7 +9,7 @@ from cxr_mmdet.benchmarks.evaluate import (
     pycocotools_map,
 )
 from cxr_mmdet.evaluation.coco import evaluate_coco
-from cxr_mmdet.evaluation.results import check_detections, check_ground_truth
+from cxr_mmdet.structures.coco import check_detections, check_ground_truth
 
 
 def test_the_case_is_valid_and_as_large_as_asked():
@@ -43,9 +43,9 @@ def test_account_and_growth(tmp_path, monkeypatch):
     assert account.match_s > 0
     assert account.resample_s > 0
     assert account.wall_s > 0
-    monkeypatch.setattr("cxr_mmdet.benchmarks.evaluate.SCALING_IMAGES", (5, 10))
-    monkeypatch.setattr("cxr_mmdet.benchmarks.evaluate.SCALING_DETECTIONS", (4, 8))
-    monkeypatch.setattr("cxr_mmdet.benchmarks.evaluate.SCALING_FIXED", (10, 5))
+    monkeypatch.setattr("benchmarks.evaluate.SCALING_IMAGES", (5, 10))
+    monkeypatch.setattr("benchmarks.evaluate.SCALING_DETECTIONS", (4, 8))
+    monkeypatch.setattr("benchmarks.evaluate.SCALING_FIXED", (10, 5))
     done = []
     grown = benchmark_growth(resamples=2, pycocotools_up_to=60, progress=lambda step, total: done.append((step, total)))
     assert [[entry.pycocotools_s is not None for entry in series] for series in grown] == [[True, True], [True, False]]

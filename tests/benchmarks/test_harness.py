@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from cxr_mmdet.benchmarks import harness
-from cxr_mmdet.benchmarks.harness import Alternative, Comparison, Spread, Timings, compare
+from benchmarks import harness
+from benchmarks.harness import Alternative, Comparison, Spread, Timings, compare
 
 
 def recording(log: list[tuple[str, int]], *names: str) -> list[Alternative]:

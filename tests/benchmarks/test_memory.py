@@ -3,8 +3,8 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.memory import peak_memory_growth
 from cxr_mmdet import memory
-from cxr_mmdet.benchmarks.memory import peak_memory_growth
 
 MEGABYTE = 2**20
 

@@ -8,9 +8,9 @@ import pytest
 from detectors import bundle_of
 from typer.testing import CliRunner
 
-from cxr_mmdet.benchmarks.dicom_peer import run_peer
-from cxr_mmdet.benchmarks.node import BARE, DESCRIBE, KEEP, NODE, PREDICT, RECEIVE, SEND, _write_phantoms
-from cxr_mmdet.cli.benchmark import app
+from benchmarks.cli import app
+from benchmarks.dicom_peer import run_peer
+from benchmarks.node import BARE, DESCRIBE, KEEP, NODE, PREDICT, RECEIVE, SEND, _write_phantoms
 from cxr_mmdet.errors import CxrError
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 from conftest import PreparedFolder
 
-from cxr_mmdet.benchmarks import pipeline
-from cxr_mmdet.benchmarks.pipeline import benchmark_pipeline, one_thread
-from cxr_mmdet.benchmarks.stock import OURS, STOCK
+from benchmarks import pipeline
+from benchmarks.pipeline import benchmark_pipeline, one_thread
+from benchmarks.stock import OURS, STOCK
 from cxr_mmdet.datasets.sampler import Draw
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import ConfigError, DatasetError

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cxr_mmdet.benchmarks.harness import Comparison, Timings
-from cxr_mmdet.benchmarks.predict import ONNX, OPENVINO, TORCH, TORCHVISION, FirstFinding, PredictionBenchmark
-from cxr_mmdet.benchmarks.report import prediction_table
-from cxr_mmdet.benchmarks.stock import STOCK
-from cxr_mmdet.cli.benchmark import app
-from cxr_mmdet.inference.parity import Parity
+from benchmarks.cli import app
+from benchmarks.harness import Comparison, Timings
+from benchmarks.predict import ONNX, OPENVINO, TORCH, TORCHVISION, FirstFinding, PredictionBenchmark
+from benchmarks.report import prediction_table
+from benchmarks.stock import STOCK
+from cxr_mmdet.inference.export.parity import Parity
 
 TINY = [
     "model.backbone.depth=18",
@@ -30,7 +30,7 @@ TINY = [
 @pytest.mark.slow
 def test_everybody_is_timed_and_the_backends_agree(monkeypatch):
     # torchvision's is a ResNet-50 at 800 px whatever the recipe says.
-    monkeypatch.setattr("cxr_mmdet.benchmarks.predict.torchvision_retinanet", lambda config: lambda path: None)
+    monkeypatch.setattr("benchmarks.predict.torchvision_retinanet", lambda config: lambda path: None)
     options = ["--rounds", "1", "--size", "160", "--pictures", "2", "--threads", "1", "--no-int8", "--json"]
     result = CliRunner().invoke(app, ["predict", "retina_14cls", *options, "--cfg-options", *TINY])
     assert result.exit_code == 0, result.output

@@ -7,11 +7,11 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 from typer.testing import CliRunner
 
+from benchmarks.cli import app
+from benchmarks.quality import Contestant, QualityRun, run_quality
+from benchmarks.quality_report import gates_table, quality_table, read_runs, score_gates, score_quality
+from benchmarks.torchvision_retinanet import as_torchvision
 from cxr_mmdet.annotations.coco import read_coco
-from cxr_mmdet.benchmarks.quality import Contestant, QualityRun, run_quality
-from cxr_mmdet.benchmarks.quality_report import gates_table, quality_table, read_runs, score_gates, score_quality
-from cxr_mmdet.benchmarks.torchvision_retinanet import as_torchvision
-from cxr_mmdet.cli.benchmark import app
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.evaluation.headline import match_all

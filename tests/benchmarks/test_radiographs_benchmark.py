@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cxr_mmdet.benchmarks.radiographs import ENCODINGS, _phantom, _write, benchmark_radiographs, usual_script
-from cxr_mmdet.cli.benchmark import app
+from benchmarks.cli import app
+from benchmarks.radiographs import ENCODINGS, _phantom, _write, benchmark_radiographs, usual_script
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.preparation.images import read_to_size
 

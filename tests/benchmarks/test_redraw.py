@@ -7,7 +7,7 @@ import json
 from detectors import checkpoint_of
 from typer.testing import CliRunner
 
-from cxr_mmdet.cli.benchmark import app
+from benchmarks.cli import app
 
 
 def test_redraw_as_json():

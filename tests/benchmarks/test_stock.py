@@ -2,7 +2,7 @@ import pytest
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from cxr_mmdet.benchmarks.stock import stock_model, stock_steps
+from benchmarks.stock import stock_model, stock_steps
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError
 

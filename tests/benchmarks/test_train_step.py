@@ -6,9 +6,9 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.hooks import Hook
 
-from cxr_mmdet.benchmarks import train_step
-from cxr_mmdet.benchmarks.stock import OURS, STOCK
-from cxr_mmdet.benchmarks.train_step import Trainer, benchmark_train_step, make_batch
+from benchmarks import train_step
+from benchmarks.stock import OURS, STOCK
+from benchmarks.train_step import Trainer, benchmark_train_step, make_batch
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.hooks import IterationSeedHook
 from cxr_mmdet.errors import ConfigError

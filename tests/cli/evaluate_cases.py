@@ -5,7 +5,7 @@ import json
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli.evaluate import app
-from cxr_mmdet.labels import LABELS_14
+from cxr_mmdet.structures.labels import LABELS_14
 
 HIT, CLOSE = [10, 10, 40, 60], [10, 10, 40, 40]  # IoU 1600 / 2400: counts at 4 of COCO's 10 thresholds
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cxr_mmdet.cli.benchmark import app
+from benchmarks.cli import app
 
 SMALL = "train_dataloader.dataset.pipeline.2.scales=[(133,64),(133,72)]"
 

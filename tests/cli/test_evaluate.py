@@ -8,10 +8,10 @@ import pytest
 from evaluate_cases import HIT, make_detection, make_ground_truth, run_evaluate, write
 from rich.console import Console
 
-from cxr_mmdet.evaluation.account import take_account
 from cxr_mmdet.evaluation.coco import evaluate_coco
+from cxr_mmdet.evaluation.evaluate import take_account
 from cxr_mmdet.evaluation.terminal import metrics_table
-from cxr_mmdet.labels import LABELS_14
+from cxr_mmdet.structures.labels import LABELS_14
 
 
 @pytest.fixture

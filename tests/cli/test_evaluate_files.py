@@ -3,7 +3,7 @@ import json
 import pytest
 from evaluate_cases import CLOSE, HIT, make_detection, make_ground_truth, run_evaluate, write
 
-from cxr_mmdet.evaluation.competition import read_submission
+from cxr_mmdet.evaluation.submission import read_submission
 
 
 @pytest.fixture

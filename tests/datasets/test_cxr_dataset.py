@@ -12,7 +12,7 @@ from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset, SeededInfin
 from cxr_mmdet.datasets.minority import VARIANT_KEY
 from cxr_mmdet.datasets.sampler import Draw
 from cxr_mmdet.errors import ConfigError, DatasetError
-from cxr_mmdet.labels import LABELS_5, MINORITY_LABELS_5
+from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5
 
 init_default_scope("mmdet")
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from cxr_mmdet.datasets import decoding
-from cxr_mmdet.datasets.decoding import read_grey_picture
+from cxr_mmdet.datasets import loading as decoding
+from cxr_mmdet.datasets.loading import read_grey_picture
 from cxr_mmdet.errors import DatasetError
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_mmdet.datasets.exposure import RandomClahe, RandomExposure, exposure_table
+from cxr_mmdet.datasets.augmentation import RandomClahe, RandomExposure, exposure_table
 
 
 def test_nothing_to_draw_changes_nothing():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmdet.structures.bbox import HorizontalBoxes
 
+from cxr_mmdet.datasets.augmentation import RandomMirror
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
-from cxr_mmdet.datasets.mirror import RandomMirror
 from cxr_mmdet.datasets.votes import VotedBoxes
 from cxr_mmdet.errors import ConfigError
 

@@ -10,7 +10,7 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import init_default_scope
 
-from cxr_mmdet.datasets.positioning import RandomPositioning, positioning, reposition
+from cxr_mmdet.datasets.augmentation import RandomPositioning, positioning, reposition
 from cxr_mmdet.datasets.votes import VotedBoxes
 
 init_default_scope("mmdet")

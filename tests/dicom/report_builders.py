@@ -19,10 +19,10 @@ from pydicom.uid import (
 )
 
 from cxr_mmdet.dicom.report import read_header
-from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
+from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import UID, HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from cxr_mmdet.dicom.codecs import decode_frame
-from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom import plan_case, render_phantom
+from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
     from collections.abc import Callable

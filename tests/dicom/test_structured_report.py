@@ -19,7 +19,7 @@ from report_builders import BOXES, CREATED, NOTHING, SOME, Found, errors_of, fou
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.dicom.report import read_header, read_structured_report, secondary_capture, structured_report, to_bytes
 from cxr_mmdet.errors import DicomError
-from cxr_mmdet.labels import LABELS_14
+from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ from mmengine.registry import init_default_scope
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.mmdet_models import mmdet_model, mmdet_recipe
 from cxr_mmdet.errors import ConfigError
-from cxr_mmdet.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 from cxr_mmdet.models.steady_loss import SteadyLoss
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
 OWN = ("retina_phantom", "retina_lungs", "gfl_lungs", "retina_14cls_rare")

@@ -4,7 +4,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from cxr_mmdet.benchmarks.train_step import Trainer, make_batch
+from benchmarks.train_step import Trainer, make_batch
 from cxr_mmdet.engine import ChannelsLastHook
 from cxr_mmdet.engine.config import load_config
 

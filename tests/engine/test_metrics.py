@@ -5,7 +5,7 @@ import torch
 from conftest import PreparedFolder
 
 from cxr_mmdet.engine.metrics import CxrMetric
-from cxr_mmdet.evaluation.account import take_account
+from cxr_mmdet.evaluation.evaluate import take_account
 
 
 def samples(metric: CxrMetric, *, score: float = 0.9, pad: tuple[int, int] = (0, 0)) -> list[dict]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from detection_cases import make_detections, make_ground_truth
 
-from cxr_mmdet.evaluation.calibration import calibrate
+from cxr_mmdet.evaluation.error_analysis import calibrate
 from cxr_mmdet.evaluation.matching import match_detections
 
 HEART, ELSEWHERE = (0, 0, 40, 40), (150, 150, 20, 20)

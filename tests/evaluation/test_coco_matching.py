@@ -4,9 +4,8 @@ from detection_cases import detector_like, found, make_detections, make_ground_t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_mmdet.evaluation.coco import evaluate_coco
-from cxr_mmdet.evaluation.coco_matching import coco_average_precision, match_coco
-from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable, overlapping_pairs
+from cxr_mmdet.evaluation.coco import coco_average_precision, evaluate_coco, match_coco
+from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable, overlapping_pairs
 
 
 def match(ground_truth, detections):

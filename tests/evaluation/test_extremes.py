@@ -1,7 +1,7 @@
 from detection_cases import make_detections, make_ground_truth
 
-from cxr_mmdet.evaluation.extremes import best_scores, found_by_one, worst_false_alarms, worst_misses
 from cxr_mmdet.evaluation.headline import match_all
+from cxr_mmdet.evaluation.panels import best_scores, found_by_one, worst_false_alarms, worst_misses
 
 SMALL, LARGE, AWAY = (10, 10, 20, 20), (60, 60, 90, 90), (5, 150, 30, 30)
 

@@ -3,9 +3,8 @@ import pytest
 from detection_cases import detector_like, found, make_detections, make_ground_truth, truths
 from hypothesis import given, settings
 
-from cxr_mmdet.evaluation.criterion import HitCriterion
 from cxr_mmdet.evaluation.froc import RATES, froc_curve, pool, sensitivities
-from cxr_mmdet.evaluation.matching import match_detections
+from cxr_mmdet.evaluation.matching import HitCriterion, match_detections
 
 HEART, ELSEWHERE = (10, 10, 40, 40), (150, 150, 10, 10)
 

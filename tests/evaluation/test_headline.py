@@ -4,7 +4,6 @@ from detection_cases import detector_like, make_detections, make_ground_truth, r
 from literal_voc import literal_voc_ap
 
 from cxr_mmdet.evaluation.coco import evaluate_coco
-from cxr_mmdet.evaluation.criterion import HitCriterion
 from cxr_mmdet.evaluation.headline import (
     HEADLINE,
     PER_CLASS,
@@ -15,6 +14,7 @@ from cxr_mmdet.evaluation.headline import (
     resampled_values,
     statistics,
 )
+from cxr_mmdet.evaluation.matching import HitCriterion
 from cxr_mmdet.evaluation.voc import evaluate_voc
 
 HEART = (10, 10, 40, 40)

@@ -7,7 +7,7 @@ from scipy.integrate import trapezoid
 from scipy.stats import mannwhitneyu
 
 from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, roc_auc, roc_curve, score_images
-from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable
+from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
 from cxr_mmdet.evaluation.voc import average_precision
 
 HEART = (10, 10, 40, 40)

@@ -3,11 +3,10 @@ import pytest
 from detection_cases import CATEGORY_IDS, NAMES, detector_like, found, make_detections, make_ground_truth, truths
 from hypothesis import given, settings
 
-from cxr_mmdet.boxes import iou_matrix, xywh_to_xyxy
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.evaluation import tables
-from cxr_mmdet.evaluation.criterion import HitCriterion
-from cxr_mmdet.evaluation.matching import match_detections
+from cxr_mmdet.evaluation import matching as tables
+from cxr_mmdet.evaluation.matching import HitCriterion, match_detections
+from cxr_mmdet.structures.boxes import iou_matrix, xywh_to_xyxy
 
 HEART = (10, 10, 40, 40)
 

@@ -3,9 +3,9 @@ import pytest
 from detection_cases import NAMES, detector_like, found, make_detections, make_ground_truth, truths
 from hypothesis import given, settings
 
-from cxr_mmdet.boxes import iou_matrix, xywh_to_xyxy
-from cxr_mmdet.evaluation.mistakes import confusion, split_errors
-from cxr_mmdet.evaluation.tables import DetectionTable, TruthTable
+from cxr_mmdet.evaluation.error_analysis import confusion, split_errors
+from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
+from cxr_mmdet.structures.boxes import iou_matrix, xywh_to_xyxy
 
 HEART = (0, 0, 40, 40)
 HALF = (0, 0, 40, 12)  # IoU 0.3 with HEART

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal, write_p_abnormal
+from cxr_mmdet.evaluation.image_level import p_abnormal_path, read_p_abnormal, write_p_abnormal
 
 TRUTH = {"images": [{"id": 4, "image_id": "b"}, {"id": 2, "file_name": "sub/a.png"}, {"id": 7}]}
 ROWS = {"a": 0.1, "b": 0.9, "7": 1, "elsewhere": 0.5}

@@ -8,10 +8,10 @@ from page_parser import Page
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation import figures
-from cxr_mmdet.evaluation.account import take_account
 from cxr_mmdet.evaluation.bootstrap import Interval
 from cxr_mmdet.evaluation.ceiling import HumanCeiling
 from cxr_mmdet.evaluation.comparison import compare
+from cxr_mmdet.evaluation.evaluate import take_account
 from cxr_mmdet.evaluation.report import Background, write_comparison_report, write_report
 
 BACKGROUND = Background("val_5.json", ("detections.json",), (("scores/recipe.py", "lr = 0.01  # <b>"),))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_mmdet.evaluation.selection import choose_images
+from cxr_mmdet.evaluation.gallery import choose_images
 
 
 def make_ground_truth(classes_of_images):

@@ -1,8 +1,8 @@
 import pytest
 from detection_cases import detector_like, make_detections, make_ground_truth
 
+from cxr_mmdet.evaluation.froc import Threshold, threshold_for_false_positives, threshold_for_sensitivity
 from cxr_mmdet.evaluation.matching import match_detections
-from cxr_mmdet.evaluation.thresholds import Threshold, threshold_for_false_positives, threshold_for_sensitivity
 
 HEART = (0, 0, 40, 40)
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal_voc import literal_voc_ap
 
-from cxr_mmdet.evaluation import counting
+from cxr_mmdet.evaluation import voc as counting
 from cxr_mmdet.evaluation.matching import match_detections
 from cxr_mmdet.evaluation.voc import average_precision, evaluate_voc, mean_defined
 

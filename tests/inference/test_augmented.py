@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from detectors import checkpoint_of, make_picture, write_picture
 
-from cxr_mmdet import boxes
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.inference.augmentation import View, make_views
-from cxr_mmdet.inference.ensemble import Ensemble
-from cxr_mmdet.inference.fusion import FusionMethod
-from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds
+from cxr_mmdet.inference.fusion import Ensemble, FusionMethod
+from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
+from cxr_mmdet.structures import boxes
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import pytest
 from detectors import bundle_of, checkpoint_of, write_picture
 
 from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
-from cxr_mmdet.inference import export
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
-from cxr_mmdet.inference.export import ExportOptions, export_model
+from cxr_mmdet.inference.export import export
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.inference.export.parity import EXACT
 from cxr_mmdet.inference.model import Format
-from cxr_mmdet.inference.parity import EXACT
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.inference.sources import find_items
 
@@ -311,7 +311,7 @@ def test_a_full_disk_leaves_the_earlier_bundle_and_nothing_else(tmp_path, bundle
 
 def test_openvino_on_a_full_disk(bundle):
     pytest.importorskip("openvino")
-    from cxr_mmdet.inference.openvino_export import export_openvino
+    from cxr_mmdet.inference.export.formats import export_openvino
 
     with full_disk(), pytest.raises(OSError, match=r"OpenVINO cannot write maps\.xml"):
         export_openvino([bundle / "maps.onnx"], Predictor.load(bundle), [])

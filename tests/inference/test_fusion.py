@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.inference.augmentation import make_views
-from cxr_mmdet.inference.ensemble import Ensemble, check_weights, fuse_findings
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse
+from cxr_mmdet.inference.fusion import Detections, Ensemble, FusionMethod, check_weights, fuse, fuse_findings
+from cxr_mmdet.inference.predictor import make_views
 
 SIDE = 100
 

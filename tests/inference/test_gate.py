@@ -10,23 +10,22 @@ import numpy as np
 import pytest
 from detectors import GATED_KINDS, bundle_of, checkpoint_of, mmdet_result, write_picture
 
+from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.engine.metrics import to_prepared_pixels
 from cxr_mmdet.errors import CheckpointError
-from cxr_mmdet.evaluation.probabilities import p_abnormal_path, read_p_abnormal, write_p_abnormal
-from cxr_mmdet.inference import backend
+from cxr_mmdet.evaluation.image_level import p_abnormal_path, read_p_abnormal, write_p_abnormal
+from cxr_mmdet.inference.backends import base as backend
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
+from cxr_mmdet.inference.cpu_kernels.on_demand import WholeMaps
 from cxr_mmdet.inference.decoding import Boxes
-from cxr_mmdet.inference.deltas import WholeMaps
-from cxr_mmdet.inference.ensemble import Ensemble
-from cxr_mmdet.inference.export import ExportOptions, export_model
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, compare_findings
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import mean_p_abnormal
+from cxr_mmdet.inference.fusion import Ensemble, mean_p_abnormal
 from cxr_mmdet.inference.model import Format
-from cxr_mmdet.inference.parity import EXACT, QUANTISED, compare_findings
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View
-from cxr_mmdet.inference.running import RunOptions, predict_many
 from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.models.gate_rule import GateRule
 
@@ -189,7 +188,7 @@ class TestBundle:
             Bundle.open(path)
 
     def test_a_gate_that_differs_from_torch_is_not_written(self, tmp_path, monkeypatch):
-        from cxr_mmdet.inference.onnx_backend import OnnxBackend
+        from cxr_mmdet.inference.backends.onnx import OnnxBackend
 
         usual = OnnxBackend.maps
 

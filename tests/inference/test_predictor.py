@@ -18,11 +18,11 @@ from mmdet_oracle import assert_same
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import CheckpointError, DicomError, NotFiniteError, UsageError
+from cxr_mmdet.inference.backends.base import Streams
 from cxr_mmdet.inference.candidates import find_candidates
-from cxr_mmdet.inference.export import ExportOptions, export_model
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.predictor import Predictor, Thresholds, as_radiograph
-from cxr_mmdet.inference.streams import Streams
 
 SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
 

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from cxr_mmdet.datasets.transforms import PadToSquare
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import CheckpointError
-from cxr_mmdet.inference.describe import describe_preprocessing
+from cxr_mmdet.inference.export.describe import describe_preprocessing
 from cxr_mmdet.inference.preprocessing import Preprocessing, pad_to_square
 from cxr_mmdet.preparation.images import shrink
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
-from cxr_mmdet.inference.roi_pooling import pool_regions, pooling_weights
+from cxr_mmdet.inference.cpu_kernels.sparse_roi_align import pool_regions, pooling_weights
 from cxr_mmdet.inference.spec import Pooling
 
 SIZES = [(2, 13, 9), (2, 7, 5)]

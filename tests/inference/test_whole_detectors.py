@@ -12,18 +12,17 @@ from mmdet_oracle import assert_same, mmdet_says
 from mmengine.config import ConfigDict
 from modern import DETECTORS, build, checkpoint_of, config_of
 
-from cxr_mmdet import boxes
+from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import CheckpointError, CxrError, NotFiniteError, UsageError
-from cxr_mmdet.inference.augmentation import View, make_views
+from cxr_mmdet.inference.backends.mmdet import MmdetBackend, describe_whole
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
-from cxr_mmdet.inference.ensemble import Ensemble
-from cxr_mmdet.inference.export import ExportOptions, export_model
-from cxr_mmdet.inference.mmdet_backend import MmdetBackend, describe_whole
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.inference.fusion import Ensemble
 from cxr_mmdet.inference.model import Format
-from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds
-from cxr_mmdet.inference.running import RunOptions, predict_many
+from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
 from cxr_mmdet.inference.sources import find_items
+from cxr_mmdet.structures import boxes
 
 # The tiny form of rtmdet_m is that of rtmdet_s; GFL's maps are decoded here.
 KINDS = [name for name in DETECTORS if name not in ("rtmdet_m", "gfl")]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cxr_mmdet.inference.tiles import plan_tiles
-from cxr_mmdet.inference.winograd import Branch, Grid, TileConv2d, is_eligible, replace_convolutions
+from cxr_mmdet.inference.cpu_kernels.tiles import plan_tiles
+from cxr_mmdet.inference.cpu_kernels.winograd import Branch, Grid, TileConv2d, is_eligible, replace_convolutions
 
 EXACT = {"rtol": 0, "atol": 1e-11}
 """In double precision both ways of adding give the same."""

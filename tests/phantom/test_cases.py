@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cxr_mmdet.labels import LABELS_5, LABELS_14
 from cxr_mmdet.phantom import plan_case
 from cxr_mmdet.phantom.cases import FREQUENCY
 from cxr_mmdet.phantom.patient import Stream, draw_patient, generator, patient_number
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
 
 
 def plans(count, *, share=1.0, labels=LABELS_14, seed=2):

@@ -9,9 +9,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom import plan_case, render_phantom
 from cxr_mmdet.phantom.dicom_file import WINDOWS, Encoding, draw_encoding, image_id, patient_id, write_dicom
+from cxr_mmdet.structures.labels import LABELS_14
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEG2000Lossless)
 

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cxr_mmdet.boxes import iou_matrix
-from cxr_mmdet.labels import LABELS_5, LABELS_14
 from cxr_mmdet.phantom import DrawnFinding, Phantom, plan_case
 from cxr_mmdet.phantom.readers import POOL, draw_pool, read
+from cxr_mmdet.structures.boxes import iou_matrix
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
 
 SEED = 4
 PICTURE = np.zeros((1200, 1000), np.float32)

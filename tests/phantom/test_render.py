@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxr_mmdet.boxes import iou_matrix
-from cxr_mmdet.labels import LABELS_14
 from cxr_mmdet.phantom import PlannedFinding, plan_case, render_phantom
 from cxr_mmdet.phantom.anatomy import CAGE_HALF_WIDTH, LEFT, RIGHT, build_anatomy
 from cxr_mmdet.phantom.render import AORTA, HEART, draw_findings, frame_of, scene_of
+from cxr_mmdet.structures.boxes import iou_matrix
+from cxr_mmdet.structures.labels import LABELS_14
 
 SIZE = 320
 DRAWN = [label for label in LABELS_14 if label not in (AORTA, HEART)]

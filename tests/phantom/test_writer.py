@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli.prepare_data import app
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.labels import LABELS_5, LABELS_14
 from cxr_mmdet.phantom import write_phantoms
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
 
 SIZE = 128
 COLUMNS = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]

@@ -20,11 +20,11 @@ from cxr_mmdet.annotations.coco import CocoImage, read_coco
 from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
 from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.annotations.table import read_table
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import DatasetError, TableError, UsageError
-from cxr_mmdet.labels import LABELS_5, LABELS_14, NO_FINDING
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.label_sets import LabelSet, build_splits, choose_label_sets, count_splits
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, NO_FINDING
 
 READERS = ("R8", "R9", "R10")
 OPTIONS = BuildOptions(labels=("5",), val_ratio=0.25, short_edge=60)

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from cxr_mmdet.preparation.counts import ClassCounts, count_split, counts_table
+from cxr_mmdet.preparation.label_sets import ClassCounts, count_split, counts_table
 
 LABELS = ("Cardiomegaly", "ILD", "Nodule/Mass")
 HELD = ((), ("Cardiomegaly",), ("Cardiomegaly", "ILD", "ILD"), ("ILD", "Nodule/Mass"), ())

@@ -12,8 +12,7 @@ from conftest import write_radiograph
 
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
-from cxr_mmdet.preparation.failures import write_failures
-from cxr_mmdet.preparation.folder import prepare_folder
+from cxr_mmdet.preparation.folder import prepare_folder, write_failures
 from cxr_mmdet.preparation.images import image_notes
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_mmdet.boxes import XYXY_COLUMNS
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.labels import NO_FINDING
-from cxr_mmdet.preparation.duplicates import Twins
-from cxr_mmdet.preparation.image_index import PreparedImage
+from cxr_mmdet.preparation.images import PreparedImage
+from cxr_mmdet.preparation.near_duplicates import Twins
 from cxr_mmdet.preparation.options import BuildOptions, SplitMethod, SplitOptions
 from cxr_mmdet.preparation.splitting import join_twins, split_images
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import NO_FINDING
 
 NAMES = [f"i{number}" for number in range(20)]
 TWINS = [Twins("i0", "i1", 0), Twins("i4", "i9", 12)]

@@ -15,8 +15,7 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.preparation.survey import summarise, survey_folder
-from cxr_mmdet.preparation.survey_report import survey_lines
+from cxr_mmdet.preparation.survey import summarise, survey_folder, survey_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

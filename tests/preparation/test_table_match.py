@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import write_radiograph
 
-from cxr_mmdet.preparation.survey import survey_folder
-from cxr_mmdet.preparation.survey_report import survey_lines
-from cxr_mmdet.preparation.table_match import TableMatch, match_ids, match_table
+from cxr_mmdet.preparation.survey import TableMatch, match_ids, match_table, survey_folder, survey_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

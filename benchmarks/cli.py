@@ -1,0 +1,442 @@
+"""Speed, memory and quality measured against the alternative, both in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmarks import cli as benchmark_evaluate
+from benchmarks import cli as benchmark_quality
+from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, progress_bar, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.dicom_node import DEFAULT_STREAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.harness import Comparison
+    from benchmarks.pipeline import StepTime
+    from benchmarks.predict import PredictionBenchmark
+
+
+def evaluate(
+    images: Annotated[int, typer.Option(min=1, help="Images.")] = 3000,
+    detections: Annotated[int, typer.Option(min=1, help="Detections on each image.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each library.")] = 3,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of each headline number.")] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw how the cost grows; takes minutes.")
+    ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Measure the peak of resident memory as well; Linux.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every round as JSON, for programs.")] = False,
+) -> None:
+    """Compare COCO's twelve numbers with pycocotools', and time every number with its interval."""
+    import json
+
+    from benchmarks.evaluate import benchmark_account, benchmark_coco, benchmark_growth, draw_growth
+    from benchmarks.machine import describe_machine
+    from benchmarks.report import comparison_table, machine_line
+
+    with progress_bar("rounds") as report:
+        comparison = benchmark_coco(images, detections, rounds=rounds, memory=memory, progress=report)
+    account = benchmark_account(images, detections, resamples=resamples, memory=memory)
+    result: dict[str, Any] = {
+        "machine": describe_machine(),
+        "comparisons": [comparison.to_json()],
+        "account": vars(account),
+    }
+    if plot:
+        with progress_bar("sizes") as report:
+            grown = benchmark_growth(resamples=resamples, progress=report)
+        draw_growth(plot, grown, resamples)
+        result["growth"] = [[vars(entry) for entry in series] for series in grown]
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    stdout.print(comparison_table(comparison))
+    peak = "" if account.peak_bytes is None else f", {account.peak_bytes / 1e6:.0f} MB"
+    stdout.print(
+        f"all headline numbers with {resamples:,} resamples: {account.match_s:.1f} s to match, "
+        f"{account.resample_s:.1f} s to resample (CPU), {account.wall_s:.1f} s by the clock{peak}",
+        highlight=False,
+    )
+    stdout.print(machine_line(result["machine"]), highlight=False)
+    if plot:
+        stderr.print(f"wrote {plot}", highlight=False)
+
+
+def quality(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="A prepared folder, with pictures.")
+    ],
+    contestants: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONTESTANT…",
+            help="Recipes, with switches as retina_phantom+repeat_factor, or as retina_lungs+torchvision for "
+            "torchvision's RetinaNet on the recipe's backbone. The first is what the others are compared with.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="For the runs; one that it holds already is not repeated.")] = Path(
+        "work_dirs/quality"
+    ),
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Processor time of each training, summed over threads.")
+    ] = 15,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of each training, in place of --minutes: for switches alike in cost.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contestant.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    validations: Annotated[int, typer.Option(min=1, help="During each training; their time does not count.")] = 4,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of seeds and patients.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, for programs.")] = False,
+    cfg_options: Annotated[
+        list[str] | None,
+        typer.Option(CFG_OPTIONS, metavar="KEY=VALUE…", help="Override keys of every config."),
+    ] = None,
+) -> None:
+    """Train recipes, switches and torchvision's RetinaNet for the same time, and compare what they learned."""
+    import json
+
+    with quiet_imports():
+        from benchmarks.quality import Contestant, run_quality
+        from benchmarks.quality_report import (
+            draw_quality,
+            gates_table,
+            quality_table,
+            read_runs,
+            score_gates,
+            score_quality,
+        )
+    from benchmarks.machine import describe_machine
+    from benchmarks.report import machine_line
+    from cxr_mmdet.files import write_json
+
+    runs = run_quality(
+        [Contestant.parse(text) for text in contestants],
+        data,
+        out,
+        minutes=minutes,
+        iterations=iterations,
+        seeds=range(seeds),
+        threads=threads,
+        validations=validations,
+        cfg_options=cfg_options or [],
+        report=lambda line: stderr.print(line, highlight=False),
+    )
+    trained = read_runs(runs, data, out)
+    scores = score_quality(trained, resamples=resamples)
+    gates = score_gates(trained, read_runs(runs, data, out, gates=False), resamples=resamples)
+    machine = describe_machine()
+    document = {
+        "machine": machine,
+        "contestants": [entry.to_json() for entry in scores],
+        "gates": [entry.to_json() for entry in gates],
+    }
+    write_json(out / "quality.json", document, indent=2)
+    draw_quality(trained, out / "quality.png")
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    stdout.print(quality_table(scores, differences=False))
+    if len(scores) > 1:
+        stdout.print(quality_table(scores, differences=True))
+    if gates:
+        stdout.print(gates_table(gates))
+    stdout.print(machine_line(machine), highlight=False)
+    for name in ("quality.json", "quality.png"):
+        stderr.print(f"wrote {out / name}", highlight=False)
+
+
+app = CxrTyper(no_args_is_help=True)
+
+
+@app.callback()
+def benchmark() -> None:
+    """Measure speed and memory against the alternative, both in one run.
+
+    Each round gives a ratio of CPU times, which other programs disturb less than the clock; shown is their median.
+    """
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print every round as JSON, for programs.")]
+
+Memory = Annotated[bool, typer.Option("--memory", help="Measure the peak of resident memory as well; Linux.")]
+
+CfgOptions = Annotated[
+    list[str] | None,
+    typer.Option(CFG_OPTIONS, metavar="KEY=VALUE…", help="Override config keys, as model.backbone.depth=18."),
+]
+
+
+@app.command(no_args_is_help=True)
+def pipeline(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="A prepared folder, with pictures.")
+    ],
+    config: Annotated[str, typer.Option(help="A recipe whose steps stock mmdet can do too.")] = "retina_14cls",
+    ann_file: Annotated[
+        str | None, typer.Option(help="COCO file in DATA.", show_default="its first training file")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 20,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures a round.")] = 8,
+    memory: Memory = False,
+    as_json: Json = False,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Compare the training pipeline, from file to model input, with stock mmdet's on one core."""
+    with quiet_imports():
+        from benchmarks.pipeline import benchmark_pipeline
+        from cxr_mmdet.engine.config import load_config
+
+    loaded = load_config(config, cfg_options=cfg_options or [])
+    with progress_bar("rounds") as report:
+        result = benchmark_pipeline(
+            loaded, data, ann_file=ann_file, rounds=rounds, pictures=pictures, memory=memory, progress=report
+        )
+    _print(result.comparisons, as_json, result.steps)
+
+
+@app.command()
+def train_step(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG]…", help="Recipes.", show_default="retina_5cls faster_rcnn_5cls"),
+    ] = None,
+    size: Annotated[int, typer.Option(min=32, help="Sides of the pictures in pixels.")] = 384,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures an iteration.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed iterations of each model.")] = 6,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    memory: Memory = False,
+    as_json: Json = False,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Compare training iterations with stock mmdet's: the same models, weights and pictures."""
+    with quiet_imports():
+        import torch
+
+        from benchmarks.train_step import benchmark_train_step
+        from cxr_mmdet.engine.config import load_config
+
+    torch.set_num_threads(threads)
+    comparisons = []
+    for name in configs or ("retina_5cls", "faster_rcnn_5cls"):
+        loaded = load_config(name, load_from="none", cfg_options=cfg_options or [])
+        with progress_bar(name) as report:
+            comparisons.append(
+                benchmark_train_step(
+                    loaded,
+                    Path(name).stem,
+                    size=size,
+                    batch_size=batch_size,
+                    rounds=rounds,
+                    memory=memory,
+                    progress=report,
+                )
+            )
+    _print(comparisons, as_json)
+
+
+@app.command("annotations", no_args_is_help=True)
+def fuse_annotations(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", exists=True, help="A readers' table, or the folder that holds one.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
+    memory: Memory = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the fusion of readers with ensemble-boxes, and time the way from table to COCO files."""
+    from benchmarks.annotations import benchmark_annotations
+
+    with progress_bar("rounds") as report:
+        comparisons = benchmark_annotations(table, rounds=rounds, memory=memory, progress=report)
+    _print(comparisons, as_json)
+
+
+@app.command()
+def radiographs(
+    width: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 2500,
+    height: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 3000,
+    pictures: Annotated[int, typer.Option(min=1, help="Different pictures; a round takes each once.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to compare with one; 1 leaves that out.")] = 2,
+    memory: Memory = False,
+    as_json: Json = False,
+) -> None:
+    """Compare DICOM to prepared PNG with the usual script and the bare codec, in three transfer syntaxes."""
+    from benchmarks.radiographs import benchmark_radiographs
+
+    with progress_bar("rounds") as report:
+        result = benchmark_radiographs(
+            size_hw=(height, width), pictures=pictures, rounds=rounds, workers=workers, memory=memory, progress=report
+        )
+    _print(result.comparisons, as_json, worker_peak_bytes=result.worker_peak_bytes)
+
+
+@app.command()
+def codecs(
+    size: Annotated[int, typer.Option(min=32, help="Shorter side of the picture in pixels.")] = 2500,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare the installed decoders of each compressed transfer syntax, in the order in which they are tried."""
+    from benchmarks.codecs import benchmark_codecs
+
+    with progress_bar("rounds") as report:
+        comparisons = benchmark_codecs(size=size, rounds=rounds, progress=report)
+    _print(comparisons, as_json)
+
+
+@app.command()
+def predict(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG]…", help="Recipes.", show_default="retina_14cls faster_rcnn_14cls"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of each.")] = 10,
+    size: Annotated[int, typer.Option(min=32, help="Sides of the pictures in pixels, before resizing.")] = 1024,
+    pictures: Annotated[int, typer.Option(min=1, help="Different pictures, also for calibration.")] = 4,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads of each.")] = 2,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Quantise as well; takes minutes.")] = True,
+    as_json: Json = False,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Compare prediction, from file to findings, with stock mmdet's and torchvision's; weights are random."""
+    import tempfile
+
+    with quiet_imports():
+        from benchmarks.predict import benchmark_predict
+        from cxr_mmdet.engine.config import load_config
+
+    results = []
+    for name in configs or ("retina_14cls", "faster_rcnn_14cls"):
+        loaded = load_config(name, load_from="none", cfg_options=cfg_options or [])
+        with tempfile.TemporaryDirectory() as folder, progress_bar(name) as report:
+            results.append(
+                benchmark_predict(
+                    loaded,
+                    Path(name).stem,
+                    Path(folder),
+                    rounds=rounds,
+                    size=size,
+                    pictures=pictures,
+                    threads=threads,
+                    int8=int8,
+                    progress=report,
+                )
+            )
+    _print_predictions(results, as_json)
+
+
+@app.command()
+def redraw(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Timed redraws of each kind.")] = 20,
+    size: Annotated[int, typer.Option(min=128, max=4096, help="Short edge of the radiograph in pixels.")] = 2500,
+    as_json: Json = False,
+) -> None:
+    """Time the web page: from a slider to the redrawn picture, on the server's side."""
+    with quiet_imports():
+        from benchmarks.redraw import benchmark_redraw
+        from cxr_mmdet.inference.predictor import Predictor
+
+        predictor = Predictor.load(model)
+    with progress_bar("redrawing") as report:
+        comparison = benchmark_redraw(predictor, size=size, rounds=rounds, progress=report)
+    _print([comparison], as_json)
+
+
+@app.command(no_args_is_help=True)
+def node(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each.")] = 5,
+    pictures: Annotated[int, typer.Option(min=1, help="Different radiographs; a round takes each once.")] = 8,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    streams: Annotated[int, typer.Option(min=1, help="Of the node, as dicom_node takes it.")] = DEFAULT_STREAMS,
+    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings of at least this score.")] = 0.3,
+    findings: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Report the N best of each, whatever their score. Repeatable: measures each.",
+            show_default="by score",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the DICOM node, from C-STORE to the archived report, with bare prediction; both in this process."""
+    with quiet_imports():
+        from benchmarks.node import benchmark_node
+        from cxr_mmdet.inference.predictor import Predictor
+        from cxr_mmdet.pacs.reporting import ReportOptions, quiet_libraries
+
+        predictor, bare = (Predictor.load(model, threads=threads, streams=count) for count in (streams, 1))
+    quiet_libraries()
+    reported = [ReportOptions(score_threshold=0, max_findings=count) for count in findings or []]
+    comparisons = []
+    for options in reported or [ReportOptions(score_threshold)]:
+        with progress_bar("rounds") as report:
+            comparisons += benchmark_node(
+                predictor, bare, pictures=pictures, size=size, rounds=rounds, options=options, progress=report
+            )
+    _print(comparisons, as_json)
+
+
+def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) -> None:
+    import json
+
+    from benchmarks.machine import describe_machine
+    from benchmarks.report import comparison_table, machine_line, prediction_table
+
+    machine = describe_machine()
+    if as_json:
+        document = {"machine": machine, "predictions": [result.to_json() for result in results]}
+        typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    for result in results:
+        stdout.print(comparison_table(result.comparison))
+        stdout.print(prediction_table(result))
+    stdout.print(machine_line(machine), highlight=False)
+
+
+def _print(
+    comparisons: Sequence[Comparison],
+    as_json: bool,
+    steps: Sequence[StepTime] = (),
+    worker_peak_bytes: int | None = None,
+) -> None:
+    """Print the result of any benchmark: a table a comparison, then the steps if there are any, then the machine."""
+    import json
+
+    from benchmarks.machine import describe_machine
+    from benchmarks.report import comparison_table, machine_line, steps_table
+
+    machine = describe_machine()
+    if as_json:
+        report: dict[str, Any] = {
+            "machine": machine,
+            "comparisons": [entry.to_json() for entry in comparisons],
+            "steps": [vars(step) for step in steps],
+            "worker_peak_bytes": worker_peak_bytes,
+        }
+        typer.echo(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    for comparison in comparisons:
+        stdout.print(comparison_table(comparison))
+    if steps:
+        stdout.print(steps_table(steps))
+    if worker_peak_bytes is not None:
+        stdout.print(f"Resident memory of a worker at its peak: {worker_peak_bytes / 1e6:.0f} MB", highlight=False)
+    stdout.print(machine_line(machine), highlight=False)
+
+
+app.command()(benchmark_evaluate.evaluate)
+
+app.command()(benchmark_quality.quality)

@@ -1,0 +1,227 @@
+"""From a picture's file to its findings: stock mmdet, torchvision, and this project's ways, turn by turn."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from mmdet.apis import inference_detector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from benchmarks.harness import Alternative, Comparison, compare
+from benchmarks.predict_models import random_detector, training_meta
+from benchmarks.stock import STOCK, stock_model, stock_steps
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.inference.export.parity import Parity, compare_findings
+from cxr_mmdet.inference.model import Format
+from cxr_mmdet.inference.predictor import Predictor
+from cxr_mmdet.inference.sources import find_items
+from cxr_mmdet.preparation.images import PNG_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.harness import Progress
+
+TORCHVISION = "torchvision RetinaNet"
+TORCH, ONNX, OPENVINO, INT8 = "torch", "ONNX Runtime", "OpenVINO", "OpenVINO int8"
+
+
+@dataclass(frozen=True)
+class FirstFinding:
+    """A process of its own that loads a model and predicts one picture.
+
+    Attributes:
+        name: of the alternative.
+        seconds: from starting Python to the findings.
+        peak_bytes: of its resident memory.
+    """
+
+    name: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class PredictionBenchmark:
+    """Timings, start-up and agreement of one detector's alternatives."""
+
+    comparison: Comparison
+    first: tuple[FirstFinding, ...]
+    parity: tuple[Parity, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "comparison": self.comparison.to_json(),
+            "first_finding": [vars(entry) for entry in self.first],
+            "agreement_with_torch": [entry.to_json() for entry in self.parity],
+        }
+
+
+def benchmark_predict(
+    config: Config,
+    name: str,
+    folder: Path,
+    *,
+    rounds: int = 10,
+    size: int = 1024,
+    pictures: int = 4,
+    threads: int = 2,
+    int8: bool = True,
+    progress: Progress | None = None,
+) -> PredictionBenchmark:
+    """Time each way from a picture's file to its findings.
+
+    Args:
+        config: a recipe without steps of ours in its test pipeline that stock mmdet lacks.
+        name: what to call it.
+        folder: for models and pictures; remains.
+        rounds: timed pictures of each alternative.
+        size: both sides of the synthetic pictures in pixels.
+        pictures: so many different ones.
+        threads: of processors, for every alternative.
+        int8: whether to quantise as well, which takes minutes.
+        progress: called with the rounds just done and all of them.
+    """
+    torch.set_num_threads(threads)
+    paths = write_pictures(folder / "pictures", pictures, size)
+    model = random_detector(copy.deepcopy(config))
+    checkpoint = folder / "checkpoint.pth"
+    torch.save({"meta": training_meta(config, name), "state_dict": model.state_dict()}, checkpoint)
+    models = {TORCH: checkpoint, **_export(checkpoint, folder, int8=int8)}
+    predictors = {title: Predictor.load(path, threads=threads) for title, path in models.items()}
+    stock = stock_detector(config, model)
+    runs: dict[str, Callable[[Path], object]] = {STOCK: lambda path: inference_detector(stock, str(path))}
+    if not hasattr(model, "roi_head"):
+        runs[TORCHVISION] = torchvision_retinanet(config)
+    runs |= {title: predictor.predict for title, predictor in predictors.items()}
+
+    def alternative(title: str) -> Alternative:
+        return Alternative(title, lambda turn: runs[title](paths[turn % len(paths)]))
+
+    comparison = compare(
+        f"From file to findings, {name}",
+        [alternative(title) for title in runs],
+        item="picture",
+        items_per_round=1,
+        rounds=rounds,
+        clock="wall_s",
+        progress=progress,
+    )
+    first = [first_finding(title, path, paths[0], threads) for title, path in models.items()]
+    found = {title: [predictor.predict(path) for path in paths] for title, predictor in predictors.items()}
+    threshold = predictors[TORCH].model.spec.score_threshold
+    parity = tuple(
+        compare_findings(title, found[TORCH], others, score_threshold=threshold) for title, others in found.items()
+    )
+    return PredictionBenchmark(
+        comparison, (first_finding_of_mmdet(config, checkpoint, paths[0], threads), *first), parity
+    )
+
+
+def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
+    """Write ``count`` grey pictures of noise at several scales, compressed as preparation does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        picture = sum(cv2.resize(rng.uniform(0, 85, (cells, cells)), (size, size)) for cells in (4, 16, 64))
+        paths.append(folder / f"{number}.png")
+        cv2.imwrite(str(paths[-1]), np.rint(picture).astype(np.uint8), PNG_OPTIONS)
+    return paths
+
+
+def stock_detector(config: Config, model: torch.nn.Module) -> Any:
+    """Return what mmdet's ``init_detector`` would: a stock model with ``model``'s weights, and a stock pipeline."""
+    stock = MODELS.build(stock_model(config.model))
+    stock.load_state_dict(model.state_dict())
+    pipeline = [step for step in stock_steps(config.test_dataloader.dataset.pipeline) if step is not None]
+    stock.cfg = Config({"test_dataloader": {"dataset": {"pipeline": pipeline}}})
+    return stock.eval()
+
+
+def torchvision_retinanet(config: Config) -> Callable[[Path], object]:
+    """Return torchvision's RetinaNet R50 at the same size and number of classes, from file to boxes."""
+    from torchvision.models.detection import retinanet_resnet50_fpn
+
+    classes = int(config.model.bbox_head.num_classes)
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes).eval()
+
+    def run(path: Path) -> object:
+        picture = torch.from_numpy(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
+        with torch.inference_mode():
+            return model([picture.permute(2, 0, 1).float().div_(255)])
+
+    return run
+
+
+def first_finding(title: str, model: Path, picture: Path, threads: int) -> FirstFinding:
+    """Return what a new process takes to load ``model`` and predict one picture."""
+    code = (
+        "from cxr_mmdet.inference.predictor import Predictor\n"
+        f"Predictor.load({str(model)!r}, threads={threads}).predict({str(picture)!r})\n"
+    )
+    return _measure(title, code, threads)
+
+
+def first_finding_of_mmdet(config: Config, checkpoint: Path, picture: Path, threads: int) -> FirstFinding:
+    """Return what a new process takes by mmdet's own ``init_detector`` and ``inference_detector``."""
+    stock = {
+        "model": stock_model(config.model),
+        "test_dataloader": {
+            "dataset": {
+                "pipeline": [s for s in stock_steps(config.test_dataloader.dataset.pipeline) if s is not None],
+                "metainfo": dict(config.test_dataloader.dataset.metainfo),
+                "type": "CocoDataset",
+            }
+        },
+        "default_scope": "mmdet",
+    }
+    path = checkpoint.with_name("stock.py")
+    Config(stock).dump(str(path))
+    code = (
+        "import cxr_mmdet, torch\n"
+        f"torch.set_num_threads({threads})\n"
+        "load = torch.load\n"
+        "torch.load = lambda *a, **k: load(*a, **(k | {'weights_only': False}))\n"  # mmengine's own loader asks for it
+        "from mmdet.apis import init_detector, inference_detector\n"
+        f"model = init_detector({str(path)!r}, {str(checkpoint)!r}, device='cpu', palette='random')\n"
+        f"inference_detector(model, {str(picture)!r})\n"
+    )
+    return _measure(STOCK, code, threads)
+
+
+def _measure(title: str, code: str, threads: int) -> FirstFinding:
+    # Not ru_maxrss: that begins with what the parent held when it forked.
+    code += "print([int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')][0])\n"
+    root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": root}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    seconds = time.perf_counter() - start
+    return FirstFinding(title, seconds, 1024 * int(done.stdout.split()[-1]))
+
+
+def _export(checkpoint: Path, folder: Path, *, int8: bool) -> dict[str, Path]:
+    # Random weights have no mAP to lose: what differs is reported below, not refused here.
+    wanted = {ONNX: ExportOptions(format=Format.onnx, compare=False)}
+    wanted[OPENVINO] = replace(wanted[ONNX], format=Format.openvino)
+    if int8:
+        calibration = tuple(find_items([str(folder / "pictures")]))
+        wanted[INT8] = replace(wanted[OPENVINO], int8=True, calibration=calibration)
+    paths = {}
+    for title, options in wanted.items():
+        paths[title] = folder / title.replace(" ", "-").lower()
+        export_model(str(checkpoint), paths[title], options)
+    return paths

@@ -1,0 +1,298 @@
+"""How good detectors become in the same minutes of processor time on the same data: trainings in turn, one folder each.
+
+Each training is a run of its recipe, shortened or lengthened to the budget: the seconds an iteration of each contestant
+are measured first, in turn, once for all seeds, and its schedule is stretched over the iterations that fit. What is
+scored is the last checkpoint, never the best on the images that it is scored on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+
+from benchmarks.torchvision_retinanet import as_torchvision
+from cxr_mmdet.engine.config import annotated_parts, load_config
+from cxr_mmdet.engine.running import train
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+TORCHVISION = "torchvision"
+RESULT_FILE, CLOCK_FILE, PACE_FILE = "run.json", "clock.json", "pace.json"
+_WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who takes part: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or torchvision's RetinaNet.
+
+    Attributes:
+        name: as the user wrote it.
+        recipe: the config's name.
+        switches: the fragments put into it.
+        torchvision: whether the recipe's detector gives way to torchvision's RetinaNet on the same backbone.
+    """
+
+    name: str
+    recipe: str
+    switches: tuple[str, ...] = ()
+    torchvision: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Contestant:
+        """Return the contestant that ``text`` names, such as ``retina_lungs+torchvision``."""
+        recipe, *parts = text.split("+")
+        switches = tuple(part for part in parts if part != TORCHVISION)
+        return cls(text, recipe, switches, torchvision=TORCHVISION in parts)
+
+    def config(self, data_root: Path, work_dir: Path, cfg_options: Sequence[str] = ()) -> Config:
+        """Return its config, from random weights."""
+        config = load_config(
+            self.recipe,
+            data_root=data_root,
+            work_dir=work_dir,
+            load_from="none",
+            switches=self.switches,
+            cfg_options=cfg_options,
+        )
+        return as_torchvision(config) if self.torchvision else config
+
+
+@dataclass(frozen=True)
+class QualityRun:
+    """One finished training, as ``run.json`` holds it.
+
+    Attributes:
+        contestant: its name.
+        seed: of weights and data.
+        iterations: trained.
+        cpu_s: processor seconds of training, all threads, loading included, validation not.
+        curve: (processor seconds, mAP@[.5:.95]) of each validation.
+        ann_file: the validation images' COCO file, relative to the prepared folder.
+    """
+
+    contestant: str
+    seed: int
+    iterations: int
+    cpu_s: float
+    curve: tuple[tuple[float, float], ...]
+    ann_file: str
+
+    def folder(self, out: Path) -> Path:
+        """Return the run's folder in the benchmark's."""
+        return run_folder(out, self.contestant, self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return vars(self) | {"curve": [list(point) for point in self.curve]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> QualityRun:
+        """Return what :meth:`to_json` gave."""
+        return cls(**value | {"curve": tuple((float(x), float(y)) for x, y in value["curve"])})
+
+
+@HOOKS.register_module()
+class CpuClockHook(Hook):
+    """Write ``clock.json`` when training ends: processor seconds of each iteration, and mAP against their sum.
+
+    An iteration counts with the loading of its batch; validations do not count.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self._iterations: list[float] = []
+        self._curve: list[tuple[float, float]] = []
+        self._last = 0.0
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self._last = time.process_time()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Count an iteration."""
+        now = time.process_time()
+        self._iterations.append(now - self._last)
+        self._last = now
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Note the mAP, and leave the validation's time out."""
+        self._curve.append((sum(self._iterations), float((metrics or {}).get("bbox/mAP", 0.0))))
+        self._last = time.process_time()
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the file."""
+        write_json(Path(runner.work_dir) / CLOCK_FILE, {"iterations": self._iterations, "curve": self._curve})
+
+
+def run_quality(
+    contestants: Sequence[Contestant],
+    data_root: Path,
+    out: Path,
+    *,
+    minutes: float,
+    iterations: int | None = None,
+    seeds: Sequence[int],
+    threads: int,
+    validations: int = 4,
+    cfg_options: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
+) -> list[QualityRun]:
+    """Train every contestant with every seed, seed by seed, and return the runs.
+
+    A run that ``out`` holds already is not repeated, so that a broken-off benchmark goes on where it was.
+
+    Args:
+        contestants: at least one; names must differ.
+        data_root: the prepared folder.
+        out: one folder a run, with ``run.json`` and ``detections.json``.
+        minutes: of processor time, summed over threads, for each training.
+        iterations: of each training, in place of what fits into ``minutes``.
+        seeds: of weights, data order and augmentation.
+        threads: of torch.
+        validations: during a training, the last at its end; their time does not count.
+        cfg_options: put into every config.
+        report: gets a line when a run begins and when it ends.
+
+    Raises:
+        UsageError: a contestant is named twice, or ``out`` holds runs of another budget.
+    """
+    names = [contestant.name for contestant in contestants]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{', '.join(names)}: a contestant is named twice; name each once.")
+    _check_budget(out, {"minutes": minutes, "iterations": iterations, "cfg_options": list(cfg_options)})
+    torch.set_num_threads(threads)
+    if iterations is None:
+        pace = _measure_pace(contestants, data_root, out, cfg_options, report)
+        lengths = {name: max(validations, round(60 * minutes / pace[name])) for name in names}
+    else:
+        lengths = dict.fromkeys(names, max(validations, iterations))
+    runs = []
+    for turn, seed in enumerate(seeds):
+        # Who comes first changes, since a machine can become busier.
+        first = turn % len(contestants)
+        for contestant in (*contestants[first:], *contestants[:first]):
+            folder = run_folder(out, contestant.name, seed)
+            done = folder / RESULT_FILE
+            if not done.is_file():
+                report(f"{contestant.name}, seed {seed}: training")
+                run = _train(contestant, data_root, folder, lengths[contestant.name], seed, validations, cfg_options)
+                write_json(done, run.to_json(), indent=2)
+            run = QualityRun.from_json(json.loads(done.read_text(encoding="utf-8")))
+            report(
+                f"{contestant.name}, seed {seed}: mAP {run.curve[-1][1]:.3f} after {run.iterations} iterations, "
+                f"{run.cpu_s / 60:.1f} minutes"
+            )
+            runs.append(run)
+    return runs
+
+
+def run_folder(out: Path, contestant: str, seed: int) -> Path:
+    """Return where a training of ``contestant`` with ``seed`` is kept."""
+    return out / contestant.replace("/", "_").removesuffix(".py") / f"seed_{seed}"
+
+
+def _check_budget(out: Path, budget: dict[str, Any]) -> None:
+    path = out / "budget.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != budget:
+            raise UsageError(f"{out}: holds runs with {found}, asked for is {budget}; name another folder by --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, budget)
+
+
+def _measure_pace(
+    contestants: Sequence[Contestant],
+    data_root: Path,
+    out: Path,
+    cfg_options: Sequence[str],
+    report: Callable[[str], None],
+) -> dict[str, float]:
+    """Return each contestant's processor seconds an iteration, from ``pace.json`` or measured now.
+
+    Contestants are timed in turn, and the faster of their rounds counts: what else the machine does makes an iteration
+    slower, never faster.
+    """
+    path = out / PACE_FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    missing = [contestant for contestant in contestants if contestant.name not in known]
+    rounds: dict[str, list[float]] = {contestant.name: [] for contestant in missing}
+    for number in range(_TIMED_ROUNDS):
+        for contestant in missing:
+            folder = run_folder(out, contestant.name, 0).parent / f"trial_{number}"
+            trial = _prepared(contestant.config(data_root, folder, cfg_options), seed=0)
+            trial.train_cfg.update(max_iters=_WARM_UP_ITERATIONS + _TIMED_ITERATIONS)
+            trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
+            rounds[contestant.name].append(float(np.median(_run(trial)["iterations"][_WARM_UP_ITERATIONS:])))
+            shutil.rmtree(folder, ignore_errors=True)
+    for name, seconds in rounds.items():
+        known[name] = min(seconds)
+        report(f"{name}: {known[name]:.3f} s an iteration")
+    write_json(path, known, indent=2)
+    return known
+
+
+def _train(
+    contestant: Contestant,
+    data_root: Path,
+    folder: Path,
+    iterations: int,
+    seed: int,
+    validations: int,
+    cfg_options: Sequence[str],
+) -> QualityRun:
+    shutil.rmtree(folder, ignore_errors=True)
+    config = _prepared(contestant.config(data_root, folder, cfg_options), seed)
+    config.train_cfg.update(max_iters=iterations, val_interval=-(-iterations // validations))
+    clock = _run(config)
+    return QualityRun.from_json(
+        {
+            "ann_file": annotated_parts(config.val_evaluator)[0]["ann_file"],
+            "contestant": contestant.name,
+            "seed": seed,
+            "iterations": iterations,
+            "cpu_s": sum(clock["iterations"]),
+            "curve": clock["curve"],
+        }
+    )
+
+
+def _prepared(config: Config, seed: int) -> Config:
+    config.update(randomness={"seed": seed}, log_level="WARNING")
+    config.visualizer.name = config.work_dir  # mmengine keeps one visualizer for each name, with the folder it had
+    # In the process itself, so that the clock sees it.
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    for evaluator in annotated_parts(config.val_evaluator):
+        evaluator["out_dir"] = config.work_dir
+    config.default_hooks.checkpoint = {
+        "type": "CheckpointHook",
+        "by_epoch": False,
+        "interval": 10**9,
+        "save_last": True,
+    }
+    config.custom_hooks = [*config.get("custom_hooks", []), {"type": "CpuClockHook"}]
+    return config
+
+
+def _run(config: Config) -> dict[str, Any]:
+    train(config)
+    return dict(json.loads((Path(config.work_dir) / CLOCK_FILE).read_text(encoding="utf-8")))

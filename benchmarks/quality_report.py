@@ -1,0 +1,242 @@
+"""What the trainings of a quality benchmark say: scores over seeds and patients, and differences from the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from cxr_mmdet.annotations.coco import read_coco
+from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, percentile_interval
+from cxr_mmdet.evaluation.headline import match_all, point_values, statistics
+from cxr_mmdet.evaluation.image_level import p_abnormal_path, read_p_abnormal
+from cxr_mmdet.files import atomic_path
+from cxr_mmdet.structures.coco import read_detections
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from benchmarks.quality import QualityRun
+    from cxr_mmdet.evaluation.headline import MatchedDetections
+
+SHOWN = {
+    "mean_ap": "mAP@[.5:.95]",
+    "mean_ap_50": "mAP@.5",
+    "voc_mean_ap_40_with_no_finding": "VOC@.4 + normal",
+    "image_auc": "image AUC",
+}
+"""Headline numbers and what tables call them; the third is the competition's, 15 classes for its 14."""
+
+_GATE_SHOWN = ("voc_mean_ap_40_with_no_finding", "image_auc")
+"""Those that p_abnormal has a part in."""
+
+
+@dataclass(frozen=True)
+class QualityScores:
+    """One contestant.
+
+    Attributes:
+        name: the contestant's.
+        seeds: how many trainings.
+        iterations: of a training, on average.
+        minutes: of processor time of a training, on average.
+        values: means over the seeds, by the names of :data:`SHOWN`; intervals over seeds and patients.
+        differences: from the first contestant, paired in patients and seeds; empty for the first.
+    """
+
+    name: str
+    seeds: int
+    iterations: float
+    minutes: float
+    values: Mapping[str, Interval]
+    differences: Mapping[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        intervals = {
+            part: {name: interval.to_json() for name, interval in getattr(self, part).items()}
+            for part in ("values", "differences")
+        }
+        return vars(self) | intervals
+
+
+Trained = dict[str, "list[tuple[QualityRun, MatchedDetections]]"]
+"""By contestant, its trainings in the order of the seeds, and what their last checkpoints find."""
+
+
+def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path, *, gates: bool = True) -> Trained:
+    """Return the runs by contestant, in the order of their seeds, with their detections matched.
+
+    Args:
+        runs: the benchmark's.
+        data_root: the prepared folder that they were trained on.
+        out: the benchmark's folder.
+        gates: whether abnormality gates speak for "No finding". Otherwise only runs with a gate are returned, as if
+            they had none: an image's highest score speaks for it.
+    """
+    trained: dict[str, list[tuple[QualityRun, MatchedDetections]]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        ground_truth = read_coco(data_root / run.ann_file)
+        path = run.folder(out) / "detections.json"
+        given = p_abnormal_path(path)
+        if not gates and not given.is_file():
+            continue
+        p_abnormal = read_p_abnormal(given, ground_truth) if gates and given.is_file() else None
+        matched = match_all(ground_truth, read_detections(path, ground_truth), p_abnormal=p_abnormal)
+        trained.setdefault(run.contestant, []).append((run, matched))
+    return trained
+
+
+def score_quality(runs: Trained, *, resamples: int = RESAMPLES, seed: int = 0) -> list[QualityScores]:
+    """Return the scores of every contestant, the first one being what the others are compared with.
+
+    Patients and seeds are both drawn with replacement in each resample. All contestants get the same draw: the same
+    patients, and the trainings at the same places of their lists, since seed by seed they saw the same data in the same
+    order. A score's interval so holds what other patients and another start would change.
+
+    Args:
+        runs: by contestant; equally many of each, in the order of the seeds.
+        resamples: how many draws.
+        seed: of the draws.
+    """
+    groups = next(iter(runs.values()))[0][1].groups
+    counts = {len(own) for own in runs.values()}
+    assert len(counts) == 1, "the benchmark trains every contestant with every seed"
+    seed_weights = _draw_seeds(counts.pop(), resamples, seed)
+    points = {name: _means([point_values(matched) for _, matched in own]) for name, own in runs.items()}
+    samples = {
+        name: _weighted([_resampled(matched, resamples, seed) for _, matched in own], seed_weights)
+        for name, own in runs.items()
+    }
+    first = next(iter(runs))
+    patients = len(np.unique(groups))
+
+    def difference(name: str, key: str) -> Interval:
+        one, two = points[first][key], points[name][key]
+        value = None if one is None or two is None else two - one
+        return percentile_interval(value, samples[name][key] - samples[first][key], groups=patients)
+
+    return [
+        QualityScores(
+            name=name,
+            seeds=len(own),
+            iterations=float(np.mean([run.iterations for run, _ in own])),
+            minutes=float(np.mean([run.cpu_s for run, _ in own])) / 60,
+            values={key: percentile_interval(points[name][key], samples[name][key], groups=patients) for key in SHOWN},
+            differences={} if name == first else {key: difference(name, key) for key in SHOWN},
+        )
+        for name, own in runs.items()
+    ]
+
+
+def score_gates(trained: Trained, ungated: Trained, *, resamples: int = RESAMPLES) -> list[QualityScores]:
+    """Return for each contestant with a gate what the gate's p_abnormal changes beside the same boxes' highest scores.
+
+    Args:
+        trained: by contestant, as :func:`read_runs` gives them.
+        ungated: the same without their gates.
+        resamples: how many draws of patients and seeds.
+    """
+    return [score_quality({"": own, name: trained[name]}, resamples=resamples)[1] for name, own in ungated.items()]
+
+
+def _draw_seeds(count: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return (resamples, count) weights of the seeds, each row with the sum 1."""
+    random = np.random.default_rng((seed, 1))
+    return random.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+
+
+def _resampled(matched: MatchedDetections, resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
+    def shown(weights: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
+        values = statistics(matched, weights)
+        return {name: values[name] for name in SHOWN}
+
+    return bootstrap(shown, matched.groups, resamples=resamples, seed=seed)
+
+
+def _weighted(
+    samples: Sequence[Mapping[str, NDArray[np.float64]]], seed_weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    return {
+        name: np.sum([own[name] * seed_weights[:, place] for place, own in enumerate(samples)], axis=0)
+        for name in SHOWN
+    }
+
+
+def _means(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in SHOWN:
+        own = [value[name] for value in values]
+        defined = [value for value in own if value is not None]
+        means[name] = float(np.mean(defined)) if len(defined) == len(own) else None
+    return means
+
+
+def gates_table(scores: Sequence[QualityScores]) -> Table:
+    """Return one row a gate: what :func:`score_gates` found of what a gate changes."""
+    table = _table("What the gate's p_abnormal adds to the same boxes' highest scores")
+    for key in _GATE_SHOWN:
+        table.add_column(SHOWN[key], justify="right")
+    for entry in scores:
+        table.add_row(entry.name, *(_words(entry.differences[key], signed=True) for key in _GATE_SHOWN))
+    return table
+
+
+def quality_table(scores: Sequence[QualityScores], *, differences: bool) -> Table:
+    """Return one row a contestant: scores with their intervals, or differences from the first."""
+    table = _table(f"Difference from {scores[0].name}" if differences else "Scores")
+    if not differences:
+        for header in ("seeds", "minutes", "iterations"):
+            table.add_column(header, justify="right")
+    for header in SHOWN.values():
+        table.add_column(header, justify="right")
+    for entry in scores[differences:]:
+        numbers = [] if differences else [str(entry.seeds), f"{entry.minutes:.1f}", f"{entry.iterations:.0f}"]
+        intervals = entry.differences if differences else entry.values
+        # What it adds to the first, which the title or the first row names: recipes have long names.
+        name = entry.name if entry is scores[0] else entry.name.removeprefix(scores[0].name)
+        table.add_row(name, *numbers, *(_words(intervals[name], signed=differences) for name in SHOWN))
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    return table
+
+
+def draw_quality(runs: Trained, path: Path) -> None:
+    """Draw mAP@[.5:.95] against the minutes of processor time: a line a training, a colour a contestant."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, (name, own) in enumerate(runs.items()):
+        for number, (run, _) in enumerate(own):
+            seconds, values = zip((0.0, 0.0), *run.curve, strict=True)
+            label = name if number == 0 else None
+            axes.plot(np.array(seconds) / 60, values, color=f"C{place}", label=label, marker="o", markersize=3.5)
+    axes.set(xlabel="minutes of processor time", ylabel="mAP@[.5:.95]", title="Validation while training")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _words(interval: Interval, *, signed: bool) -> str:
+    if interval.value is None:
+        return "undefined"
+    sign = "+" if signed else ""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:{sign}.3f}"
+    return f"{interval.value:{sign}.3f} ({interval.low:{sign}.3f}…{interval.high:{sign}.3f})"

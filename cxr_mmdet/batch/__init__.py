@@ -1,0 +1,1 @@
+"""Prediction over many files: a resumable run, its journal and its outputs."""

@@ -1,0 +1,134 @@
+"""Detection files of several models → one, whatever order each model has its classes in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.image_level import image_name, p_abnormal_path, read_p_abnormal
+from cxr_mmdet.inference.findings import Findings
+from cxr_mmdet.inference.fusion import FusionMethod, check_weights, fuse_findings, mean_p_abnormal
+from cxr_mmdet.structures.boxes import as_boxes, scale, xywh_to_xyxy
+from cxr_mmdet.structures.coco import detections_from_arrays, read_detections, read_ground_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cxr_mmdet.structures.coco import CocoDict, Detection
+
+
+def fuse_files(
+    files: Sequence[Path],
+    annotations: Sequence[Path],
+    *,
+    method: FusionMethod = FusionMethod.wbf,
+    iou_threshold: float = 0.5,
+    weights: Sequence[float] | None = None,
+) -> list[Detection]:
+    """Return the fused detections, numbered as the first annotation file numbers images and classes.
+
+    Args:
+        files: COCO results, one a model.
+        annotations: the COCO file that each results file belongs to, or one for all. Images are matched by file name
+            and scaled to the first file's size, classes by name.
+        method: see :class:`FusionMethod`.
+        iou_threshold: overlap above which two models mean the same finding.
+        weights: of the models, above 0; equal by default.
+
+    Raises:
+        DatasetError: a file that cannot be read, images or classes that do not match.
+        UsageError: weights that do not fit.
+    """
+    check_weights(weights, len(files))
+    paths = _for_each(files, annotations)
+    truths = {path: read_ground_truth(path) for path in dict.fromkeys(paths)}
+    first = truths[paths[0]]
+    images = _by_name(first, paths[0])
+    found = [_of_file(file, truths[path], path, images, first) for file, path in zip(files, paths, strict=True)]
+    class_names = [category["name"] for category in first["categories"]]
+    category_ids = np.array([category["id"] for category in first["categories"]])
+    fused: list[Detection] = []
+    for image_id in sorted({image["id"] for image in first["images"]}):
+        of_image = [entry[image_id] for entry in found]
+        one = fuse_findings(of_image, class_names, method=method, iou_threshold=iou_threshold, weights=weights)
+        fused += detections_from_arrays(image_id, one.boxes_xyxy, one.scores, category_ids[one.labels])
+    return fused
+
+
+def fuse_p_abnormal(
+    files: Sequence[Path], annotations: Sequence[Path], *, weights: Sequence[float] | None = None
+) -> dict[str, float] | None:
+    """Return image id → what the gates behind several files say together; None where no gate left a file beside one.
+
+    Arguments and errors are :func:`fuse_files`'s. Models without a gate are passed over.
+    """
+    paths = _for_each(files, annotations)
+    first = read_ground_truth(paths[0])
+    by_file: list[dict[str, float] | None] = []
+    for file, path in zip(files, paths, strict=True):
+        beside, truth = p_abnormal_path(file), read_ground_truth(path)
+        known = beside.is_file()
+        names = list(_by_name(truth, path))
+        by_file.append(dict(zip(names, read_p_abnormal(beside, truth).tolist(), strict=True)) if known else None)
+    if not any(by_file):
+        return None
+    fused: dict[str, float] = {}
+    for name, image in _by_name(first, paths[0]).items():
+        together = mean_p_abnormal([entry[name] if entry else None for entry in by_file], weights)
+        assert together is not None, "one of the files has it"
+        fused[image_name(image)] = together
+    return fused
+
+
+def _for_each(files: Sequence[Path], annotations: Sequence[Path]) -> list[Path]:
+    """Return the annotation file of each results file."""
+    return list(annotations) * len(files) if len(annotations) == 1 else list(annotations)
+
+
+def _by_name(truth: CocoDict, path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {Path(image["file_name"]).stem: image for image in truth["images"]}
+    except (KeyError, TypeError):
+        raise DatasetError(f"{path}: an image has no file_name, by which files are matched.") from None
+
+
+def _of_file(
+    file: Path, truth: CocoDict, path: Path, images: Mapping[str, dict[str, Any]], first: CocoDict
+) -> dict[int, Findings]:
+    """Return the findings of each image of the first annotation file, with this file's own classes."""
+    names = [category["name"] for category in truth["categories"]]
+    known = {category["name"] for category in first["categories"]}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DatasetError(
+            f"{path}: has the class {unknown[0]!r}, which the first annotation file lacks; name the one with all "
+            "classes first."
+        )
+    label_of = {category["id"]: label for label, category in enumerate(truth["categories"])}
+    entries: dict[int, list[Detection]] = defaultdict(list)
+    for entry in read_detections(file, truth):
+        entries[entry["image_id"]].append(entry)
+    own = _by_name(truth, path)
+    missing = [name for name in images if name not in own]
+    if missing:
+        raise DatasetError(f"{path}: lacks {len(missing)} images of the first annotation file, such as {missing[0]}.")
+    found: dict[int, Findings] = {}
+    for name, image in images.items():
+        mine = own[name]
+        of_image = entries[mine["id"]]
+        boxes = xywh_to_xyxy(as_boxes([entry["bbox"] for entry in of_image]))
+        height, width = int(image["height"]), int(image["width"])
+        boxes = scale(boxes, width / mine["width"], height / mine["height"])
+        found[image["id"]] = Findings.of(
+            boxes,
+            [label_of[entry["category_id"]] for entry in of_image],
+            [entry["score"] for entry in of_image],
+            class_names=names,
+            size_hw=(height, width),
+            model_id=str(file),
+        )
+    return found

@@ -1,0 +1,189 @@
+"""Predictions as files: findings.json, detections.json, findings.csv, failures.csv and overlays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+
+from cxr_mmdet.batch.journal import cannot_write, read_line
+from cxr_mmdet.evaluation.image_level import write_p_abnormal
+from cxr_mmdet.files import SpreadsheetWriter, atomic_path
+from cxr_mmdet.inference.findings import Findings
+from cxr_mmdet.structures.coco import read_ground_truth, sort_detections
+from cxr_mmdet.structures.labels import NO_FINDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import TextIO
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.inference.sources import Item
+
+FINDINGS_JSON, DETECTIONS_JSON, FINDINGS_CSV = "findings.json", "detections.json", "findings.csv"
+FAILURES_CSV = "failures.csv"
+OVERLAYS = "overlays"
+SCHEMA_VERSION = 1
+
+CSV_COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", "score", "source")
+
+
+@dataclass(frozen=True)
+class CocoIds:
+    """How detections.json numbers images and classes, and in which pixels its boxes are.
+
+    Attributes:
+        images: image id (the file's name without suffix) → number, and height and width to scale boxes into; None
+            keeps them in source-image pixels.
+        categories: the number of each class, in the model's order.
+    """
+
+    images: Mapping[str, tuple[int, tuple[int, int] | None]]
+    categories: Sequence[int]
+
+    @classmethod
+    def by_order(cls, items: Sequence[Item], class_names: Sequence[str]) -> CocoIds:
+        """Return numbers from 1 in the order of the items and of the classes."""
+        images = {item.image_id: (number, None) for number, item in enumerate(items, 1)}
+        return cls(images, range(1, len(class_names) + 1))
+
+    @classmethod
+    def of_file(cls, path: Path, class_names: Sequence[str]) -> CocoIds:
+        """Return the numbers of a COCO annotation file.
+
+        Raises:
+            DatasetError: it is no such file, or lacks a class of the model.
+        """
+        from cxr_mmdet.errors import DatasetError
+
+        truth = read_ground_truth(path)
+        ids = {category["name"]: category["id"] for category in truth["categories"]}
+        missing = [name for name in class_names if name not in ids]
+        if missing:
+            raise DatasetError(
+                f"{path}: has no category {missing[0]!r}, which the model finds; give the annotations of its label set."
+            )
+        images = {
+            Path(image["file_name"]).stem: (image["id"], (image["height"], image["width"])) for image in truth["images"]
+        }
+        return cls(images, [ids[name] for name in class_names])
+
+
+def write_results(
+    out_dir: Path,
+    items: Sequence[Item],
+    places: Mapping[str, tuple[Path, int]],
+    failures: Mapping[str, str],
+    *,
+    class_names: Sequence[str],
+    coco: CocoIds,
+    settings: Mapping[str, Any],
+    has_gate: bool,
+) -> None:
+    """Write the files in the order of ``items``, one radiograph in memory at a time.
+
+    Args:
+        out_dir: where.
+        items: all radiographs.
+        places: where the journal has the results of those that are done.
+        failures: why others failed, by image id.
+        class_names: the model's.
+        coco: numbers for detections.json.
+        settings: how the results were made; stands at the head of findings.json.
+        has_gate: write each radiograph's ``p_abnormal`` beside detections.json too, where tools/evaluate.py finds it.
+
+    Raises:
+        CxrError: a file cannot be written.
+    """
+    done = [item for item in items if item.image_id in places]
+
+    def results() -> Iterator[tuple[Item, Findings]]:
+        for item in done:
+            yield item, Findings.from_json(read_line(places[item.image_id])["findings"], class_names)
+
+    head = {"schema_version": SCHEMA_VERSION, "labels": list(class_names), "settings": dict(settings)}
+    images = ({"image_id": item.image_id, "source": item.source, **found.to_json()} for item, found in results())
+    try:
+        _stream_json(out_dir / FINDINGS_JSON, images, head=head, key="images")
+        _stream_json(out_dir / DETECTIONS_JSON, _detections(results(), coco))
+        gated = {item.image_id: found.p_abnormal for item, found in results()} if has_gate else None
+        write_p_abnormal(out_dir / DETECTIONS_JSON, gated)
+        _write_csv(out_dir / FINDINGS_CSV, results())
+        _write_failures(out_dir / FAILURES_CSV, items, failures)
+    except OSError as error:
+        raise cannot_write(Path(error.filename or out_dir), error) from None
+
+
+def write_overlay(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture as PNG.
+
+    Raises:
+        CxrError: it cannot be written.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data.tobytes())
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def csv_rows(image_id: str, source: str, found: Findings) -> list[list[str]]:
+    """Return the rows of findings.csv of one radiograph; without findings one that says so."""
+    if not len(found):
+        return [[image_id, NO_FINDING, "", "", "", "", "", source]]
+    return [
+        [image_id, found.class_names[label], *(f"{side:.2f}" for side in box), f"{score:.4f}", source]
+        for label, box, score in zip(
+            found.labels.tolist(), found.boxes_xyxy.tolist(), found.scores.tolist(), strict=True
+        )
+    ]
+
+
+def _detections(results: Iterable[tuple[Item, Findings]], coco: CocoIds) -> Iterator[dict[str, Any]]:
+    for item, found in results:
+        number, size_hw = coco.images[item.image_id]
+        yield from sort_detections(found.to_coco(number, coco.categories, size_hw))
+
+
+def _stream_json(path: Path, entries: Iterable[Any], *, head: Mapping[str, Any] | None = None, key: str = "") -> None:
+    """Write a list of entries, or an object of ``head`` and the list under ``key``, an entry a line."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        if head is not None:
+            opening = json.dumps(dict(head), sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+            file.write(opening.removesuffix("\n}") + f',\n "{key}": ')
+        _write_list(file, entries)
+        file.write("\n}\n" if head is not None else "\n")
+
+
+def _write_list(file: TextIO, entries: Iterable[Any]) -> None:
+    separator = "[\n"
+    for entry in entries:
+        file.write(separator + json.dumps(entry, sort_keys=True, allow_nan=False, ensure_ascii=False))
+        separator = ",\n"
+    file.write("[]" if separator == "[\n" else "\n]")
+
+
+def _write_csv(path: Path, results: Iterable[tuple[Item, Findings]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = SpreadsheetWriter(file)
+        writer.writerow(CSV_COLUMNS)
+        for item, found in results:
+            writer.writerows(csv_rows(item.image_id, item.source, found))
+
+
+def _write_failures(path: Path, items: Sequence[Item], failures: Mapping[str, str]) -> None:
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = SpreadsheetWriter(file)
+        writer.writerow(("image_id", "source", "reason"))
+        for item in items:
+            if item.image_id in failures:
+                writer.writerow((item.image_id, item.source, failures[item.image_id]))

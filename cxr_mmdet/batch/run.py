@@ -1,0 +1,290 @@
+"""Predicting many radiographs: read ahead, one bad file at a time, resumable, shared among processes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cxr_mmdet.batch import journal
+from cxr_mmdet.batch.outputs import OVERLAYS, CocoIds, write_overlay, write_results
+from cxr_mmdet.dicom.radiograph import Radiograph
+from cxr_mmdet.errors import CxrError, DicomError, UsageError
+from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
+from cxr_mmdet.preparation.images import RENDERING_VERSION, shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.inference.findings import Findings
+    from cxr_mmdet.inference.predictor import Augmentation
+    from cxr_mmdet.inference.sources import Item
+
+    Progress = Callable[[int, int], None]
+
+
+class Predicts(Protocol):
+    """A predictor, or several that act as one."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What it finds."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Names it."""
+        ...
+
+    def check(self, thresholds: Thresholds) -> None:
+        """Raise unless the thresholds make sense for it."""
+        ...
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether its findings' ``p_abnormal`` is an abnormality gate's."""
+        ...
+
+    def predict_radiographs(
+        self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
+    ) -> list[Findings]:
+        """Return the findings of each radiograph."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How many radiographs are predicted.
+
+    Attributes:
+        thresholds: see :class:`Thresholds`.
+        augmentation: see :class:`Augmentation`.
+        batch_size: radiographs at once.
+        overlays: draw findings into PNG files.
+        overlay_score: findings below this score are not drawn.
+        overlay_size: the longer side of the drawing in pixels.
+        coco: an annotation file whose numbers and prepared-image pixels detections.json uses.
+        force: replace results of another model or of other settings.
+    """
+
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    augmentation: Augmentation | None = None
+    batch_size: int = 1
+    overlays: bool = False
+    overlay_score: float = 0.3
+    overlay_size: int = 1024
+    coco: Path | None = None
+    force: bool = False
+
+    def settings(self, predictor: Predicts) -> dict[str, Any]:
+        """Return what the results depend on, as plain values."""
+        augmentation = self.augmentation
+        return {
+            "model_id": predictor.model_id,
+            "score_threshold": self.thresholds.score,
+            "nms_iou": self.thresholds.nms_iou,
+            "class_thresholds": dict(self.thresholds.per_class or {}),
+            "views": [[view.scale, view.flip] for view in augmentation.views] if augmentation else [],
+            "fusion": [augmentation.method.value, augmentation.iou_threshold] if augmentation else [],
+            "rendering_version": RENDERING_VERSION,
+        }
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came of a run; ``failures`` maps image ids to the reason, ``reused`` were there from an earlier run."""
+
+    out_dir: Path
+    images: int
+    reused: int
+    findings: int
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of several processes this is, as torchrun says."""
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Process:
+        """Return torchrun's rank and world size; one process without it."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def wait_for_others(self) -> None:
+        """Return once every process is here."""
+        if self.count == 1:
+            return
+        from datetime import timedelta
+
+        import torch.distributed
+
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        torch.distributed.barrier()
+
+
+def predict_many(
+    predictor: Predicts,
+    items: Sequence[Item],
+    out_dir: Path,
+    options: RunOptions,
+    *,
+    process: Process | None = None,
+    progress: Progress | None = None,
+) -> RunSummary | None:
+    """Predict all items, keep each result as soon as it is there, and write the result files at the end.
+
+    Args:
+        predictor: one or an ensemble.
+        items: radiographs; with ``options.coco`` only those it names are predicted.
+        out_dir: the folder of results; a second call with the same settings predicts what is missing or has changed.
+        options: how.
+        process: this one among several; each predicts its share, the first one writes.
+        progress: called with the number of radiographs just dealt with and of all of this process.
+
+    Returns:
+        What came of it; None in other processes than the first.
+
+    Raises:
+        UsageError: the folder holds results of another model or of other settings, or thresholds make no sense.
+        CxrError: results cannot be written.
+    """
+    process = process or Process()
+    report = progress or (lambda done, total: None)
+    settings = options.settings(predictor)
+    predictor.check(options.thresholds)
+    coco = CocoIds.of_file(options.coco, predictor.class_names) if options.coco else None
+    if coco is not None:
+        items = [item for item in items if item.image_id in coco.images]
+        if not items:
+            raise CxrError(f"{options.coco}: none of its images is among the inputs; they are matched by file name.")
+    if process.rank == 0:
+        journal.start(out_dir, settings, force=options.force)
+    process.wait_for_others()
+    log = journal.Journal(out_dir, process.rank)
+    share = items[process.rank :: process.count]
+    done = set(_finished(log, share, out_dir, options))
+    report(len(done), len(share))
+    todo = [item for item in share if item.image_id not in done]
+    reused = len(items) - len(todo) if process.count == 1 else len(_finished(log, items, out_dir, options))
+    process.wait_for_others()  # nobody writes before all have counted
+    try:
+        for batch in _read_ahead(todo, options.batch_size):
+            _predict_batch(predictor, batch, out_dir, options, log)
+            report(len(batch), len(share))
+    finally:
+        log.close()
+    process.wait_for_others()
+    if process.rank != 0:
+        return None
+    return _finish(predictor, items, out_dir, coco, log, settings, reused)
+
+
+def _finish(
+    predictor: Predicts,
+    items: Sequence[Item],
+    out_dir: Path,
+    coco: CocoIds | None,
+    log: journal.Journal,
+    settings: Mapping[str, Any],
+    reused: int,
+) -> RunSummary:
+    places = _places(log, items)
+    reasons = log.failures()
+    failures = {
+        item.image_id: reasons.get(item.image_id, f"{item.source}: was not predicted")
+        for item in items
+        if item.image_id not in places
+    }
+    names = predictor.class_names
+    coco = coco or CocoIds.by_order(items, names)
+    write_results(
+        out_dir,
+        items,
+        places,
+        failures,
+        class_names=names,
+        coco=coco,
+        settings=settings,
+        has_gate=predictor.has_gate,
+    )
+    count = sum(len(journal.read_line(place)["findings"]["findings"]) for place in places.values())
+    return RunSummary(out_dir, images=len(places), reused=reused, findings=count, failures=failures)
+
+
+def _places(log: journal.Journal, items: Sequence[Item]) -> dict[str, tuple[Path, int]]:
+    return log.places([item for item in items if item.path.exists()])
+
+
+def _finished(log: journal.Journal, items: Sequence[Item], out_dir: Path, options: RunOptions) -> list[str]:
+    return [
+        image_id
+        for image_id in _places(log, items)
+        if not options.overlays or _overlay_path(out_dir, image_id).is_file()
+    ]
+
+
+def _overlay_path(out_dir: Path, image_id: str) -> Path:
+    return out_dir / OVERLAYS / f"{image_id}.png"
+
+
+Read = tuple["Item", "Radiograph | CxrError", "tuple[int, int] | None"]
+
+
+def _read_ahead(items: Sequence[Item], batch_size: int) -> Iterator[list[Read]]:
+    """Yield what was read, batch by batch, the next batch being read meanwhile; never more than two in memory."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
+        queue = deque(pool.submit(_read, item) for item in islice(waiting, 2 * batch_size))
+        while queue:
+            batch = [queue.popleft().result() for _ in range(min(batch_size, len(queue)))]
+            queue.extend(pool.submit(_read, item) for item in islice(waiting, len(batch)))
+            yield batch
+
+
+def _read(item: Item) -> Read:
+    try:
+        state = item.state()
+        return item, as_radiograph(item.read(), name=item.source), state
+    except DicomError as error:
+        return item, error, None
+
+
+def _predict_batch(
+    predictor: Predicts, batch: Sequence[Read], out_dir: Path, options: RunOptions, log: journal.Journal
+) -> None:
+    good = [(item, read, state) for item, read, state in batch if isinstance(read, Radiograph)]
+    found = _predict_each(predictor, [read for _, read, _ in good], options)
+    for item, read, _ in batch:
+        if isinstance(read, CxrError):
+            log.add(item, {"failure": str(read)})
+    for (item, radiograph, state), findings in zip(good, found, strict=True):
+        if isinstance(findings, CxrError):
+            log.add(item, {"failure": f"{item.source}: {findings}"})
+            continue
+        if options.overlays:
+            pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
+            picture = findings.at_least(options.overlay_score).draw(pixels, long_edge=options.overlay_size or None)
+            write_overlay(_overlay_path(out_dir, item.image_id), picture)
+        log.add(item, {"findings": findings.to_json(), "state": state})
+
+
+def _predict_each(
+    predictor: Predicts, radiographs: Sequence[Radiograph], options: RunOptions
+) -> Sequence[Findings | CxrError]:
+    """Return what is found on each radiograph, or why nothing can be; one that fails does not fail its batch."""
+    try:
+        return predictor.predict_radiographs(radiographs, options.thresholds, options.augmentation)
+    except UsageError:
+        raise
+    except CxrError as error:
+        if len(radiographs) == 1:
+            return [error]
+        return [found for radiograph in radiographs for found in _predict_each(predictor, [radiograph], options)]

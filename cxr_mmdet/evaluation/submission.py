@@ -1,0 +1,269 @@
+"""VinBigData's submission.csv: one line an image, ``class score x_min y_min x_max y_max …`` in source-image pixels."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.files import SpreadsheetWriter, atomic_path, plain_cell
+from cxr_mmdet.structures.boxes import clip_to_image
+from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING_ID
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.structures.coco import CocoDict, Detection
+
+HEADER = ["image_id", "PredictionString"]
+NO_FINDING_BOX = ("0", "0", "1", "1")
+CLIPPED_PX = 1
+"""How far a box may leave its image, in pixels of the source: rounding does that."""
+SCORE_DIGITS = 9
+"""More than a float32 holds, so that no two scores of a detector become equal."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a submission says, in prepared-image pixels again.
+
+    Attributes:
+        detections: COCO results.
+        p_no_finding: by COCO image id; an image whose line says nothing about it is missing.
+        clipped: how many boxes left their image by up to a pixel of the source and were cut at its border.
+    """
+
+    detections: list[Detection]
+    p_no_finding: dict[int, float]
+    clipped: int = 0
+
+
+def write_submission(
+    path: str | os.PathLike[str],
+    ground_truth: CocoDict,
+    detections: Sequence[Detection],
+    p_abnormal: NDArray[np.float64],
+) -> int:
+    """Write the submission: every image of the file in its order, its boxes by falling score, then "No finding".
+
+    Corners are rounded to whole pixels of the source image, as the competition's own boxes are, and hold one at least.
+    A detection that covers nothing of its image is left out, since no box could stand for it.
+
+    Args:
+        path: the CSV file.
+        ground_truth: COCO dict whose images name their source (``image_id``, ``original_width``, ``original_height``)
+            and whose categories are among the competition's 14.
+        detections: COCO results, checked.
+        p_abnormal: (images,) in file order; "No finding" scores 1 - p_abnormal.
+
+    Returns:
+        How many detections were left out.
+
+    Raises:
+        DatasetError: an image lacks its source's name or size, or a class is not the competition's.
+    """
+    class_of = _competition_classes(ground_truth)
+    sources = {image["id"]: _Source.of(image) for image in ground_truth["images"]}
+    by_image: dict[int, list[Detection]] = defaultdict(list)
+    for entry in sorted(detections, key=lambda entry: -entry["score"]):
+        by_image[entry["image_id"]].append(entry)
+    left_out = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = SpreadsheetWriter(file)
+        writer.writerow(HEADER)
+        for (image_id, source), p in zip(sources.items(), p_abnormal.tolist(), strict=True):
+            words = []
+            for entry in by_image[image_id]:
+                if not source.covered(entry["bbox"]):
+                    left_out += 1
+                    continue
+                label, score = class_of[entry["category_id"]], _number(entry["score"])
+                words += [str(label), score, *source.corners(entry["bbox"])]
+            words += [str(NO_FINDING_ID), _number(1 - p), *NO_FINDING_BOX]
+            writer.writerow([source.name, " ".join(words)])
+    return left_out
+
+
+def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Submission:
+    """Return what a submission says about the images of ``ground_truth``, whatever blanks stand around its words.
+
+    A box that leaves its image by up to a pixel of the source is cut at the border and counted, one that leaves it by
+    more is an error.
+
+    Args:
+        path: the CSV file.
+        ground_truth: COCO dict; the file must hold each of its images once, and no other.
+
+    Raises:
+        DatasetError: names the line and what is wrong with it.
+    """
+    category_of = {number: category_id for category_id, number in _competition_classes(ground_truth).items()}
+    places = [(image["id"], _Source.of(image)) for image in ground_truth["images"]]
+    sources = {source.name: (image_id, source) for image_id, source in places}
+    detections: list[Detection] = []
+    p_no_finding: dict[int, float] = {}
+    clipped = 0
+    seen: set[str] = set()
+    for where, written, text in _lines(path):
+        name = written if written in sources else written.strip()
+        if name not in sources:
+            raise DatasetError(f"{where}: image {name!r} is not among the ground truth's.")
+        if name in seen:
+            raise DatasetError(f"{where}: image {name!r} has a line already.")
+        seen.add(name)
+        clipped += _read_predictions(where, text, sources[name], category_of, detections, p_no_finding)
+    missing = sorted(set(sources) - seen)
+    if missing:
+        raise DatasetError(f"{path}: lacks {len(missing)} of {len(sources)} images, {missing[0]!r} for one.")
+    return Submission(detections, p_no_finding, clipped)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A prepared image's source: its name, its size, and how much larger it is."""
+
+    name: str
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+
+    @classmethod
+    def of(cls, image: Mapping[str, Any]) -> _Source:
+        lacking = [k for k in ("image_id", "width", "height", "original_width", "original_height") if k not in image]
+        if lacking:
+            raise DatasetError(
+                f"ground truth, image {image['id']}: has no {', '.join(lacking)}, which a submission in source-image "
+                "pixels needs; build the file with tools/prepare_data.py build."
+            )
+        width, height = image["original_width"], image["original_height"]
+        return cls(str(image["image_id"]), width, height, width / image["width"], height / image["height"])
+
+    def corners(self, bbox_xywh: Sequence[float]) -> list[str]:
+        x, y, width, height = bbox_xywh
+        left, right = _whole_pixels(x * self.scale_x, (x + width) * self.scale_x, self.width)
+        top, bottom = _whole_pixels(y * self.scale_y, (y + height) * self.scale_y, self.height)
+        return [str(left), str(top), str(right), str(bottom)]
+
+    def covered(self, bbox_xywh: Sequence[float]) -> bool:
+        """Return whether a box reaches into the image."""
+        x, y, width, height = bbox_xywh
+        across = x * self.scale_x < self.width and x + width > 0
+        return across and y * self.scale_y < self.height and y + height > 0
+
+    def bbox_xywh(self, corners: Sequence[float]) -> list[float]:
+        left, top, right, bottom = corners
+        return [
+            left / self.scale_x,
+            top / self.scale_y,
+            (right - left) / self.scale_x,
+            (bottom - top) / self.scale_y,
+        ]
+
+
+def _whole_pixels(low: float, high: float, size: int) -> tuple[int, int]:
+    """Return the nearest whole numbers in 0…size, at least one apart."""
+    first = min(max(round(low), 0), size - 1)
+    return first, min(max(round(high), first + 1), size)
+
+
+def _number(score: float) -> str:
+    return f"{score:.{SCORE_DIGITS}g}"
+
+
+def _competition_classes(ground_truth: CocoDict) -> dict[int, int]:
+    """Return the competition's class by category id."""
+    numbers = {name: number for number, name in enumerate(LABELS_14)}
+    unknown = [category["name"] for category in ground_truth["categories"] if category["name"] not in numbers]
+    if unknown:
+        raise DatasetError(
+            f"ground truth: {', '.join(map(repr, unknown))} is not among the competition's 14 classes, so there is no "
+            "number to submit it under."
+        )
+    return {category["id"]: numbers[category["name"]] for category in ground_truth["categories"]}
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield where a line stands, its image and its prediction string."""
+    try:
+        rows = list(csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines(), strict=True))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: is not a CSV file ({error}).") from None
+    if not rows or rows[0] != HEADER:
+        raise DatasetError(
+            f"{path}, line 1: expected the header {','.join(HEADER)}, got {','.join(rows[0] if rows else [])!r}."
+        )
+    for number, row in enumerate(([plain_cell(cell) for cell in row] for row in rows[1:]), 2):
+        if len(row) != len(HEADER):
+            raise DatasetError(f"{path}, line {number}: has {len(row)} columns, expected {len(HEADER)}.")
+        yield f"{path}, line {number}", row[0], row[1]
+
+
+def _read_predictions(
+    where: str,
+    text: str,
+    place: tuple[int, _Source],
+    category_of: Mapping[int, int],
+    detections: list[Detection],
+    p_no_finding: dict[int, float],
+) -> int:
+    """Add one image's predictions to ``detections`` and ``p_no_finding``; return how many boxes were clipped."""
+    image_id, source = place
+    clipped = 0
+    words = text.split()
+    if not words or len(words) % 6:
+        raise DatasetError(
+            f"{where}: the prediction string holds {len(words)} words, expected six for each box "
+            "(class score x_min y_min x_max y_max), or '14 1 0 0 1 1'."
+        )
+    for first in range(0, len(words), 6):
+        label, score, corners = _prediction(where, words[first : first + 6])
+        if label == NO_FINDING_ID:
+            if image_id in p_no_finding or corners != [float(side) for side in NO_FINDING_BOX]:
+                raise DatasetError(f"{where}: 'No finding' must stand once, with the box 0 0 1 1.")
+            p_no_finding[image_id] = score
+            continue
+        if label not in category_of:
+            raise DatasetError(f"{where}: class {label} is not among the ground truth's.")
+        left, top, right, bottom = corners
+        if left > right or top > bottom:
+            raise DatasetError(f"{where}: the box {corners} is inverted, expected x_min y_min x_max y_max.")
+        inside = clip_to_image([corners], (source.height, source.width))[0].tolist()
+        beyond = max(abs(corner - kept) for corner, kept in zip(corners, inside, strict=True))
+        if beyond > CLIPPED_PX:
+            raise DatasetError(
+                f"{where}: the box {corners} leaves its image of {source.width} x {source.height} by {beyond:g} px; up "
+                f"to {CLIPPED_PX} px would be clipped."
+            )
+        clipped += beyond > 0
+        detections.append(
+            {
+                "image_id": image_id,
+                "category_id": category_of[label],
+                "bbox": source.bbox_xywh(inside),
+                "score": score,
+            }
+        )
+    return clipped
+
+
+def _prediction(where: str, words: Sequence[str]) -> tuple[int, float, list[float]]:
+    try:
+        label, score, *corners = int(words[0]), *(float(word) for word in words[1:])
+    except ValueError:
+        raise DatasetError(f"{where}: {' '.join(words)!r} is not a class and five numbers.") from None
+    if not 0 <= label <= NO_FINDING_ID:
+        raise DatasetError(f"{where}: class {label} is not in 0…{NO_FINDING_ID}.")
+    if not 0 <= score <= 1 or not all(math.isfinite(corner) for corner in corners):
+        raise DatasetError(f"{where}: {' '.join(words)!r} has a score outside 0…1 or a corner that is not finite.")
+    return label, score, corners

@@ -1,0 +1,1 @@
+"""Export of a checkpoint to a bundle, compared with torch before it is written."""

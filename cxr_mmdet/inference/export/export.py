@@ -1,0 +1,241 @@
+"""A checkpoint → a bundle that was seen to agree with it."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet import __version__
+from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
+from cxr_mmdet.inference.backends.torch import TorchBackend
+from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
+from cxr_mmdet.inference.checkpoint import load_detector
+from cxr_mmdet.inference.export import parity as check_pictures
+from cxr_mmdet.inference.export.describe import describe_detector, describe_preprocessing
+from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
+from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, Parity, compare_findings
+from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, Format, LoadedModel
+from cxr_mmdet.inference.predictor import Predictor, as_radiograph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from cxr_mmdet.inference.checkpoint import TrainedDetector
+    from cxr_mmdet.inference.export.parity import CheckSet, Limits
+    from cxr_mmdet.inference.sources import Item
+
+    Progress = Callable[[int, int], None]
+
+MAX_CALIBRATION = 128
+"""More pictures than this no longer change the ranges that quantisation finds."""
+
+_NEEDS = {
+    Format.onnx: ("onnx", "onnxruntime"),
+    Format.openvino: ("onnx", "openvino"),
+    Format.torch: ("safetensors",),
+}
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "safetensors")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export and how to check it.
+
+    Attributes:
+        format: of the bundle.
+        int8: quantise convolutions and linear layers to eight bits; OpenVINO only.
+        calibration: radiographs that show which values occur; needed for ``int8``.
+        check: radiographs to compare on besides phantoms: a folder, or a prepared folder's COCO file for mAP.
+        short_edge: of the prepared pictures the checkpoint was trained on.
+        trust_checkpoint: load a checkpoint that would run code.
+        force: replace an earlier bundle.
+        compare: hold the bundle against torch; without, it says nothing about its agreement.
+    """
+
+    format: Format
+    int8: bool = False
+    calibration: tuple[Item, ...] = ()
+    check: Path | None = None
+    short_edge: int = DEFAULT_SHORT_EDGE
+    trust_checkpoint: bool = False
+    force: bool = False
+    compare: bool = True
+
+
+def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress: Progress | None = None) -> Bundle:
+    """Write a bundle and return it; ``out`` appears only once the bundle has passed its comparison with torch.
+
+    Raises:
+        UsageError: ``out`` exists, or options that do not go together.
+        CheckpointError: the checkpoint cannot be loaded or exported, or the bundle differs from torch by too much.
+        CxrError: ``out`` cannot be written, as on a full disk; then nothing is.
+    """
+    _check_options(out, options)
+    detector = load_detector(checkpoint, trust=options.trust_checkpoint)
+    spec = describe_detector(detector.model, checkpoint)
+    model = LoadedModel(
+        backend=TorchBackend(detector.model),
+        spec=spec,
+        preprocessing=describe_preprocessing(detector.config, checkpoint, short_edge=options.short_edge),
+        class_names=detector.class_names,
+        model_id=detector.model_id,
+    )
+    reference = Predictor(model)
+    with _folder_beside(out) as folder:
+        files, box_depth = _write_weights(detector, reference, folder, options)
+        bundle = Bundle(
+            path=folder,
+            format=options.format.value,
+            int8=options.int8,
+            model_id=f"{detector.model_id}-{options.format.value}{'-int8' * options.int8}",
+            class_names=detector.class_names,
+            preprocessing=model.preprocessing,
+            spec=spec,
+            box_depth=box_depth,
+            files={path.name: sha256_of(path) for path in sorted(files)},
+            training=detector.summary,
+            parity=None,
+            versions=_versions(),
+        )
+        bundle.save()
+        if options.compare:
+            limits = QUANTISED if options.int8 else EXACT
+            results = _compare(reference, Predictor.load(folder), options, progress)
+            _require(checkpoint, results, limits)
+            bundle = replace(bundle, parity={"limits": vars(limits), "sets": [result.to_json() for result in results]})
+            bundle.save()
+        write_model_card(bundle, folder / CARD_FILE)
+        _move(folder, out)
+    return replace(bundle, path=out)
+
+
+def _check_options(out: Path, options: ExportOptions) -> None:
+    if out.exists() and not options.force:
+        raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
+    if out.exists() and not (out / MODEL_FILE).is_file() and any(out.iterdir()):
+        raise UsageError(f"{out}: holds no exported model, so --force does not replace it; choose another --out.")
+    if options.int8 and options.format is not Format.openvino:
+        raise UsageError(f"--int8: {options.format.value} bundles stay in single precision; use --format openvino.")
+    if options.int8 and not options.calibration:
+        raise UsageError("--int8: needs --calibration, a folder of radiographs like those the model will see.")
+    for name in _NEEDS[options.format]:
+        _require_package(name, options.format.value)
+    if options.int8:
+        _require_package("nncf", "int8")
+
+
+def _require_package(name: str, extra: str) -> None:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        raise UsageError(f"this needs the package {name}; install it by pip install cxr-mmdet[{extra}].") from None
+
+
+def _write_weights(
+    detector: TrainedDetector, reference: Predictor, folder: Path, options: ExportOptions
+) -> tuple[Sequence[Path], int]:
+    """Write the weights; return the files and the depth of the box branch where that is a graph of its own."""
+    if options.format is Format.torch:
+        from cxr_mmdet.inference.torch_bundle import save_torch_bundle
+
+        return save_torch_bundle(detector, folder), 0
+    from cxr_mmdet.inference.export.formats import export_onnx
+
+    # Tracing and fusing change a model in place.
+    graphs = export_onnx(copy.deepcopy(detector.model), folder, winograd=not options.int8)
+    if options.format is Format.onnx:
+        return graphs.paths, graphs.box_depth
+    from cxr_mmdet.inference.export.formats import export_openvino
+
+    calibration = options.calibration[:: max(1, len(options.calibration) // MAX_CALIBRATION)][:MAX_CALIBRATION]
+    files = export_openvino(graphs.paths, reference, calibration if options.int8 else ())
+    for graph in graphs.paths:
+        graph.unlink()
+    return files, graphs.box_depth
+
+
+def _compare(
+    reference: Predictor, exported: Predictor, options: ExportOptions, progress: Progress | None
+) -> list[Parity]:
+    report = progress or (lambda done, total: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        sets = [check_pictures.phantom_set(reference.class_names, Path(scratch) / "phantoms")]
+        if options.check is not None:
+            sets.append(check_pictures.user_set(options.check, reference.class_names))
+        total = sum(len(entry.items) for entry in sets)
+        return [_compare_on(entry, reference, exported, lambda: report(1, total)) for entry in sets]
+
+
+def _compare_on(pictures: CheckSet, reference: Predictor, exported: Predictor, done: Callable[[], None]) -> Parity:
+    expected, got = [], []
+    for item in pictures.items:
+        radiograph = as_radiograph(item.read())
+        expected.append(reference.predict(radiograph))
+        got.append(exported.predict(radiograph))
+        done()
+    return compare_findings(
+        pictures.name,
+        expected,
+        got,
+        score_threshold=reference.model.spec.score_threshold,
+        truth=pictures.truth,
+        gate=reference.has_gate,
+    )
+
+
+def _require(checkpoint: str, results: Sequence[Parity], limits: Limits) -> None:
+    for result in results:
+        problems = result.problems(limits)
+        if problems:
+            raise CheckpointError(
+                f"{checkpoint}: the exported model differs from torch on {result.pictures} {result.name}: "
+                f"{'; '.join(problems)}. Nothing was written."
+            )
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise CxrError(
+            f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out. Nothing was "
+            "written."
+        ) from error
+
+
+def _move(folder: Path, out: Path) -> None:
+    folder.chmod(0o755)
+    if not out.exists():
+        folder.rename(out)
+        return
+    earlier = folder.with_name(f"{folder.name}-earlier")
+    out.rename(earlier)
+    try:
+        folder.rename(out)
+    except OSError:
+        earlier.rename(out)
+        raise
+    shutil.rmtree(earlier)
+
+
+def _versions() -> dict[str, Any]:
+    found = {"cxr_mmdet": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,198 @@
+"""ONNX and OpenVINO files of a network's graphs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmdet.models.detectors import TwoStageDetector
+from torch import Tensor, nn
+
+from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.inference.backends.base import WholeBackend
+from cxr_mmdet.inference.backends.graphs import (
+    ABNORMAL,
+    BOXES,
+    MAPS,
+    REGIONS,
+    Pyramid,
+    boxes_inputs,
+    maps_outputs,
+    pool_pyramid,
+)
+from cxr_mmdet.inference.decoding import level_of_regions, propose
+from cxr_mmdet.inference.export.graphs import RegionsGraph, example_plan, maps_graph
+from cxr_mmdet.inference.predictor import as_radiograph
+from cxr_mmdet.inference.spec import DetectorSpec
+from cxr_mmdet.models.gated_detectors import gate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mmdet.models.detectors.base import BaseDetector
+
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.inference.sources import Item
+
+
+OPSET = 17
+"""What ONNX Runtime since 1.12 and OpenVINO since 2022 read."""
+
+_EXAMPLE_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """ONNX files.
+
+    Attributes:
+        paths: of the graphs.
+        box_depth: 3x3 convolutions of the graph of the box branch; 0 without one.
+    """
+
+    paths: list[Path]
+    box_depth: int
+
+
+def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> Graphs:
+    """Write the graphs that :mod:`cxr_mmdet.inference.backends.graphs` describes.
+
+    The example must be larger than one cell on every level, for tracing does not see sizes of 1 as variable.
+
+    Args:
+        model: in evaluation mode; its norms become part of the convolutions, and it is changed in other ways.
+        folder: where.
+        winograd: see :func:`cxr_mmdet.inference.export.graphs.maps_graph`.
+
+    Raises:
+        CheckpointError: an operator that ONNX does not have.
+    """
+    model = fuse_conv_bn(model).eval()
+    two_stage = isinstance(model, TwoStageDetector)
+    strides = (model.rpn_head if two_stage else model.bbox_head).prior_generator.strides
+    regions = RegionsGraph(model).eval() if two_stage else None
+    maps, boxes = maps_graph(model, winograd=winograd)
+    depth = 0 if boxes is None else len(boxes.branch.convs)
+    side = max(_EXAMPLE_SIDE, 4 * max(strides[-1]))
+    image = torch.zeros(1, 3, side, side)
+    gate = gate_of(model) is not None
+    outputs = maps_outputs(len(strides), deltas=boxes is None, rows=two_stage or boxes is not None, gate=gate)
+    axes: dict[str, Any] = {name: {0: "pictures", 1: f"{name}_height", 2: f"{name}_width"} for name in outputs}
+    axes |= {"image": {0: "pictures", 2: "height", 3: "width"}, "rows": {0: "cells"}, ABNORMAL: {0: "pictures"}}
+    paths = [folder / f"{MAPS}.onnx"]
+    _export(maps.eval(), (image,), paths[-1], ["image"], outputs, axes)
+    if boxes is not None:
+        rows = torch.zeros(3, boxes.branch.convs[0].channels[0])
+        names = boxes_inputs(depth)
+        axes = {"rows": {0: "rows"}, "cells": {0: "chosen"}, "deltas": {0: "chosen"}}
+        axes |= {name: {1: f"{name}_tiles"} for name in names[1:-1]}
+        paths.append(folder / f"{BOXES}.onnx")
+        _export(boxes.eval(), (rows, *example_plan(depth)), paths[-1], names, ["deltas"], axes)
+    if regions is not None:
+        axes = {name: {0: "regions"} for name in ("pooled", "logits", "deltas")}
+        paths.append(folder / f"{REGIONS}.onnx")
+        _export(regions, (torch.zeros(2, regions.width),), paths[-1], ["pooled"], ["logits", "deltas"], axes)
+    return Graphs(paths, depth)
+
+
+def _export(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    axes: dict[str, Any],
+) -> None:
+    # The exporter by tracing: it does without onnxscript, and takes pictures whose coarsest map is one cell.
+    tracing: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                graph,
+                example,
+                str(path),
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_axes=axes,
+                **tracing,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"the model cannot be exported to ONNX: {reason}") from error
+
+
+REGION_PICTURES = 24
+"""Each gives the second stage up to a thousand regions."""
+
+
+def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: Sequence[Item]) -> list[Path]:
+    """Write each ONNX graph as OpenVINO's pair of files beside it; return the files.
+
+    Args:
+        graphs: maps.onnx and, for a two-stage detector, regions.onnx.
+        reference: the model in torch, which gives the inputs for calibration.
+        calibration: radiographs; with any, weights and activations become eight bits.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    models = [openvino.convert_model(str(graph)) for graph in graphs]
+    if calibration:
+        models = _quantise(models, reference, calibration)
+    files: list[Path] = []
+    for model, graph in zip(models, graphs, strict=True):
+        path = graph.with_suffix(".xml")
+        try:
+            openvino.save_model(model, str(path), compress_to_fp16=False)
+        except RuntimeError as error:  # "iostream error", whatever the system said
+            raise OSError(f"OpenVINO cannot write {path.name} and its .bin, as on a full disk") from error
+        files += [path, path.with_suffix(".bin")]
+    return files
+
+
+def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Item]) -> list[Any]:
+    """Return the models in eight bits; pictures are read when they are needed, not kept."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+
+    def maps(item: Item) -> dict[str, Any]:
+        radiograph = as_radiograph(item.read())
+        return {"image": reference.model.preprocessing(radiograph.pixels, radiograph.pixel_aspect).batch}
+
+    quantised = []
+    sources = (calibration, maps), (calibration[:REGION_PICTURES], lambda item: _regions(reference, item))
+    for model, (items, transform) in zip(models, sources, strict=False):
+        data = nncf.Dataset(list(items), transform)
+        quantised.append(nncf.quantize(model, data, subset_size=len(items), preset=nncf.QuantizationPreset.MIXED))
+    return quantised
+
+
+def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
+    """Return what the second graph gets for a radiograph."""
+    model = reference.model
+    assert isinstance(model.spec, DetectorSpec), "others are not exported"
+    assert not isinstance(model.backend, WholeBackend), "others are not exported"
+    assert model.spec.regions is not None, "only two-stage detectors have a second graph"
+    radiograph = as_radiograph(item.read())
+    picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
+    scores, deltas, pyramid, _ = model.backend.maps(picture.batch)
+    assert isinstance(pyramid, tuple), "the reference is torch"
+    boxes = propose(model.spec.maps, [level[0] for level in scores], partial(deltas.at, 0), picture.size_hw)
+    rois = np.concatenate([np.zeros((len(boxes), 1), dtype=np.float32), boxes], axis=1)
+    sizes = tuple((level.shape[0], level.shape[2], level.shape[3]) for level in pyramid)
+    channels = pyramid[0].shape[1]
+    rows = np.concatenate([level.numpy(force=True).transpose(0, 2, 3, 1).reshape(-1, channels) for level in pyramid])
+    levels = level_of_regions(model.spec.regions, boxes)
+    return {"pooled": pool_pyramid(model.spec.regions.pooling, Pyramid(rows, sizes), rois, levels)}

@@ -1,0 +1,267 @@
+"""Radiographs to compare models on: synthetic ones with known findings, and a user's own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.inference.sources import Item, find_items
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xyxy_to_xywh
+from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.inference.findings import Findings
+    from cxr_mmdet.structures.coco import CocoDict
+
+
+PHANTOMS = 6
+
+_PHANTOM_SIZE = 512
+
+_PHANTOM_SEED = 20
+
+
+@dataclass(frozen=True)
+class CheckSet:
+    """Radiographs, and their ground truth if it is known; its images are numbered from 1 in their order."""
+
+    name: str
+    items: tuple[Item, ...]
+    truth: CocoDict | None
+
+
+def phantom_set(class_names: Sequence[str], folder: Path) -> CheckSet:
+    """Return a few synthetic radiographs, written into ``folder``; with truth where all classes can be drawn."""
+    from cxr_mmdet.annotations.table import read_table
+    from cxr_mmdet.phantom import write_phantoms
+
+    drawn = [name for name in class_names if name in LABELS_14]
+    write_phantoms(
+        folder,
+        images=PHANTOMS,
+        seed=_PHANTOM_SEED,
+        size=_PHANTOM_SIZE,
+        abnormal_share=0.8,
+        readers=1,
+        labels=drawn or LABELS_14,
+    )
+    items = tuple(find_items([str(folder / "train")]))
+    if len(drawn) < len(class_names):
+        return CheckSet("phantoms", items, None)
+    rows = read_table(folder / "truth.csv")
+    rows = rows[rows["class_name"] != NO_FINDING]
+    numbers = {item.image_id: number for number, item in enumerate(items, 1)}
+    boxes = xyxy_to_xywh(rows[XYXY_COLUMNS].to_numpy(float)).tolist()
+    entries = zip(rows["image_id"], rows["class_name"], boxes, strict=True)
+    annotations = [
+        _annotation(index, numbers[image], class_names.index(name), box)
+        for index, (image, name, box) in enumerate(entries, 1)
+    ]
+    return CheckSet("phantoms", items, _coco(len(items), class_names, annotations))
+
+
+def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
+    """Return a user's radiographs: a folder's or archive's without truth, or those of a prepared folder's COCO file.
+
+    Raises:
+        DatasetError: there is none, or the file is not COCO, or of other classes.
+    """
+    if path.suffix.lower() != ".json":
+        return CheckSet(path.name, tuple(find_items([str(path)])), None)
+    from cxr_mmdet.structures.coco import read_ground_truth
+
+    truth = read_ground_truth(path)
+    names = [category["name"] for category in truth["categories"]]
+    missing = [name for name in class_names if name not in names]
+    if missing:
+        raise DatasetError(f"{path}: has no category {missing[0]!r}, which the model finds; give its own label set.")
+    images = path.parent.parent / "images"
+    items, numbers = [], {}
+    for number, image in enumerate(sorted(truth["images"], key=lambda image: image["id"]), 1):
+        file = images / image["file_name"]
+        if not file.is_file():
+            raise DatasetError(f"{path}: its image {file} is missing; give the annotation file of a prepared folder.")
+        items.append(Item(file.stem, file))
+        numbers[image["id"]] = number
+    label_of = {category["id"]: category["name"] for category in truth["categories"]}
+    annotations = [
+        {
+            **entry,
+            "image_id": numbers[entry["image_id"]],
+            "category_id": class_names.index(label_of[entry["category_id"]]) + 1,
+        }
+        for entry in truth["annotations"]
+        if label_of[entry["category_id"]] in class_names
+    ]
+    return CheckSet(path.parent.parent.name, tuple(items), _coco(len(items), class_names, annotations))
+
+
+def _coco(images: int, class_names: Sequence[str], annotations: list[dict[str, object]]) -> CocoDict:
+    return {
+        "images": [{"id": number} for number in range(1, images + 1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, 1)],
+        "annotations": annotations,
+    }
+
+
+def _annotation(index: int, image: int, label: int, bbox: list[float]) -> dict[str, object]:
+    return {
+        "id": index,
+        "image_id": image,
+        "category_id": label + 1,
+        "bbox": bbox,
+        "area": bbox[2] * bbox[3],
+        "iscrowd": 0,
+    }
+
+
+SAME_IOU = 0.5
+
+CLEAR_MARGIN = 0.01
+"""A finding whose score is nearer to the threshold than this may be missing on the other side."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an exported model may differ by.
+
+    Attributes:
+        box_px: pixels of the radiograph, for a box's side; None: not limited.
+        score: of a finding, and of a gate's p_abnormal; None: not limited.
+        unmatched_share: of the reference's clear findings that may have no counterpart; None: not limited.
+        mean_ap: mAP@[.5:.95] that may be lost, 0…1.
+    """
+
+    box_px: float | None
+    score: float | None
+    unmatched_share: float | None
+    mean_ap: float
+
+
+EXACT = Limits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001)
+
+QUANTISED = Limits(box_px=None, score=None, unmatched_share=None, mean_ap=0.005)
+"""Eight bits move every score a little; what counts is the mAP."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison on one set of radiographs.
+
+    Attributes:
+        name: of the set.
+        pictures: how many.
+        findings: of the reference, clearly above its threshold.
+        unmatched: those without a counterpart of the same class that overlaps by half.
+        largest_box_difference_px: between a side of a finding and its counterpart's, pixels of the radiograph.
+        largest_score_difference: likewise.
+        reference_mean_ap: mAP@[.5:.95] of the reference, 0…1; None without ground truth.
+        mean_ap: of the other.
+        largest_p_abnormal_difference: of the gates; None without. Without a gate p_abnormal is a score, and a finding
+            at the threshold would make or unmake it.
+    """
+
+    name: str
+    pictures: int
+    findings: int
+    unmatched: int
+    largest_box_difference_px: float
+    largest_score_difference: float
+    reference_mean_ap: float | None = None
+    mean_ap: float | None = None
+    largest_p_abnormal_difference: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def problems(self, limits: Limits) -> list[str]:
+        """Return what exceeds the limits, in words."""
+        found = []
+        if limits.box_px is not None and self.largest_box_difference_px > limits.box_px:
+            found.append(f"a box differs by {self.largest_box_difference_px:.3g} px (limit {limits.box_px:g})")
+        if limits.score is not None and self.largest_score_difference > limits.score:
+            found.append(f"a score differs by {self.largest_score_difference:.3g} (limit {limits.score:g})")
+        gate = self.largest_p_abnormal_difference
+        if limits.score is not None and gate is not None and gate > limits.score:
+            found.append(f"p_abnormal differs by {gate:.3g} (limit {limits.score:g})")
+        share = self.unmatched / self.findings if self.findings else 0.0
+        if limits.unmatched_share is not None and share > limits.unmatched_share:
+            found.append(f"{self.unmatched} of {self.findings} findings have no counterpart")
+        if self.reference_mean_ap is not None and self.mean_ap is not None:
+            lost = self.reference_mean_ap - self.mean_ap
+            if lost > limits.mean_ap:
+                found.append(f"{100 * lost:.2f} mAP points are lost (limit {100 * limits.mean_ap:g})")
+        return found
+
+
+def compare_findings(
+    name: str,
+    reference: Sequence[Findings],
+    other: Sequence[Findings],
+    *,
+    score_threshold: float,
+    truth: CocoDict | None = None,
+    gate: bool = False,
+) -> Parity:
+    """Return how far ``other`` is from ``reference``.
+
+    Args:
+        name: of the set.
+        reference: of each radiograph.
+        other: of the same radiographs, in the same order.
+        score_threshold: that both were made with.
+        truth: COCO ground truth whose images are numbered from 1 in that order, in pixels of the radiographs.
+        gate: whether their p_abnormal is a gate's, and is compared.
+    """
+    boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
+    for expected, got in zip(reference, other, strict=True):
+        clear = expected.at_least(score_threshold + CLEAR_MARGIN)
+        overlaps = iou_matrix(clear.boxes_xyxy, got.boxes_xyxy) * (clear.labels[:, None] == got.labels[None, :])
+        findings += len(clear)
+        if not len(got):
+            unmatched += len(clear)
+            continue
+        # Among several that overlap alike, the counterpart is the one with the nearest score.
+        distance = 1 - overlaps + np.abs(clear.scores[:, None] - got.scores[None, :])
+        partners = distance.argmin(axis=1) if len(clear) else np.empty(0, dtype=np.int64)
+        found = overlaps[np.arange(len(clear)), partners] >= SAME_IOU
+        unmatched += int((~found).sum())
+        partners = partners[found]
+        boxes = max(boxes, float(np.abs(clear.boxes_xyxy[found] - got.boxes_xyxy[partners]).max(initial=0)))
+        scores = max(scores, float(np.abs(clear.scores[found] - got.scores[partners]).max(initial=0)))
+    return Parity(
+        name=name,
+        pictures=len(reference),
+        findings=findings,
+        unmatched=unmatched,
+        largest_box_difference_px=boxes,
+        largest_score_difference=scores,
+        reference_mean_ap=None if truth is None else mean_ap(truth, reference),
+        mean_ap=None if truth is None else mean_ap(truth, other),
+        largest_p_abnormal_difference=_p_abnormal_difference(reference, other) if gate else None,
+    )
+
+
+def _p_abnormal_difference(reference: Sequence[Findings], other: Sequence[Findings]) -> float:
+    pairs = zip(reference, other, strict=True)
+    return max((abs(expected.p_abnormal - got.p_abnormal) for expected, got in pairs), default=0.0)
+
+
+def mean_ap(truth: CocoDict, found: Sequence[Findings]) -> float | None:
+    """Return mAP@[.5:.95], 0…1, of findings of the images numbered from 1; None where the truth holds no box."""
+    from cxr_mmdet.evaluation.coco import evaluate_coco
+
+    ids = {category["name"]: category["id"] for category in truth["categories"]}
+    detections = [
+        entry
+        for number, findings in enumerate(found, 1)
+        for entry in findings.to_coco(number, [ids[name] for name in findings.class_names])
+    ]
+    return evaluate_coco(truth, detections).mean_ap if truth["annotations"] else None

@@ -1,0 +1,1 @@
+"""DICOM node: a durable queue between a PACS and the model."""

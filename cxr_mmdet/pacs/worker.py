@@ -1,0 +1,272 @@
+"""The two steps of a DICOM node, in threads that nothing ends but a stop: predict, with a report of it, and send.
+
+Each is a loop over the queue. Several threads predict: while the network looks at one radiograph, others are read and
+reported on. At the end of a step its results are on the disk.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from cxr_mmdet.dicom.report import to_bytes
+from cxr_mmdet.errors import CxrError
+from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S, State, identify
+from cxr_mmdet.pacs.reporting import describe_findings, predict_content
+from cxr_mmdet.pacs.sender import NotDeliveredError, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.pacs.job_store import Job, JobStore
+    from cxr_mmdet.pacs.reporting import ReportOptions
+    from cxr_mmdet.pacs.sender import Destination
+
+log = logging.getLogger("cxr_mmdet.node")
+
+Made = TypeVar("Made")
+
+FIRST_DELAY_S = 1.0
+POLL_S = 0.5
+"""How often a loop with nothing to do looks whether a delay is over."""
+
+MAX_UNFINISHED = 5
+"""A radiograph during which the process died so often is given up: something in it kills the process."""
+MAX_ATTEMPTS = 5
+"""Attempts at predicting that end in an error of ours."""
+MAX_REFUSALS = 10
+"""Answers of the destination that it does not want the object; silence is never given up on."""
+MAX_BUSY_REFUSALS, MAX_BUSY_ATTEMPTS = 20, 300
+"""Answers, over about an hour, that there is no room for one object although there is for others; and attempts, over
+about a day, that end in a lack of room for anything."""
+
+
+def delay_after(attempts: int) -> float:
+    """Return the seconds to wait after so many failures: doubling, up to a limit."""
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempts, 20))
+
+
+class Worker:
+    """Predicts and reports in some threads, and sends in another.
+
+    Args:
+        store: the queue.
+        predictor: the model.
+        destination: where results go.
+        ae_title: what the node calls itself.
+        options: what is reported.
+        lanes: radiographs under way at once; each takes its memory.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        predictor: Predictor,
+        destination: Destination,
+        ae_title: str,
+        options: ReportOptions,
+        *,
+        lanes: int,
+    ) -> None:
+        self._store = store
+        self._predictor = predictor
+        self._destination = destination
+        self._ae_title = ae_title
+        self._options = options
+        self._taking = threading.Lock()
+        self._begun: set[int] = set()
+        self._had_room: dict[int, bool] = {}
+        self._under_way: set[int] = set()
+        self._one_is_done = threading.Condition()
+        self._stopping = threading.Event()
+        self._woken = {State.queued: threading.Event(), State.predicted: threading.Event()}
+        steps = [(State.queued, self.predict_next, f"predict-{lane}") for lane in range(lanes)]
+        steps.append((State.predicted, self.deliver_next, "send"))
+        self._threads = [
+            threading.Thread(target=self._loop, args=(state, step), name=name) for state, step, name in steps
+        ]
+
+    def start(self) -> None:
+        """Begin with what the queue holds."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self, state: State = State.queued) -> None:
+        """Say that there is a job in this state."""
+        self._woken[state].set()
+
+    def stop(self) -> None:
+        """Finish the steps at hand, then return; the rest stays in the queue."""
+        self._stopping.set()
+        for event in self._woken.values():
+            event.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _loop(self, state: State, step: Callable[[], bool]) -> None:
+        while not self._stopping.is_set():
+            try:
+                if step():
+                    continue
+            # The disk is full or gone: nothing was noted, so that the job stands where it stood.
+            except (OSError, sqlite3.Error) as error:
+                log.error("the queue cannot be written (%s); trying again", self._store.explain(error))
+                self._stopping.wait(FIRST_DELAY_S)
+                continue
+            self._woken[state].wait(POLL_S)
+            self._woken[state].clear()
+
+    def predict_next(self) -> bool:
+        """Predict the radiograph that has waited longest and keep its results; return whether one was waiting."""
+        with self._taking:
+            job = self._store.next(State.queued, besides=self._all_under_way())
+            if job is None or self._stopping.is_set():
+                return False
+            if job.unfinished:
+                # What a process died of is taken alone, so that none beside it is suspected, and given up, with it.
+                with self._one_is_done:
+                    self._one_is_done.wait_for(lambda: not self._under_way)
+                self._predict(job)
+                return True
+            with self._one_is_done:
+                self._under_way.add(job.number)
+        try:
+            self._predict(job)
+        finally:
+            # Only after what became of it is in the queue may it be taken from there again.
+            with self._one_is_done:
+                self._under_way.discard(job.number)
+                self._one_is_done.notify_all()
+        return True
+
+    def _all_under_way(self) -> tuple[int, ...]:
+        with self._one_is_done:
+            return tuple(self._under_way)
+
+    def _predict(self, job: Job) -> None:
+        """Predict one radiograph and keep the results, or note why not."""
+        if job.unfinished >= MAX_UNFINISHED and job.number not in self._begun:
+            self._give_up(job, f"the node died {job.unfinished} times while predicting it")
+            return
+        if job.number not in self._begun:
+            self._store.begin(job)
+            self._begun.add(job.number)
+        try:
+            content = self._store.read_image(job)
+        except FileNotFoundError:
+            self._give_up(job, "its file is gone from the queue's folder")
+            return
+        # A bad sector or missing rights concern this radiograph; the others go on meanwhile.
+        except OSError as error:
+            self._postpone(job, f"its file cannot be read ({error})")
+            return
+        made = self._attempt(job, lambda: self._results(job, content))
+        if made is not None:
+            self._keep(job, *made)
+
+    def _attempt(self, job: Job, step: Callable[[], Made]) -> Made | None:
+        """Return what the step makes; None once it is noted why it makes nothing."""
+        try:
+            return step()
+        except CxrError as error:
+            self._give_up(job, str(error))
+        # One radiograph must not end the service, whatever it makes the libraries do; the traceback is in the log.
+        except Exception as error:
+            log.exception("predicting %s failed", job.sop_instance_uid)
+            self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
+        return None
+
+    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int, str]:
+        """Return the files to send, by name, the number of findings, and what identifies the radiograph."""
+        prediction = predict_content(self._predictor, content, job.sop_instance_uid)
+        # The time of arrival, so that predicting again after a kill makes the same bytes.
+        created = datetime.datetime.fromtimestamp(job.received)
+        reports = describe_findings(prediction, self._options, created)
+        results = {"1-report": reports.report, "2-capture": reports.capture, "3-presentation": reports.presentation}
+        encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
+        return encoded, len(reports.findings), identify(prediction.header, prediction.radiograph)
+
+    def _keep(self, job: Job, results: dict[str, bytes], findings: int, identity: str) -> None:
+        try:
+            self._store.predicted(job, results, findings, identity)
+        except (OSError, sqlite3.Error) as error:
+            self._postpone(job, f"its results cannot be written ({self._store.explain(error)})")
+            return
+        self._begun.discard(job.number)
+        log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
+        self.wake(State.predicted)
+
+    def deliver_next(self) -> bool:
+        """Send the results that have waited longest, or note why not; return whether any were waiting."""
+        job = self._store.next(State.predicted)
+        if job is None:
+            return False
+        self._deliver(job)
+        return True
+
+    def _deliver(self, job: Job) -> None:
+        if self._store.is_delivered(job):
+            self._store.sent(job)
+            return
+        results = self._store.result_files(job)
+        if not results:
+            self._give_up(job, "its results are gone from the queue's folder")
+            return
+        try:
+            send(results, self._destination, self._ae_title)
+        except NotDeliveredError as error:
+            self._note_refusal(job, error)
+            return
+        except OSError as error:
+            self._postpone(job, f"its results cannot be read ({error})")
+            return
+        # A result that cannot be sent, such as a damaged file, must not keep the others from being sent.
+        except Exception as error:
+            log.exception("sending the findings of %s failed", job.sop_instance_uid)
+            reason = f"its results cannot be sent ({type(error).__name__}: {error})"
+            self._postpone(job, reason, refused=True, give_up=job.refusals + 1 >= MAX_REFUSALS)
+            return
+        self._note_room(job, has_room=True)
+        self._store.sent(job)
+        if job.attempts:
+            # The destination is back: what waits for it need not wait longer.
+            self._store.hurry(State.predicted, job.reason)
+        log.info("sent the findings of %s to %s", job.sop_instance_uid, self._destination)
+
+    def _note_refusal(self, job: Job, error: NotDeliveredError) -> None:
+        """Postpone or give up what the destination did not take.
+
+        A lack of room counts as a refusal of this object where there was room for the last other one: otherwise the
+        destination is full, and waiting is all that helps.
+        """
+        if not error.busy:
+            give_up = error.refused and job.refusals + 1 >= MAX_REFUSALS
+            self._postpone(job, str(error), refused=error.refused, give_up=give_up)
+            return
+        refused = [has_room for number, has_room in self._had_room.items() if number != job.number][-1:] == [True]
+        self._note_room(job, has_room=False)
+        give_up = (refused and job.refusals + 1 >= MAX_BUSY_REFUSALS) or job.attempts + 1 >= MAX_BUSY_ATTEMPTS
+        self._postpone(job, str(error), refused=refused, give_up=give_up)
+
+    def _note_room(self, job: Job, *, has_room: bool) -> None:
+        """Remember whether the destination had room for the last two objects."""
+        earlier = [item for item in self._had_room.items() if item[0] != job.number][-1:]
+        self._had_room = dict([*earlier, (job.number, has_room)])
+
+    def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
+        if give_up:
+            self._give_up(job, reason)
+            return
+        delay = delay_after(job.attempts)
+        log.warning("%s: %s; trying again in %.0f s", job.sop_instance_uid, reason, delay)
+        self._store.postpone(job, reason, delay, refused=refused)
+        self._begun.discard(job.number)
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        self._store.fail(job, reason)
+        self._begun.discard(job.number)
+        log.error("%s: given up: %s", job.sop_instance_uid, reason)

@@ -1,1 +1,0 @@
-"""Models in the reading room: a web page, and what it keeps."""

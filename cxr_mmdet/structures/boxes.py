@@ -1,0 +1,194 @@
+"""Box geometry and non-maximum suppression in numpy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Boxes = NDArray[np.float64]
+
+
+XYXY_COLUMNS = ["x_min", "y_min", "x_max", "y_max"]
+"""The columns that hold a box in every table of the project."""
+
+
+def as_boxes(boxes: ArrayLike) -> Boxes:
+    """Return ``boxes`` as a (N, 4) float64 array; an empty list gives (0, 4)."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def xyxy_to_xywh(boxes_xyxy: ArrayLike) -> Boxes:
+    """Return the boxes as (x_min, y_min, width, height)."""
+    boxes = as_boxes(boxes_xyxy).copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
+
+
+def xywh_to_xyxy(boxes_xywh: ArrayLike) -> Boxes:
+    """Return the boxes as (x_min, y_min, x_max, y_max)."""
+    boxes = as_boxes(boxes_xywh).copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def area(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Return the (N,) areas in square pixels; 0 for a box without extent."""
+    boxes = as_boxes(boxes_xyxy)
+    return _extent(boxes[:, :2], boxes[:, 2:])
+
+
+def iou_matrix(boxes_xyxy: ArrayLike, others_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Return the (N, M) intersection over union; 0 where both boxes are without extent."""
+    return iou(as_boxes(boxes_xyxy)[:, None], as_boxes(others_xyxy)[None, :])
+
+
+def iou(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of boxes paired by broadcasting; 0 where both are without extent.
+
+    Args:
+        boxes_xyxy: (..., 4).
+        others_xyxy: (..., 4), whose leading axes broadcast with those of ``boxes_xyxy``.
+    """
+    shared = intersection(boxes_xyxy, others_xyxy)
+    areas = _extent(boxes_xyxy[..., :2], boxes_xyxy[..., 2:]), _extent(others_xyxy[..., :2], others_xyxy[..., 2:])
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def intersection(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area that boxes, paired by broadcasting, share; both are (..., 4)."""
+    low = np.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    high = np.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
+    return _extent(low, high)
+
+
+def clip_to_image(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> Boxes:
+    """Return the boxes cut at the image's border (0…width, 0…height)."""
+    height, width = size_hw
+    return np.clip(as_boxes(boxes_xyxy), 0, np.array([width, height, width, height], dtype=np.float64))
+
+
+def scale(boxes_xyxy: ArrayLike, scale_x: float, scale_y: float) -> Boxes:
+    """Return the boxes in an image that was resized by these factors."""
+    return as_boxes(boxes_xyxy) * np.array([scale_x, scale_y, scale_x, scale_y])
+
+
+def flip_horizontal(boxes_xyxy: ArrayLike, width: int) -> Boxes:
+    """Return the boxes in the image mirrored left to right."""
+    boxes = as_boxes(boxes_xyxy)
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def rotate_90_ccw(boxes_xyxy: ArrayLike, width: int) -> Boxes:
+    """Return the boxes in the image turned by 90° counter-clockwise (``numpy.rot90``): (x, y) → (y, width - x).
+
+    Args:
+        boxes_xyxy: boxes in the image before the turn.
+        width: that image's width; it becomes the height.
+    """
+    boxes = as_boxes(boxes_xyxy)
+    return np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
+
+
+def translate(boxes_xyxy: ArrayLike, offset_x: float, offset_y: float) -> Boxes:
+    """Return the boxes in an image whose origin moved by these offsets, as padding on the left and top does."""
+    return as_boxes(boxes_xyxy) + np.array([offset_x, offset_y, offset_x, offset_y], dtype=np.float64)
+
+
+def move_as_ellipses(boxes_xyxy: ArrayLike, matrix: NDArray[np.float64]) -> Boxes:
+    """Return the boxes around the ellipses inscribed in the boxes, after an affine map; exact without rotation.
+
+    What a box holds rarely fills its corners, so the box around the turned corners is too large; the ellipse is the
+    usual guess in between (Kalra et al. 2021, "Towards rotation invariance in object detection"). Of a finding that
+    touches all four sides of a box of w by h, turned by an angle a, each side is then off by at most
+    (h·sin a + sqrt(w²·cos² a + h²·sin² a) - w·cos a) / 2, with w and h exchanged for top and bottom: for a square 4.5 %
+    of its side at 5°, either way. The box around the corners is off by up to h·sin a, 8.7 %, and always outwards.
+
+    Args:
+        boxes_xyxy: boxes before the map.
+        matrix: (2, 3), of continuous pixel coordinates: (x, y) → matrix[:, :2] @ (x, y) + matrix[:, 2].
+    """
+    boxes = as_boxes(boxes_xyxy)
+    linear, offset = matrix[:, :2], matrix[:, 2]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 @ linear.T + offset
+    half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (linear**2).T)
+    return np.concatenate([centres - half, centres + half], axis=1)
+
+
+def _extent(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the areas between lower and upper corners, both (..., 2); 0 where they are out of order."""
+    sides = np.maximum(high - low, 0)
+    return sides[..., 0] * sides[..., 1]
+
+
+_BLOCK = 256
+
+
+def suppress(
+    boxes_xyxy: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    iou_threshold: float,
+    max_kept: int,
+) -> NDArray[np.int64]:
+    """Return the indices of the boxes that stay, best score first, at most ``max_kept``.
+
+    A box goes when it overlaps a better one of its group that stays by more than the threshold. Overlaps are in single
+    precision, as torchvision's are.
+
+    Args:
+        boxes_xyxy: (N, 4).
+        scores: (N,).
+        groups: (N,); boxes of different groups never meet.
+        iou_threshold: in 0…1.
+        max_kept: at least 1.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, group = np.ascontiguousarray(boxes_xyxy[order], dtype=np.float32), groups[order]
+    threshold = np.float32(iou_threshold)
+    kept: dict[int, NDArray[np.int64]] = {}
+    total = 0
+    for start in range(0, len(order), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(order)))
+        # Only boxes of one group are compared with each other, which saves most comparisons.
+        for each in np.unique(group[block]).tolist():
+            mine = block[group[block] == each]
+            before = kept.get(each)
+            if before is not None:
+                mine = mine[~(_overlaps(boxes[mine], boxes[before]) > threshold).any(axis=1)]
+            mine = mine[_stays(boxes[mine], threshold)]
+            total += len(mine)
+            kept[each] = mine if before is None else np.concatenate([before, mine])
+        if total >= max_kept:
+            break
+    places = np.concatenate([np.empty(0, dtype=np.int64), *kept.values()])
+    return order[np.sort(places)[:max_kept]]
+
+
+def _stays(boxes: NDArray[np.float32], threshold: np.float32) -> NDArray[np.bool_]:
+    """Return which of a few sorted boxes stay."""
+    conflicts = _overlaps(boxes, boxes) > threshold
+    stays = np.ones(len(boxes), dtype=bool)
+    for index in np.flatnonzero(np.triu(conflicts, 1).any(axis=1)):
+        if stays[index]:
+            stays[index + 1 :] &= ~conflicts[index, index + 1 :]
+    return stays
+
+
+def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the (N, M) intersection over union in single precision; NaN for two boxes without extent."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    intersection = sides[..., 0] * sides[..., 1]
+    area, other_area = _areas(boxes), _areas(others)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return intersection / (area[:, None] + other_area[None, :] - intersection)
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -1,0 +1,107 @@
+"""A case as pictures: the part that is shown, windowed from full depth, without and with its findings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from cxr_mmdet.drawing import draw_boxes
+from cxr_mmdet.structures.boxes import scale, translate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.inference.findings import Findings
+    from cxr_mmdet.web.cases import Case, Look
+
+VIEW_LONG_EDGE = 880
+"""Pixels of a picture on the page; more is seen by zooming, which renders again from the radiograph."""
+
+MAX_ZOOM = 8.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pixels of a radiograph that are shown: first and last-but-one column and row."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the page shows: JPEG contents, and where they are from."""
+
+    original: bytes
+    overlay: bytes
+    part: Part
+    size_hw: tuple[int, int]
+
+
+def visible_part(size_hw: tuple[int, int], look: Look) -> Part:
+    """Return what zoom and centre show; a part never leaves the radiograph, so it may be off-centre."""
+    height, width = size_hw
+    zoom = min(max(look.zoom, 1.0), MAX_ZOOM)
+    part_height, part_width = max(1, round(height / zoom)), max(1, round(width / zoom))
+    left = min(max(round(look.center[0] * width - part_width / 2), 0), width - part_width)
+    top = min(max(round(look.center[1] * height - part_height / 2), 0), height - part_height)
+    return Part(left, top, left + part_width, top + part_height)
+
+
+def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Pictures:
+    """Return the two pictures of what is shown now."""
+    part = visible_part(case.size_hw, case.look)
+    pixels = _at_size(_pixels(case, part), long_edge, case.decoded.radiograph.pixel_aspect)
+    overlay = _draw(case.findings(), pixels, part)
+    height, width = pixels.shape
+    return Pictures(_jpeg(pixels), _jpeg(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)), part, (height, width))
+
+
+def render_overlay(case: Case) -> NDArray[np.uint8]:
+    """Return the whole radiograph at full size as RGB, in the window that is shown, with the findings that are."""
+    look = case.look
+    return case.findings().draw(case.decoded.viewable.render(look.window, invert=look.invert))
+
+
+def _pixels(case: Case, part: Part) -> NDArray[np.uint8]:
+    return case.decoded.viewable.render(case.look.window, invert=case.look.invert, part=part.slices)
+
+
+def _at_size(pixels: NDArray[np.uint8], long_edge: int, pixel_aspect: float) -> NDArray[np.uint8]:
+    height, width = pixels.shape
+    square_height = height * pixel_aspect
+    ratio = long_edge / max(square_height, width)
+    size_wh = max(1, round(width * ratio)), max(1, round(square_height * ratio))
+    interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, size_wh, interpolation=interpolation), dtype=np.uint8)
+
+
+def _draw(findings: Findings, pixels: NDArray[np.uint8], part: Part) -> NDArray[np.uint8]:
+    part_height, part_width = part.size_hw
+    boxes = translate(findings.boxes_xyxy, -part.left, -part.top)
+    seen = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < part_width) & (boxes[:, 1] < part_height)
+    height, width = pixels.shape
+    boxes = scale(boxes[seen], width / part_width, height / part_height)
+    return draw_boxes(pixels, boxes, findings.labels[seen], findings.scores[seen], findings.class_names)
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+    # Full colour resolution: thin coloured lines on grey are all there is to see.
+    options = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    _, data = cv2.imencode(".jpg", picture, options)
+    return bytes(data)

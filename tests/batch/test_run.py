@@ -1,0 +1,256 @@
+"""Many radiographs: bad files, resuming, a full disk, several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from detectors import write_picture
+
+from cxr_mmdet.batch.run import RunOptions, predict_many
+from cxr_mmdet.errors import CxrError, NotFiniteError, UsageError
+from cxr_mmdet.inference.findings import Findings
+from cxr_mmdet.inference.predictor import Thresholds
+from cxr_mmdet.inference.sources import find_items
+from cxr_mmdet.structures.coco import read_detections
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class OneBox:
+    """A predictor that finds the upper left quarter, more surely the brighter the picture is."""
+
+    class_names = ("ILD", "Nodule/Mass")
+    has_gate = False
+
+    def __init__(self, model_id="one-box", stop_after=None):
+        self.model_id = model_id
+        self.calls = 0
+        self.stop_after = stop_after
+
+    def check(self, thresholds):
+        thresholds.check(self.class_names)
+
+    def predict_radiographs(self, radiographs, thresholds, augmentation=None):
+        found = []
+        for radiograph in radiographs:
+            if self.calls == self.stop_after:
+                raise KeyboardInterrupt
+            self.calls += 1
+            height, width = radiograph.size_hw
+            score = float(radiograph.pixels.mean() / 255)
+            boxes, labels, scores = ([[0, 0, width / 2, height / 2]], [1], [score]) if score > 0.1 else ([], [], [])
+            found.append(
+                Findings.of(
+                    boxes, labels, scores, class_names=self.class_names, size_hw=(height, width), model_id=self.model_id
+                )
+            )
+        return found
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for seed in range(5):
+        write_picture(tmp_path / "in" / f"p{seed}.png", 40 + seed, 30, seed)
+    return tmp_path / "in"
+
+
+def run(pictures, out, predictor=None, **options):
+    return predict_many(predictor or OneBox(), find_items([str(pictures)]), out, RunOptions(**options))
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_files(pictures, tmp_path):
+    write_picture(pictures / "dark.png", 10, 10)
+    import cv2
+
+    cv2.imwrite(str(pictures / "dark.png"), np.zeros((10, 10), np.uint8))
+    summary = run(pictures, tmp_path / "out", overlays=True)
+    assert (summary.images, summary.findings, summary.reused, summary.failures) == (6, 5, 0, {})
+    findings = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert findings["labels"] == ["ILD", "Nodule/Mass"]
+    assert [image["image_id"] for image in findings["images"]] == ["dark", "p0", "p1", "p2", "p3", "p4"]
+    assert findings["images"][0]["findings"] == []
+    assert findings["images"][2]["findings"][0]["box_xyxy"] == [0, 0, 15, 20.5]
+    truth = {
+        "images": [{"id": number} for number in range(1, 7)],
+        "categories": [{"id": 1, "name": "ILD"}, {"id": 2, "name": "Nodule/Mass"}],
+        "annotations": [],
+    }
+    detections = read_detections(tmp_path / "out" / "detections.json", truth)
+    assert [entry["image_id"] for entry in detections] == [2, 3, 4, 5, 6]
+    assert {entry["category_id"] for entry in detections} == {2}
+    rows = read_csv(tmp_path / "out" / "findings.csv")
+    assert [row["class_name"] for row in rows] == ["No finding"] + ["Nodule/Mass"] * 5
+    assert sorted(path.stem for path in (tmp_path / "out" / "overlays").iterdir()) == sorted(
+        ["dark", "p0", "p1", "p2", "p3", "p4"]
+    )
+    assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+def test_a_bad_file_among_good_ones(pictures, tmp_path):
+    (pictures / "p2.png").write_bytes((pictures / "p2.png").read_bytes()[:60])
+    summary = run(pictures, tmp_path / "out", batch_size=2)
+    assert summary.images == 4
+    assert list(summary.failures) == ["p2"]
+    (row,) = read_csv(tmp_path / "out" / "failures.csv")
+    assert row["image_id"] == "p2"
+    assert "damaged PNG" in row["reason"]
+    write_picture(pictures / "p2.png")
+    predictor = OneBox()
+    repaired = run(pictures, tmp_path / "out", predictor)
+    assert (repaired.images, repaired.reused, predictor.calls) == (5, 4, 1)
+    assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+class NotFiniteWhereDark(OneBox):
+    def predict_radiographs(self, radiographs, thresholds, augmentation=None):
+        if min(radiograph.pixels.mean() for radiograph in radiographs) < 30:
+            raise NotFiniteError
+        return super().predict_radiographs(radiographs, thresholds, augmentation)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_radiograph_of_which_the_network_says_nothing_finite_fails_alone(pictures, tmp_path, batch_size):
+    """It was written down as a normal chest."""
+    cv2.imwrite(str(pictures / "p1-dark.png"), np.full((40, 30), 9, dtype=np.uint8))
+    done = run(pictures, tmp_path / "out", NotFiniteWhereDark(), batch_size=batch_size)
+    assert done.images == 5
+    (row,) = read_csv(tmp_path / "out" / "failures.csv")
+    assert row["image_id"] == "p1-dark"
+    assert row["reason"].startswith(f"{pictures / 'p1-dark.png'}: the model's outputs are not finite numbers")
+    assert "p1-dark" not in (tmp_path / "out" / "findings.json").read_text()
+
+
+def test_only_bad_files(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.png").write_text("hello")
+    summary = run(tmp_path / "in", tmp_path / "out")
+    assert (summary.images, len(summary.failures)) == (0, 1)
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
+    assert json.loads((tmp_path / "out" / "findings.json").read_text())["images"] == []
+
+
+def test_interrupted_and_gone_on_with(pictures, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, tmp_path / "out", OneBox(stop_after=3))
+    predictor = OneBox()
+    summary = run(pictures, tmp_path / "out", predictor)
+    assert (summary.reused, predictor.calls) == (3, 2)
+    run(pictures, tmp_path / "whole")
+    for name in ("findings.json", "detections.json", "findings.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_line_that_a_kill_left_half_written(pictures, tmp_path):
+    run(pictures, tmp_path / "out")
+    log = tmp_path / "out" / ".progress" / "rank-0.jsonl"
+    log.write_bytes(log.read_bytes()[:-25])
+    predictor = OneBox()
+    assert run(pictures, tmp_path / "out", predictor).reused == 4
+    assert predictor.calls == 1
+    assert run(pictures, tmp_path / "out", OneBox()).reused == 5
+
+
+def test_a_changed_picture_is_predicted_again(pictures, tmp_path):
+    run(pictures, tmp_path / "out")
+    write_picture(pictures / "p1.png", 80, 60, 9)
+    predictor = OneBox()
+    assert run(pictures, tmp_path / "out", predictor).images == 5
+    assert predictor.calls == 1
+    images = json.loads((tmp_path / "out" / "findings.json").read_text())["images"]
+    assert (images[1]["height"], images[1]["width"]) == (80, 60)
+
+
+def test_overlays_asked_for_later(pictures, tmp_path):
+    run(pictures, tmp_path / "out")
+    assert run(pictures, tmp_path / "out", overlays=True).images == 5
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 5
+
+
+def test_results_of_another_model_or_setting_are_not_mixed(pictures, tmp_path):
+    run(pictures, tmp_path / "out")
+    for predictor, options in ((OneBox("other"), {}), (OneBox(), {"thresholds": Thresholds(score=0.2)})):
+        with pytest.raises(UsageError, match="another model or of other settings"):
+            run(pictures, tmp_path / "out", predictor, **options)
+    predictor = OneBox("other")
+    assert run(pictures, tmp_path / "out", predictor, force=True).reused == 0
+    assert predictor.calls == 5
+
+
+def test_numbers_and_pixels_of_a_prepared_folder(prepared_folder, tmp_path):
+    root = prepared_folder()
+    annotations = root / "annotations" / "val_5.json"
+    truth = json.loads(annotations.read_text())
+    predictor = OneBox()
+    predictor.class_names = ("Nodule/Mass", "ILD")
+    summary = run(root / "images", tmp_path / "out", predictor, coco=annotations)
+    assert summary.images == len(truth["images"])
+    detections = read_detections(tmp_path / "out" / "detections.json", truth)
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    assert {names[entry["category_id"]] for entry in detections} == {"ILD"}
+    sizes = {image["id"]: image["width"] for image in truth["images"]}
+    assert all(entry["bbox"][2] == sizes[entry["image_id"]] / 2 for entry in detections)
+
+
+def test_a_prepared_folder_of_other_pictures(pictures, prepared_folder, tmp_path):
+    predictor = OneBox()
+    with pytest.raises(CxrError, match="none of its images is among the inputs"):
+        run(pictures, tmp_path / "out", predictor, coco=prepared_folder() / "annotations" / "val_5.json")
+
+
+def test_a_folder_of_results_that_cannot_be_made(pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CxrError, match=r"cannot be written \(Not a directory\); .* choose another --out"):
+        run(pictures, tmp_path / "file" / "out")
+
+
+def test_a_disk_that_fills_up(pictures, tmp_path):
+    """Files may not grow beyond a few lines: as on a full disk, writing fails in the middle."""
+    run(pictures, tmp_path / "probe")
+    line = (tmp_path / "probe" / ".progress" / "rank-0.jsonl").stat().st_size // 5
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * line + line // 2, before[1]))
+        with pytest.raises(CxrError, match=r"rank-0\.jsonl: cannot be written .* what is finished is kept"):
+            run(pictures, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    summary = run(pictures, tmp_path / "out")
+    assert (summary.images, summary.reused) == (5, 3)
+
+
+@pytest.mark.slow
+def test_processes_share_the_work(pictures, tmp_path):
+    from detectors import bundle_of
+
+    (pictures / "bad.png").write_text("hello")
+    command = [
+        str(ROOT / "tools" / "predict.py"),
+        str(bundle_of("retina", "onnx")),
+        str(pictures),
+        "--overlays",
+        "--out",
+    ]
+    alone = subprocess.run([sys.executable, *command, str(tmp_path / "one")], capture_output=True, text=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"]
+    shared = subprocess.run([*torchrun, *command, str(tmp_path / "two")], capture_output=True, text=True)
+    assert alone.returncode == shared.returncode == 1, shared.stderr[-2000:]
+    assert "bad.png" in shared.stderr
+    for name in ("findings.json", "detections.json", "findings.csv", "failures.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert len(list((tmp_path / "two" / ".progress").glob("rank-*.jsonl"))) == 2

@@ -1,0 +1,396 @@
+"""The node's steps beside each other: what is predicted is reported on later, and no failure or stop loses it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from node_builders import FINDINGS, HEADER, wait_for
+
+from cxr_mmdet.dicom.report import structured_report
+from cxr_mmdet.errors import DicomError
+from cxr_mmdet.pacs import worker as worker_module
+from cxr_mmdet.pacs.job_store import (
+    JobStore,
+    State,
+    count_states,
+    file_stem,
+    list_jobs,
+    open_queue,
+    retry_failed,
+)
+from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, Reports
+from cxr_mmdet.pacs.sender import Destination, NotDeliveredError
+from cxr_mmdet.pacs.worker import MAX_ATTEMPTS, MAX_BUSY_REFUSALS, MAX_REFUSALS, MAX_UNFINISHED, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cxr_mmdet.pacs.job_store import Job
+
+LANES = 3
+NOBODY = Destination("NOBODY", "127.0.0.1", 9)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(worker_module, "LONGEST_DELAY_S", 0.001)
+    monkeypatch.setattr(worker_module, "POLL_S", 0.01)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    opened = JobStore(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+class Steps:
+    """Stands for the model, for reporting and for the archive, and notes what each of them does to which radiograph."""
+
+    def __init__(self, patch: Callable[[Any, str, Any], None]) -> None:
+        self.predicted: list[str] = []
+        self.reported: list[str] = []
+        self.may_report = threading.Event()
+        self.may_report.set()
+        self.before_report: Callable[[str], None] = lambda name: None
+        patch(worker_module, "predict_content", self._predict)
+        patch(worker_module, "describe_findings", self._report)
+        patch(worker_module, "identify", lambda header, radiograph: radiograph)
+        patch(worker_module, "send", lambda *_: None)
+
+    def _predict(self, predictor: Any, content: bytes, name: str) -> Prediction:
+        self.predicted.append(name)
+        return Prediction(HEADER, name, FINDINGS)  # type: ignore[arg-type]
+
+    def _report(self, prediction: Any, options: ReportOptions, created: Any) -> Reports:
+        assert self.may_report.wait(30)
+        self.before_report(prediction.radiograph)
+        self.reported.append(prediction.radiograph)
+        return Reports(FINDINGS, structured_report(FINDINGS, HEADER, created=created), None)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    return Steps(monkeypatch.setattr)
+
+
+def make_worker(store: JobStore) -> Worker:
+    return Worker(store, None, NOBODY, "CXR", ReportOptions(), lanes=LANES)  # type: ignore[arg-type]
+
+
+@contextmanager
+def run_worker(store: JobStore, steps: Steps) -> Iterator[Worker]:
+    worker = make_worker(store)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        steps.may_report.set()
+        worker.stop()
+
+
+def states(store: JobStore) -> dict[str, int]:
+    with open_queue(store.folder) as queue:
+        return {state: count for state, count in count_states(queue).items() if count}
+
+
+def reasons(store: JobStore, state: State) -> dict[str, str]:
+    with open_queue(store.folder) as queue:
+        return {job.sop_instance_uid: job.reason for job in list_jobs(queue, state)}
+
+
+def fail_for(uid: str, error: Exception) -> Callable[[str], None]:
+    def step(name: str) -> None:
+        if name == uid:
+            raise error
+
+    return step
+
+
+def test_others_are_predicted_while_one_is_reported_on_and_none_is_taken_twice(store: JobStore, steps: Steps):
+    uids = [f"1.{number}" for number in range(6)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    steps.may_report.clear()
+    with run_worker(store, steps):
+        wait_for(lambda: len(steps.predicted) == LANES)
+        time.sleep(0.2)
+        assert sorted(steps.predicted) == uids[:LANES], "pictures do not pile up in memory"
+        assert states(store) == {"queued": 6}, "nothing has moved on before its results are on the disk"
+        steps.may_report.set()
+        wait_for(lambda: states(store) == {"done": 6})
+    assert sorted(steps.predicted) == sorted(steps.reported) == uids
+
+
+def test_a_stop_finishes_what_is_under_way_and_leaves_the_rest(store: JobStore, steps: Steps):
+    uids = [f"1.{number}" for number in range(5)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    steps.may_report.clear()
+    with run_worker(store, steps) as worker:  # which stops it a second time, and that does no harm
+        wait_for(lambda: len(steps.predicted) == LANES)
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        time.sleep(0.1)
+        assert stopping.is_alive(), "it waits for the reports"
+        steps.may_report.set()
+        stopping.join(30)
+        assert not stopping.is_alive()
+    assert sorted(steps.reported) == sorted(steps.predicted) == uids[:LANES]
+    found = states(store)
+    assert found.pop("queued") == len(uids) - LANES
+    assert sum(found.values()) == LANES, "reported, and perhaps sent"
+
+
+def test_an_error_in_reporting_postpones_its_radiograph_alone_until_it_is_given_up(store: JobStore, steps: Steps):
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    steps.before_report = fail_for("1.1", RuntimeError("no font"))
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
+    assert reasons(store, State.failed) == {"1.1": "RuntimeError: no font"}
+    assert steps.predicted.count("1.1") == MAX_ATTEMPTS
+    assert steps.predicted.count("1.2") == 1
+
+
+def test_what_cannot_be_reported_on_fails_at_once(store: JobStore, steps: Steps):
+    store.accept("1.1", b"image", "A@b")
+    steps.before_report = fail_for("1.1", DicomError("the radiograph has no StudyInstanceUID"))
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1})
+    assert reasons(store, State.failed) == {"1.1": "the radiograph has no StudyInstanceUID"}
+    assert steps.predicted == ["1.1"]
+
+
+def test_a_queue_that_cannot_be_written_for_a_while_delays_reports(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    store.accept("1.1", b"image", "A@b")
+    run, failures = store._run, iter(range(6))
+
+    def full(statement: str, *values: Any) -> None:
+        if "unfinished + 1" not in statement and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        run(statement, *values)
+
+    monkeypatch.setattr(store, "_run", full)
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"done": 1})
+    assert len(steps.predicted) == 4, "three times neither the results nor the delay could be noted"
+
+
+def test_results_that_cannot_be_sent_fail_and_the_others_are_sent(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    def send(paths: list[Path], *_: object) -> None:
+        if bad in paths[0].name:
+            raise ValueError("no DICOM file")
+
+    monkeypatch.setattr(worker_module, "send", send)
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    bad = store.next(State.queued).file
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
+    assert reasons(store, State.failed) == {"1.1": "its results cannot be sent (ValueError: no DICOM file)"}
+    assert MAX_REFUSALS > 1
+
+
+def _run_until_death(folder: Path, killer: str, under_way: int) -> None:
+    """Work off the queue in a process that dies while it reports on ``killer`` and so many in all are under way."""
+    worker_module.POLL_S = 0.01
+    steps = Steps(setattr)
+    worker = make_worker(store := JobStore(folder))
+
+    def die(name: str) -> None:
+        if name == killer:
+            wait_for(lambda: len(steps.predicted) >= under_way)
+            os._exit(9)
+        elif under_way > 1:
+            time.sleep(60)  # until the process dies
+
+    steps.before_report = die
+    worker.start()
+    wait_for(lambda: set(states(store)) <= {"done", "failed"}, 30)
+    worker.stop()
+    os._exit(0)
+
+
+def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path: Path):
+    store = JobStore(tmp_path / "state")
+    uids = [f"1.{number}" for number in range(5)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    store.close()
+    exits = []
+    while not exits or exits[-1] != 0:
+        assert len(exits) <= MAX_UNFINISHED, "it kills for ever"
+        arguments = (store.folder, "1.1", 1 if exits else LANES)
+        process = multiprocessing.get_context("fork").Process(target=_run_until_death, args=arguments)
+        process.start()
+        process.join(60)
+        exits.append(process.exitcode)
+        if len(exits) == 1:
+            with open_queue(store.folder) as queue:
+                begun = {job.sop_instance_uid for job in list_jobs(queue, State.queued) if job.unfinished}
+            assert begun == {"1.0", "1.1", "1.2"}, "those beside it, so that the first death puts them under suspicion"
+    assert exits == [9] * MAX_UNFINISHED + [0]
+    assert states(store) == {"failed": 1, "done": 4}
+    assert reasons(store, State.failed) == {"1.1": f"the node died {MAX_UNFINISHED} times while predicting it"}
+
+
+@pytest.mark.parametrize("step", ["reported on", "results written"])
+def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, step: str):
+    store = JobStore(tmp_path / "state")
+    store.accept("1.1", b"image", "A@b")
+    store.close()
+
+    def work_and_die() -> None:
+        steps = Steps(setattr)
+        opened = JobStore(store.folder)
+        if step == "reported on":
+            steps.before_report = lambda name: os._exit(9)
+        else:
+            opened._move = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+        make_worker(opened).start()
+        time.sleep(30)
+
+    process = multiprocessing.get_context("fork").Process(target=work_and_die)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    assert states(store) == {"queued": 1}
+    store = JobStore(store.folder)
+    assert len(list((store.folder / "images").iterdir())) == 1
+    assert not list((store.folder / "results").iterdir())
+    assert store.next(State.queued).unfinished == 1
+    store.close()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
+def test_an_image_that_cannot_be_read_waits_alone_with_its_reason(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    read, is_bad = store.read_image, threading.Event()
+    is_bad.set()
+
+    def read_image(job: Job) -> bytes:
+        if is_bad.is_set() and job.sop_instance_uid == "1.1":
+            raise error
+        return read(job)
+
+    monkeypatch.setattr(store, "read_image", read_image)
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"queued": 1, "done": 1})
+        wait_for(lambda: reasons(store, State.queued) == {"1.1": f"its file cannot be read ({error})"})
+        is_bad.clear()
+        wait_for(lambda: states(store) == {"done": 2})
+
+
+def test_results_that_cannot_be_read_wait_alone_with_their_reason(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    def send(paths: list[Path], *_: object) -> None:
+        if bad in paths[0].name:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(worker_module, "send", send)
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+    bad = store.next(State.queued).file
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"predicted": 1, "done": 1})
+        wait_for(lambda: "cannot be read ([Errno 5]" in reasons(store, State.predicted)["1.1"])
+
+
+def test_results_that_are_gone_are_not_called_sent(store: JobStore, steps: Steps):
+    store.accept("1.1", b"image", "A@b")
+    job = store.next(State.queued)
+    store.predicted(job, {"1-report": b"sr"}, 0)
+    for path in store.result_files(job):
+        path.unlink()
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed": 1})
+    assert reasons(store, State.failed) == {"1.1": "its results are gone from the queue's folder"}
+
+
+class FullArchive:
+    """Has no room for some radiographs, or for any; notes what it is offered."""
+
+    def __init__(self, bad: set[str]) -> None:
+        self.bad = bad
+        self.offered: list[str] = []
+        self.taken: list[str] = []
+
+    def send(self, paths: list[Path], *_: object) -> None:
+        stem = paths[0].name.split("-")[0]
+        self.offered.append(stem)
+        if stem in self.bad:
+            raise NotDeliveredError("no room", refused=False, busy=True)
+        self.taken.append(stem)
+
+
+def test_one_object_for_which_there_is_no_room_fails_and_can_be_retried(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    bad = file_stem("1.0")
+    archive = FullArchive({bad})
+    monkeypatch.setattr(worker_module, "send", archive.send)
+    with run_worker(store, steps) as worker:
+        for uid in ("1.1", "1.0"):
+            store.accept(uid, b"image", "A@b")
+            worker.wake()
+            wait_for(lambda uid=uid: file_stem(uid) in archive.offered)
+        wait_for(lambda: states(store) == {"failed": 1, "done": 1})
+        assert reasons(store, State.failed) == {"1.0": "no room"}
+        assert archive.offered.count(bad) == MAX_BUSY_REFUSALS
+        archive.bad.clear()
+        with open_queue(store.folder) as queue:
+            assert retry_failed(store.folder, queue) == 1
+        wait_for(lambda: states(store) == {"done": 2})
+
+
+def test_an_archive_without_room_for_anything_is_waited_for(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    uids = [f"1.{number}" for number in range(3)]
+    archive = FullArchive({file_stem(uid) for uid in uids})
+    monkeypatch.setattr(worker_module, "send", archive.send)
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    with run_worker(store, steps):
+        wait_for(lambda: len(archive.offered) > 2 * len(uids) * MAX_BUSY_REFUSALS)
+        assert states(store) == {"predicted": len(uids)}
+        archive.bad.clear()
+        wait_for(lambda: states(store) == {"done": len(uids)})
+
+
+def test_what_was_delivered_on_a_full_disk_is_not_sent_again(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+):
+    archive = FullArchive(set())
+    monkeypatch.setattr(worker_module, "send", archive.send)
+    run, failures = store._run, iter(range(6))
+
+    def full(statement: str, *values: Any) -> None:
+        if State.done.value in values and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        run(statement, *values)
+
+    monkeypatch.setattr(store, "_run", full)
+    store.accept("1.1", b"image", "A@b")
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"done": 1})
+    assert len(archive.offered) == 1
+    assert not list((store.folder / "results").iterdir())

@@ -1,0 +1,93 @@
+"""Near-identical pictures: found in other clothes, not invented."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.phantom import write_phantoms
+from cxr_mmdet.preparation.images import find_radiographs, prepare_images
+from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, Twins, find_twins, fingerprint_pictures, twins_across
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Return 24 prepared phantoms of as many and fewer patients."""
+    root = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(root / "src", images=24, size=256, seed=5)
+    prepare_images(find_radiographs(root / "src"), root / "out/images", short_edge=0)
+    return {path.stem: path for path in sorted((root / "out/images").iterdir())}
+
+
+def jpeg(pixels):
+    return cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
+
+
+def half(pixels):
+    return cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def brighter(pixels):
+    return np.clip(pixels * 1.1, 0, 255).astype(np.uint8)
+
+
+def test_radiographs_of_different_patients_are_no_twins(pictures, tmp_path):
+    assert find_twins(fingerprint_pictures(pictures, tmp_path / "f.json")) == []
+
+
+@pytest.mark.parametrize("change", [np.copy, jpeg, half, brighter])
+def test_a_picture_in_other_clothes_is_found(pictures, tmp_path, change):
+    name, path = next(iter(pictures.items()))
+    cv2.imwrite(str(tmp_path / "again.png"), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+    (twins,) = find_twins(fingerprint_pictures(pictures | {"again": tmp_path / "again.png"}, tmp_path / "f.json"))
+    assert {twins.first, twins.second} == {name, "again"}
+    assert twins.distance <= MAX_DISTANCE
+
+
+def test_distances_are_counted_in_bits_and_sorted():
+    one = f"{0:064x}"
+    hashes = {"c": one, "a": f"{0b111:064x}", "b": one, "far": "f" * 64}
+    assert find_twins(hashes, 3) == [Twins("b", "c", 0), Twins("a", "b", 3), Twins("a", "c", 3)]
+    assert find_twins(hashes, 2) == [Twins("b", "c", 0)]
+    assert find_twins({"a": one}) == find_twins({}) == []
+
+
+def test_pairs_are_found_beyond_one_block_of_rows():
+    rng = np.random.default_rng(0)
+    hashes = {f"i{number:05}": rng.bytes(32).hex() for number in range(2100)}
+    hashes["i02099"] = hashes["i00003"]
+    hashes["i01500"] = hashes["i01400"]
+    assert find_twins(hashes) == [Twins("i00003", "i02099", 0), Twins("i01400", "i01500", 0)]
+
+
+def test_only_pairs_across_the_split_matter():
+    twins = [Twins("a", "b", 0), Twins("c", "d", 1)]
+    assert twins_across(twins, {"a", "c", "d"}) == [Twins("a", "b", 0)]
+
+
+def test_hashes_of_unchanged_pictures_are_kept(pictures, tmp_path):
+    cache = tmp_path / "f.json"
+    chosen = dict(list(pictures.items())[:3])
+    hashes = fingerprint_pictures(chosen, cache)
+    before = cache.read_bytes()
+    assert fingerprint_pictures(chosen, cache) == hashes
+    assert cache.read_bytes() == before
+    known = json.loads(before)
+    name = next(iter(chosen))
+    known[name] = [known[name][0], "f" * 64]
+    cache.write_text(json.dumps(known))
+    assert fingerprint_pictures(chosen, cache)[name] == "f" * 64
+    known[name][0] = "00000000"
+    cache.write_text(json.dumps(known))
+    assert fingerprint_pictures(chosen, cache) == hashes
+    cache.write_text("{")
+    assert fingerprint_pictures(chosen, cache, jobs=2) == hashes
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    for name in ("a", "b"):
+        with pytest.raises(DatasetError, match=rf"{name}\.png"):
+            fingerprint_pictures({name: tmp_path / f"{name}.png"}, tmp_path / "f.json")

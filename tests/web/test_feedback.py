@@ -1,0 +1,168 @@
+"""The loop closes: predict, say what is right, export, prepare with the reader's table."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pandas as pd
+import pytest
+from serving_builders import make_room, phantom_dicom
+from typer.testing import CliRunner
+
+from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.cli.feedback import app
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.preparation.build import BuildOptions, build_dataset
+from cxr_mmdet.web.cases import Filter
+from cxr_mmdet.web.feedback import export_feedback
+from cxr_mmdet.web.store import Store, StoredImage, StoredReading, StoredVerdict
+from cxr_mmdet.web.uploads import Upload
+from cxr_mmdet.web.verdicts import Kind
+
+BOX = (10.0, 20.0, 110.0, 140.0)
+
+
+def stored(content: str, *verdicts: StoredVerdict, reader="R1", finished=True, name=None):
+    return StoredReading(StoredImage(content * 64, content * 64, (400, 300), name), reader, finished, verdicts)
+
+
+@pytest.fixture(scope="module")
+def read_store(tmp_path_factory):
+    """A folder of four phantoms, and a store in which a reader spoke on three of them under other file names."""
+    folder = tmp_path_factory.mktemp("loop")
+    train = folder / "radiographs" / "train"
+    train.mkdir(parents=True)
+    for index in range(4):
+        (train / f"image{index}.dicom").write_bytes(phantom_dicom(index))
+    room = make_room(store=Store.open(folder / "store"))
+    uploads = [Upload(f"upload-{index}.dcm", phantom_dicom(index)) for index in range(3)]
+    cases, problems = room.open_uploads(uploads, Filter(0.5, 0.5))
+    assert not problems
+    for case in cases:
+        first, second, *others = case.named()
+        if case is cases[2]:
+            others, first, second = case.named(), None, None
+        for finding in others:
+            room.judge(case, "Dr Who", Kind.absent, finding)
+        if first is not None:
+            room.judge(case, "Dr Who", Kind.agree, first)
+            room.judge(case, "Dr Who", Kind.wrong_box, second, box=BOX)
+            room.judge(case, "Dr Who", Kind.missed, None, class_name="ILD", box=(5.0, 5.0, 60.0, 70.0))
+        if case is not cases[1]:
+            room.finish(case, "Dr Who")
+    agreed = cases[0].named()[:2]
+    room.close()
+    return folder, agreed
+
+
+def test_from_verdict_to_prepared_folder(read_store, tmp_path):
+    folder, (agreed, redrawn) = read_store
+    source = folder / "radiographs"
+    table = source / "train.csv"
+    table.unlink(missing_ok=True)
+    arguments = ["export", str(folder / "store"), str(table), "--images", str(source), "--unfinished"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = read_table(table)
+    assert set(rows["image_id"]) == {"image0", "image1", "image2"}
+    assert set(rows["reader"]) == {"Dr Who"}
+    assert list(rows.loc[rows["image_id"] == "image2", "class_name"]) == ["No finding"]
+    first = rows[rows["image_id"] == "image0"]
+    assert len(first) == 3
+    got = dict(zip(first["class_name"] + first["x_min"].astype(str), first["y_max"], strict=True))
+    assert got[f"{agreed.class_name}{round(agreed.box_xyxy[0], 2)}"] == pytest.approx(agreed.box_xyxy[3], abs=0.005)
+    assert got[f"{redrawn.class_name}10.0"] == 140
+    assert got["ILD5.0"] == 70
+
+    summary = build_dataset(source, tmp_path / "prepared", BuildOptions(labels=("5",), val_ratio=0.34))
+    assert summary.images == 3
+    assert [failure.image_id for failure in summary.failures] == ["image3"], "nobody read it"
+    cocos = [json.loads(path.read_text()) for path in (tmp_path / "prepared" / "annotations").glob("*_5.json")]
+    assert sum(len(coco["annotations"]) for coco in cocos) == len(rows) - 1
+
+
+def test_only_finished_readings_unless_asked(read_store, tmp_path):
+    folder, _ = read_store
+    store = Store.open(folder / "store")
+    summary = export_feedback(store.readings(), tmp_path / "out.csv", images=folder / "radiographs")
+    store.close()
+    assert (summary.images, summary.unfinished, summary.unknown) == (2, 1, 0)
+    assert set(pd.read_csv(tmp_path / "out.csv")["image_id"]) == {"image0", "image2"}
+
+
+def test_a_radiograph_in_another_file_is_known_by_its_pixels(read_store, tmp_path):
+    import io
+
+    import pydicom
+
+    folder, _ = read_store
+    dataset = pydicom.dcmread(io.BytesIO(phantom_dicom(0)))
+    dataset.PatientName, dataset.PatientID = "", ""
+    dataset.save_as(tmp_path / "anonymous.dcm")
+    (tmp_path / "broken.dcm").write_bytes(b"no radiograph")
+    cv2.imwrite(str(tmp_path / "another.png"), (pd.Series(range(100)).to_numpy().reshape(10, 10)).astype("uint8"))
+    store = Store.open(folder / "store")
+    summary = export_feedback(store.readings(), tmp_path / "out.csv", images=tmp_path)
+    store.close()
+    assert (summary.images, summary.unknown) == (1, 1)
+    assert set(pd.read_csv(tmp_path / "out.csv")["image_id"]) == {"anonymous"}
+
+
+def test_the_latest_reading_counts(tmp_path):
+    old = stored("a", StoredVerdict("agree", "ILD", BOX), name="x")
+    new = stored("a", StoredVerdict("absent", "ILD", BOX), name="x")
+    export_feedback([old, new], tmp_path / "a.csv")
+    assert list(pd.read_csv(tmp_path / "a.csv")["class_name"]) == ["No finding"]
+    export_feedback([new, old], tmp_path / "a.csv")
+    assert list(pd.read_csv(tmp_path / "a.csv")["class_name"]) == ["ILD"]
+
+
+def test_two_findings_corrected_to_one_are_one(tmp_path):
+    twice = stored("a", StoredVerdict("wrong_box", "ILD", BOX), StoredVerdict("wrong_box", "ILD", BOX), name="x")
+    export_feedback([twice], tmp_path / "a.csv")
+    assert len(read_table(tmp_path / "a.csv")) == 1
+
+
+def test_a_name_for_all_readers(tmp_path):
+    readings = [stored("a", name="x"), stored("b", name="y", reader="R2")]
+    export_feedback(readings, tmp_path / "a.csv", reader="R99")
+    assert set(read_table(tmp_path / "a.csv")["reader"]) == {"R99"}
+
+
+def test_behind_an_existing_table_its_class_ids_count(tmp_path):
+    table = tmp_path / "train.csv"
+    table.write_text(
+        "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
+        "x,Cardiomegaly,3,R1,1,2,30,40\ny,No finding,14,R1,,,,\n"
+    )
+    verdicts = (StoredVerdict("agree", "Cardiomegaly", BOX), StoredVerdict("missed", "Brand new", BOX))
+    export_feedback([stored("a", *verdicts, reader="R2", name="x")], tmp_path / "all.csv", table=table)
+    rows = read_table(tmp_path / "all.csv")
+    assert list(rows["class_id"]) == [3, 14, 3, 15]
+    assert list(rows["reader"]) == ["R1", "R1", "R2", "R2"]
+
+
+@pytest.mark.parametrize(
+    ("readings", "message"),
+    [
+        ([], "holds no reading"),
+        ([stored("a", finished=False, name="x")], "none of 1 readings is finished"),
+        ([stored("a")], "give their folder by --images"),
+    ],
+)
+def test_nothing_to_write(tmp_path, readings, message):
+    with pytest.raises(DatasetError, match=message):
+        export_feedback(readings, tmp_path / "a.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_refuses(tmp_path):
+    (tmp_path / "out.csv").write_text("mine")
+    result = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "out.csv")])
+    assert result.exit_code == 2
+    assert "is there already" in result.output
+    result = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "new.csv")])
+    assert result.exit_code == 2
+    assert "holds no store" in result.output
+    assert (tmp_path / "out.csv").read_text() == "mine"
