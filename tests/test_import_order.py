@@ -1,9 +1,10 @@
-"""Imports run one way, and nothing left of ``datasets`` knows torch: docs/architecture.md, as a test."""
+"""Imports run one way, and no room before ``datasets`` loads torch: the table in docs/architecture.md, as a test."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,13 @@ def wrong_way(room: str, source: str) -> set[str]:
     """Return the rooms that a file of ``room`` imports though they do not stand left of it."""
     friends = FOUNDATION if room in FOUNDATION else {room}
     return {other for other in rooms_imported(source) - friends if PLACE[other] >= PLACE[room]}
+
+
+def test_the_architecture_page_lists_the_rooms_in_order():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("<!-- rooms -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table]
+    assert [set(row) for row in rows] == [set(rooms) for rooms in ORDER]
 
 
 def test_every_room_has_its_place():
