@@ -23,10 +23,10 @@ from benchmarks.predict_models import random_detector, training_meta
 from benchmarks.stock import STOCK, stock_model, stock_steps
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import Parity, compare_findings
-from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.preparation.images import PNG_OPTIONS
+from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,8 +215,8 @@ def _measure(title: str, code: str, threads: int) -> FirstFinding:
 
 def _export(checkpoint: Path, folder: Path, *, int8: bool) -> dict[str, Path]:
     # Random weights have no mAP to lose: what differs is reported below, not refused here.
-    wanted = {ONNX: ExportOptions(format=Format.onnx, compare=False)}
-    wanted[OPENVINO] = replace(wanted[ONNX], format=Format.openvino)
+    wanted = {ONNX: ExportOptions(format=ExportFormat.ONNX, compare=False)}
+    wanted[OPENVINO] = replace(wanted[ONNX], format=ExportFormat.OPENVINO)
     if int8:
         calibration = tuple(find_items([str(folder / "pictures")]))
         wanted[INT8] = replace(wanted[OPENVINO], int8=True, calibration=calibration)

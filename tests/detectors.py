@@ -16,6 +16,7 @@ from mmengine.logging import HistoryBuffer
 
 from benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.structures.enums import ExportFormat
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-tests-")
 
@@ -155,10 +156,9 @@ def checkpoint_of(kind: str) -> Path:
 def bundle_of(kind: str, form: str) -> Path:
     """Return an exported bundle of a small detector; it must stay as it is."""
     from cxr_mmdet.inference.export.export import ExportOptions, export_model
-    from cxr_mmdet.inference.model import Format
 
     out = Path(_FOLDER.name) / f"{kind}-{form}"
-    export_model(str(checkpoint_of(kind)), out, ExportOptions(format=Format(form)))
+    export_model(str(checkpoint_of(kind)), out, ExportOptions(format=ExportFormat(form)))
     return out
 
 

@@ -8,7 +8,6 @@ together. Boxes stay in pixels, for intersection over union does not change when
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,21 +15,13 @@ import pandas as pd
 
 from cxr_mmdet.annotations.table import REGION_COLUMN, is_region, without_regions
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou
+from cxr_mmdet.structures.enums import ReaderFusion
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-
-class Fusion(str, Enum):
-    """How readers' boxes become one set."""
-
-    WBF = "wbf"
-    NMS = "nms"
-    VOTE = "vote"
-    NONE = "none"
 
 
 REFERENCE_IOU_THRESHOLD = 0.4
@@ -43,7 +34,7 @@ REFERENCE_SKIP_THRESHOLD = 0.21
 def fuse_readers(
     rows: pd.DataFrame,
     *,
-    method: Fusion | str = Fusion.WBF,
+    method: ReaderFusion | str = ReaderFusion.WBF,
     iou_threshold: float = REFERENCE_IOU_THRESHOLD,
     skip_threshold: float = REFERENCE_SKIP_THRESHOLD,
     min_votes: int = MAJORITY,
@@ -84,12 +75,12 @@ def fuse_readers(
     kept = np.flatnonzero((rows["class_name"] != NO_FINDING).to_numpy() & (scores >= skip_threshold))
     readings = _Readings.of(rows, scores).take(kept)
     readings = readings.take(readings.canonical_order())
-    fuse = Fusion(method) in (Fusion.WBF, Fusion.VOTE)
-    if Fusion(method) is Fusion.NONE:
+    fuse = ReaderFusion(method) in (ReaderFusion.WBF, ReaderFusion.VOTE)
+    if ReaderFusion(method) is ReaderFusion.NONE:
         return _fuse_clusters(readings, np.arange(len(kept)), fuse=fuse)
     clusters = cluster_boxes(readings.boxes_xyxy, readings.scores, readings.groups(), iou_threshold, fuse=fuse)
     fused = _fuse_clusters(readings, clusters, fuse=fuse)
-    if Fusion(method) is not Fusion.VOTE:
+    if ReaderFusion(method) is not ReaderFusion.VOTE:
         return fused
     return fused[fused["votes"] >= min_votes].reset_index(drop=True)
 

@@ -11,9 +11,10 @@ import numpy as np
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.image_level import image_name, p_abnormal_path, read_p_abnormal
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import FusionMethod, check_weights, fuse_findings, mean_p_abnormal
+from cxr_mmdet.inference.fusion import check_weights, fuse_findings, mean_p_abnormal
 from cxr_mmdet.structures.boxes import as_boxes, scale, xywh_to_xyxy
 from cxr_mmdet.structures.coco import detections_from_arrays, read_detections, read_ground_truth
+from cxr_mmdet.structures.enums import DetectionFusion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ def fuse_files(
     files: Sequence[Path],
     annotations: Sequence[Path],
     *,
-    method: FusionMethod = FusionMethod.wbf,
+    method: DetectionFusion = DetectionFusion.WBF,
     iou_threshold: float = 0.5,
     weights: Sequence[float] | None = None,
 ) -> list[Detection]:
@@ -35,7 +36,7 @@ def fuse_files(
         files: COCO results, one a model.
         annotations: the COCO file that each results file belongs to, or one for all. Images are matched by file name
             and scaled to the first file's size, classes by name.
-        method: see :class:`FusionMethod`.
+        method: see :class:`DetectionFusion`.
         iou_threshold: overlap above which two models mean the same finding.
         weights: of the models, above 0; equal by default.
 

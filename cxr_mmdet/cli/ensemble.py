@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
-from cxr_mmdet.cli.predict import Fusion, FusionIouOption, FusionOption, WeightsOption
+from cxr_mmdet.cli.predict import FusionIouOption, FusionOption, WeightsOption
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.enums import DetectionFusion
 
 app = CxrTyper(help=__doc__)
 
@@ -30,7 +31,7 @@ def ensemble(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The COCO results file to write.")],
-    fusion: FusionOption = Fusion.wbf,
+    fusion: FusionOption = DetectionFusion.WBF,
     fusion_iou: FusionIouOption = 0.5,
     weight: WeightsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
@@ -41,14 +42,13 @@ def ensemble(
     """
     from cxr_mmdet.batch.fuse_files import fuse_files, fuse_p_abnormal
     from cxr_mmdet.evaluation.image_level import write_p_abnormal
-    from cxr_mmdet.inference.fusion import FusionMethod
     from cxr_mmdet.structures.coco import write_detections
 
     if out.exists() and not force:
         raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
     if len(coco) not in (1, len(detections)):
         raise UsageError(f"{len(coco)} times --coco for {len(detections)} files: give it once, or once for each file.")
-    fused = fuse_files(detections, coco, method=FusionMethod(fusion.value), iou_threshold=fusion_iou, weights=weight)
+    fused = fuse_files(detections, coco, method=fusion, iou_threshold=fusion_iou, weights=weight)
     gated = fuse_p_abnormal(detections, coco, weights=weight)
     write_detections(out, fused)
     write_p_abnormal(out, gated)

@@ -26,7 +26,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     read_scored_truth,
     refuse_to_overwrite,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.structures.enums import HitCriterion
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
@@ -59,7 +59,7 @@ def run(
     ] = None,
     images: Images = None,
     p_abnormal: PAbnormal = None,
-    criterion: Criterion = HitCriterion.iou,
+    criterion: Criterion = HitCriterion.IOU,
     score_threshold: Annotated[
         float | None,
         typer.Option(

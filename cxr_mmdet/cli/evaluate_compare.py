@@ -24,7 +24,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     read_scored_truth,
     refuse_to_overwrite,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.structures.enums import HitCriterion
 
 COMPARISON_FILE, REPORT_FILE = "comparison.json", "report.html"
 
@@ -51,7 +51,7 @@ def compare(
             help="Each image's probability of being abnormal, by each.",
         ),
     ] = None,
-    criterion: Criterion = HitCriterion.iou,
+    criterion: Criterion = HitCriterion.IOU,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     title: Title = "Two detectors",

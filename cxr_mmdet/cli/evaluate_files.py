@@ -19,7 +19,7 @@ from cxr_mmdet.cli.evaluation_inputs import (
     refuse_to_overwrite,
 )
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.structures.enums import HitCriterion
 
 
 def submission(
@@ -60,7 +60,7 @@ def thresholds(
     fp_rate: Annotated[
         float | None, typer.Option(min=0, help="Allow each class this many false positives per image.")
     ] = None,
-    criterion: Criterion = HitCriterion.iou,
+    criterion: Criterion = HitCriterion.IOU,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write them as JSON as well.")
     ] = None,

@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import stderr
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.evaluation.matching import HitCriterion
+from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
+from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,21 +18,13 @@ if TYPE_CHECKING:
 app = CxrTyper(help=__doc__)
 
 
-class BundleFormat(str, Enum):
-    """What runs a bundle."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torch = "torch"
-
-
 @app.command(no_args_is_help=True)
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a run's folder for its best one.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", file_okay=False, help="The folder to write.")],
     bundle_format: Annotated[
-        BundleFormat, typer.Option("--format", help="onnx and openvino need neither torch nor mmdet to predict.")
-    ] = BundleFormat.onnx,
+        ExportFormat, typer.Option("--format", help="onnx and openvino need neither torch nor mmdet to predict.")
+    ] = ExportFormat.ONNX,
     int8: Annotated[bool, typer.Option("--int8", help="Eight bits: faster, a little less exact. OpenVINO.")] = False,
     calibration: Annotated[
         list[str] | None,
@@ -58,14 +50,13 @@ def export(
 
     The bundle holds the weights, model.json and MODEL_CARD.md; tools/predict.py takes its folder as MODEL.
     """
-    from cxr_mmdet.inference.model import Format
     from cxr_mmdet.inference.sources import find_items
 
     with quiet_imports():
         from cxr_mmdet.inference.export.export import ExportOptions, export_model
 
     options = ExportOptions(
-        format=Format(bundle_format.value),
+        format=bundle_format,
         int8=int8,
         calibration=tuple(find_items(calibration)) if calibration else (),
         check=check,

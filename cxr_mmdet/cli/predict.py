@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrCommand, CxrTyper, progress_bar, quiet_imports, stderr, stdout
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.enums import DetectionFusion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,6 @@ SHOWN_FAILURES = 20
 _ENSEMBLE = "--ensemble"
 
 
-class Fusion(str, Enum):
-    """How several looks at a radiograph become one set of findings."""
-
-    wbf = "wbf"
-    p_sum = "p_sum"
-
-
 class PredictCommand(CxrCommand):
     """A command whose ``--ensemble`` takes all that follows up to the next option."""
 
@@ -40,7 +33,8 @@ class PredictCommand(CxrCommand):
 
 
 FusionOption = Annotated[
-    Fusion, typer.Option(help="How models, and views of one, become one: weighted boxes fusion or summed scores.")
+    DetectionFusion,
+    typer.Option(help="How models, and views of one, become one: weighted boxes fusion or summed scores."),
 ]
 FusionIouOption = Annotated[
     float, typer.Option(min=0, max=1, help="Overlap above which models or views mean the same finding.")
@@ -89,7 +83,7 @@ def predict(
     tta_flip: Annotated[
         bool, typer.Option("--tta-flip", help="Look at the mirrored radiograph as well; left and right swap names.")
     ] = False,
-    fusion: FusionOption = Fusion.wbf,
+    fusion: FusionOption = DetectionFusion.WBF,
     fusion_iou: FusionIouOption = 0.5,
     weight: WeightsOption = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Draw the findings into overlays/*.png.")] = False,
@@ -184,7 +178,7 @@ def repeat_option(args: list[str], option: str) -> list[str]:
 
 
 def _load(
-    models: Sequence[str], *, fusion: Fusion, fusion_iou: float, weights: list[float] | None, **options: Any
+    models: Sequence[str], *, fusion: DetectionFusion, fusion_iou: float, weights: list[float] | None, **options: Any
 ) -> Predictor | Ensemble:
     from cxr_mmdet.inference.predictor import Predictor
 
@@ -192,19 +186,20 @@ def _load(
         members = [Predictor.load(model, **options) for model in models]
     if len(members) == 1:
         return members[0]
-    from cxr_mmdet.inference.fusion import Ensemble, FusionMethod
+    from cxr_mmdet.inference.fusion import Ensemble
 
-    return Ensemble(members, method=FusionMethod(fusion.value), iou_threshold=fusion_iou, weights=weights)
+    return Ensemble(members, method=fusion, iou_threshold=fusion_iou, weights=weights)
 
 
-def _augmentation(scales: Sequence[float], flip: bool, fusion: Fusion, fusion_iou: float) -> Augmentation | None:
-    from cxr_mmdet.inference.fusion import FusionMethod
+def _augmentation(
+    scales: Sequence[float], flip: bool, fusion: DetectionFusion, fusion_iou: float
+) -> Augmentation | None:
     from cxr_mmdet.inference.predictor import Augmentation, make_views
 
     views = make_views(tuple(dict.fromkeys((1.0, *scales))), flip=flip)
     if len(views) == 1:
         return None
-    return Augmentation(views, FusionMethod(fusion.value), fusion_iou)
+    return Augmentation(views, fusion, fusion_iou)
 
 
 def _class_thresholds(options: Sequence[str]) -> dict[str, float]:

@@ -14,14 +14,12 @@ from cxr_mmdet.cli.prepare_data_annotations import (
     FoldOption,
     FoldsOption,
     FusionIouOption,
-    FusionMethod,
     FusionOption,
     GroupByOption,
     JoinDuplicatesOption,
     LabelsOption,
     MinVotesOption,
     SeedOption,
-    SplitBy,
     SplitOption,
     TrainReadersOption,
     ValListOption,
@@ -38,6 +36,7 @@ from cxr_mmdet.cli.prepare_data_images import (
     print_failures,
 )
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 if TYPE_CHECKING:
     from cxr_mmdet.phantom import PhantomSummary
@@ -68,7 +67,7 @@ def build(
         typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Another readers' table: CSV, or COCO (.json)."),
     ] = None,
     labels: LabelsOption = None,
-    split: SplitOption = SplitBy.random,
+    split: SplitOption = SplitMethod.RANDOM,
     val_ratio: ValRatioOption = 0.2,
     seed: SeedOption = 42,
     folds: FoldsOption = None,
@@ -80,7 +79,7 @@ def build(
     allow_duplicates: AllowDuplicatesOption = False,
     short_edge: ShortEdgeOption = 1024,
     reduced_jpeg2000: ReducedOption = False,
-    fusion: FusionOption = FusionMethod.wbf,
+    fusion: FusionOption = ReaderFusion.WBF,
     fusion_iou: FusionIouOption = 0.4,
     min_votes: MinVotesOption = 2,
     minority: Annotated[
@@ -127,7 +126,6 @@ def build(
     """
     from dataclasses import asdict
 
-    from cxr_mmdet.annotations.consensus import Fusion
     from cxr_mmdet.preparation.build import BuildOptions, build_dataset
     from cxr_mmdet.preparation.parallel import worker_pool
 
@@ -139,7 +137,7 @@ def build(
         labels=tuple(labels or ["14"]),
         short_edge=short_edge,
         reduced_jpeg2000=reduced_jpeg2000,
-        fusion=Fusion(fusion.value),
+        fusion=fusion,
         fusion_iou=fusion_iou,
         min_votes=min_votes,
         minority=tuple(minority) if minority else None,

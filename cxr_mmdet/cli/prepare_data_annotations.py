@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,24 +18,6 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.options import SplitOptions
 
 app = CxrTyper()
-
-
-class FusionMethod(str, Enum):
-    """How several readers' boxes become one set."""
-
-    wbf = "wbf"
-    nms = "nms"
-    vote = "vote"
-    none = "none"
-
-
-class SplitBy(str, Enum):
-    """Who trains and who validates."""
-
-    random = "random"
-    stratified = "stratified"
-    list = "list"
-    readers = "readers"
 
 
 LabelsOption = Annotated[
@@ -49,12 +31,12 @@ LabelsOption = Annotated[
     ),
 ]
 FusionOption = Annotated[
-    FusionMethod, typer.Option(help="How several readers' boxes become one set; vote: WBF, then --min-votes.")
+    ReaderFusion, typer.Option(help="How several readers' boxes become one set; vote: WBF, then --min-votes.")
 ]
 FusionIouOption = Annotated[float, typer.Option(min=0, max=1, help="Overlap above which two boxes are one finding.")]
 MinVotesOption = Annotated[int, typer.Option(min=1, help="Readers that a box needs with --fusion vote.")]
 SplitOption = Annotated[
-    SplitBy,
+    SplitMethod,
     typer.Option(
         help="By chance; by chance with every class spread alike; --val-list; or by who read an image, --train-readers."
     ),
@@ -109,7 +91,7 @@ def read_annotations(
         typer.Option("--out", metavar="FILE", dir_okay=False, help="Write the fused boxes here, a CSV table."),
     ] = None,
     labels: LabelsOption = None,
-    fusion: FusionOption = FusionMethod.wbf,
+    fusion: FusionOption = ReaderFusion.WBF,
     fusion_iou: FusionIouOption = 0.4,
     min_votes: MinVotesOption = 2,
     ceiling: Annotated[
@@ -138,7 +120,7 @@ def read_annotations(
 @app.command(no_args_is_help=True)
 def split(
     folder: FolderArgument,
-    split: SplitOption = SplitBy.random,
+    split: SplitOption = SplitMethod.RANDOM,
     val_ratio: ValRatioOption = 0.2,
     seed: SeedOption = 42,
     folds: FoldsOption = None,
@@ -190,7 +172,7 @@ def check(folder: FolderArgument) -> None:
 
 
 def split_options(
-    split: SplitBy,
+    split: SplitMethod,
     val_ratio: float,
     seed: int,
     folds: int | None,
@@ -202,10 +184,10 @@ def split_options(
     allow_duplicates: bool,
 ) -> SplitOptions:
     """Return the options of a split, in the order of the commands' arguments."""
-    from cxr_mmdet.preparation.options import SplitMethod, SplitOptions
+    from cxr_mmdet.preparation.options import SplitOptions
 
     return SplitOptions(
-        split=SplitMethod(split.value),
+        split=split,
         val_ratio=val_ratio,
         seed=seed,
         folds=folds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,22 +18,16 @@ from cxr_mmdet.cli.train import (
     TrustOption,
     WorkDirOption,
 )
+from cxr_mmdet.structures.enums import SplitName
 
 app = CxrTyper(help=__doc__)
-
-
-class Split(str, Enum):
-    """A split of the prepared folder."""
-
-    val = "val"
-    train = "train"
 
 
 @app.command()
 def test(
     config: ConfigArgument,
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a run's folder for its best one.")],
-    split: Annotated[Split, typer.Option(help="The images to score on.")] = Split.val,
+    split: Annotated[SplitName, typer.Option(help="The images to score on.")] = SplitName.VAL,
     out: Annotated[
         Path | None,
         typer.Option(help="For detections.json and metrics.json.", show_default="<work dir>/test_<split>"),

@@ -16,10 +16,10 @@ from cxr_mmdet.evaluation.evaluate import Account, take_account
 from cxr_mmdet.evaluation.froc import RATES
 from cxr_mmdet.evaluation.headline import match_all, of_class, point_values, sensitivity_name
 from cxr_mmdet.evaluation.image_level import image_name, write_p_abnormal
-from cxr_mmdet.evaluation.matching import HitCriterion
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.coco import detections_from_arrays, sort_detections, write_detections
+from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

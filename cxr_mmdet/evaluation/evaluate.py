@@ -21,8 +21,8 @@ from cxr_mmdet.evaluation.headline import (
     point_values,
     resampled_values,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU
+from cxr_mmdet.structures.enums import HitCriterion
 from cxr_mmdet.structures.scores import printed_threshold
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def take_account(
     detections: Sequence[Detection],
     *,
     p_abnormal: NDArray[np.float64] | None = None,
-    criterion: HitCriterion = HitCriterion.iou,
+    criterion: HitCriterion = HitCriterion.IOU,
     score_threshold: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,

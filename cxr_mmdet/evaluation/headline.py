@@ -14,13 +14,13 @@ from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, ro
 from cxr_mmdet.evaluation.matching import (
     ClassMatches,
     DetectionTable,
-    HitCriterion,
     Pairs,
     TruthTable,
     match_tables,
     overlapping_pairs,
 )
 from cxr_mmdet.evaluation.voc import COMPETITION_IOU, average_precision, mean_defined
+from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ def match_all(
     detections: Sequence[Detection],
     *,
     p_abnormal: NDArray[np.float64] | None = None,
-    criterion: HitCriterion = HitCriterion.iou,
+    criterion: HitCriterion = HitCriterion.IOU,
 ) -> MatchedDetections:
     """Return the detections matched in every way.
 
@@ -111,7 +111,7 @@ def match_all(
     truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
     pairs = overlapping_pairs(truth, found)
     voc = match_tables(truth, found, pairs, iou_threshold=COMPETITION_IOU)
-    froc = voc if criterion is HitCriterion.iou else match_tables(truth, found, pairs, criterion=criterion)
+    froc = voc if criterion is HitCriterion.IOU else match_tables(truth, found, pairs, criterion=criterion)
     images = score_images(truth, found, p_abnormal)
     return MatchedDetections(
         truth=truth,

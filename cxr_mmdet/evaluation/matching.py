@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 
 from cxr_mmdet.structures.boxes import area, as_boxes, intersection, iou, xywh_to_xyxy
 from cxr_mmdet.structures.coco import require_known_ids
+from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.coco import CocoDict, Detection
 
     Indices = NDArray[np.int64]
-
-
-class HitCriterion(str, Enum):
-    """When a detection counts for a ground truth box of its class."""
-
-    iou = "iou"
-    """The intersection over union is above a threshold."""
-    centre = "centre"
-    """The detection's centre lies in the ground truth box, its border included."""
 
 
 PAIRS_AT_ONCE = 1_000_000
@@ -246,7 +237,7 @@ def match_detections(
     detections: Sequence[Detection],
     *,
     iou_threshold: float = 0.4,
-    criterion: HitCriterion = HitCriterion.iou,
+    criterion: HitCriterion = HitCriterion.IOU,
 ) -> tuple[ClassMatches, ...]:
     """Return one entry a category, in the order of the ground truth's categories.
 
@@ -261,7 +252,7 @@ def match_detections(
         ground_truth: COCO dict, checked.
         detections: COCO results, checked.
         iou_threshold: IoU must be above it; the centre criterion doesn't look at it.
-        criterion: by :attr:`HitCriterion.centre` a detection belongs to the box of the highest IoU among those that
+        criterion: by :attr:`HitCriterion.CENTRE` a detection belongs to the box of the highest IoU among those that
             its centre lies in, and is left out if it lies in a crowd region.
 
     Raises:
@@ -278,10 +269,10 @@ def match_tables(
     pairs: Pairs,
     *,
     iou_threshold: float = 0.4,
-    criterion: HitCriterion = HitCriterion.iou,
+    criterion: HitCriterion = HitCriterion.IOU,
 ) -> tuple[ClassMatches, ...]:
     """Return what :func:`match_detections` does, of tables whose overlapping pairs of one class are known already."""
-    centre = criterion is HitCriterion.centre
+    centre = criterion is HitCriterion.CENTRE
     near = _centre_inside(truth, found, pairs) if centre else pairs.iou > iou_threshold
     crowd = truth.crowd[pairs.truth]
     hit = _best_pairs(pairs, near & ~crowd)

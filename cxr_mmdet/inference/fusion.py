@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.structures.boxes import as_boxes
+from cxr_mmdet.structures.enums import DetectionFusion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.dicom.radiograph import Radiograph
     from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds
-
-
-class FusionMethod(str, Enum):
-    """How detections of one finding become one.
-
-    The box is their mean, weighted by score and by their model's weight. ``wbf`` (weighted boxes fusion) scores it by
-    the weighted mean score times the share of the models behind it; ``p_sum`` by the sum of the weighted scores over
-    the sum of the models' weights. Several detections of one model count on; a score is at most 1.
-    """
-
-    wbf = "wbf"
-    p_sum = "p_sum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +42,7 @@ class Detections:
 def fuse(
     detections: Sequence[Detections],
     *,
-    method: FusionMethod = FusionMethod.wbf,
+    method: DetectionFusion = DetectionFusion.WBF,
     iou_threshold: float = 0.5,
     weights: Sequence[float] | None = None,
 ) -> Detections:
@@ -86,7 +74,7 @@ def fuse(
     members = np.bincount(clusters, minlength=count)
     fused = np.stack([np.bincount(clusters, scores * side, minlength=count) / sums for side in boxes.T], axis=1)
     total = model_weights.sum()
-    if method is FusionMethod.p_sum:
+    if method is DetectionFusion.P_SUM:
         fused_scores = sums / total
     else:
         # ensemble-boxes' "avg": the mean weighted score, times boxes (at most models) over the sum of the weights.
@@ -117,7 +105,7 @@ class Ensemble:
 
     Args:
         members: at least one; a class that only some of them know is fused among those.
-        method: see :class:`FusionMethod`.
+        method: see :class:`DetectionFusion`.
         iou_threshold: overlap above which two members mean the same finding.
         weights: of the members, above 0; equal by default.
 
@@ -129,7 +117,7 @@ class Ensemble:
         self,
         members: Sequence[Predictor],
         *,
-        method: FusionMethod = FusionMethod.wbf,
+        method: DetectionFusion = DetectionFusion.WBF,
         iou_threshold: float = 0.5,
         weights: Sequence[float] | None = None,
     ) -> None:
@@ -227,7 +215,7 @@ def fuse_findings(
     found: Sequence[Findings],
     class_names: Sequence[str],
     *,
-    method: FusionMethod,
+    method: DetectionFusion,
     iou_threshold: float,
     weights: Sequence[float] | None = None,
 ) -> Detections:

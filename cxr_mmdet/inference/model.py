@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.inference.backends.base import Streams
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
+from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
     from cxr_mmdet.inference.backends.base import Backend, WholeBackend
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SHORT_EDGE = 1024
 """What tools/prepare_data.py shrinks pictures to unless told otherwise."""
-
-
-class Format(str, Enum):
-    """What a bundle's network is stored as, and with it what runs it."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torch = "torch"
 
 
 @dataclass(frozen=True)
@@ -85,15 +77,15 @@ def load_model(
 
 
 def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedModel:
-    kind = Format(bundle.format)
-    if kind is not Format.torch and device != "cpu":
+    kind = ExportFormat(bundle.format)
+    if kind is not ExportFormat.TORCH and device != "cpu":
         raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; leave --device away.")
     backend: Backend
-    if kind is Format.onnx:
+    if kind is ExportFormat.ONNX:
         from cxr_mmdet.inference.backends.onnx import OnnxBackend
 
         backend = OnnxBackend(bundle, streams=streams)
-    elif kind is Format.openvino:
+    elif kind is ExportFormat.OPENVINO:
         from cxr_mmdet.inference.backends.openvino import OpenVinoBackend
 
         backend = OpenVinoBackend(bundle, streams=streams)

@@ -13,8 +13,9 @@ from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.backends.base import detect
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, FusionMethod, fuse, mean_p_abnormal
+from cxr_mmdet.inference.fusion import Detections, fuse, mean_p_abnormal
 from cxr_mmdet.inference.model import load_model
+from cxr_mmdet.structures.enums import DetectionFusion
 from cxr_mmdet.structures.labels import mirrored_labels
 from cxr_mmdet.structures.scores import beyond, in_single_precision
 
@@ -97,12 +98,12 @@ class Augmentation:
 
     Attributes:
         views: at least one.
-        method: see :class:`cxr_mmdet.inference.fusion.FusionMethod`.
+        method: see :class:`cxr_mmdet.structures.enums.DetectionFusion`.
         iou_threshold: overlap above which two views mean the same finding.
     """
 
     views: tuple[View, ...] = (View(),)
-    method: FusionMethod = FusionMethod.wbf
+    method: DetectionFusion = DetectionFusion.WBF
     iou_threshold: float = 0.5
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.coco import CocoImage, findings_of, write_coco
-from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
+from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.table import (
     READER_COLUMN,
@@ -26,9 +26,9 @@ from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.folder import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
-from cxr_mmdet.preparation.options import SplitMethod
 from cxr_mmdet.preparation.splitting import Split, split_images
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 from cxr_mmdet.structures.labels import spelling_key
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _label(
     own = merge_classes(rows, label_set.label_map)
     boxes = plain if own is rows else _fuse(own, images, options)
     outvoted = 0
-    if options.fusion is Fusion.VOTE:
-        everything = fuse_readers(own, **options.fusion_arguments | {"method": Fusion.WBF})
+    if options.fusion is ReaderFusion.VOTE:
+        everything = fuse_readers(own, **options.fusion_arguments | {"method": ReaderFusion.WBF})
         outvoted = int(everything["class_name"].isin(label_set.labels).sum())
         outvoted -= int(boxes["class_name"].isin(label_set.labels).sum())
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from cxr_mmdet.annotations.consensus import MAJORITY, REFERENCE_IOU_THRESHOLD, REFERENCE_SKIP_THRESHOLD, Fusion
+from cxr_mmdet.annotations.consensus import MAJORITY, REFERENCE_IOU_THRESHOLD, REFERENCE_SKIP_THRESHOLD
 from cxr_mmdet.annotations.split import check_val_ratio
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 BY_PATIENT, BY_IMAGE = "patient", "image"
-
-
-class SplitMethod(str, Enum):
-    """Who trains and who validates."""
-
-    RANDOM = "random"
-    STRATIFIED = "stratified"
-    LIST = "list"
-    READERS = "readers"
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class BuildOptions(SplitOptions):
     labels: tuple[str, ...] = ("14",)
     short_edge: int = 1024
     reduced_jpeg2000: bool = False
-    fusion: Fusion = Fusion.WBF
+    fusion: ReaderFusion = ReaderFusion.WBF
     fusion_iou: float = REFERENCE_IOU_THRESHOLD
     fusion_skip: float = REFERENCE_SKIP_THRESHOLD
     min_votes: int = MAJORITY
@@ -141,5 +132,8 @@ class BuildOptions(SplitOptions):
         for name in ("labels", "train_readers", "minority"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
-        known |= {"fusion": Fusion(known.get("fusion", Fusion.WBF)), "split": SplitMethod(known.get("split", "random"))}
+        known |= {
+            "fusion": ReaderFusion(known.get("fusion", ReaderFusion.WBF)),
+            "split": SplitMethod(known.get("split", "random")),
+        }
         return cls(**known | {"val_list": Path(known["val_list"]) if known.get("val_list") else None})

@@ -19,7 +19,8 @@ from cxr_mmdet.annotations.split import (
 )
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, twins_across
-from cxr_mmdet.preparation.options import BY_IMAGE, SplitMethod
+from cxr_mmdet.preparation.options import BY_IMAGE
+from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:

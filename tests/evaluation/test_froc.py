@@ -4,7 +4,8 @@ from detection_cases import detector_like, found, make_detections, make_ground_t
 from hypothesis import given, settings
 
 from cxr_mmdet.evaluation.froc import RATES, froc_curve, pool, sensitivities
-from cxr_mmdet.evaluation.matching import HitCriterion, match_detections
+from cxr_mmdet.evaluation.matching import match_detections
+from cxr_mmdet.structures.enums import HitCriterion
 
 HEART, ELSEWHERE = (10, 10, 40, 40), (150, 150, 10, 10)
 
@@ -64,7 +65,7 @@ def test_the_hit_criterion_can_be_the_centre():
     truth = make_ground_truth([(4, 7, (0, 0, 100, 100))])
     rows = make_detections([(4, 7, (40, 40, 10, 10), 0.9)])
     assert sensitivities(match_detections(truth, rows)[0])[-1, 0] == 0.0
-    assert sensitivities(match_detections(truth, rows, criterion=HitCriterion.centre)[0])[-1, 0] == 1.0
+    assert sensitivities(match_detections(truth, rows, criterion=HitCriterion.CENTRE)[0])[-1, 0] == 1.0
 
 
 def test_equal_scores_enter_together():

@@ -14,8 +14,8 @@ from cxr_mmdet.evaluation.headline import (
     resampled_values,
     statistics,
 )
-from cxr_mmdet.evaluation.matching import HitCriterion
 from cxr_mmdet.evaluation.voc import evaluate_voc
+from cxr_mmdet.structures.enums import HitCriterion
 
 HEART = (10, 10, 40, 40)
 
@@ -67,7 +67,7 @@ def test_a_given_probability_moves_the_image_numbers_only(case):
 
 def test_the_criterion_moves_froc_only(case):
     plain = point_values(match_all(*case))
-    centre = point_values(match_all(*case, criterion=HitCriterion.centre))
+    centre = point_values(match_all(*case, criterion=HitCriterion.CENTRE))
     changed = {name.split("/")[0] for name in plain if plain[name] != centre[name]}
     assert changed
     assert all("sensitivity" in name for name in changed)

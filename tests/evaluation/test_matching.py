@@ -5,8 +5,9 @@ from hypothesis import given, settings
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation import matching as tables
-from cxr_mmdet.evaluation.matching import HitCriterion, match_detections
+from cxr_mmdet.evaluation.matching import match_detections
 from cxr_mmdet.structures.boxes import iou_matrix, xywh_to_xyxy
+from cxr_mmdet.structures.enums import HitCriterion
 
 HEART = (10, 10, 40, 40)
 
@@ -57,7 +58,7 @@ def test_iou_must_be_above_the_threshold():
 def test_centre_in_box_forgives_size_and_takes_the_nearest_in_iou():
     truth = make_ground_truth([(4, 7, (0, 0, 100, 100)), (4, 7, (40, 40, 20, 20))])
     rows = [(4, 7, (45, 45, 10, 10), 0.9), (4, 7, (0, 0, 4, 4), 0.8), (4, 7, (101, 0, 8, 8), 0.7)]
-    by_centre = match_detections(truth, make_detections(rows), criterion=HitCriterion.centre)[0]
+    by_centre = match_detections(truth, make_detections(rows), criterion=HitCriterion.CENTRE)[0]
     assert outcome(by_centre) == [(0.9, "hit"), (0.8, "hit"), (0.7, "false")]
     assert by_centre.annotation_index.tolist() == [1, 0, -1]
     assert not match_detections(truth, make_detections(rows))[0].hits.any()
@@ -66,7 +67,7 @@ def test_centre_in_box_forgives_size_and_takes_the_nearest_in_iou():
 def test_a_centre_on_the_border_is_inside():
     truth = make_ground_truth([(4, 7, (10, 10, 40, 40))])
     rows = make_detections([(4, 7, (0, 0, 20, 20), 0.5)])
-    assert match_detections(truth, rows, criterion=HitCriterion.centre)[0].hits.tolist() == [True]
+    assert match_detections(truth, rows, criterion=HitCriterion.CENTRE)[0].hits.tolist() == [True]
 
 
 def test_crowd_boxes_are_neither_to_be_found_nor_wrong_to_find():
@@ -90,7 +91,7 @@ def test_a_detection_in_a_crowd_region_counts_for_nothing_unless_it_hits():
     by_iou, nodules, _ = match_detections(truth, make_detections(rows))
     assert outcome(by_iou) == [(0.8, "hit"), (0.6, "false"), (0.5, "false")]
     assert outcome(nodules) == [(0.4, "false")]
-    by_centre = match_detections(truth, make_detections(rows), criterion=HitCriterion.centre)[0]
+    by_centre = match_detections(truth, make_detections(rows), criterion=HitCriterion.CENTRE)[0]
     assert outcome(by_centre) == [(0.8, "hit"), (0.6, "false"), (0.5, "false")]
 
 

@@ -8,9 +8,10 @@ import pytest
 from detectors import checkpoint_of, make_picture, write_picture
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.inference.fusion import Ensemble, FusionMethod
+from cxr_mmdet.inference.fusion import Ensemble
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
 from cxr_mmdet.structures import boxes
+from cxr_mmdet.structures.enums import DetectionFusion
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_same_look_twice_changes_nothing_when_nothing_overlaps(tmp_path, pre
 def test_architectures_and_label_orders_together(tmp_path):
     path = write_picture(tmp_path / "a.png")
     members = [Predictor.load(checkpoint_of(kind)) for kind in ("retina", "retina_wide", "faster")]
-    ensemble = Ensemble(members, method=FusionMethod.p_sum, weights=[1, 2, 1])
+    ensemble = Ensemble(members, method=DetectionFusion.P_SUM, weights=[1, 2, 1])
     assert ensemble.class_names[:5] == members[0].class_names
     assert set(ensemble.class_names) == set(members[1].class_names)
     assert len(ensemble.class_names) == 14

@@ -20,9 +20,9 @@ from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.export import export
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import EXACT
-from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.inference.sources import find_items
+from cxr_mmdet.structures.enums import ExportFormat
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = ("torch", "torchvision", "mmdet", "mmcv", "mmengine")
@@ -282,7 +282,7 @@ def test_a_graph_that_the_runtime_refuses(bundle):
 def test_a_model_that_differs_from_torch_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "EXACT", replace(EXACT, box_px=-1.0))
     with pytest.raises(CheckpointError, match=r"differs from torch on 6 phantoms: a box differs by .* \(limit -1\)"):
-        export_model(str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=Format.onnx))
+        export_model(str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=ExportFormat.ONNX))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -299,7 +299,7 @@ def full_disk(size=100_000):
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("form", list(ExportFormat))
 def test_a_full_disk_leaves_the_earlier_bundle_and_nothing_else(tmp_path, bundle, form):
     source = str(checkpoint_of("faster"))
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
@@ -321,11 +321,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "sub" / "bundle"
     with pytest.raises(CxrError, match=rf"{out}: cannot be written \(Not a directory\); .* choose another --out"):
-        export_model(str(checkpoint_of("retina")), out, ExportOptions(format=Format.onnx))
+        export_model(str(checkpoint_of("retina")), out, ExportOptions(format=ExportFormat.ONNX))
 
 
 def test_an_earlier_bundle_is_replaced(tmp_path, bundle):
-    export_model(str(checkpoint_of("retina")), bundle, ExportOptions(format=Format.torch, force=True, compare=False))
+    export_model(
+        str(checkpoint_of("retina")), bundle, ExportOptions(format=ExportFormat.TORCH, force=True, compare=False)
+    )
     assert Bundle.open(bundle).format == "torch"
     assert list(tmp_path.iterdir()) == [bundle]
 
@@ -334,17 +336,19 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match="--force"):
-        export_model(str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=Format.onnx))
+        export_model(str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=ExportFormat.ONNX))
     with pytest.raises(UsageError, match="holds no exported model"):
-        export_model(str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=Format.onnx, force=True))
+        export_model(
+            str(checkpoint_of("faster")), tmp_path / "out", ExportOptions(format=ExportFormat.ONNX, force=True)
+        )
     assert (tmp_path / "out" / "thesis.tex").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ExportOptions(format=Format.onnx, int8=True), "use --format openvino"),
-        (ExportOptions(format=Format.openvino, int8=True), "needs --calibration"),
+        (ExportOptions(format=ExportFormat.ONNX, int8=True), "use --format openvino"),
+        (ExportOptions(format=ExportFormat.OPENVINO, int8=True), "needs --calibration"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, options, message):
@@ -360,7 +364,7 @@ def test_eight_bits(tmp_path, kind):
     for seed in range(8):
         write_picture(tmp_path / "calibration" / f"{seed}.png", 150, 140, seed)
     calibration = tuple(find_items([str(tmp_path / "calibration")]))
-    options = ExportOptions(format=Format.openvino, int8=True, calibration=calibration)
+    options = ExportOptions(format=ExportFormat.OPENVINO, int8=True, calibration=calibration)
     bundle = export_model(str(checkpoint_of(kind)), tmp_path / "int8", options)
     small, large = (
         sum(file.stat().st_size for file in folder.glob("*.bin"))

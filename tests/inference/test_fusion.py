@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, Ensemble, FusionMethod, check_weights, fuse, fuse_findings
+from cxr_mmdet.inference.fusion import Detections, Ensemble, check_weights, fuse, fuse_findings
 from cxr_mmdet.inference.predictor import make_views
+from cxr_mmdet.structures.enums import DetectionFusion
 
 SIDE = 100
 
@@ -61,20 +62,20 @@ def test_summed_scores_by_hand():
     """Two boxes of one model and one of the other mean one finding: 0.6 + 0.2 + 0.4, over two models."""
     first = Detections(np.array([[0, 0, 10, 10], [0, 0, 10, 9]], float), np.zeros(2, int), np.array([0.6, 0.2]))
     second = box(0, 0, 10, 8, score=0.4)
-    summed = fuse([first, second], method=FusionMethod.p_sum)
+    summed = fuse([first, second], method=DetectionFusion.P_SUM)
     np.testing.assert_allclose(summed.scores, [(0.6 + 0.2 + 0.4) / 2])
     mean_bottom = (0.6 * 10 + 0.2 * 9 + 0.4 * 8) / (0.6 + 0.2 + 0.4)
     np.testing.assert_allclose(summed.boxes_xyxy, [[0, 0, 10, mean_bottom]])
-    averaged = fuse([first, second], method=FusionMethod.wbf)
+    averaged = fuse([first, second], method=DetectionFusion.WBF)
     np.testing.assert_allclose(averaged.scores, [(0.6 + 0.2 + 0.4) / 3 * 2 / 2])
 
 
 def test_summed_scores_stay_probabilities():
     twice = Detections(np.array([[0, 0, 10, 10], [0, 0, 10, 9]], float), np.zeros(2, int), np.array([0.9, 0.9]))
-    np.testing.assert_allclose(fuse([twice], method=FusionMethod.p_sum).scores, [1])
+    np.testing.assert_allclose(fuse([twice], method=DetectionFusion.P_SUM).scores, [1])
 
 
-@pytest.mark.parametrize("method", FusionMethod)
+@pytest.mark.parametrize("method", DetectionFusion)
 def test_a_finding_that_a_heavy_model_names_twice_stays_a_probability(method):
     """ensemble-boxes gives 1 * 2 * 2 / 3 = 1.33 here, which our own evaluation refuses."""
     twice = Detections(np.array([[0, 0, 10, 10]] * 2, float), np.zeros(2, int), np.ones(2))
@@ -84,7 +85,7 @@ def test_a_finding_that_a_heavy_model_names_twice_stays_a_probability(method):
 
 def test_summed_scores_by_weight():
     fused = fuse(
-        [box(0, 0, 10, 10, score=0.6), box(0, 0, 10, 10, score=0.3)], method=FusionMethod.p_sum, weights=[2, 1]
+        [box(0, 0, 10, 10, score=0.6), box(0, 0, 10, 10, score=0.3)], method=DetectionFusion.P_SUM, weights=[2, 1]
     )
     np.testing.assert_allclose(fused.scores, [(2 * 0.6 + 1 * 0.3) / 3])
 
@@ -108,7 +109,7 @@ def test_label_orders_do_not_matter():
     same = [0, 0, 10, 10]
     one = findings(("ILD", "Nodule/Mass"), [(same, "Nodule/Mass", 0.8)])
     other = findings(("Nodule/Mass", "ILD"), [(same, "Nodule/Mass", 0.6), (same, "ILD", 0.2)])
-    fused = fuse_findings([one, other], ("ILD", "Nodule/Mass"), method=FusionMethod.wbf, iou_threshold=0.5)
+    fused = fuse_findings([one, other], ("ILD", "Nodule/Mass"), method=DetectionFusion.WBF, iou_threshold=0.5)
     by_label = dict(zip(fused.labels.tolist(), fused.scores.tolist(), strict=True))
     assert by_label == pytest.approx({1: (0.8 + 0.6) / 2, 0: 0.2 / 2})
 
@@ -116,7 +117,7 @@ def test_label_orders_do_not_matter():
 def test_a_class_that_one_model_does_not_know_is_not_lowered_by_it():
     knows = findings(("ILD", "Cardiomegaly"), [([0, 0, 9, 9], "ILD", 0.8), ([20, 20, 60, 60], "Cardiomegaly", 0.6)])
     does_not = findings(("Cardiomegaly",), [([20, 20, 60, 60], "Cardiomegaly", 0.4)])
-    fused = fuse_findings([knows, does_not], ("ILD", "Cardiomegaly"), method=FusionMethod.wbf, iou_threshold=0.5)
+    fused = fuse_findings([knows, does_not], ("ILD", "Cardiomegaly"), method=DetectionFusion.WBF, iou_threshold=0.5)
     by_label = dict(zip(fused.labels.tolist(), fused.scores.tolist(), strict=True))
     assert by_label == pytest.approx({0: 0.8, 1: 0.5})
 

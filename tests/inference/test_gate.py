@@ -24,10 +24,10 @@ from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, compare_findings
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import Ensemble, mean_p_abnormal
-from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View
 from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.models.gate_rule import GateRule
+from cxr_mmdet.structures.enums import ExportFormat
 
 SEEDS = range(4)
 
@@ -198,7 +198,7 @@ class TestBundle:
 
         monkeypatch.setattr(OnnxBackend, "maps", off)
         with pytest.raises(CheckpointError, match=r"p_abnormal differs by 0\.0\d+ \(limit 0\.005\)"):
-            export_model(str(checkpoint_of("faster_gate")), tmp_path / "out", ExportOptions(format=Format.onnx))
+            export_model(str(checkpoint_of("faster_gate")), tmp_path / "out", ExportOptions(format=ExportFormat.ONNX))
 
 
 def nothing_found(p_abnormal: float) -> Findings:

@@ -21,8 +21,8 @@ from cxr_mmdet.errors import CheckpointError, DicomError, NotFiniteError, UsageE
 from cxr_mmdet.inference.backends.base import Streams
 from cxr_mmdet.inference.candidates import find_candidates
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
-from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.predictor import Predictor, Thresholds, as_radiograph
+from cxr_mmdet.structures.enums import ExportFormat
 
 SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
 
@@ -275,7 +275,7 @@ def test_outputs_that_are_not_finite(tmp_path, kind, tensor):
 def test_a_model_whose_outputs_are_not_finite_is_not_exported(tmp_path):
     path = overflowing("retina", "bbox_head.retina_cls.weight", tmp_path / "a.pth")
     with pytest.raises(NotFiniteError):
-        export_model(str(path), tmp_path / "out", ExportOptions(format=Format.onnx))
+        export_model(str(path), tmp_path / "out", ExportOptions(format=ExportFormat.ONNX))
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
 
 

@@ -19,10 +19,10 @@ from cxr_mmdet.inference.backends.mmdet import MmdetBackend, describe_whole
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.fusion import Ensemble
-from cxr_mmdet.inference.model import Format
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
 from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.structures import boxes
+from cxr_mmdet.structures.enums import ExportFormat
 
 # The tiny form of rtmdet_m is that of rtmdet_s; GFL's maps are decoded here.
 KINDS = [name for name in DETECTORS if name not in ("rtmdet_m", "gfl")]
@@ -185,10 +185,10 @@ def test_suppression_of_another_kind_stays_the_models(tmp_path):
         predictor.predict(path, nms_iou=0.5)
 
 
-@pytest.mark.parametrize("form", [form.value for form in Format])
+@pytest.mark.parametrize("form", [form.value for form in ExportFormat])
 def test_export_is_refused_by_one_sentence_that_says_what_to_do(tmp_path, form):
     with pytest.raises(CheckpointError, match=r"only the kinds of RetinaNet, GFL and .*predict\.py"):
-        export_model(str(checkpoint_of("atss")), tmp_path / "bundle", ExportOptions(format=Format(form)))
+        export_model(str(checkpoint_of("atss")), tmp_path / "bundle", ExportOptions(format=ExportFormat(form)))
     assert not (tmp_path / "bundle").exists()
 
 

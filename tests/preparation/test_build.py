@@ -17,13 +17,14 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from cxr_mmdet.annotations.coco import CocoImage, read_coco
-from cxr_mmdet.annotations.consensus import Fusion, fuse_readers
+from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, TableError, UsageError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.label_sets import LabelSet, build_splits, choose_label_sets, count_splits
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.enums import ReaderFusion
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, NO_FINDING
 
 READERS = ("R8", "R9", "R10")
@@ -390,7 +391,7 @@ def test_a_box_beyond_its_picture_is_refused_or_clipped(src, out):
     assert "1 readers' boxes reached beyond their picture and were clipped." in summary.notes
 
 
-@pytest.mark.parametrize(("fusion", "boxes"), [(Fusion.WBF, 12), (Fusion.NMS, 12), (Fusion.NONE, 36)])
+@pytest.mark.parametrize(("fusion", "boxes"), [(ReaderFusion.WBF, 12), (ReaderFusion.NMS, 12), (ReaderFusion.NONE, 36)])
 def test_the_consensus_is_as_asked(src, out, fusion, boxes):
     rows = [
         (*row[:4], row[4] if row[1] == NO_FINDING else row[4] + READERS.index(row[3]), *row[5:])

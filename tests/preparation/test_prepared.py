@@ -11,17 +11,17 @@ import pytest
 from conftest import write_reader_source
 
 from cxr_mmdet.annotations.coco import read_coco
-from cxr_mmdet.annotations.consensus import Fusion
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.check import check_folder
-from cxr_mmdet.preparation.options import SplitMethod, SplitOptions
+from cxr_mmdet.preparation.options import SplitOptions
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report import write_report
 from cxr_mmdet.preparation.report_numbers import BoxColumns, company, place_map, size_rows
 from cxr_mmdet.preparation.report_pictures import lonely_boxes, natural_order
 from cxr_mmdet.preparation.resplit import resplit
+from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ class TestBuild:
         }
 
     def test_outvoted_boxes_are_counted(self, src, tmp_path):
-        options = BuildOptions(labels=("auto",), group_by="image", fusion=Fusion.VOTE)
+        options = BuildOptions(labels=("auto",), group_by="image", fusion=ReaderFusion.VOTE)
         notes = build_dataset(src, tmp_path / "out", options).notes
         assert "labels auto: 1 boxes of fewer than 2 readers are voted out." in notes
 

@@ -9,9 +9,10 @@ import pytest
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.preparation.images import PreparedImage
 from cxr_mmdet.preparation.near_duplicates import Twins
-from cxr_mmdet.preparation.options import BuildOptions, SplitMethod, SplitOptions
+from cxr_mmdet.preparation.options import BuildOptions, SplitOptions
 from cxr_mmdet.preparation.splitting import join_twins, split_images
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
 
 NAMES = [f"i{number}" for number in range(20)]

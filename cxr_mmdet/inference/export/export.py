@@ -20,8 +20,9 @@ from cxr_mmdet.inference.export import parity as check_pictures
 from cxr_mmdet.inference.export.describe import describe_detector, describe_preprocessing
 from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
 from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, Parity, compare_findings
-from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, Format, LoadedModel
+from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, LoadedModel
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
+from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,9 +37,9 @@ MAX_CALIBRATION = 128
 """More pictures than this no longer change the ranges that quantisation finds."""
 
 _NEEDS = {
-    Format.onnx: ("onnx", "onnxruntime"),
-    Format.openvino: ("onnx", "openvino"),
-    Format.torch: ("safetensors",),
+    ExportFormat.ONNX: ("onnx", "onnxruntime"),
+    ExportFormat.OPENVINO: ("onnx", "openvino"),
+    ExportFormat.TORCH: ("safetensors",),
 }
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "safetensors")
@@ -59,7 +60,7 @@ class ExportOptions:
         compare: hold the bundle against torch; without, it says nothing about its agreement.
     """
 
-    format: Format
+    format: ExportFormat
     int8: bool = False
     calibration: tuple[Item, ...] = ()
     check: Path | None = None
@@ -121,7 +122,7 @@ def _check_options(out: Path, options: ExportOptions) -> None:
         raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
     if out.exists() and not (out / MODEL_FILE).is_file() and any(out.iterdir()):
         raise UsageError(f"{out}: holds no exported model, so --force does not replace it; choose another --out.")
-    if options.int8 and options.format is not Format.openvino:
+    if options.int8 and options.format is not ExportFormat.OPENVINO:
         raise UsageError(f"--int8: {options.format.value} bundles stay in single precision; use --format openvino.")
     if options.int8 and not options.calibration:
         raise UsageError("--int8: needs --calibration, a folder of radiographs like those the model will see.")
@@ -142,7 +143,7 @@ def _write_weights(
     detector: TrainedDetector, reference: Predictor, folder: Path, options: ExportOptions
 ) -> tuple[Sequence[Path], int]:
     """Write the weights; return the files and the depth of the box branch where that is a graph of its own."""
-    if options.format is Format.torch:
+    if options.format is ExportFormat.TORCH:
         from cxr_mmdet.inference.torch_bundle import save_torch_bundle
 
         return save_torch_bundle(detector, folder), 0
@@ -150,7 +151,7 @@ def _write_weights(
 
     # Tracing and fusing change a model in place.
     graphs = export_onnx(copy.deepcopy(detector.model), folder, winograd=not options.int8)
-    if options.format is Format.onnx:
+    if options.format is ExportFormat.ONNX:
         return graphs.paths, graphs.box_depth
     from cxr_mmdet.inference.export.formats import export_openvino
 
