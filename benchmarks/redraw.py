@@ -75,5 +75,5 @@ def _case(predictor: Predictor, size: int) -> Case:
         path = Path(folder) / "phantom.dicom"
         write_dicom(path, phantom, Encoding(bits_stored=14, used=(0.05, 0.9)))
         radiograph, viewable = read_viewable(path.read_bytes(), path.name)
-    decoded = Decoded(radiograph, viewable, None, "", "")
+    decoded = Decoded(radiograph, viewable, "", "", viewable.nbytes + radiograph.pixels.nbytes)
     return Case("phantom.dicom", decoded, find_candidates(predictor, radiograph), (0.0, 0.0))

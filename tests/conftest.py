@@ -6,15 +6,18 @@ cxr_mmdet is imported here before any test module imports mmcv or mmdet, which n
 from __future__ import annotations
 
 import resource
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 
 from cxr_mmdet.annotations.coco import write_coco
+from cxr_mmdet.dicom import radiograph
 from cxr_mmdet.structures.labels import LABELS_5
 
 PreparedFolder = Callable[..., Path]
@@ -55,6 +58,24 @@ def _coco(split: str, sizes_hw: list[tuple[int, int]], labels: tuple[str, ...], 
         )
     categories = [{"id": index, "name": name} for index, name in enumerate(labels, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return how often a DICOM file is parsed and a frame or a picture decoded from now on."""
+    counts: Counter[str] = Counter()
+
+    def counted(kind: str, function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            counts[kind] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr("pydicom.dcmread", counted("parsed", pydicom.dcmread))
+    for name in ("decode_frame", "read_picture"):
+        monkeypatch.setattr(radiograph, name, counted("decoded", getattr(radiograph, name)))
+    return counts
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from cxr_mmdet.dicom.pictures import picture_format, read_picture
 from cxr_mmdet.dicom.reduced import decode_reduced, halvings
 from cxr_mmdet.dicom.source import (
     MAX_PIXELS,
+    header_of,
     is_dicom,
     parse_dataset,
     picture_dataset,
@@ -57,6 +58,8 @@ class Radiograph:
         burned_in_annotation: whether the file says that text is burnt into the pixels; None when it says nothing.
         patient_id: Patient ID, None when absent or empty.
         exif_orientation: what a picture was turned by to stand upright, 1 for none (CIPA DC-008 4.6.4 A).
+        header: the file's attributes without pixel data, as :func:`cxr_mmdet.dicom.source.header_of` bounds them; None
+            for a picture.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -70,6 +73,7 @@ class Radiograph:
     burned_in_annotation: bool | None = None
     patient_id: str | None = field(default=None, repr=False)
     exif_orientation: int = 1
+    header: Dataset | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_grey(self) -> bool:
@@ -105,78 +109,118 @@ def read_radiograph(
     Raises:
         DicomError: the source is not a radiograph we can show; the message names it and the reason.
     """
+    stored = decode_radiograph(source, frame=frame, max_pixels=max_pixels, min_short_edge=min_short_edge, name=name)
+    return stored.render(window=window, bits=bits)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRadiograph:
+    """The stored values of a radiograph, decoded once, to be rendered in any window and at any depth.
+
+    Attributes:
+        values: (H, W), or (H, W, 3) for colour.
+        dataset: the DICOM dataset that describes them, completed by defaults; None for a picture.
+    """
+
+    values: np.ndarray
+    dataset: Dataset | None
+    _name: str
+    _photometric: str
+    _warnings: tuple[str, ...]
+    _facts: dict[str, Any]
+
+    def render(self, *, window: int | str = 0, bits: Literal[8, 16] = 8) -> Radiograph:
+        """Return the radiograph as its file asks it to be shown; the arguments are those of :func:`read_radiograph`.
+
+        Raises:
+            DicomError: there is no such window, or the display attributes are unusable.
+        """
+        try:
+            rendering = (
+                _render_picture(self.values, bits)
+                if self.dataset is None
+                else _render(self.values, self._photometric, self.dataset, window, bits)
+            )
+        except ValueError as error:
+            raise DicomError(f"{self._name}: {error}") from None
+        return Radiograph(
+            pixels=rendering.levels,
+            windowing=rendering.how,
+            warnings=(*rendering.warnings, *self._warnings),
+            **self._facts,
+        )
+
+
+def decode_radiograph(
+    source: str | Path | bytes | Dataset,
+    *,
+    frame: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    min_short_edge: int | None = None,
+    name: str | None = None,
+) -> StoredRadiograph:
+    """Parse and decode ``source``; arguments and errors are those of :func:`read_radiograph`."""
     if isinstance(source, Dataset):
-        dataset, name = source, name or "the dataset"
-        return _read_dataset(dataset, name, window, frame, bits, max_pixels, min_short_edge)
+        return _decode_dataset(source, name or "the dataset", frame, max_pixels, min_short_edge)
     if isinstance(source, bytes):
         content, name = source, name or "the uploaded file"
     else:
         content, name = read_bytes(Path(source)), name or str(source)
     kind = None if is_dicom(content) else picture_format(content)
     if kind is not None:
-        return _read_picture(content, name, kind, bits, max_pixels)
-    return _read_dataset(parse_dataset(content, name), name, window, frame, bits, max_pixels, min_short_edge)
+        return _decode_picture(content, name, kind, max_pixels)
+    return _decode_dataset(parse_dataset(content, name), name, frame, max_pixels, min_short_edge)
 
 
-def _read_dataset(
-    dataset: Dataset,
-    name: str,
-    window: int | str,
-    frame: int | None,
-    bits: int,
-    max_pixels: int,
-    min_short_edge: int | None,
-) -> Radiograph:
+def _decode_dataset(
+    original: Dataset, name: str, frame: int | None, max_pixels: int, min_short_edge: int | None
+) -> StoredRadiograph:
     warnings: list[str] = []
-    dataset = picture_dataset(dataset, name, max_pixels=max_pixels, warnings=warnings)
+    dataset = picture_dataset(original, name, max_pixels=max_pixels, warnings=warnings)
     syntax = transfer_syntax(dataset)
     index = _frame_index(dataset, frame, name)
     dataset = with_functional_groups(dataset, index)
     aspect = pixel_aspect(dataset, warnings)
     size_hw = (int(dataset.Rows), int(dataset.Columns))
     times = halvings(size_hw, min_short_edge) if min_short_edge and aspect == 1 else 0
+    reduced = decode_reduced(dataset, syntax, index, times)
+    stated = str(dataset.PhotometricInterpretation)
     try:
-        reduced = decode_reduced(dataset, syntax, index, times)
-        stored, photometric = (
-            decode_frame(dataset, syntax, index, warnings)
-            if reduced is None
-            else (reduced, str(dataset.PhotometricInterpretation))
-        )
-        rendering = _render(stored, photometric, dataset, window, bits)
+        values, photometric = decode_frame(dataset, syntax, index, warnings) if reduced is None else (reduced, stated)
     except ValueError as error:
         raise DicomError(f"{name}: {error}") from None
-    return Radiograph(
-        pixels=rendering.levels,
-        size_hw=size_hw,
-        pixel_spacing=_pixel_spacing(dataset),
-        pixel_aspect=aspect,
-        photometric=str(dataset.PhotometricInterpretation),
-        windowing=rendering.how,
-        transfer_syntax=syntax_name(syntax),
-        warnings=(*rendering.warnings, *warnings),
-        burned_in_annotation={"YES": True, "NO": False}.get(code_of(dataset, "BurnedInAnnotation")),
-        patient_id=text_of(dataset, "PatientID") or None,
-    )
+    facts = {
+        "size_hw": size_hw,
+        "pixel_spacing": _pixel_spacing(dataset),
+        "pixel_aspect": aspect,
+        "photometric": stated,
+        "transfer_syntax": syntax_name(syntax),
+        "burned_in_annotation": {"YES": True, "NO": False}.get(code_of(dataset, "BurnedInAnnotation")),
+        "patient_id": text_of(dataset, "PatientID") or None,
+        "header": header_of(original),
+    }
+    return StoredRadiograph(values, dataset, name, photometric, tuple(warnings), facts)
 
 
-def _read_picture(content: bytes, name: str, kind: str, bits: int, max_pixels: int) -> Radiograph:
+def _decode_picture(content: bytes, name: str, kind: str, max_pixels: int) -> StoredRadiograph:
     values, orientation = read_picture(content, name, max_pixels=max_pixels)
-    if values.dtype == np.uint8:
-        rendering = Rendering(_to_bits(np.ascontiguousarray(values), 8, bits), "as stored", ())
-    else:
-        rendering = render_by_percentiles(values, bits=bits)
     height, width = values.shape
-    return Radiograph(
-        pixels=rendering.levels,
-        size_hw=(height, width),
-        pixel_spacing=None,
-        pixel_aspect=1.0,
-        photometric="grey",
-        windowing=rendering.how,
-        transfer_syntax=kind,
-        warnings=(*rendering.warnings, *([f"turned upright by EXIF orientation {orientation}"] * (orientation != 1))),
-        exif_orientation=orientation,
-    )
+    facts = {
+        "size_hw": (height, width),
+        "pixel_spacing": None,
+        "pixel_aspect": 1.0,
+        "photometric": "grey",
+        "transfer_syntax": kind,
+        "exif_orientation": orientation,
+    }
+    turned = () if orientation == 1 else (f"turned upright by EXIF orientation {orientation}",)
+    return StoredRadiograph(values, None, name, "grey", turned, facts)
+
+
+def _render_picture(values: np.ndarray, bits: int) -> Rendering:
+    if values.dtype == np.uint8:
+        return Rendering(_to_bits(np.ascontiguousarray(values), 8, bits), "as stored", ())
+    return render_by_percentiles(values, bits=bits)
 
 
 def _render(stored: np.ndarray, photometric: str, dataset: Dataset, window: int | str, bits: int) -> Rendering:

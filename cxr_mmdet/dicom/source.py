@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pydicom
-from pydicom import DataElement, Dataset, uid
-from pydicom.datadict import dictionary_description, dictionary_VR
+from pydicom import DataElement, Dataset, Sequence, uid
+from pydicom.datadict import dictionary_description, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_sequence
+from pydicom.multival import MultiValue
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from cxr_mmdet.dicom.attributes import code_of, items, numbers, one_line, text_of, value_of
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
-
-    from pydicom.dataelem import RawDataElement
 
 MAX_FILE_BYTES = 2 << 30
 """Of the file, and of what a deflated one unpacks to."""
@@ -30,7 +32,18 @@ MAX_FILE_BYTES = 2 << 30
 MAX_PIXELS = 150_000_000
 """Five times the largest detector's picture; a header that asks for more is damaged or hostile."""
 
+MAX_ATTRIBUTE_BYTES = 256 << 10
+"""Size limit of an attribute in a header; twice the largest lookup table."""
+
+MAX_HEADER_BYTES = 2 << 20
+"""Size limit of all attributes in a header."""
+
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+_CURVES_AND_OVERLAYS = frozenset({0x50, 0x60})
+_OBJECT_BYTES = 200
+_LONGEST_META = 4096
+"""Size limit of an element of the file meta information in a header; UIDs and titles need less."""
 
 _PREFIX_END = 132
 """Where the file meta information begins (PS3.10 7.1)."""
@@ -90,6 +103,14 @@ def looks_like_dicom(head: bytes) -> bool:
         if group in (2, 8) and element < 0x100 and (vr in _FIRST_VRS or length <= _FIRST_LENGTH):
             return True
     return False
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silence pydicom's warnings on oddities of a file; those that matter are in ``Radiograph.warnings``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def parse_dataset(content: bytes, name: str) -> Dataset:
@@ -329,3 +350,49 @@ def _check_inflated_size(content: bytes, name: str) -> None:
         rest = inflate.unconsumed_tail
     if total > MAX_FILE_BYTES:
         raise DicomError(f"{name}: unpacks to more than {MAX_FILE_BYTES >> 20} MiB, no radiograph does")
+
+
+def header_of(dataset: Dataset) -> Dataset:
+    """Return the attributes that reports and captures are made from, in at most ``MAX_HEADER_BYTES``.
+
+    The result is a new dataset, because one that was read keeps its whole file in memory. Private attributes, overlays
+    and pixel data are left out, and so are the largest of the others where they exceed a limit; none of those identify
+    the patient or the study.
+    """
+    sizes = {
+        tag: size_in_memory(dataset.get_item(tag))
+        for tag in dataset.keys()  # noqa: SIM118 -- iterating over a dataset converts its values
+        if not tag.is_private
+        and tag.group >> 8 not in _CURVES_AND_OVERLAYS
+        and keyword_for_tag(tag) not in PIXEL_KEYWORDS
+    }
+    header, total = Dataset(), 0
+    kept = []
+    for tag in sorted(sizes, key=lambda tag: (sizes[tag], tag)):
+        if sizes[tag] > MAX_ATTRIBUTE_BYTES or total + sizes[tag] > MAX_HEADER_BYTES:
+            break
+        total += sizes[tag]
+        kept.append(tag)
+    header.update({tag: dataset.get_item(tag) for tag in sorted(kept)})
+    is_implicit, is_little = dataset.original_encoding
+    header.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
+    meta = getattr(dataset, "file_meta", None)
+    if meta is not None:
+        header.file_meta = FileMetaDataset()
+        header.file_meta.update(
+            {tag: meta.get_item(tag) for tag in meta.keys() if size_in_memory(meta.get_item(tag)) < _LONGEST_META}  # noqa: SIM118
+        )
+    return header
+
+
+def size_in_memory(value: Any) -> int:
+    """Return the approximate bytes of a dataset or attribute, including items of sequences and Python's own objects."""
+    if isinstance(value, (DataElement, RawDataElement)):
+        return _OBJECT_BYTES + size_in_memory(value.value)
+    if isinstance(value, Dataset):
+        return sum(size_in_memory(value.get_item(tag)) for tag in value.keys())  # noqa: SIM118
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, (list, Sequence, MultiValue)):
+        return sum(_OBJECT_BYTES + size_in_memory(each) for each in value)
+    return _OBJECT_BYTES

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.dicom import windowing
-from cxr_mmdet.dicom.codecs import decode_frame
-from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import MAX_PIXELS, parse_dataset, picture_dataset, transfer_syntax, with_functional_groups
+from cxr_mmdet.dicom.radiograph import decode_radiograph
+from cxr_mmdet.dicom.source import MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,17 +85,14 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         DicomError: as :func:`read_radiograph`.
     """
-    radiograph = read_radiograph(content, name=name, max_pixels=max_pixels)
+    stored = decode_radiograph(content, name=name, max_pixels=max_pixels)
+    radiograph, dataset = stored.render(), stored.dataset
     function = "LINEAR"
     own: Window | None = None
-    if radiograph.is_grey:
-        dataset = picture_dataset(parse_dataset(content, name), name, max_pixels=max_pixels)
-        dataset = with_functional_groups(dataset, 0)
-        stored, _ = decode_frame(dataset, transfer_syntax(dataset), 0)
+    if dataset is not None and radiograph.is_grey:
         ignored: list[str] = []
-        table = windowing.tabulate(
-            stored, windowing.padding_range(dataset, is_signed=stored.dtype.kind == "i"), ignored
-        )
+        padding = windowing.padding_range(dataset, is_signed=stored.values.dtype.kind == "i")
+        table = windowing.tabulate(stored.values, padding, ignored)
         values = windowing.modality_values(table.values, dataset, ignored)
         inverted = windowing.is_inverted(dataset, ignored)
         view = windowing.own_view(dataset)
@@ -106,8 +102,7 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
             own = Window(center, width) if radiograph.windowing == view.how else None
     else:
         # Colour, palettes and pictures have one view only: its 16-bit levels are the values.
-        deep = read_radiograph(content, name=name, bits=16, max_pixels=max_pixels)
-        table = windowing.tabulate(deep.pixels, None, [])
+        table = windowing.tabulate(stored.render(bits=16).pixels, None, [])
         values, inverted, own = table.values, False, Window(32768.0, 65536.0)
     return radiograph, _viewable(radiograph.pixels, table, values, inverted, function, own)
 

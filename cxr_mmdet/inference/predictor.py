@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
+from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.backends.base import detect
 from cxr_mmdet.inference.findings import Findings
@@ -292,7 +292,5 @@ def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
     """Return the radiograph that ``source`` is, or holds; messages call it ``name``, by default its path."""
     if isinstance(source, Radiograph):
         return source
-    with warnings.catch_warnings():
-        # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
         return read_radiograph(source, name=name)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.report import read_header
+from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.files import sync_folder, write_durably
 
@@ -150,19 +150,21 @@ def file_stem(sop_instance_uid: str) -> str:
     return hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
 
 
-def identify(header: Dataset, radiograph: Radiograph) -> str:
+def identify(dataset: Dataset, radiograph: Radiograph) -> str:
     """Return two hashes of the patient and the pixels, as they are stored and as they are shown.
 
     Stored ones are comparable between uncompressed files only, and there they are exact; shown ones outlive a change of
     the compression. The first is ``-`` for a compressed file.
     """
-    patient = [str(header.get(keyword, "")).strip(" ^") for keyword in ("PatientID", "PatientName", "PatientBirthDate")]
+    patient = [
+        str(dataset.get(keyword, "")).strip(" ^") for keyword in ("PatientID", "PatientName", "PatientBirthDate")
+    ]
     shown = hash_content(repr((*patient, hash_pixels(radiograph.pixels))).encode())
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
-    if syntax is None or syntax.is_compressed or not syntax.is_little_endian or "PixelData" not in header:
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is None or syntax.is_compressed or not syntax.is_little_endian or "PixelData" not in dataset:
         return f"- {shown}"
-    layout = [str(header.get(keyword, "")) for keyword in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")]
-    return f"{hash_content(repr((*patient, *layout, hash_content(header.PixelData))).encode())} {shown}"
+    layout = [str(dataset.get(keyword, "")) for keyword in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")]
+    return f"{hash_content(repr((*patient, *layout, hash_content(dataset.PixelData))).encode())} {shown}"
 
 
 def _are_one(identity: str, other: str) -> bool:
@@ -589,7 +591,8 @@ def tidy(*paths: Path) -> None:
 def _identity_of(content: bytes) -> str:
     """Return what :func:`identify` says of a file; empty where it is no radiograph."""
     try:
-        return identify(read_header(content, "the radiograph"), read_radiograph(content, name="the radiograph"))
+        dataset = parse_dataset(content, "the radiograph")
+        return identify(dataset, read_radiograph(dataset))
     # Libraries raise whatever a damaged file makes happen; it is then no radiograph to compare with.
     except Exception:
         return ""

@@ -56,12 +56,12 @@ class Prediction:
     """What the model says of one radiograph.
 
     Attributes:
-        header: of the radiograph's file.
+        dataset: the radiograph's file with its pixel data, parsed once.
         radiograph: what was looked at.
         found: by the model's own threshold.
     """
 
-    header: Dataset
+    dataset: Dataset
     radiograph: Radiograph
     found: Findings
 
@@ -105,11 +105,11 @@ def predict_content(predictor: Predictor, content: bytes, name: str) -> Predicti
     Raises:
         DicomError: it is no radiograph.
     """
-    header = read_header(content, name)
-    radiograph = read_radiograph(content, name=name)
+    dataset = read_header(content, name)
+    radiograph = read_radiograph(dataset, name=name)
     # By the model's own threshold, so that p_abnormal does not depend on what is reported.
     (found,) = predictor.predict_radiographs([radiograph], Thresholds())
-    return Prediction(header, radiograph, found)
+    return Prediction(dataset, radiograph, found)
 
 
 def describe_findings(prediction: Prediction, options: ReportOptions, created: datetime.datetime) -> Reports:
@@ -123,7 +123,9 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
     Raises:
         DicomError: nothing can refer to the radiograph.
     """
-    header, radiograph = prediction.header, prediction.radiograph
+    radiograph = prediction.radiograph
+    header = radiograph.header
+    assert header is not None, "only DICOM files are predicted here"
     findings = options.reported(prediction.found)
     report = structured_report(findings, header, created=created)
     capture = None

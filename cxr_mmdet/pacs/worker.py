@@ -188,7 +188,7 @@ class Worker:
         reports = describe_findings(prediction, self._options, created)
         results = {"1-report": reports.report, "2-capture": reports.capture, "3-presentation": reports.presentation}
         encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
-        return encoded, len(reports.findings), identify(prediction.header, prediction.radiograph)
+        return encoded, len(reports.findings), identify(prediction.dataset, prediction.radiograph)
 
     def _keep(self, job: Job, results: dict[str, bytes], findings: int, identity: str) -> None:
         try:

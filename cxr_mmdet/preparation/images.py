@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import pydicom
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import is_dicom, looks_like_dicom, parse_dataset, read_bytes
+from cxr_mmdet.dicom.source import is_dicom, looks_like_dicom, parse_dataset, quiet_pydicom, read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path, write_json
 from cxr_mmdet.preparation.parallel import map_unordered
@@ -366,8 +365,7 @@ def read_patient(image_id: str, path: Path, key: PseudonymKey) -> tuple[str, str
             head = file.read(132)
         if not is_dicom(head) and picture_format(head) is not None:
             return image_id, None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_pydicom():
             header: pydicom.Dataset = pydicom.dcmread(
                 path, stop_before_pixels=True, specific_tags=["PatientID", "Rows"], force=True
             )
@@ -387,9 +385,7 @@ def read_to_size(path: str | Path, short_edge: int, *, reduced_jpeg2000: bool = 
     Raises:
         DicomError: the file is not a radiograph we can show.
     """
-    with warnings.catch_warnings():
-        # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
         radiograph = read_radiograph(path, min_short_edge=short_edge if reduced_jpeg2000 else None)
     return radiograph, shrink(radiograph.pixels, short_edge, radiograph.pixel_aspect, radiograph.size_hw)
 

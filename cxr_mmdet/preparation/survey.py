@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from rich.table import Table
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import parse_dataset, read_bytes
+from cxr_mmdet.dicom.source import quiet_pydicom, read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError, TableError
 from cxr_mmdet.preparation.images import find_radiographs, image_id_of, looks_like_a_radiograph
 from cxr_mmdet.preparation.parallel import map_unordered
@@ -128,8 +127,6 @@ PROPERTIES = ("syntax", "photometric", "bits", "size", "window", "modality", "vi
 
 UNSTATED = "not stated"
 
-_PICTURES = ("PNG", "JPEG", "TIFF")
-
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -226,12 +223,9 @@ def examine_file(path: Path, name: str, key: PseudonymKey) -> FileFacts:
     """Return what one file is, after decoding its picture; messages call it ``name``."""
     try:
         content = read_bytes(path)
-        with warnings.catch_warnings():
-            # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
-            warnings.simplefilter("ignore")
+        with quiet_pydicom():
             radiograph = read_radiograph(content, name=name)
-            is_picture = radiograph.transfer_syntax in _PICTURES
-            properties = _picture_properties(radiograph) if is_picture else _properties(radiograph, content, name)
+            properties = _properties(radiograph)
     except DicomError as error:
         return FileFacts(name, reason=str(error).removeprefix(f"{path}: ").removeprefix(f"{name}: "))
     return FileFacts(
@@ -268,9 +262,16 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _properties(radiograph: Radiograph, content: bytes, name: str) -> dict[str, str]:
-    header = parse_dataset(content, name)
+def _properties(radiograph: Radiograph) -> dict[str, str]:
     height, width = radiograph.size_hw
+    header = radiograph.header
+    if header is None:
+        return dict.fromkeys(PROPERTIES, UNSTATED) | {
+            "syntax": f"none, {radiograph.transfer_syntax}",
+            "photometric": radiograph.photometric,
+            "size": f"{width} x {height}",
+            "window": radiograph.windowing,
+        }
     sign = ", signed" if text_of(header, "PixelRepresentation") == "1" else ""
     allocated = text_of(header, "BitsAllocated")
     return {
@@ -282,16 +283,6 @@ def _properties(radiograph: Radiograph, content: bytes, name: str) -> dict[str, 
         "modality": text_of(header, "Modality") or UNSTATED,
         "view": text_of(header, "ViewPosition") or UNSTATED,
         "burned_in_annotation": text_of(header, "BurnedInAnnotation").upper() or UNSTATED,
-    }
-
-
-def _picture_properties(radiograph: Radiograph) -> dict[str, str]:
-    height, width = radiograph.size_hw
-    return dict.fromkeys(PROPERTIES, UNSTATED) | {
-        "syntax": f"none, {radiograph.transfer_syntax}",
-        "photometric": radiograph.photometric,
-        "size": f"{width} x {height}",
-        "window": radiograph.windowing,
     }
 
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from pydicom import DataElement, Dataset, Sequence
-from pydicom.datadict import keyword_for_tag
-from pydicom.dataelem import RawDataElement
-from pydicom.multival import MultiValue
+from typing import TYPE_CHECKING
 
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
-from cxr_mmdet.dicom.pictures import picture_format
-from cxr_mmdet.dicom.source import PIXEL_KEYWORDS, parse_dataset
+from cxr_mmdet.dicom.source import quiet_pydicom, size_in_memory
 from cxr_mmdet.dicom.viewing import read_viewable
 from cxr_mmdet.errors import DicomError
 
@@ -30,15 +23,6 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 6 << 30
 """Address space of a worker: several times the largest radiograph, less than what would starve the service."""
 
-MAX_ATTRIBUTE_BYTES = 256 << 10
-"""Twice the largest lookup table."""
-
-MAX_HEADER_BYTES = 2 << 20
-"""Of all attributes of a radiograph that is held."""
-
-_CURVES_AND_OVERLAYS = frozenset({0x50, 0x60})
-_OBJECT_BYTES = 200
-
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
@@ -47,23 +31,16 @@ class Decoded:
     Attributes:
         radiograph: as its file asks it to be shown.
         viewable: its values at full depth.
-        header: the DICOM attributes without pixels and what is large; None for pictures.
         content_sha256: of the file.
         pixels_sha256: see :func:`cxr_mmdet.dicom.identity.hash_pixels`.
-        header_bytes: memory that the header takes.
+        nbytes: memory that it takes; fixed, since reading an attribute changes what the header takes.
     """
 
     radiograph: Radiograph = field(repr=False)
     viewable: Viewable = field(repr=False)
-    header: Dataset | None = field(repr=False)
     content_sha256: str
     pixels_sha256: str
-    header_bytes: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
-        return self.viewable.nbytes + self.radiograph.pixels.nbytes + self.header_bytes
+    nbytes: int
 
 
 class DecodingPool:
@@ -154,50 +131,13 @@ def _ready() -> None:
 
 
 def _decode(content: bytes, name: str, max_pixels: int) -> Decoded:
-    with warnings.catch_warnings():
-        # pydicom remarks on every oddity; what matters of it is in the radiograph's own warnings.
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
         radiograph, viewable = read_viewable(content, name, max_pixels=max_pixels)
-        header, size = (None, 0) if picture_format(content) else _header(parse_dataset(content, name))
-    return Decoded(radiograph, viewable, header, hash_content(content), hash_pixels(radiograph.pixels), size)
-
-
-def _header(dataset: Dataset) -> tuple[Dataset, int]:
-    """Return the attributes that reports and captures are made from, and the bytes they take.
-
-    A new dataset, since the one that was read keeps the whole file. What is private, an overlay or large goes, the
-    largest first: nothing that names the patient and the study is.
-    """
-    sizes = {
-        tag: _size(dataset.get_item(tag))
-        for tag in dataset.keys()  # noqa: SIM118 - iterating a dataset converts its values
-        if not tag.is_private
-        and tag.group >> 8 not in _CURVES_AND_OVERLAYS
-        and keyword_for_tag(tag) not in PIXEL_KEYWORDS
-    }
-    header, total = Dataset(), 0
-    kept = []
-    for tag in sorted(sizes, key=lambda tag: (sizes[tag], tag)):
-        if sizes[tag] > MAX_ATTRIBUTE_BYTES or total + sizes[tag] > MAX_HEADER_BYTES:
-            break
-        total += sizes[tag]
-        kept.append(tag)
-    header.update({tag: dataset.get_item(tag) for tag in sorted(kept)})
-    is_implicit, is_little = dataset.original_encoding
-    header.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
-    if hasattr(dataset, "file_meta"):
-        header.file_meta = dataset.file_meta
-    return header, total
-
-
-def _size(value: Any) -> int:
-    """Return the bytes that an attribute takes, its sequence's items and what a Python object takes included."""
-    if isinstance(value, (DataElement, RawDataElement)):
-        return _OBJECT_BYTES + _size(value.value)
-    if isinstance(value, Dataset):
-        return sum(_size(value.get_item(tag)) for tag in value.keys())  # noqa: SIM118
-    if isinstance(value, (bytes, str)):
-        return len(value)
-    if isinstance(value, (list, Sequence, MultiValue)):
-        return sum(_OBJECT_BYTES + _size(each) for each in value)
-    return _OBJECT_BYTES
+        header_bytes = 0 if radiograph.header is None else size_in_memory(radiograph.header)
+    return Decoded(
+        radiograph,
+        viewable,
+        hash_content(content),
+        hash_pixels(radiograph.pixels),
+        viewable.nbytes + radiograph.pixels.nbytes + header_bytes,
+    )

@@ -60,7 +60,7 @@ NAMES = {
 def formats_of(case: Case) -> list[Format]:
     """Return what a case can be taken along as: a picture has no patient and study that a DICOM object needs."""
     missing: frozenset[Format] = frozenset()
-    if case.decoded.header is None:
+    if case.decoded.radiograph.header is None:
         missing = DICOM_OBJECTS
     elif not case.decoded.radiograph.is_grey:
         missing = frozenset({Format.pr})
@@ -74,7 +74,7 @@ def export(case: Case, kind: Format) -> Download:
         DicomError, UsageError: a DICOM object was asked for and cannot be made.
     """
     end, media_type, title = NAMES[kind]
-    if kind in DICOM_OBJECTS and case.decoded.header is None:
+    if kind in DICOM_OBJECTS and case.decoded.radiograph.header is None:
         raise UsageError(f"{case.name}: is no DICOM file, so there is no patient and study for a {title}.")
     stem = re.sub(r"[^\w.-]+", "_", PurePosixPath(case.name).stem, flags=re.ASCII).strip("._") or "radiograph"
     return Download(f"{stem}-{end}", media_type, _WRITERS[kind](case))
@@ -136,8 +136,8 @@ def _presentation(case: Case) -> bytes:
 
 
 def _header(case: Case) -> Dataset:
-    assert case.decoded.header is not None
-    return case.decoded.header
+    assert case.decoded.radiograph.header is not None
+    return case.decoded.radiograph.header
 
 
 _WRITERS: dict[Format, Callable[[Case], bytes]] = {

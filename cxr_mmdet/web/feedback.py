@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import pandas as pd
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import read_bytes
+from cxr_mmdet.dicom.source import quiet_pydicom, read_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.preparation.images import find_radiographs
@@ -138,8 +137,7 @@ def _names(
 def _pixel_hashes(files: dict[str, Path]) -> Iterable[tuple[str, str]]:
     for image_id, path in files.items():
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet_pydicom():
                 yield image_id, hash_pixels(read_radiograph(path).pixels)
         except DicomError:  # prepare_data build reports it
             continue

@@ -100,7 +100,7 @@ def downloads_html(case: Case | None) -> str:
     if case is None:
         return ""
     links = [(f"download/{case.token}/{kind.value}", NAMES[kind][2], kind.value) for kind in formats_of(case)]
-    return _template("downloads.html").render(links=links, dicom=case.decoded.header is not None)
+    return _template("downloads.html").render(links=links, dicom=case.decoded.radiograph.header is not None)
 
 
 def examples_html(examples: Sequence[Example]) -> str:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from detectors import write_picture
+from pydicom.data import get_testdata_file
 
 from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.errors import CxrError, NotFiniteError, UsageError
@@ -98,6 +99,14 @@ def test_the_files(pictures, tmp_path):
         ["dark", "p0", "p1", "p2", "p3", "p4"]
     )
     assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+def test_a_file_is_parsed_and_decoded_once(tmp_path, reads):
+    for seed in range(3):
+        write_picture(tmp_path / "in" / f"p{seed}.png", 40, 30, seed)
+    (tmp_path / "in" / "d.dcm").write_bytes(Path(get_testdata_file("CT_small.dcm")).read_bytes())
+    assert run(tmp_path / "in", tmp_path / "out", overlays=True).images == 4
+    assert reads == {"parsed": 1, "decoded": 4}
 
 
 def test_a_bad_file_among_good_ones(pictures, tmp_path):

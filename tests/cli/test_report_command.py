@@ -50,6 +50,13 @@ def test_predictions_go_out_and_come_back(tmp_path: Path):
     assert len(state.GraphicAnnotationSequence) == len(classes)
 
 
+def test_a_file_is_parsed_and_decoded_once(tmp_path: Path, reads):
+    write_phantoms(tmp_path / "in", 2)
+    arguments = ["write", str(bundle_of("retina", "onnx")), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert run(*arguments, "--presentation").exit_code == 0
+    assert reads == {"parsed": 2, "decoded": 2}
+
+
 def test_a_full_disk_leaves_no_report_without_its_pair(tmp_path: Path):
     """The report was written, and the capture beside it was not."""
     (path,) = write_phantoms(tmp_path / "in", 1)

@@ -42,7 +42,7 @@ def _lines(path: Path) -> set[str]:
 
 
 def _describe(prediction: Prediction, options: ReportOptions, created: object) -> Reports:
-    return Reports(FINDINGS, structured_report(FINDINGS, prediction.header, created=None), None)
+    return Reports(FINDINGS, structured_report(FINDINGS, prediction.dataset, created=None), None)
 
 
 def _predict(predictor: object, content: bytes, name: str) -> Prediction:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from node_builders import FINDINGS, HEADER, wait_for
+from node_builders import FINDINGS, HEADER, predictor, radiograph_file, wait_for
 
 from cxr_mmdet.dicom.report import structured_report
 from cxr_mmdet.errors import DicomError
@@ -30,6 +30,7 @@ from cxr_mmdet.pacs.sender import Destination, NotDeliveredError
 from cxr_mmdet.pacs.worker import MAX_ATTEMPTS, MAX_BUSY_REFUSALS, MAX_REFUSALS, MAX_UNFINISHED, Worker
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -394,3 +395,14 @@ def test_what_was_delivered_on_a_full_disk_is_not_sent_again(
         wait_for(lambda: states(store) == {"done": 1})
     assert len(archive.offered) == 1
     assert not list((store.folder / "results").iterdir())
+
+
+def test_a_radiograph_is_parsed_and_decoded_once_to_be_predicted_and_identified(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, reads: Counter[str]
+):
+    monkeypatch.setattr(worker_module, "send", lambda *_: None)
+    store.accept("1", radiograph_file("1"), "A@b")
+    worker = Worker(store, predictor(), NOBODY, "CXR", ReportOptions(presentation=True), lanes=1)
+    assert worker.predict_next()
+    assert states(store) == {"predicted": 1}
+    assert reads == {"parsed": 1, "decoded": 1}

@@ -7,10 +7,14 @@ import pickle
 
 import pydicom
 import pytest
-from serving_builders import phantom_dicom
+from detectors import write_picture
+from serving_builders import phantom_dicom, predictor
 
-from cxr_mmdet.web import decoding
-from cxr_mmdet.web.decoding import MAX_HEADER_BYTES, _decode
+from cxr_mmdet.dicom.source import MAX_ATTRIBUTE_BYTES, MAX_HEADER_BYTES
+from cxr_mmdet.inference.candidates import find_candidates
+from cxr_mmdet.web.cases import Case
+from cxr_mmdet.web.decoding import _decode
+from cxr_mmdet.web.exports import Format, export, formats_of
 
 MIB = 1 << 20
 
@@ -46,21 +50,44 @@ def overlay(dataset):
     dataset.add_new((0x6000, 0x3000), "OW", bytes(20 * MIB))
 
 
-@pytest.mark.parametrize("change", [private, public, many, nested, overlay])
+def meta(dataset):
+    dataset.file_meta.PrivateInformationCreatorUID = "1.2.3"
+    dataset.file_meta.PrivateInformation = bytes(20 * MIB)
+
+
+@pytest.mark.parametrize("change", [private, public, many, nested, overlay, meta])
 def test_what_is_held_is_bounded(change):
     content = with_attributes(change)
     decoded = _decode(content, "a.dicom", 10**6)
-    held = len(pickle.dumps(decoded.header))
+    held = len(pickle.dumps(decoded.radiograph.header))
     assert held < 2 * MAX_HEADER_BYTES
-    assert decoded.header.PatientID
+    assert decoded.radiograph.header.PatientID
     assert decoded.nbytes >= decoded.viewable.nbytes + decoded.radiograph.pixels.nbytes + 1000
 
 
 def test_neither_pixels_nor_the_file_are_held():
     content = with_attributes(lambda dataset: setattr(dataset, "PatientName", "Müller^Jörg"))
     decoded = _decode(content, "a.dicom", 10**6)
-    assert "PixelData" not in decoded.header
-    assert len(pickle.dumps(decoded.header)) < 20_000 < len(content)
-    assert str(decoded.header.PatientName) == "Müller^Jörg"
-    assert decoded.header.file_meta.TransferSyntaxUID
-    assert decoding.MAX_ATTRIBUTE_BYTES >= 2 * 65536 * 2
+    assert "PixelData" not in decoded.radiograph.header
+    assert len(pickle.dumps(decoded.radiograph.header)) < 20_000 < len(content)
+    assert str(decoded.radiograph.header.PatientName) == "Müller^Jörg"
+    assert decoded.radiograph.header.file_meta.TransferSyntaxUID
+    assert MAX_ATTRIBUTE_BYTES >= 2 * 65536 * 2
+
+
+def test_an_upload_is_parsed_and_decoded_once_up_to_its_last_export(reads):
+    decoded = _decode(phantom_dicom(), "a.dicom", 10**6)
+    case = Case("a.dicom", decoded, find_candidates(predictor(), decoded.radiograph), (0.0, 0.0))
+    decoded.viewable.render()
+    kinds = formats_of(case)
+    assert {Format.sr, Format.sc, Format.pr} <= set(kinds)
+    for kind in kinds:
+        export(case, kind)
+    assert reads == {"parsed": 1, "decoded": 1}
+
+
+def test_an_uploaded_picture_is_decoded_once(reads, tmp_path):
+    content = write_picture(tmp_path / "a.png", 30, 20).read_bytes()
+    decoded = _decode(content, "a.png", 10**6)
+    assert decoded.radiograph.header is None
+    assert reads == {"decoded": 1}

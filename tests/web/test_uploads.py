@@ -191,9 +191,9 @@ def test_hostile_files_end_in_a_sentence_and_the_pool_lives_on(pool, content, me
 
 def test_a_decoded_dicom_keeps_its_attributes_but_not_twice_its_pixels(pool):
     decoded = pool.decode(Upload("good.dcm", phantom_dicom()))
-    assert decoded.header is not None
-    assert "PixelData" not in decoded.header
-    assert decoded.header.SOPInstanceUID
+    assert decoded.radiograph.header is not None
+    assert "PixelData" not in decoded.radiograph.header
+    assert decoded.radiograph.header.SOPInstanceUID
     assert len(decoded.content_sha256) == 64
 
 
