@@ -155,8 +155,9 @@ class BasicAuth:
             await _refuse(scope, send, 429, f"Too many wrong passwords; try again in {math.ceil(wait)} s.", wait)
             return
         if self.user_of(scope) is not None:
-            self._throttle.succeeded(client, user)
             if not known:
+                # Once: the requests of who is logged in must not forget what others guess meanwhile.
+                self._throttle.succeeded(client, user)
                 self._known[client, user] = None
                 if len(self._known) > _MOST_KNOWN:
                     self._known.popitem(last=False)

@@ -96,6 +96,20 @@ def test_others_lock_nobody_out(site, monkeypatch):
     assert ask(site, "ann", "sesame") == 200
 
 
+def test_who_is_logged_in_does_not_reset_what_guessing_costs(site, clock):
+    """An account's owner asks all the time, and so may a guesser who has an account of their own."""
+    assert ask(site, "ann", "sesame") == 200
+    assert ask(site, "bob", "open", client="10.6.6.6") == 200
+    costs = []
+    for _ in range(4):
+        before = clock.now
+        assert ask(site, "ann", "wrong", client="10.6.6.6") == 401
+        costs.append(clock.now - before)
+        assert ask(site, "ann", "sesame") == 200
+        assert ask(site, "bob", "open", client="10.6.6.6") == 200
+    assert costs == [0.5, 1, 2, 4]
+
+
 def test_all_addresses_of_a_network_are_one_client(site, monkeypatch):
     async def stay(_seconds):
         """Return at once."""
