@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
 from cxr_mmdet.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 app = CxrTyper(help=__doc__)
 
@@ -42,6 +46,14 @@ def serve(
     without_password: Annotated[
         bool, typer.Option("--without-password", help="Let everybody in who reaches a --host beyond this machine.")
     ] = False,
+    allow_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Let people without a password call the page by this name too. Repeatable.",
+            show_default="this machine's names; any with --auth-file",
+        ),
+    ] = None,
     max_files: Annotated[int, typer.Option(min=1, help="Radiographs in one upload.")] = 32,
     max_file_mib: Annotated[int, typer.Option(min=1, help="Size of one file, unpacked.")] = 128,
     max_upload_mib: Annotated[int, typer.Option(min=1, help="Size of one upload, unpacked.")] = 512,
@@ -96,12 +108,20 @@ def serve(
     try:
         room.warm_up()
         with private_uploads():
-            site = build_site(room, draw_examples(room.class_names), users)
+            site = build_site(room, draw_examples(room.class_names), users, hosts=_names(host, users, allow_name))
             stderr.print(f"{room.predictor.model_id} on {device}; Ctrl+C ends it", highlight=False)
             stdout.print(f"http://{'localhost' if host in LOCAL_HOSTS else host}:{port}/", highlight=False)
             run_site(site, host=host, port=port)
     finally:
         room.close()
+
+
+def _names(host: str, users: Mapping[str, str] | None, allowed: list[str] | None) -> frozenset[str] | None:
+    """Return the names by which a page without passwords may be called; None with passwords, which other sites lack."""
+    if users:
+        return None
+    names = {"localhost", host, socket.gethostname(), socket.getfqdn(), *(allowed or [])}
+    return frozenset(name.rstrip(".").lower() for name in names)
 
 
 def _check(

@@ -7,14 +7,17 @@ and written anew, so that Gradio sees what was checked and nothing else.
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import json
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cxr_mmdet.web.uploads import NOT_UPLOADED, UploadError, uploaded_file
+from cxr_mmdet.web.uploads import NOT_UPLOADED, UploadError, held_bytes, remove_unfinished, uploaded_file
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from cxr_mmdet.web.auth import App, Scope
@@ -24,6 +27,9 @@ MAX_JSON_BYTES = 1 << 20
 
 _SLACK_BYTES = 1 << 20
 """What an upload takes beside its files."""
+
+HELD_UPLOADS = 8
+"""Largest uploads that the folder of uploads holds at once; more could fill the disk."""
 
 _SAFE = frozenset({"GET", "HEAD"})
 _NAME = r"[\w.~-]+"
@@ -44,12 +50,19 @@ class Guard:
         app: the page.
         folder: that holds what was uploaded.
         upload_bytes: of all files of one request.
+        kept_s: seconds after which an upload that did not end is removed.
+        hosts: names by which the page may be called, besides IP addresses; None: any name.
     """
 
-    def __init__(self, app: App, folder: Path, *, upload_bytes: int) -> None:
+    def __init__(
+        self, app: App, folder: Path, *, upload_bytes: int, kept_s: float = 300, hosts: Collection[str] | None = None
+    ) -> None:
         self._app = app
         self._folder = folder
         self._upload_bytes = upload_bytes
+        self._kept_s = kept_s
+        self._hosts = hosts
+        self._arriving_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Handle one connection."""
@@ -63,24 +76,40 @@ class Guard:
             except _RefusedError as refused:
                 await _answer(send, refused.status, str(refused), head=scope["method"] == "HEAD")
             else:
-                await self._app(scope, receive, send)
+                await (self._upload if scope["path"] == _UPLOAD else self._app)(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Take an upload, and have what remains of it removed should it not end: Gradio forgets such files."""
+        length = int(_header(scope, b"content-length"))
+        self._arriving_bytes += length
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._arriving_bytes -= length
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._kept_s + 1, remove_unfinished, self._folder, self._kept_s)
 
     async def _checked(self, scope: Scope, receive: Any) -> tuple[Scope, Any]:
         """Return what the page is handed instead of a request."""
         path, method = scope["path"], scope["method"]
         if is_foreign(scope):
             raise _RefusedError(403, "This page answers only to itself: the request comes from another site.")
+        if self._hosts is not None and not _is_called(_header(scope, b"host"), self._hosts):
+            raise _RefusedError(403, "This page has another name; whoever started it allows one by --allow-name.")
         if method in _SAFE and _READS.fullmatch(path):
             return scope, receive
         if method != "POST" or not (path == _UPLOAD or _CALLS.fullmatch(path)):
             raise _RefusedError(404, "There is nothing here.")
         length = _header(scope, b"content-length")
         most = self._upload_bytes + _SLACK_BYTES if path == _UPLOAD else MAX_JSON_BYTES
-        if not length.isdecimal():
+        # Beside a transfer coding the length would be ignored, and with it the limit.
+        if not length.isdecimal() or _header(scope, b"transfer-encoding"):
             raise _RefusedError(411, "The request must say its length.")
         if int(length) > most:
             raise _RefusedError(413, f"The request is larger than {most >> 20} MiB; upload fewer radiographs.")
         if path == _UPLOAD:
+            if held_bytes(self._folder) + self._arriving_bytes + int(length) > HELD_UPLOADS * most:
+                raise _RefusedError(503, "The server holds as many uploads as it may; try again in some minutes.")
             return scope, receive
         body = await _read(receive, most)
         try:
@@ -140,6 +169,19 @@ def is_foreign(scope: Scope) -> bool:
         return bool(origin) and urlsplit(origin).netloc.lower() != _header(scope, b"host").lower()
     except ValueError:
         return True
+
+
+def _is_called(host: str, names: Collection[str]) -> bool:
+    """Return whether a Host header is an IP address, or one of the names, with any port.
+
+    Another name is that of a page elsewhere that has let its name point here (DNS rebinding); browsers take this page
+    for its own. It cannot do so with an address.
+    """
+    name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".").lower()
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return name in names
 
 
 def _header(scope: Scope, name: bytes) -> str:

@@ -14,7 +14,7 @@ from cxr_mmdet.web.exports import Format, export
 from cxr_mmdet.web.guard import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from cxr_mmdet.web.auth import App, Scope
     from cxr_mmdet.web.examples import Example
@@ -56,8 +56,21 @@ def private_uploads() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def build_site(room: ReadingRoom, examples: list[Example], users: Mapping[str, str] | None = None) -> App:
-    """Return the ASGI application; call it within :func:`private_uploads`."""
+def build_site(
+    room: ReadingRoom,
+    examples: list[Example],
+    users: Mapping[str, str] | None = None,
+    *,
+    hosts: Collection[str] | None = None,
+) -> App:
+    """Return the ASGI application; call it within :func:`private_uploads`.
+
+    Args:
+        room: behind the page.
+        examples: offered on it.
+        users: user → password; None or empty: anybody may enter.
+        hosts: names by which the page may be called, besides IP addresses; None: any name.
+    """
     import gradio as gr
     from fastapi import FastAPI
     from fastapi.responses import PlainTextResponse, Response
@@ -90,7 +103,7 @@ def build_site(room: ReadingRoom, examples: list[Example], users: Mapping[str, s
         enable_monitoring=False,
         **page_style(),
     )
-    site: App = Guard(app, folder, upload_bytes=room.limits.total_bytes)
+    site: App = Guard(app, folder, upload_bytes=room.limits.total_bytes, kept_s=UPLOADS_KEPT_S, hosts=hosts)
     return _Headers(BasicAuth(site, users) if users else site)
 
 

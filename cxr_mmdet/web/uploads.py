@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -80,6 +82,24 @@ def uploaded_file(path: object, folder: Path) -> Path:
 
 def _inside(path: str | Path, folder: Path) -> bool:
     return folder in Path(path).parents
+
+
+def held_bytes(folder: Path) -> int:
+    """Return the size of all files in the folder of uploads."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(where, name)).st_size
+    return total
+
+
+def remove_unfinished(folder: Path, kept_s: float) -> None:
+    """Remove uploads that nothing was written to for a time: those that have ended lie in folders of their own."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.stat().st_mtime < time.time() - kept_s:
+                path.unlink()
 
 
 def read_uploads(paths: Sequence[Path], limits: Limits) -> tuple[list[Upload], list[str]]:

@@ -14,7 +14,7 @@ import pytest
 from detectors import checkpoint_of
 from typer.testing import CliRunner
 
-from cxr_mmdet.cli.serve import app
+from cxr_mmdet.cli.serve import _names, app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +49,14 @@ def test_a_password_file_that_others_read(tmp_path):
     result = run("model", "--auth-file", path)
     assert result.exit_code == 2
     assert "chmod 600" in result.output
+
+
+def test_a_page_without_passwords_answers_to_its_own_names():
+    """Another name may be that of a site that lets it point here (DNS rebinding)."""
+    names = _names("reader.example", None, ["PACS.example."])
+    assert names is not None
+    assert {"localhost", "reader.example", "pacs.example", socket.gethostname().lower()} <= names
+    assert _names("127.0.0.1", {"ann": "a"}, None) is None
 
 
 @pytest.mark.slow

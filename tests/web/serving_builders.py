@@ -50,11 +50,13 @@ def make_room(**options) -> ReadingRoom:
 
 
 @contextmanager
-def running_site(room: ReadingRoom, *, examples: int = 1, users: dict[str, str] | None = None) -> Iterator[str]:
+def running_site(
+    room: ReadingRoom, *, examples: int = 1, users: dict[str, str] | None = None, hosts=None
+) -> Iterator[str]:
     """Serve the page of a room on a free port of this machine; yield its address."""
     with private_uploads(), socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        site = build_site(room, draw_examples(room.class_names, count=examples, size=256), users)
+        site = build_site(room, draw_examples(room.class_names, count=examples, size=256), users, hosts=hosts)
         server = uvicorn.Server(uvicorn.Config(site, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from gradio_client import Client, handle_file
 from serving_builders import make_room, phantom_dicom, running_site
 
 from cxr_mmdet.web.api import predict_files
+from cxr_mmdet.web.guard import Guard
 from cxr_mmdet.web.page import build_page
-from cxr_mmdet.web.uploads import NOT_UPLOADED, Limits, UploadError, uploaded_file
+from cxr_mmdet.web.uploads import NOT_UPLOADED, Limits, UploadError, remove_unfinished, uploaded_file
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +212,98 @@ def test_an_upload_is_bounded_before_it_is_read(url):
     assert httpx.post(f"{url}/gradio_api/upload", files=files, timeout=60).status_code == 413
     chunks = (bytes(1 << 10) for _ in range(4))
     assert httpx.post(f"{url}/gradio_api/upload", content=chunks, timeout=60).status_code == 411
+
+
+def raw(url, content):
+    """Send bytes and return the status of the answer."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(content)
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+UPLOAD = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=X\r\n"
+PART = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.dcm"\r\n\r\n'
+
+
+@pytest.mark.parametrize("route", ["upload", "queue/join"])
+def test_a_length_beside_a_transfer_coding_is_not_believed(url, route):
+    content = UPLOAD.replace(b"upload", route.encode()) + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert raw(url, content + b"2\r\n{}\r\n0\r\n\r\n") == 411
+
+
+def test_uploads_that_do_not_end_are_removed(url):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = set(folder.iterdir())
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(UPLOAD + b"Content-Length: 4000000\r\n\r\n" + PART + bytes(2 << 20))
+        deadline = time.monotonic() + 20
+        while not (left := set(folder.iterdir()) - before) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert left, "Gradio has begun a file, and leaves it"
+    remove_unfinished(folder, 60)
+    assert left <= set(folder.iterdir()), "it may be still arriving"
+    for path in left:
+        os.utime(path, (1, 1))
+    remove_unfinished(folder, 60)
+    assert not left & set(folder.iterdir())
+
+
+def test_a_broken_upload_has_its_removal_scheduled(tmp_path):
+    part = tmp_path / "tmpabc"
+
+    async def app(scope, receive, send):
+        part.write_bytes(b"a patient's name")
+        raise ConnectionError("the client has gone")
+
+    async def scenario():
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": [(b"content-length", b"9")]}
+        with pytest.raises(ConnectionError):
+            await Guard(app, tmp_path, upload_bytes=100, kept_s=-0.9)(scope, None, None)
+        assert part.exists()
+        await asyncio.sleep(0.3)
+
+    asyncio.run(scenario())
+    assert not part.exists()
+
+
+def test_uploads_do_not_fill_the_disk(url):
+    held = Path(os.environ["GRADIO_TEMP_DIR"]) / "held"
+    with held.open("wb") as file:
+        file.truncate(80 << 20)  # takes no room; the limit of the room is 8 MiB a request
+    try:
+        files = [("files", ("a.dcm", b"a"))]
+        assert httpx.post(f"{url}/gradio_api/upload", files=files, timeout=60).status_code == 503
+    finally:
+        held.unlink()
+    assert httpx.post(f"{url}/gradio_api/upload", files=files, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:7860", 200), ("127.0.0.1", 200), ("[::1]:7860", 200), ("10.1.2.3:80", 200),
+        ("Reader.example.", 200),
+        ("evil.example", 403), ("evil.example:7860", 403), ("localhost.evil.example", 403), ("127.0.0.1.nip.io", 403),
+        ("reader.example@evil.example", 403), ("", 403),
+    ],
+)  # fmt: skip
+def test_a_strangers_name_that_points_here_is_not_ours(host, status):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    guard = Guard(app, Path("/nowhere"), upload_bytes=1, hosts={"localhost", "reader.example"})
+    for method in ("GET", "HEAD"):
+        scope = {"type": "http", "method": method, "path": "/config", "headers": [(b"host", host.encode())]}
+        asyncio.run(guard(scope, None, send))
+    assert [message["status"] for message in sent if "status" in message] == [status] * 2
 
 
 FOREIGN = [
