@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness import Alternative, compare
-from cxr_mmdet.annotations.coco import CocoImage, build_coco, write_coco
+from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.consensus import REFERENCE_IOU_THRESHOLD, REFERENCE_SKIP_THRESHOLD, fuse_readers
 from cxr_mmdet.annotations.sources import find_table, read_source
 from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.annotations.table import class_names
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.coco import write_coco
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from mmengine.registry import init_default_scope
 
 from benchmarks.harness import Alternative, Comparison, compare
 from benchmarks.stock import OURS, STOCK, stock_model, stock_steps
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.datasets.sampler import Draw, seed_draw
 from cxr_mmdet.engine.config import annotated_parts
 from cxr_mmdet.errors import ConfigError, DatasetError
+from cxr_mmdet.structures.coco import read_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

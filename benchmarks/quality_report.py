@@ -9,12 +9,11 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, percentile_interval
 from cxr_mmdet.evaluation.headline import match_all, point_values, statistics
 from cxr_mmdet.evaluation.image_level import p_abnormal_path, read_p_abnormal
 from cxr_mmdet.files import atomic_path
-from cxr_mmdet.structures.coco import read_detections
+from cxr_mmdet.structures.coco import read_coco, read_detections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

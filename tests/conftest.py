@@ -16,8 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from cxr_mmdet.annotations.coco import write_coco
 from cxr_mmdet.dicom import radiograph
+from cxr_mmdet.structures.coco import write_coco
 from cxr_mmdet.structures.labels import LABELS_5
 
 PreparedFolder = Callable[..., Path]

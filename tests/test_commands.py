@@ -7,10 +7,10 @@ import pytest
 import typer
 
 from cxr_mmdet import commands
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.cli.app import CxrTyper
 from cxr_mmdet.commands import command, name_commands
 from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.structures.coco import read_coco
 
 
 @pytest.fixture

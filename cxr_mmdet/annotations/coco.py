@@ -1,50 +1,145 @@
-"""The COCO file of one split: build, validate, read, write."""
+"""COCO files as readers' rows, and the COCO files of a prepared folder from rows."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from cxr_mmdet.annotations.table import is_region
-from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.files import write_json
-from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xyxy_to_xywh
+from cxr_mmdet.annotations.table import (
+    ONE_READER,
+    READER_COLUMN,
+    REGION_COLUMN,
+    REQUIRED_COLUMNS,
+    SIZE_COLUMNS,
+    Checker,
+    check_rows,
+    is_region,
+)
+from cxr_mmdet.errors import TableError
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xywh_to_xyxy, xyxy_to_xywh
+from cxr_mmdet.structures.coco import check_coco, read_coco
+from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    import pandas as pd
-
-IMAGE_KEYS = {
-    "id": int,
-    "file_name": str,
-    "width": int,
-    "height": int,
-    "image_id": str,
-    "group": str,
-    "original_width": int,
-    "original_height": int,
-}
-ANNOTATION_KEYS = {
-    "id": int,
-    "image_id": int,
-    "category_id": int,
-    "bbox": list,
-    "area": (int, float),
-    "iscrowd": int,
-    "votes": int,
-}
 DECIMALS = 4
 """Coordinates are rounded to this many decimals of a pixel: same input, same bytes on every platform."""
-TOLERANCE_PX = 1e-3
-"""How far rounding may carry a box beyond the image, or an area from width times height (relative)."""
-SHOWN_PROBLEMS = 5
+REGION_KEYS = (REGION_COLUMN, "ignore")
+READER_KEYS = (READER_COLUMN, "reader")
+
+
+def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[str] | None = None) -> pd.DataFrame:
+    """Return the rows of :func:`cxr_mmdet.annotations.table.read_table`; ``line`` counts the annotations from 1.
+
+    Columns ``table_height`` and ``table_width`` hold the size of each image by its entry, NaN where that has none.
+
+    An image is named by its ``image_id``, else by its ``file_name`` without folder and suffix. An annotation's reader
+    is its ``rad_id`` or ``reader``; where none has either, one reader, R1, drew all. An image without an annotation by
+    a reader was read by them and has no finding, unless its ``readers`` list says who read it. Boxes with ``votes``, as
+    in a prepared folder, are a consensus: none of the listed readers drew them, so they are R1's and the lists are not
+    looked at.
+
+    Annotations with ``iscrowd`` or ``ignore`` 1 are regions to ignore.
+
+    Args:
+        path: a COCO annotation file with boxes in pixels of the radiographs.
+        group_column: the key of an image entry that names its group.
+        notes: what a user should know of the file is appended.
+
+    Raises:
+        TableError: two images have one name, an annotation lacks what others have, or rows contradict each other.
+        DatasetError: not a COCO file.
+    """
+    coco = read_coco(path, strict=False)
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    image_ids = _image_ids(coco["images"], path)
+    readers = _readers(coco["annotations"], path)
+    everybody = sorted(set(readers)) or [ONE_READER]
+    fused = any("votes" in annotation for annotation in coco["annotations"])
+    boxes_xyxy = xywh_to_xyxy([annotation["bbox"] for annotation in coco["annotations"]]).tolist()
+    drawn: dict[Any, set[str]] = defaultdict(set)
+    records = []
+    for place, (annotation, reader, box) in enumerate(zip(coco["annotations"], readers, boxes_xyxy, strict=True), 1):
+        drawn[annotation["image_id"]].add(reader)
+        records.append(
+            (
+                image_ids[annotation["image_id"]],
+                names[annotation["category_id"]],
+                *box,
+                reader,
+                place,
+                _is_region(annotation, path),
+            )
+        )
+    for place, image in enumerate(coco["images"], start=1):
+        for reader in everybody if fused else image.get("readers", everybody):
+            if reader not in drawn[image["id"]]:
+                records.append((image_ids[image["id"]], NO_FINDING, *[np.nan] * 4, reader, place, 0))
+    raw = pd.DataFrame(records, columns=[*REQUIRED_COLUMNS, READER_COLUMN, "place", REGION_COLUMN])
+    if raw.empty:
+        raise TableError(f"{path}: holds no image; expected radiographs and their boxes.")
+    # Classes keep the file's order, which `--labels auto` takes up.
+    order = {name: number for number, name in enumerate(dict.fromkeys([*names.values(), NO_FINDING]))}
+    raw["class_id"] = raw["class_name"].map(order)
+    if group_column:
+        raw["group"] = raw["image_id"].map(_groups(coco["images"], image_ids, group_column, path))
+    check = Checker(path, raw["place"].to_numpy(), unit="annotation", notes=notes)
+    rows = check_rows(raw, check, group_column="group" if group_column else None)
+    sizes_hw = {image_ids[image["id"]]: (image.get("height"), image.get("width")) for image in coco["images"]}
+    sizes = pd.DataFrame([sizes_hw[name] for name in rows["image_id"]], columns=SIZE_COLUMNS, index=rows.index)
+    return rows.assign(**sizes.apply(pd.to_numeric, errors="coerce"))
+
+
+def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
+    image_ids = {}
+    for image in images:
+        name = image.get("image_id", image.get("file_name"))
+        if not isinstance(name, str) or not name.strip():
+            raise TableError(
+                f"{path}, image {image['id']}: has neither image_id nor file_name; expected its file's name."
+            )
+        image_ids[image["id"]] = name if "image_id" in image else Path(name.replace("\\", "/")).stem
+    name, count = max(Counter(image_ids.values()).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise TableError(f"{path}: {count} images are named {name!r}; expected each radiograph once.")
+    return image_ids
+
+
+def _readers(annotations: list[dict[str, Any]], path: Path) -> list[str]:
+    readers = [next((annotation[key] for key in READER_KEYS if key in annotation), None) for annotation in annotations]
+    if not any(reader is not None for reader in readers):
+        return [ONE_READER] * len(readers)
+    for annotation, reader in zip(annotations, readers, strict=True):
+        if not isinstance(reader, str):
+            raise TableError(
+                f"{path}, annotation with id {annotation['id']}: its reader is {reader!r}; expected rad_id to name the "
+                "reader, as other annotations do."
+            )
+    return [str(reader) for reader in readers]
+
+
+def _is_region(annotation: dict[str, Any], path: Path) -> int:
+    """Return 1 for a region that is neither hit nor false alarm: COCO's ``iscrowd``, which pycocotools also ignores."""
+    flags = [annotation.get(key, 0) for key in REGION_KEYS]
+    if any(flag not in (0, 1) for flag in flags):
+        raise TableError(
+            f"{path}, annotation with id {annotation['id']}: has {' and '.join(REGION_KEYS)} {flags[0]!r} and "
+            f"{flags[1]!r}; expected 0 or 1."
+        )
+    return int(any(flags))
+
+
+def _groups(images: list[dict[str, Any]], image_ids: Mapping[int, str], key: str, path: Path) -> dict[str, str]:
+    for image in images:
+        if not image.get(key):
+            raise TableError(f"{path}, image {image['id']}: has no {key}; expected each image's group there.")
+    return {image_ids[image["id"]]: str(image[key]) for image in images}
 
 
 @dataclass(frozen=True)
@@ -87,74 +182,8 @@ def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequenc
         "annotations": _annotation_entries(ordered, boxes, labels),
         "categories": [{"id": number, "name": name} for number, name in enumerate(labels, start=1)],
     }
-    validate(coco)
+    check_coco(coco)
     return coco
-
-
-def validate(coco: Any, source: str | Path | None = None) -> None:
-    """Refuse a COCO file that cannot be trained on or evaluated.
-
-    Args:
-        coco: what the JSON file holds.
-        source: its path, for the message.
-
-    Raises:
-        DatasetError: with everything that is wrong (the first few of each kind).
-    """
-    problems = list(problems_of(coco))
-    if problems:
-        shown = "; ".join(problems[:SHOWN_PROBLEMS])
-        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
-        where = f"{source}: " if source is not None else ""
-        raise DatasetError(f"{where}not a valid COCO file: {shown}{more}. Build it with tools/prepare_data.py build.")
-
-
-def read_coco(path: str | Path) -> dict[str, Any]:
-    """Return the validated COCO file at ``path``.
-
-    Raises:
-        DatasetError: the file is missing, not JSON, or not valid.
-    """
-    try:
-        coco = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; {_how_to_get(Path(path))}.") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a COCO file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: is not JSON ({error}); build it with tools/prepare_data.py build.") from None
-    validate(coco, path)
-    return coco
-
-
-def findings_of(coco: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the annotations of a COCO file that are findings; regions to ignore (``iscrowd`` 1) are none."""
-    return [annotation for annotation in coco["annotations"] if not annotation.get("iscrowd")]
-
-
-def write_coco(path: str | Path, coco: dict[str, Any]) -> None:
-    """Write a validated COCO file: same content, same bytes.
-
-    Raises:
-        DatasetError: ``coco`` is not valid; nothing is written.
-    """
-    validate(coco, path)
-    write_json(path, coco)
-
-
-def _how_to_get(path: Path) -> str:
-    """Return what to do about a missing COCO file: another label set may be there, or no prepared folder at all."""
-    split, _, labels = path.stem.partition("_")
-    found = sorted(other.stem.removeprefix(f"{split}_") for other in path.parent.glob(f"{split}_*.json"))
-    if found and labels:
-        return (
-            f"{path.parent.parent} holds the label sets {', '.join(found)}, not {labels}; choose a recipe for one of "
-            "these, or build the folder again with tools/prepare_data.py build --force and --labels"
-        )
-    return (
-        "make a prepared folder with tools/prepare_data.py build SRC OUT (tools/prepare_data.py phantom makes a SRC of "
-        "synthetic radiographs), and name it: --data-root OUT for training and testing"
-    )
 
 
 def _image_entry(number: int, image: CocoImage) -> dict[str, Any]:
@@ -207,108 +236,3 @@ def _annotation_entries(
             start=1,
         )
     ]
-
-
-def problems_of(coco: Any) -> Iterator[str]:
-    """Yield what is wrong with a COCO file; entries that lack a key hide what else is wrong with them."""
-    if not isinstance(coco, dict):
-        yield f"holds {type(coco).__name__}, expected images, annotations and categories"
-        return
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(coco.get(key), list)]
-    if missing:
-        yield f"no list of {', '.join(missing)}"
-        return
-    yield from _category_problems(coco["categories"])
-    entries = [*_entry_problems("image", coco["images"], IMAGE_KEYS)]
-    entries += _entry_problems("annotation", coco["annotations"], ANNOTATION_KEYS)
-    if entries:
-        yield from entries
-        return
-    yield from _image_problems(coco["images"])
-    sizes_wh = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
-    readers = {image["id"]: image.get("readers") for image in coco["images"]}
-    categories = {category["id"] for category in coco["categories"] if isinstance(category, dict) and "id" in category}
-    yield from _repeated("annotation id", (annotation["id"] for annotation in coco["annotations"]))
-    for annotation in coco["annotations"]:
-        yield from _annotation_problems(annotation, sizes_wh, categories)
-        yield from _votes_problems(annotation, readers.get(annotation["image_id"]))
-
-
-def _entry_problems(kind: str, entries: list[Any], keys: dict[str, Any]) -> Iterator[str]:
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            yield f"{kind} at position {position} is {type(entry).__name__}, expected an object"
-            continue
-        wrong = [key for key, kind_of in keys.items() if not _is_a(entry.get(key), kind_of)]
-        if wrong:
-            yield f"{kind} {entry.get('id', f'at position {position}')} lacks or misspells {', '.join(wrong)}"
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _category_problems(categories: list[Any]) -> Iterator[str]:
-    if not categories:
-        yield "no category"
-    for number, category in enumerate(categories, start=1):
-        if not isinstance(category, dict) or not _is_a(category.get("name"), str) or category.get("id") != number:
-            yield f"category {number} is {category}, expected id {number} and a name (ids from 1 in label order)"
-    names = [category.get("name") for category in categories if isinstance(category, dict)]
-    yield from _repeated("category name", (name for name in names if isinstance(name, str)))
-
-
-def _image_problems(images: list[dict[str, Any]]) -> Iterator[str]:
-    for key, kind in (("id", "image id"), ("file_name", "file_name"), ("image_id", "image_id")):
-        yield from _repeated(kind, (image[key] for image in images))
-    for image in images:
-        empty = [k for k in ("width", "height", "original_width", "original_height") if image[k] < 1]
-        if empty:
-            yield f"image {image['id']} ({image['file_name']}) has no {', '.join(empty)}"
-        readers = image.get("readers", [])
-        if not isinstance(readers, list) or len(set(map(str, readers))) != len(readers):
-            yield f"image {image['id']} has readers {readers}, expected a list of distinct names"
-
-
-def _annotation_problems(
-    annotation: dict[str, Any], sizes_wh: dict[int, tuple[int, int]], categories: set[int]
-) -> Iterator[str]:
-    where = f"annotation {annotation['id']}"
-    if annotation["category_id"] not in categories:
-        yield f"{where} has category {annotation['category_id']}, which is not listed"
-    if annotation["iscrowd"] not in (0, 1):
-        yield f"{where} has iscrowd {annotation['iscrowd']}, expected 0, or 1 for a region to ignore"
-    if annotation["image_id"] not in sizes_wh:
-        yield f"{where} belongs to image {annotation['image_id']}, which is not listed"
-        return
-    yield from _bbox_problems(where, annotation["bbox"], annotation["area"], sizes_wh[annotation["image_id"]])
-
-
-def _votes_problems(annotation: dict[str, Any], read_by: Any) -> Iterator[str]:
-    """Yield what is wrong with a box's votes; ``read_by`` are the readers of its image, where it names them."""
-    where, votes, readers = f"annotation {annotation['id']}", annotation["votes"], annotation.get("readers")
-    if votes < 1:
-        yield f"{where} has {votes} votes, expected at least 1"
-    if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != votes):
-        yield f"{where} has {votes} votes, but its readers are {readers}"
-    elif isinstance(read_by, list) and (votes > len(read_by) or not set(readers or ()).issubset(read_by)):
-        yield f"{where} has {votes} votes{f' of {readers}' if readers else ''}, but its image was read by {read_by}"
-
-
-def _bbox_problems(where: str, bbox_xywh: list[Any], area: float, size_wh: tuple[int, int]) -> Iterator[str]:
-    if len(bbox_xywh) != 4 or not all(_is_a(value, (int, float)) and math.isfinite(value) for value in bbox_xywh):
-        yield f"{where} has bbox {bbox_xywh}, expected four finite numbers"
-        return
-    x, y, width, height = bbox_xywh
-    if width <= 0 or height <= 0:
-        yield f"{where} has bbox {bbox_xywh}, expected width and height above 0"
-    elif min(x, y, size_wh[0] - x - width, size_wh[1] - y - height) < -TOLERANCE_PX:
-        yield f"{where} has bbox {bbox_xywh}, beyond its image of {size_wh[0]} x {size_wh[1]}"
-    elif not math.isclose(area, width * height, rel_tol=TOLERANCE_PX, abs_tol=TOLERANCE_PX):
-        yield f"{where} has area {area}, expected {width * height:g}"
-
-
-def _repeated(kind: str, values: Iterable[Any]) -> Iterator[str]:
-    for value, count in Counter(values).items():
-        if count > 1:
-            yield f"{kind} {value} occurs {count} times"

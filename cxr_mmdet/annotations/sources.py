@@ -2,146 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.table import (
-    ONE_READER,
-    READER_COLUMN,
-    REGION_COLUMN,
-    REQUIRED_COLUMNS,
-    SIZE_COLUMNS,
-    Checker,
-    check_rows,
-    read_csv,
-    read_table,
-)
+from cxr_mmdet.annotations.coco import read_coco_table
+from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, Checker, read_csv, read_table
 from cxr_mmdet.errors import TableError
-from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xywh_to_xyxy
-from cxr_mmdet.structures.coco import read_ground_truth
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import LABELS_22, NO_FINDING, is_no_finding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-REGION_KEYS = (REGION_COLUMN, "ignore")
-
-READER_KEYS = (READER_COLUMN, "reader")
-
-
-def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[str] | None = None) -> pd.DataFrame:
-    """Return the rows of :func:`cxr_mmdet.annotations.table.read_table`; ``line`` counts the annotations from 1.
-
-    Columns ``table_height`` and ``table_width`` hold the size of each image by its entry, NaN where that has none.
-
-    An image is named by its ``image_id``, else by its ``file_name`` without folder and suffix. An annotation's reader
-    is its ``rad_id`` or ``reader``; where none has either, one reader, R1, drew all. An image without an annotation by
-    a reader was read by them and has no finding, unless its ``readers`` list says who read it. Boxes with ``votes``, as
-    in a prepared folder, are a consensus: none of the listed readers drew them, so they are R1's and the lists are not
-    looked at.
-
-    Annotations with ``iscrowd`` or ``ignore`` 1 are regions to ignore.
-
-    Args:
-        path: a COCO annotation file with boxes in pixels of the radiographs.
-        group_column: the key of an image entry that names its group.
-        notes: what a user should know of the file is appended.
-
-    Raises:
-        TableError: two images have one name, an annotation lacks what others have, or rows contradict each other.
-        DatasetError: not a COCO file.
-    """
-    coco = read_ground_truth(path)
-    names = {category["id"]: category["name"] for category in coco["categories"]}
-    image_ids = _image_ids(coco["images"], path)
-    readers = _readers(coco["annotations"], path)
-    everybody = sorted(set(readers)) or [ONE_READER]
-    fused = any("votes" in annotation for annotation in coco["annotations"])
-    boxes_xyxy = xywh_to_xyxy([annotation["bbox"] for annotation in coco["annotations"]]).tolist()
-    drawn: dict[Any, set[str]] = defaultdict(set)
-    records = []
-    for place, (annotation, reader, box) in enumerate(zip(coco["annotations"], readers, boxes_xyxy, strict=True), 1):
-        drawn[annotation["image_id"]].add(reader)
-        records.append(
-            (
-                image_ids[annotation["image_id"]],
-                names[annotation["category_id"]],
-                *box,
-                reader,
-                place,
-                _is_region(annotation, path),
-            )
-        )
-    for place, image in enumerate(coco["images"], start=1):
-        for reader in everybody if fused else image.get("readers", everybody):
-            if reader not in drawn[image["id"]]:
-                records.append((image_ids[image["id"]], NO_FINDING, *[np.nan] * 4, reader, place, 0))
-    raw = pd.DataFrame(records, columns=[*REQUIRED_COLUMNS, READER_COLUMN, "place", REGION_COLUMN])
-    if raw.empty:
-        raise TableError(f"{path}: holds no image; expected radiographs and their boxes.")
-    # Classes keep the file's order, which `--labels auto` takes up.
-    order = {name: number for number, name in enumerate(dict.fromkeys([*names.values(), NO_FINDING]))}
-    raw["class_id"] = raw["class_name"].map(order)
-    if group_column:
-        raw["group"] = raw["image_id"].map(_groups(coco["images"], image_ids, group_column, path))
-    check = Checker(path, raw["place"].to_numpy(), unit="annotation", notes=notes)
-    rows = check_rows(raw, check, group_column="group" if group_column else None)
-    sizes_hw = {image_ids[image["id"]]: (image.get("height"), image.get("width")) for image in coco["images"]}
-    sizes = pd.DataFrame([sizes_hw[name] for name in rows["image_id"]], columns=SIZE_COLUMNS, index=rows.index)
-    return rows.assign(**sizes.apply(pd.to_numeric, errors="coerce"))
-
-
-def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
-    image_ids = {}
-    for image in images:
-        name = image.get("image_id", image.get("file_name"))
-        if not isinstance(name, str) or not name.strip():
-            raise TableError(
-                f"{path}, image {image['id']}: has neither image_id nor file_name; expected its file's name."
-            )
-        image_ids[image["id"]] = name if "image_id" in image else Path(name.replace("\\", "/")).stem
-    name, count = max(Counter(image_ids.values()).items(), key=lambda item: item[1], default=("", 0))
-    if count > 1:
-        raise TableError(f"{path}: {count} images are named {name!r}; expected each radiograph once.")
-    return image_ids
-
-
-def _readers(annotations: list[dict[str, Any]], path: Path) -> list[str]:
-    readers = [next((annotation[key] for key in READER_KEYS if key in annotation), None) for annotation in annotations]
-    if not any(reader is not None for reader in readers):
-        return [ONE_READER] * len(readers)
-    for annotation, reader in zip(annotations, readers, strict=True):
-        if not isinstance(reader, str):
-            raise TableError(
-                f"{path}, annotation with id {annotation['id']}: its reader is {reader!r}; expected rad_id to name the "
-                "reader, as other annotations do."
-            )
-    return [str(reader) for reader in readers]
-
-
-def _is_region(annotation: dict[str, Any], path: Path) -> int:
-    """Return 1 for a region that is neither hit nor false alarm: COCO's ``iscrowd``, which pycocotools also ignores."""
-    flags = [annotation.get(key, 0) for key in REGION_KEYS]
-    if any(flag not in (0, 1) for flag in flags):
-        raise TableError(
-            f"{path}, annotation with id {annotation['id']}: has {' and '.join(REGION_KEYS)} {flags[0]!r} and "
-            f"{flags[1]!r}; expected 0 or 1."
-        )
-    return int(any(flags))
-
-
-def _groups(images: list[dict[str, Any]], image_ids: Mapping[int, str], key: str, path: Path) -> dict[str, str]:
-    for image in images:
-        if not image.get(key):
-            raise TableError(f"{path}, image {image['id']}: has no {key}; expected each image's group there.")
-    return {image_ids[image["id"]]: str(image[key]) for image in images}
-
+    from pathlib import Path
 
 KEYS = ["image_id", "reader"]
 

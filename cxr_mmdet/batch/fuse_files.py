@@ -13,7 +13,7 @@ from cxr_mmdet.evaluation.image_level import image_name, p_abnormal_path, read_p
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import check_weights, fuse_findings, mean_p_abnormal
 from cxr_mmdet.structures.boxes import as_boxes, scale, xywh_to_xyxy
-from cxr_mmdet.structures.coco import detections_from_arrays, read_detections, read_ground_truth
+from cxr_mmdet.structures.coco import detections_from_arrays, read_coco, read_detections
 from cxr_mmdet.structures.enums import DetectionFusion
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def fuse_files(
     """
     check_weights(weights, len(files))
     paths = _for_each(files, annotations)
-    truths = {path: read_ground_truth(path) for path in dict.fromkeys(paths)}
+    truths = {path: read_coco(path, strict=False) for path in dict.fromkeys(paths)}
     first = truths[paths[0]]
     images = _by_name(first, paths[0])
     found = [_of_file(file, truths[path], path, images, first) for file, path in zip(files, paths, strict=True)]
@@ -68,10 +68,10 @@ def fuse_p_abnormal(
     Arguments and errors are :func:`fuse_files`'s. Models without a gate are passed over.
     """
     paths = _for_each(files, annotations)
-    first = read_ground_truth(paths[0])
+    first = read_coco(paths[0], strict=False)
     by_file: list[dict[str, float] | None] = []
     for file, path in zip(files, paths, strict=True):
-        beside, truth = p_abnormal_path(file), read_ground_truth(path)
+        beside, truth = p_abnormal_path(file), read_coco(path, strict=False)
         known = beside.is_file()
         names = list(_by_name(truth, path))
         by_file.append(dict(zip(names, read_p_abnormal(beside, truth).tolist(), strict=True)) if known else None)

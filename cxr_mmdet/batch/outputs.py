@@ -13,7 +13,7 @@ from cxr_mmdet.batch.journal import cannot_write, read_line
 from cxr_mmdet.evaluation.image_level import write_p_abnormal
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.structures.coco import read_ground_truth, sort_detections
+from cxr_mmdet.structures.coco import read_coco, sort_detections
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class CocoIds:
         """
         from cxr_mmdet.errors import DatasetError
 
-        truth = read_ground_truth(path)
+        truth = read_coco(path, strict=False)
         ids = {category["name"]: category["id"] for category in truth["categories"]}
         missing = [name for name in class_names if name not in ids]
         if missing:

@@ -142,10 +142,10 @@ def gallery(
     """Write a page that shows ground truth and detections side by side."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
     from cxr_mmdet.evaluation.gallery import write_gallery
-    from cxr_mmdet.structures.coco import read_ground_truth
+    from cxr_mmdet.structures.coco import read_coco
 
     refuse_to_overwrite(force, out)
-    truth = read_ground_truth(ground_truth)
+    truth = read_coco(ground_truth, strict=False)
     found, _ = read_results(detections, truth, None)
     write_gallery(
         out,

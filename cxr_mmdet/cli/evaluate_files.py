@@ -38,10 +38,10 @@ def submission(
     from cxr_mmdet.evaluation.image_level import score_images
     from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
     from cxr_mmdet.evaluation.submission import write_submission
-    from cxr_mmdet.structures.coco import read_ground_truth
+    from cxr_mmdet.structures.coco import read_coco
 
     refuse_to_overwrite(force, out)
-    truth = read_ground_truth(ground_truth)
+    truth = read_coco(ground_truth, strict=False)
     found, given = read_results(detections, truth, p_abnormal)
     scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), given)
     left_out = write_submission(out, truth, found, scores.p_abnormal)

@@ -60,9 +60,9 @@ def read_scored_truth(path: Path) -> CocoDict:
     Raises:
         DatasetError: it cannot be read, or holds no box that is not a crowd region.
     """
-    from cxr_mmdet.structures.coco import hints_on_boxes, read_ground_truth
+    from cxr_mmdet.structures.coco import hints_on_boxes, read_coco
 
-    truth = read_ground_truth(path)
+    truth = read_coco(path, strict=False)
     boxes = [entry for entry in truth["annotations"] if not entry.get("iscrowd")]
     _print_notes(path, hints_on_boxes(truth, boxes, "boxes"))
     if not boxes:

@@ -9,11 +9,11 @@ from typing import Any
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.datasets.augmentation import CLASSES_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.structures.coco import read_coco
 
 _MISSING_SHOWN = 3
 

@@ -10,7 +10,6 @@ import numpy as np
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.evaluation.ceiling import find_ceiling
 from cxr_mmdet.evaluation.evaluate import Account, take_account
 from cxr_mmdet.evaluation.froc import RATES
@@ -18,7 +17,7 @@ from cxr_mmdet.evaluation.headline import match_all, of_class, point_values, sen
 from cxr_mmdet.evaluation.image_level import image_name, write_p_abnormal
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures import boxes
-from cxr_mmdet.structures.coco import detections_from_arrays, sort_detections, write_detections
+from cxr_mmdet.structures.coco import detections_from_arrays, read_coco, sort_detections, write_detections
 from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:

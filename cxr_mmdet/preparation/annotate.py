@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
-from cxr_mmdet.annotations.coco import CocoImage, findings_of, write_coco
+from cxr_mmdet.annotations.coco import CocoImage
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.table import (
@@ -28,6 +28,7 @@ from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_split
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
 from cxr_mmdet.preparation.splitting import Split, split_images
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.coco import findings_of, write_coco
 from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 from cxr_mmdet.structures.labels import spelling_key
 

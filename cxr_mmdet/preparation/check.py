@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from cxr_mmdet.annotations.coco import problems_of
 from cxr_mmdet.errors import CxrError, DatasetError
 from cxr_mmdet.preparation.annotate import ANNOTATIONS
 from cxr_mmdet.preparation.folder import IMAGES
 from cxr_mmdet.preparation.label_sets import count_split
 from cxr_mmdet.preparation.prepared import PreparedFolder, read_manifest
+from cxr_mmdet.structures.coco import problems_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from cxr_mmdet.annotations.coco import CocoImage, build_coco, findings_of
+from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.table import class_names, is_region
 from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.structures.coco import findings_of
 from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map, spelling_key
 
 if TYPE_CHECKING:

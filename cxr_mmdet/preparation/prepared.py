@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME
@@ -14,6 +13,7 @@ from cxr_mmdet.preparation.folder import IMAGES, MANIFEST_NAME
 from cxr_mmdet.preparation.images import INDEX_NAME, RENDERING_VERSION, PreparedImage
 from cxr_mmdet.preparation.label_sets import LabelSet
 from cxr_mmdet.preparation.options import BuildOptions
+from cxr_mmdet.structures.coco import read_coco
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.annotations.coco import findings_of
+from cxr_mmdet.structures.coco import findings_of
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from cxr_mmdet.annotations.coco import findings_of
 from cxr_mmdet.annotations.split import order_of_groups
 from cxr_mmdet.drawing import DASHES, PALETTE, draw_boxes
 from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
 from cxr_mmdet.preparation.report_numbers import place_map
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xywh_to_xyxy
+from cxr_mmdet.structures.coco import findings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""COCO ground truth and COCO results: read, checked entry by entry, written in one order."""
+"""COCO annotation files and COCO results: one reader, one validator, one writer.
+
+Files of a prepared folder are held to everything that training needs (``strict``); those of other projects only to
+what scoring depends on.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +20,68 @@ from cxr_mmdet.structures.boxes import xyxy_to_xywh
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
     CocoDict = dict[str, Any]
     Detection = dict[str, Any]
 
+IMAGE_KEYS = {
+    "file_name": str,
+    "width": int,
+    "height": int,
+    "image_id": str,
+    "group": str,
+    "original_width": int,
+    "original_height": int,
+}
+"""Keys of an image of a prepared folder, beside its id."""
+ANNOTATION_KEYS = {"area": (int, float), "iscrowd": int, "votes": int}
+"""Keys of an annotation of a prepared folder, beside those of every COCO file."""
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
+TOLERANCE_PX = 1e-3
+"""Pixels by which rounding may move a box beyond its image, and the relative error of an area."""
+SHOWN_PROBLEMS = 5
 NEARLY_ALL = 0.95
-"""The share of boxes that must look wrong before a hint says so."""
+"""Share of boxes that must look wrong before a hint mentions it."""
 
 _NEGATIVE = "has a negative width or height; COCO results hold x_min, y_min, width and height"
 
 
-def read_ground_truth(path: str | os.PathLike[str]) -> CocoDict:
-    """Return the COCO annotation file as a dict, checked as far as scoring depends on it.
+def read_coco(path: str | os.PathLike[str], *, strict: bool = True) -> CocoDict:
+    """Return the validated content of a COCO annotation file.
 
-    Any COCO detection file will do, not only our own: ``area`` and ``iscrowd`` may be missing.
+    Args:
+        path: JSON file.
+        strict: require a file of a prepared folder; otherwise any COCO detection file will do, also one without
+            ``area`` and ``iscrowd``.
 
     Raises:
-        DatasetError: no such file, not JSON, or what :func:`check_ground_truth` refuses.
+        DatasetError: the file is missing, not JSON, or refused by :func:`check_coco`.
     """
-    ground_truth = _read_json(path)
-    check_ground_truth(ground_truth, source=str(path))
-    return ground_truth
+    path = Path(path)
+    if strict and not path.exists():
+        raise DatasetError(f"{path}: no such file; {_how_to_get(path)}.")
+    coco: CocoDict = read_json(path)
+    check_coco(coco, str(path), strict=strict)
+    return coco
+
+
+def write_coco(path: str | os.PathLike[str], coco: CocoDict) -> None:
+    """Write a COCO file of a prepared folder: same content, same bytes.
+
+    Raises:
+        DatasetError: ``coco`` is not valid; nothing is written.
+    """
+    check_coco(coco, str(path))
+    write_json(path, coco)
+
+
+def findings_of(coco: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations of a COCO file that are findings; regions to ignore (``iscrowd`` 1) are none."""
+    return [annotation for annotation in coco["annotations"] if not annotation.get("iscrowd")]
 
 
 def read_detections(path: str | os.PathLike[str], ground_truth: CocoDict) -> list[Detection]:
@@ -49,27 +89,27 @@ def read_detections(path: str | os.PathLike[str], ground_truth: CocoDict) -> lis
 
     Args:
         path: JSON list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``; other keys
-            (masks, for example) are left out of what is returned. An empty list is legal.
-        ground_truth: COCO dict whose images and categories the entries must name.
+            (such as masks) are dropped. An empty list is legal.
+        ground_truth: COCO dict that holds the images and categories of the entries.
 
     Raises:
-        DatasetError: no such file, not JSON, or what :func:`check_detections` refuses.
+        DatasetError: the file is missing, not JSON, or refused by :func:`check_detections`.
     """
-    detections = _read_json(path)
+    detections = read_json(path)
     check_detections(detections, ground_truth, source=str(path))
     return [{key: entry[key] for key in RESULT_KEYS} for entry in detections]
 
 
 def write_detections(path: str | os.PathLike[str], detections: Iterable[Detection]) -> None:
-    """Write a COCO results file; the same detections give the same bytes, whatever order they come in."""
+    """Write a COCO results file; the same detections give the same bytes in any order."""
     write_json(path, sort_detections({key: entry[key] for key in RESULT_KEYS} for entry in detections))
 
 
 def sort_detections(detections: Iterable[Detection]) -> list[Detection]:
     """Return the detections by image, falling score, category and box.
 
-    COCO breaks ties between equal scores by the order of the list, so detections that several processes gathered get
-    the same mAP as one process's only after this.
+    COCO ranks equal scores by the order of the list, so detections gathered by several processes get the mAP of a
+    single process only after sorting.
     """
     return sorted(
         detections,
@@ -80,13 +120,12 @@ def sort_detections(detections: Iterable[Detection]) -> list[Detection]:
 def detections_from_arrays(
     image_id: int, boxes_xyxy: ArrayLike, scores: ArrayLike, category_ids: Sequence[int] | ArrayLike
 ) -> list[Detection]:
-    """Return one image's detections as COCO results entries, without those whose box has no extent.
+    """Return one image's detections as COCO results, without boxes that have no extent.
 
-    Detectors clip boxes to the image, which can leave nothing of one that lay outside; :func:`read_detections` refuses
-    such a box.
+    Detectors clip boxes to the image, which can leave nothing of a box that lay outside.
 
     Args:
-        image_id: the image's id in the COCO file.
+        image_id: id of the image in the COCO file.
         boxes_xyxy: (N, 4), absolute pixels of the prepared image.
         scores: (N,), 0…1.
         category_ids: (N,), ids (not indices) of the COCO file's categories.
@@ -100,47 +139,81 @@ def detections_from_arrays(
     ]
 
 
-def check_ground_truth(ground_truth: Any, *, source: str = "ground truth") -> None:
-    """Raise where a COCO dict cannot be scored against.
+def check_coco(coco: Any, source: str | None = None, *, strict: bool = True) -> None:
+    """Refuse a COCO dict that cannot be scored against or, if ``strict``, trained on.
 
     Args:
-        ground_truth: what a COCO annotation file holds.
-        source: what messages call it, usually the path.
+        coco: content of the JSON file.
+        source: name used in error messages, usually the path.
+        strict: see :func:`problems_of`.
 
     Raises:
-        DatasetError: no images, annotations or categories; an id that is missing, not an integer or taken twice; two
-            categories of one name; an annotation whose image or category does not exist, or whose box is not four
-            finite numbers with a positive width and height.
+        DatasetError: lists the first problems and counts the others.
     """
-    if not isinstance(ground_truth, dict):
-        raise DatasetError(f"{source}: holds a {_json_type(ground_truth)}, expected a COCO object with images.")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(ground_truth.get(key), list):
-            raise DatasetError(f"{source}: has no list '{key}'; is it a COCO annotation file?")
-    image_ids = _unique_ids(ground_truth["images"], "image", source)
-    category_ids = _unique_ids(ground_truth["categories"], "category", source)
-    _unique_ids(ground_truth["annotations"], "annotation", source)
-    names = Counter(category.get("name") for category in ground_truth["categories"])
-    for name, count in names.items():
-        if not isinstance(name, str) or count > 1:
-            raise DatasetError(f"{source}: the category name {name!r} must be a string that occurs once.")
-    for annotation in ground_truth["annotations"]:
-        problem = _truth_problem(annotation, image_ids, category_ids)
-        if problem:
-            raise DatasetError(f"{source}, annotation {annotation['id']}: {problem}.")
+    problems = list(problems_of(coco, strict=strict))
+    if problems:
+        shown = "; ".join(problems[:SHOWN_PROBLEMS])
+        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        remedy = " Build it with tools/prepare_data.py build." if strict else ""
+        where = f"{source}: " if source is not None else ""
+        raise DatasetError(f"{where}not a valid COCO file: {shown}{more}.{remedy}")
+
+
+def problems_of(coco: Any, *, strict: bool = True) -> Iterator[str]:
+    """Yield the problems of a COCO dict; entries that lack a key hide their other problems.
+
+    Every file needs integer ids that occur once, category names that occur once, and boxes of four finite numbers with
+    a positive width and height, of a listed image and category. A strict file also has category ids from 1 in label
+    order, the keys of a prepared folder, boxes within their images, areas that equal width times height, and votes
+    that agree with the readers.
+
+    Args:
+        coco: content of the JSON file.
+        strict: require a file of a prepared folder.
+    """
+    if not isinstance(coco, dict):
+        yield f"holds a {_json_type(coco)}, expected a COCO object with images, annotations and categories"
+        return
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(coco.get(key), list)]
+    if missing:
+        yield f"no list of {', '.join(missing)}"
+        return
+    if strict:
+        yield from _strict_category_problems(coco["categories"])
+    broken = [*_id_problems("image", coco["images"]), *_id_problems("annotation", coco["annotations"])]
+    broken += _id_problems("category", coco["categories"])
+    if strict and not broken:
+        broken = [*_key_problems("image", coco["images"], IMAGE_KEYS)]
+        broken += _key_problems("annotation", coco["annotations"], ANNOTATION_KEYS)
+    yield from broken
+    if broken:
+        return
+    yield from _category_name_problems(coco["categories"])
+    if strict:
+        yield from _strict_image_problems(coco["images"])
+    images = {image["id"]: image for image in coco["images"]}
+    category_ids = {category["id"] for category in coco["categories"]}
+    for annotation in coco["annotations"]:
+        box_problem = _box_problem(annotation, need_extent=True)
+        found = [*_owner_problems(annotation, images.keys(), category_ids), *([box_problem] if box_problem else [])]
+        if strict:
+            image = images.get(annotation["image_id"]) if _is_integer(annotation.get("image_id")) else None
+            found += _strict_annotation_problems(annotation, image, box_is_sound=not box_problem)
+        for problem in found:
+            yield f"annotation {annotation['id']}: {problem}"
 
 
 def check_detections(detections: Any, ground_truth: CocoDict, *, source: str = "detections") -> None:
-    """Raise at the first entry that is not a COCO detection of one of the ground truth's images and classes.
+    """Refuse detections that are not COCO results for the images and classes of the ground truth.
 
     Args:
-        detections: what a COCO results file holds.
+        detections: content of a COCO results file.
         ground_truth: COCO dict, already checked.
-        source: what messages call the detections, usually the path.
+        source: name used in error messages, usually the path.
 
     Raises:
-        DatasetError: not a list; an unknown image or category id; a box that is not four finite numbers, or whose width
-            or height is negative; a score that is not a number in 0…1.
+        DatasetError: not a list; or the first entry with an unknown image or category id, a box that is not four
+            finite numbers or has a negative width or height, or a score that is not a number in 0…1.
     """
     if not isinstance(detections, list):
         raise DatasetError(
@@ -224,7 +297,12 @@ def require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -
             )
 
 
-def _read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Return the content of a JSON file, with or without a byte order mark.
+
+    Raises:
+        DatasetError: the file is missing, cannot be read, or is not JSON.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -235,48 +313,114 @@ def _read_json(path: str | os.PathLike[str]) -> Any:
         raise DatasetError(f"{path}: is not JSON ({error}).") from None
 
 
-def _unique_ids(entries: list[Any], kind: str, source: str) -> set[int]:
-    ids: set[int] = set()
+def _how_to_get(path: Path) -> str:
+    """Return the remedy for a missing COCO file: another label set may be there, or no prepared folder at all."""
+    split, _, labels = path.stem.partition("_")
+    found = sorted(other.stem.removeprefix(f"{split}_") for other in path.parent.glob(f"{split}_*.json"))
+    if found and labels:
+        return (
+            f"{path.parent.parent} holds the label sets {', '.join(found)}, not {labels}; choose a recipe for one of "
+            "these, or build the folder again with tools/prepare_data.py build --force and --labels"
+        )
+    return (
+        "make a prepared folder with tools/prepare_data.py build SRC OUT (tools/prepare_data.py phantom makes a SRC of "
+        "synthetic radiographs), and name it: --data-root OUT for training and testing"
+    )
+
+
+def _id_problems(kind: str, entries: list[Any]) -> Iterator[str]:
+    ids = []
     for index, entry in enumerate(entries):
-        entry_id = entry.get("id") if isinstance(entry, dict) else None
-        if not _is_integer(entry_id):
-            raise DatasetError(
-                f"{source}: {kind} number {index} has the id {_with_type(entry_id)}, expected an integer."
-            )
-        if entry_id in ids:
-            raise DatasetError(f"{source}: the {kind} id {entry_id} occurs twice; ids must be unique.")
-        ids.add(entry_id)
-    return ids
+        if not isinstance(entry, dict):
+            yield f"{kind} number {index} is a {_json_type(entry)}, expected an object"
+        elif not _is_integer(entry.get("id")):
+            yield f"{kind} number {index} has the id {_with_type(entry.get('id'))}, expected an integer"
+        else:
+            ids.append(entry["id"])
+    yield from _repeated(f"{kind} id", ids)
 
 
-def _placement_problem(entry: dict[str, Any], image_ids: set[int], category_ids: set[int]) -> str | None:
-    """Return what is wrong with an entry's image, category or box."""
-    for key, known in (("image_id", image_ids), ("category_id", category_ids)):
+def _key_problems(kind: str, entries: list[dict[str, Any]], keys: Mapping[str, Any]) -> Iterator[str]:
+    for entry in entries:
+        wrong = [key for key, kind_of in keys.items() if not _is_a(entry.get(key), kind_of)]
+        if wrong:
+            yield f"{kind} {entry['id']} lacks or misspells {', '.join(wrong)}"
+
+
+def _category_name_problems(categories: list[dict[str, Any]]) -> Iterator[str]:
+    for category in categories:
+        if not isinstance(category.get("name"), str):
+            yield f"category {category['id']} has the name {category.get('name')!r}, expected text"
+    yield from _repeated("category name", [repr(category.get("name")) for category in categories])
+
+
+def _strict_category_problems(categories: list[Any]) -> Iterator[str]:
+    if not categories:
+        yield "no category"
+    for number, category in enumerate(categories, start=1):
+        if not isinstance(category, dict) or not _is_a(category.get("name"), str) or category.get("id") != number:
+            yield f"category {number} is {category}, expected id {number} and a name (ids from 1 in label order)"
+
+
+def _strict_image_problems(images: list[dict[str, Any]]) -> Iterator[str]:
+    for key in ("file_name", "image_id"):
+        yield from _repeated(key, (image[key] for image in images))
+    for image in images:
+        empty = [key for key in ("width", "height", "original_width", "original_height") if image[key] < 1]
+        if empty:
+            yield f"image {image['id']} ({image['file_name']}) has no {', '.join(empty)}"
+        readers = image.get("readers", [])
+        if not isinstance(readers, list) or len(set(map(str, readers))) != len(readers):
+            yield f"image {image['id']} has readers {readers}, expected a list of distinct names"
+
+
+def _owner_problems(entry: dict[str, Any], image_ids: Collection[int], category_ids: Collection[int]) -> Iterator[str]:
+    """Yield problems of the image and category that an annotation or a detection names."""
+    for key, known, group in (("image_id", image_ids, "images"), ("category_id", category_ids, "categories")):
         if not _is_integer(entry.get(key)):
-            return f"{key} is {_with_type(entry.get(key))}, expected an integer id of the ground truth's"
-        if entry[key] not in known:
-            return f"{key} {entry[key]!r} is not among the ground truth's"
+            yield f"{key} is {_with_type(entry.get(key))}, expected an integer id of the {group}"
+        elif entry[key] not in known:
+            yield f"{key} {entry[key]!r} is not among the ground truth's {group}"
+
+
+def _box_problem(entry: dict[str, Any], *, need_extent: bool) -> str | None:
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite_number(value) for value in box):
-        return f"bbox {box!r} of image {entry['image_id']} is not four finite numbers (x, y, width, height)"
-    return None
+    where = f"bbox {box!r} of image {entry.get('image_id')}"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite_number, box)):
+        return f"{where} is not four finite numbers (x, y, width, height)"
+    if need_extent and min(box[2:]) <= 0:
+        return f"{where} has no extent; width and height must be positive"
+    return f"{where} {_NEGATIVE}" if min(box[2:]) < 0 else None
 
 
-def _truth_problem(entry: dict[str, Any], image_ids: set[int], category_ids: set[int]) -> str | None:
-    problem = _placement_problem(entry, image_ids, category_ids)
-    if problem is None and min(entry["bbox"][2:]) <= 0:
-        return f"bbox {entry['bbox']!r} of image {entry['image_id']} has no extent; width and height must be positive"
-    return problem
+def _strict_annotation_problems(
+    annotation: dict[str, Any], image: dict[str, Any] | None, *, box_is_sound: bool
+) -> Iterator[str]:
+    """Yield problems of a prepared folder's own keys; ``image`` is the annotation's, None if it is not listed."""
+    if annotation["iscrowd"] not in (0, 1):
+        yield f"iscrowd is {annotation['iscrowd']}, expected 0, or 1 for a region to ignore"
+    if box_is_sound:
+        x, y, width, height = annotation["bbox"]
+        if image and min(x, y, image["width"] - x - width, image["height"] - y - height) < -TOLERANCE_PX:
+            yield f"bbox {annotation['bbox']} is beyond its image of {image['width']} x {image['height']}"
+        elif not math.isclose(annotation["area"], width * height, rel_tol=TOLERANCE_PX, abs_tol=TOLERANCE_PX):
+            yield f"area is {annotation['area']}, expected {width * height:g}"
+    votes, readers = annotation["votes"], annotation.get("readers")
+    read_by = image.get("readers") if image else None
+    if votes < 1:
+        yield f"votes is {votes}, expected at least 1"
+    if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != votes):
+        yield f"votes is {votes}, but its readers are {readers}"
+    elif isinstance(read_by, list) and (votes > len(read_by) or not set(readers or ()).issubset(read_by)):
+        yield f"votes is {votes}{f' of {readers}' if readers else ''}, but its image was read by {read_by}"
 
 
 def _detection_problem(entry: Any, image_ids: set[int], category_ids: set[int]) -> str | None:
     if not isinstance(entry, dict):
         return f"a {_json_type(entry)}, expected an object with image_id, category_id, bbox and score"
-    problem = _placement_problem(entry, image_ids, category_ids)
+    problem = next(_owner_problems(entry, image_ids, category_ids), None) or _box_problem(entry, need_extent=False)
     if problem:
         return problem
-    if min(entry["bbox"][2:]) < 0:
-        return f"bbox {entry['bbox']!r} of image {entry['image_id']} {_NEGATIVE}"
     score = entry.get("score")
     if not _is_finite_number(score) or not 0 <= score <= 1:
         return f"score {score!r} of image {entry['image_id']} is not a number in 0…1"
@@ -290,8 +434,18 @@ def _negative_boxes(detections: Sequence[Any]) -> int:
 
 
 def _with_type(value: Any) -> str:
-    """Return a value and what it is, where it should be an integer."""
+    """Return a value and its JSON type, for a message that expects an integer."""
     return "missing" if value is None else f"{value!r}, a {_json_type(value)}"
+
+
+def _repeated(kind: str, values: Iterable[Any]) -> Iterator[str]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{kind} {value} occurs {count} times"
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:

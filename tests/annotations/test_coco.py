@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from pycocotools.coco import COCO
 
-from cxr_mmdet.annotations.coco import CocoImage, build_coco, read_coco, validate, write_coco
+from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.coco import check_coco, read_coco, write_coco
 
 LABELS = ("Nodule/Mass", "Aortic enlargement")
 
@@ -76,7 +77,7 @@ def test_boxes_are_clipped_to_the_image_and_those_of_others_left_out():
 
 
 def test_a_box_outside_its_image_is_refused():
-    with pytest.raises(DatasetError, match="width and height above 0"):
+    with pytest.raises(DatasetError, match="has no extent; width and height must be positive"):
         build_coco([image("a")], boxes(("a", "Nodule/Mass", 101, 1, 110, 2, 1)), LABELS)
 
 
@@ -118,7 +119,7 @@ def test_a_box_over_the_whole_image_stays_valid_after_rounding():
         coco = build_coco(
             [image("a", width=1024, height=1024)], boxes(("a", LABELS[0], 1024 - width, 0, 1024, 1024, 1)), LABELS
         )
-        validate(coco)
+        check_coco(coco)
 
 
 BROKEN = [
@@ -126,9 +127,9 @@ BROKEN = [
     (lambda c: c.update(annotations={}), "no list of annotations"),
     (lambda c: c["categories"].clear(), "no category"),
     (lambda c: c["categories"].reverse(), "expected id 1"),
-    (lambda c: c["categories"][1].update(name="Nodule/Mass"), "category name Nodule/Mass occurs 2 times"),
+    (lambda c: c["categories"][1].update(name="Nodule/Mass"), "category name 'Nodule/Mass' occurs 2 times"),
     (lambda c: c["categories"][1].update(name=["x"]), "category 2 is"),
-    (lambda c: c["images"].append(7), "image at position 2 is int"),
+    (lambda c: c["images"].append(7), "image number 2 is a number, expected an object"),
     (lambda c: c["images"][0].pop("group"), "image 1 lacks or misspells group"),
     (lambda c: c["images"][0].update(width=0), "image 1 (a.png) has no width"),
     (lambda c: c["images"][0].update(width=True), "image 1 lacks or misspells width"),
@@ -136,25 +137,34 @@ BROKEN = [
     (lambda c: c["images"][0].update(file_name="b.png"), "file_name b.png occurs 2 times"),
     (lambda c: c["images"][0].update(image_id="b"), "image_id b occurs 2 times"),
     (lambda c: c["annotations"][0].pop("votes"), "annotation 1 lacks or misspells votes"),
-    (lambda c: c["annotations"][0].update(votes=0), "annotation 1 has 0 votes"),
+    (lambda c: c["annotations"][0].update(votes=0), "annotation 1: votes is 0, expected at least 1"),
     (lambda c: c["images"][1].update(readers="R1"), "image 2 has readers R1, expected a list of distinct names"),
     (lambda c: c["images"][1].update(readers=["A", "B", "C", "A"]), "expected a list of distinct names"),
-    (lambda c: c["images"][1].update(readers=["A", "B"]), "annotation 2 has 3 votes, but its image was read by"),
+    (lambda c: c["images"][1].update(readers=["A", "B"]), "annotation 2: votes is 3, but its image was read by"),
     (
         lambda c: (c["images"][1].update(readers=["A", "B", "C"]), c["annotations"][0].update(readers=["D"])),
-        "annotation 1 has 1 votes of ['D'], but its image was read by ['A', 'B', 'C']",
+        "annotation 1: votes is 1 of ['D'], but its image was read by ['A', 'B', 'C']",
     ),
-    (lambda c: c["annotations"][1].update(readers=["A", "B"]), "annotation 2 has 3 votes, but its readers are"),
+    (lambda c: c["annotations"][1].update(readers=["A", "B"]), "annotation 2: votes is 3, but its readers are"),
     (lambda c: c["annotations"][0].update(id=2), "annotation id 2 occurs 2 times"),
-    (lambda c: c["annotations"][0].update(image_id=9), "annotation 1 belongs to image 9"),
-    (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 has category 9"),
-    (lambda c: c["annotations"][0].update(iscrowd=2), "annotation 1 has iscrowd 2"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 4]), "expected width and height above 0"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "expected four finite numbers"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "expected four finite numbers"),
-    (lambda c: c["annotations"][0].update(bbox=[98, 2, 3, 4]), "beyond its image of 100 x 80"),
-    (lambda c: c["annotations"][0].update(bbox=[-1, 2, 3, 4]), "beyond its image of 100 x 80"),
-    (lambda c: c["annotations"][0].update(area=13), "annotation 1 has area 13, expected 12"),
+    (
+        lambda c: c["annotations"][0].update(image_id=9),
+        "annotation 1: image_id 9 is not among the ground truth's images",
+    ),
+    (
+        lambda c: c["annotations"][0].update(category_id=9),
+        "annotation 1: category_id 9 is not among the ground truth's categories",
+    ),
+    (
+        lambda c: c["annotations"][0].update(iscrowd=2),
+        "annotation 1: iscrowd is 2, expected 0, or 1 for a region to ignore",
+    ),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 4]), "width and height must be positive"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "is not four finite numbers"),
+    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "is not four finite numbers"),
+    (lambda c: c["annotations"][0].update(bbox=[98, 2, 3, 4]), "is beyond its image of 100 x 80"),
+    (lambda c: c["annotations"][0].update(bbox=[-1, 2, 3, 4]), "is beyond its image of 100 x 80"),
+    (lambda c: c["annotations"][0].update(area=13), "annotation 1: area is 13, expected 12"),
 ]
 
 
@@ -163,21 +173,21 @@ def test_what_is_wrong_is_said(coco, break_it, message):
     broken = copy.deepcopy(coco)
     break_it(broken)
     with pytest.raises(DatasetError, match=re.escape(message)):
-        validate(broken)
-    validate(coco)
+        check_coco(broken)
+    check_coco(coco)
 
 
 @pytest.mark.parametrize("content", [None, [], 3, "text"])
 def test_json_that_is_no_object_is_refused(content):
-    with pytest.raises(DatasetError, match="expected images, annotations and categories"):
-        validate(content)
+    with pytest.raises(DatasetError, match="expected a COCO object with images, annotations and categories"):
+        check_coco(content)
 
 
 def test_many_problems_are_counted_and_the_file_is_named(coco, tmp_path):
     for entry in coco["annotations"]:
         entry.update(votes=0, iscrowd=2, category_id=9, image_id=9)
     with pytest.raises(DatasetError, match="and 3 more"):
-        validate(coco)
+        check_coco(coco)
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(coco))
     with pytest.raises(DatasetError, match=re.escape(f"{path}: not a valid COCO file")):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cxr_mmdet.annotations.sources import read_coco_table
+from cxr_mmdet.annotations.coco import read_coco_table
 from cxr_mmdet.annotations.table import class_names
 from cxr_mmdet.errors import DatasetError, TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from benchmarks.annotations import _lists_by_image, write_coco_files
 from benchmarks.cli import app
 from benchmarks.memory import peak_memory_growth
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.sources import read_source
+from cxr_mmdet.structures.coco import read_coco
 
 
 @pytest.fixture

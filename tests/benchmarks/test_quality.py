@@ -11,10 +11,10 @@ from benchmarks.cli import app
 from benchmarks.quality import Contestant, QualityRun, run_quality
 from benchmarks.quality_report import gates_table, quality_table, read_runs, score_gates, score_quality
 from benchmarks.torchvision_retinanet import as_torchvision
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.evaluation.headline import match_all
+from cxr_mmdet.structures.coco import read_coco
 
 SMALL = [
     "val_dataloader.dataset.pipeline.2.scale=(64,64)",

@@ -14,13 +14,13 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import init_default_scope
 
-from cxr_mmdet.annotations.coco import read_coco, write_coco
 from cxr_mmdet.datasets import CxrDataset
 from cxr_mmdet.datasets.minority import VARIANT_KEY, Variant
 from cxr_mmdet.datasets.sampler import Draw, seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY, VotedBoxes
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.structures.coco import read_coco, write_coco
 
 init_default_scope("mmdet")
 

@@ -10,12 +10,12 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from training_runs import error_of, train_here
 
-from cxr_mmdet.annotations.coco import read_coco, write_coco
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
 from cxr_mmdet.engine.checks import check_votes, heed_regions, innermost
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError, CxrError, DatasetError
 from cxr_mmdet.models.vote_weights import VoteWeightedHead
+from cxr_mmdet.structures.coco import read_coco, write_coco
 
 init_default_scope("mmdet")
 

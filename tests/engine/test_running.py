@@ -20,9 +20,9 @@ from mmengine.visualization import LocalVisBackend
 from training_runs import TINY, TINY_TEST, command, differing, environment, run, run_and_kill, train_here, weights
 from typer.testing import CliRunner
 
-from cxr_mmdet.annotations.coco import read_coco, write_coco
 from cxr_mmdet.cli import test, train
 from cxr_mmdet.recipes import config_folder
+from cxr_mmdet.structures.coco import read_coco, write_coco
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from cxr_mmdet.annotations.coco import CocoImage, read_coco
+from cxr_mmdet.annotations.coco import CocoImage
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.annotations.table import read_table
@@ -24,6 +24,7 @@ from cxr_mmdet.errors import DatasetError, TableError, UsageError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.label_sets import LabelSet, build_splits, choose_label_sets, count_splits
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.enums import ReaderFusion
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, NO_FINDING
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from conftest import write_reader_source
 
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
@@ -21,6 +20,7 @@ from cxr_mmdet.preparation.report import write_report
 from cxr_mmdet.preparation.report_numbers import BoxColumns, company, place_map, size_rows
 from cxr_mmdet.preparation.report_pictures import lonely_boxes, natural_order
 from cxr_mmdet.preparation.resplit import resplit
+from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 
@@ -332,8 +332,8 @@ class TestCheck:
         problems = "\n".join(check_folder(built))
         for expected in (
             "images that readers saw have no picture",
-            "train_auto.json: annotation 1 has category 9, which is not listed",
-            "train_auto.json: annotation 1 has bbox [0, 0, 500, 5], beyond its image",
+            "train_auto.json: annotation 1: category_id 9 is not among the ground truth's categories",
+            "train_auto.json: annotation 1: bbox [0, 0, 500, 5] is beyond its image",
             "train_auto.json: its classes are Cardiomegaly, ILD, Nodule/Mass, but the manifest's Cardiomegaly, Edema",
             "images, but the manifest counts",
             "1 images stand on both sides",

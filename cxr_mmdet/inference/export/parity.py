@@ -74,9 +74,9 @@ def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
     """
     if path.suffix.lower() != ".json":
         return CheckSet(path.name, tuple(find_items([str(path)])), None)
-    from cxr_mmdet.structures.coco import read_ground_truth
+    from cxr_mmdet.structures.coco import read_coco
 
-    truth = read_ground_truth(path)
+    truth = read_coco(path, strict=False)
     names = [category["name"] for category in truth["categories"]]
     missing = [name for name in class_names if name not in names]
     if missing:
