@@ -1,4 +1,4 @@
-"""``dicom_node MODEL``: radiographs sent to it come back to an archive as structured reports."""
+"""``dicom_node MODEL``: receive radiographs and send structured reports to an archive."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DEFAULT_STATE = Path("work_dirs/dicom_node")
 DEFAULT_STREAMS = 2
 SHOWN_JOBS = 20
 STOP_LIMIT_S = 9
-"""How long a stop waits for what it has begun; the queue on the disk outlives any end."""
+"""Maximum time that a stop waits for work in progress; the queue on the disk survives any end."""
 
 
 class NodeGroup(TyperGroup):
-    """A group whose ``run`` need not be named: what is no command is the MODEL that runs."""
+    """Command group whose default is ``run``: a first argument that is not a command is MODEL."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``."""
@@ -38,10 +38,10 @@ app = CxrTyper(cls=NodeGroup, no_args_is_help=True)
 
 @app.callback()
 def dicom_node() -> None:
-    """Predict what a PACS sends and send the findings back; without a command's name, [bold]run[/]."""
+    """Predict radiographs that a PACS sends and send the findings back. The default command is [bold]run[/]."""
 
 
-State = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of the queue, one a node.")]
+State = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder of the queue, one per node.")]
 
 
 @app.command(no_args_is_help=True)
@@ -50,61 +50,81 @@ def run(
     destination: Annotated[
         str, typer.Option(metavar="AE@HOST:PORT", help="Where structured reports and Secondary Captures are sent.")
     ],
-    ae: Annotated[str, typer.Option(metavar="TITLE", help="What the node calls itself.")] = "CXR",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; 0: a free one.")] = 11112,
+    ae: Annotated[str, typer.Option(metavar="TITLE", help="AE title of the node.")] = "CXR",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 11112,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="To listen at; 0.0.0.0 for all the machine's addresses.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all addresses of the machine.")
     ] = "127.0.0.1",
     state: State = DEFAULT_STATE,
     allow_ae: Annotated[
         list[str] | None,
-        typer.Option(metavar="TITLE", help="Who may send. Repeatable.", show_default="anyone"),
+        typer.Option(metavar="TITLE", help="AE title that may send. Repeatable.", show_default="anyone"),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS", help="Where from: an address, a network or a name. Repeatable.", show_default="anywhere"
+            metavar="ADDRESS",
+            help="Address, network or host name that may connect. Repeatable.",
+            show_default="anywhere",
         ),
     ] = None,
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings of at least this score.")] = 0.3,
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Lowest score of findings that are reported.")
+    ] = 0.3,
     capture: Annotated[
-        bool, typer.Option("--capture/--no-capture", help="Send the overlay as Secondary Capture too.")
+        bool, typer.Option("--capture/--no-capture", help="Also send the overlay as a Secondary Capture.")
     ] = True,
-    overlay_size: Annotated[int, typer.Option(min=64, help="The overlay's longest side, at most.")] = 2048,
+    overlay_size: Annotated[int, typer.Option(min=64, help="Maximum longer side of the overlay in pixels.")] = 2048,
     capture_quality: Annotated[
-        int, typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, ten times as large.")
+        int,
+        typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, about ten times as large."),
     ] = 95,
     presentation: Annotated[
-        bool, typer.Option("--presentation", help="Send a presentation state too: the findings over the original.")
+        bool,
+        typer.Option(
+            "--presentation", help="Also send a presentation state, which shows the findings over the original."
+        ),
     ] = False,
-    tls_cert: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Listen encrypted; PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's key.")] = None,
-    tls_ca: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Who must have signed the peers' certificates.")
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Certificate (PEM); the node then listens with TLS."),
     ] = None,
-    destination_tls: Annotated[bool, typer.Option("--destination-tls", help="Send encrypted.")] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
-    ] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Private key of the certificate.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CA that must have signed the certificates of peers."),
+    ] = None,
+    destination_tls: Annotated[bool, typer.Option("--destination-tls", help="Send with TLS.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
     streams: Annotated[
         int,
         typer.Option(
-            min=1, help="Radiographs in the network at once, sharing its threads; 1: each is done soonest, all last."
+            min=1,
+            help="Radiographs predicted at once, sharing the threads; 1 gives the lowest latency.",
         ),
     ] = DEFAULT_STREAMS,
     short_edge: Annotated[
         int | None,
-        typer.Option(min=0, help="Of a checkpoint's prepared pictures; bundles know it.", show_default="1024"),
+        typer.Option(
+            min=0,
+            help="Short edge of the prepared images that a checkpoint was trained on; bundles record it.",
+            show_default="1024",
+        ),
     ] = None,
     trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+        bool,
+        typer.Option(
+            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
+        ),
     ] = False,
 ) -> None:
-    """Run the node until it is told to stop (Ctrl-C, SIGTERM).
+    """Run the node until it is stopped (Ctrl-C, SIGTERM).
 
-    It answers C-ECHO and takes C-STORE of computed and digital radiographs. What it has accepted is on the disk and
-    outlives the process: the same command again goes on. A destination that is down is tried again and again.
+    The node answers C-ECHO and accepts C-STORE of computed and digital radiographs. Accepted radiographs are on the
+    disk and survive the process; the same command continues with them. A destination that is down is retried.
     """
     import logging
     import os
@@ -142,9 +162,9 @@ def run(
 @app.command()
 def status(
     state: State = DEFAULT_STATE,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show how many radiographs wait, are done or failed, and why; the node may be running."""
+    """Show how many radiographs are waiting, done or failed, and why. The node may be running."""
     import json
 
     from cxr_mmdet.pacs import job_store
@@ -172,7 +192,7 @@ def status(
     if quarantine:
         names = ", ".join(quarantine[:SHOWN_JOBS]) + (", …" if len(quarantine) > SHOWN_JOBS else "")
         stdout.print(
-            f"set aside in {state / job_store.QUARANTINE}, which the node does not touch again: {names}",
+            f"set aside in {state / job_store.QUARANTINE}, which the node leaves alone: {names}",
             highlight=False,
             markup=False,
         )
@@ -180,7 +200,7 @@ def status(
 
 @app.command()
 def retry(state: State = DEFAULT_STATE) -> None:
-    """Queue again what failed, once the reason is mended; the node may be running."""
+    """Put failed radiographs back into the queue once the cause is mended. The node may be running."""
     from cxr_mmdet.pacs import job_store
 
     with job_store.open_queue(state) as queue:
@@ -190,10 +210,10 @@ def retry(state: State = DEFAULT_STATE) -> None:
 
 @app.command()
 def repair(state: State = DEFAULT_STATE) -> None:
-    """Make a damaged or lost database anew from the radiographs and results in the folder; the node must be stopped.
+    """Rebuild a damaged or lost database from the files in the state folder. The node must be stopped.
 
-    Nothing is deleted: the damaged database is kept beside the new one. What the new one cannot know any more, such as
-    that a radiograph was delivered, makes the node predict it again when it is sent again, to the same UIDs.
+    Nothing is deleted, and the damaged database is kept beside the new one. A radiograph whose delivery the new
+    database does not record is predicted again when it is sent again, with the same UIDs.
     """
     from cxr_mmdet.pacs import job_recovery
 
@@ -212,7 +232,7 @@ def _warn_if_open(options: NodeOptions) -> None:
         is_local = options.host == "localhost"
     if not is_local and not (options.networks or options.calling_ae_titles):
         stderr.print(
-            "warning: anyone who reaches this address may send; name the senders by --allow-host and --allow-ae.",
+            "warning: anyone who reaches this address may send; restrict senders with --allow-host and --allow-ae.",
             style="yellow",
         )
 
@@ -226,9 +246,9 @@ def _run_until_signalled(node: Any, options: NodeOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     node.start()
-    logging.getLogger("cxr_mmdet.node").info("%s listens at %s:%d", options.ae_title, options.host, node.port)
+    logging.getLogger("cxr_mmdet.node").info("%s listens on %s:%d", options.ae_title, options.host, node.port)
     stop.wait()
-    logging.getLogger("cxr_mmdet.node").info("stopping: what is under way is finished, the rest stays in the queue")
+    logging.getLogger("cxr_mmdet.node").info("stopping: work in progress is finished, the rest stays in the queue")
     # A daemon: it still runs, and ends the process, if the interpreter waits at its exit for a thread that hangs.
     limit = threading.Timer(STOP_LIMIT_S, _leave)
     limit.daemon = True
@@ -241,7 +261,7 @@ def _leave() -> None:
     import os
 
     logging.getLogger("cxr_mmdet.node").warning(
-        "stopped after %d s in the middle of something; the next start takes it up again", STOP_LIMIT_S
+        "stopped after %d s with work in progress; the next start resumes it", STOP_LIMIT_S
     )
     logging.shutdown()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""``doctor``: what is installed and works here, and what to do about the rest."""
+"""``doctor``: check the installation and suggest remedies."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
-    """Say whether training can run here, and what to do where it cannot."""
+    """Check whether training can run on this machine, and suggest remedies where it cannot."""
     import dataclasses
     import json
 
@@ -42,7 +42,7 @@ def doctor(
 
 
 def _table(checks: Sequence[Check]) -> Table:
-    """Return one line a check, its remedy under it."""
+    """Return a table with one row per check and its remedy below."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -67,4 +67,4 @@ def _table(checks: Sequence[Check]) -> Table:
 def _verdict(ready: bool) -> str:
     if ready:
         return "[bold green]Training can run here.[/bold green]"
-    return "[bold red]Training cannot run here[/bold red]: see the errors above and what helps against each."
+    return "[bold red]Training cannot run here[/bold red]: see the errors above and their remedies."

@@ -1,4 +1,4 @@
-"""``ensemble DETECTIONS…``: several models' detection files fused into one."""
+"""``ensemble DETECTIONS…``: fuse the detection files of several models."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ app = CxrTyper(help=__doc__)
 def ensemble(
     detections: Annotated[
         list[Path],
-        typer.Argument(metavar="DETECTIONS…", exists=True, dir_okay=False, help="COCO results, one file a model."),
+        typer.Argument(metavar="DETECTIONS…", exists=True, dir_okay=False, help="COCO results, one file per model."),
     ],
     coco: Annotated[
         list[Path],
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="The annotation file of all; or repeated, one for each results file, in their order: images are then "
+            help="Annotation file of all results, or repeated once per results file in their order; images are then "
             "matched by file name and classes by name.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The COCO results file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="COCO results file to write.")],
     fusion: FusionOption = DetectionFusion.WBF,
     fusion_iou: FusionIouOption = 0.5,
     weight: WeightsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
 ) -> None:
-    """Fuse detections of the same images by several models.
+    """Fuse the detections of several models on the same images.
 
-    The result is numbered as the first annotation file; score it by tools/evaluate.py run.
+    The result uses the ids of the first annotation file; score it with tools/evaluate.py run.
     """
     from cxr_mmdet.batch.fuse_files import fuse_files, fuse_p_abnormal
     from cxr_mmdet.evaluation.image_level import write_p_abnormal

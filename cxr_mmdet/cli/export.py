@@ -1,4 +1,4 @@
-"""``export CHECKPOINT``: a bundle that predicts without mmdet, on ONNX Runtime or OpenVINO."""
+"""``export CHECKPOINT``: write a bundle that predicts with ONNX Runtime or OpenVINO, without mmdet."""
 
 from __future__ import annotations
 
@@ -20,33 +20,40 @@ app = CxrTyper(help=__doc__)
 
 @app.command(no_args_is_help=True)
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a run's folder for its best one.")],
-    out: Annotated[Path, typer.Option(metavar="BUNDLE", file_okay=False, help="The folder to write.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint, or the folder of a run, which stands for its best checkpoint.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", file_okay=False, help="Output folder.")],
     bundle_format: Annotated[
-        ExportFormat, typer.Option("--format", help="onnx and openvino need neither torch nor mmdet to predict.")
+        ExportFormat, typer.Option("--format", help="Runtime; onnx and openvino predict without torch and mmdet.")
     ] = ExportFormat.ONNX,
-    int8: Annotated[bool, typer.Option("--int8", help="Eight bits: faster, a little less exact. OpenVINO.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise to 8 bits (OpenVINO): faster, slightly less exact.")
+    ] = False,
     calibration: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="Radiographs like those the model will see, for --int8. Repeatable."),
+        typer.Option(metavar="DIR", help="Representative radiographs for --int8. Repeatable."),
     ] = None,
     check: Annotated[
         Path | None,
         typer.Option(
             exists=True,
-            help="Compare with torch on these radiographs as well: a folder, or a prepared folder's annotation file "
-            "for mAP.",
+            help="Also compare with torch on these radiographs: a folder, or an annotation file of a prepared folder, "
+            "which adds mAP.",
         ),
     ] = None,
     short_edge: Annotated[
-        int, typer.Option(min=0, help="Of the prepared pictures, as in tools/prepare_data.py; 0: full size.")
+        int, typer.Option(min=0, help="Short edge of the prepared images, as in tools/prepare_data.py; 0: full size.")
     ] = 1024,
     trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+        bool,
+        typer.Option(
+            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier bundle.")] = False,
 ) -> None:
-    """Export a detector, compare it with torch, and fail where they differ.
+    """Export a detector, compare it with torch, and fail where the results differ.
 
     The bundle holds the weights, model.json and MODEL_CARD.md; tools/predict.py takes its folder as MODEL.
     """
@@ -71,7 +78,7 @@ def export(
 
 
 def parity_table(bundle: Bundle) -> Table:
-    """Return how far the bundle is from torch, a line a set of radiographs."""
+    """Return the largest differences from torch, one row per set of radiographs."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""``feedback export``: what radiologists said on the page, as one more reader to train on."""
+"""``feedback export``: export verdicts given on the page as a readers' table to train on."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ app = CxrTyper(no_args_is_help=True)
 
 @app.callback()
 def feedback() -> None:
-    """Take verdicts out of a store."""
+    """Export verdicts from a store."""
 
 
 @app.command(no_args_is_help=True)
 def export(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="The folder or database URL of serve --store.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.csv", dir_okay=False, help="The readers' table to write.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or database URL given to serve --store.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", dir_okay=False, help="Readers' table to write.")],
     images: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help="The radiographs, as prepare_data build takes them; matched by content, or by what they show.",
-            show_default="names in the store, if serve --keep-identity kept them",
+            help="Folder of the radiographs, as for prepare_data build; matched by file content, else by pixels.",
+            show_default="the names that serve --keep-identity stored",
         ),
     ] = None,
     reader: Annotated[str | None, typer.Option(help="Name of the reader.", show_default="each reader's own")] = None,
     append_to: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A readers' table to begin with, whose class ids count."),
+        typer.Option(exists=True, dir_okay=False, help="Existing readers' table to extend; its class ids are used."),
     ] = None,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Take readings that were not finished: what is open counts as unseen.")
+        bool, typer.Option("--unfinished", help="Include unfinished readings; findings without a verdict are omitted.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.csv.")] = False,
 ) -> None:
@@ -46,7 +46,7 @@ def export(
     Each reader's latest reading of a radiograph counts.
     """
     if out.exists() and not force:
-        raise UsageError(f"{out}: is there already; pass --force to replace it.")
+        raise UsageError(f"{out}: exists; pass --force to replace it.")
     try:
         from cxr_mmdet.web.store import Store
     except ModuleNotFoundError as error:
@@ -68,8 +68,12 @@ def export(
     finally:
         kept.close()
     if summary.unfinished:
-        stderr.print(f"{summary.unfinished} unfinished readings are left out", highlight=False)
+        stderr.print(
+            f"{summary.unfinished} unfinished readings are omitted; --unfinished includes them", highlight=False
+        )
     if summary.unknown:
-        stderr.print(f"{summary.unknown} readings are of radiographs that are not known by name", highlight=False)
+        stderr.print(
+            f"{summary.unknown} readings belong to radiographs whose names are unknown; pass --images", highlight=False
+        )
     stderr.print(f"{summary.rows} rows of {summary.images} radiographs", highlight=False)
     stdout.print(out, highlight=False)

@@ -1,4 +1,4 @@
-"""``predict MODEL INPUT…``: findings of radiographs, as files and pictures."""
+"""``predict MODEL INPUT…``: predict radiographs and write their findings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ENSEMBLE = "--ensemble"
 
 
 class PredictCommand(CxrCommand):
-    """A command whose ``--ensemble`` takes all that follows up to the next option."""
+    """Command whose ``--ensemble`` takes every value up to the next option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``."""
@@ -34,13 +34,14 @@ class PredictCommand(CxrCommand):
 
 FusionOption = Annotated[
     DetectionFusion,
-    typer.Option(help="How models, and views of one, become one: weighted boxes fusion or summed scores."),
+    typer.Option(help="Fusion of models and of augmented views: weighted boxes fusion (wbf) or summed scores."),
 ]
 FusionIouOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Overlap above which models or views mean the same finding.")
+    float, typer.Option(min=0, max=1, help="IoU above which boxes of several models or views are the same finding.")
 ]
 WeightsOption = Annotated[
-    list[float] | None, typer.Option("--weight", help="A model's weight in the ensemble; once a model, in their order.")
+    list[float] | None,
+    typer.Option("--weight", help="Weight of a model in the ensemble; repeat once per model, in their order."),
 ]
 
 
@@ -51,20 +52,20 @@ def predict(
         typer.Argument(
             metavar="MODEL INPUT…",
             help="A checkpoint, a run's folder or an exported bundle; then radiographs: files, folders, patterns, zip "
-            "archives, DICOM and pictures mixed. With --ensemble all are radiographs.",
+            "archives; DICOM and other image files may be mixed. With --ensemble, all arguments are radiographs.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of results.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Output folder.")],
     ensemble: Annotated[
-        list[str] | None, typer.Option(_ENSEMBLE, metavar="MODEL…", help="Fuse these models' findings.")
+        list[str] | None, typer.Option(_ENSEMBLE, metavar="MODEL…", help="Fuse the findings of these models.")
     ] = None,
     score_threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Leave out findings below this score.", show_default="the model's own"),
+        typer.Option(min=0, max=1, help="Omit findings below this score.", show_default="the model's own"),
     ] = None,
     class_threshold: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLASS=SCORE", help="A score threshold for one class. Repeatable."),
+        typer.Option(metavar="CLASS=SCORE", help="Score threshold of one class. Repeatable."),
     ] = None,
     nms_iou: Annotated[
         float | None,
@@ -72,29 +73,39 @@ def predict(
             "--nms-iou",
             min=0,
             max=1,
-            help="Overlap above which the weaker of two findings of a class goes.",
+            help="IoU above which NMS removes the lower-scoring of two findings of one class.",
             show_default="the model's own",
         ),
     ] = None,
     tta_scale: Annotated[
         list[float] | None,
-        typer.Option(min=0.1, max=4, help="Look at this multiple of the usual size too. Repeatable."),
+        typer.Option(
+            min=0.1, max=4, help="Test-time augmentation: also predict at this multiple of the usual size. Repeatable."
+        ),
     ] = None,
     tta_flip: Annotated[
-        bool, typer.Option("--tta-flip", help="Look at the mirrored radiograph as well; left and right swap names.")
+        bool,
+        typer.Option(
+            "--tta-flip",
+            help="Test-time augmentation: also predict the mirrored radiograph; left and right classes are exchanged.",
+        ),
     ] = False,
     fusion: FusionOption = DetectionFusion.WBF,
     fusion_iou: FusionIouOption = 0.5,
     weight: WeightsOption = None,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Draw the findings into overlays/*.png.")] = False,
-    overlay_score: Annotated[float, typer.Option(min=0, max=1, help="Draw findings of at least this score.")] = 0.3,
-    overlay_size: Annotated[int, typer.Option(min=0, help="Its longer side; 0: the radiograph's.")] = 1024,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Write the radiographs with their findings drawn to overlays/*.png.")
+    ] = False,
+    overlay_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Lowest score of findings that overlays show.")
+    ] = 0.3,
+    overlay_size: Annotated[int, typer.Option(min=0, help="Longer side of overlays in pixels; 0: full size.")] = 1024,
     coco: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Predict this annotation file's images, and write detections.json by its numbers and in pixels of "
+            help="COCO annotation file: predict its images and write detections.json with its ids and in pixels of "
             "its images, for tools/evaluate.py.",
         ),
     ] = None,
@@ -102,28 +113,29 @@ def predict(
         int | None,
         typer.Option(
             min=0,
-            help="Of the prepared pictures a checkpoint was trained on, as in tools/prepare_data.py; 0: full size. "
-            "Bundles know it.",
+            help="Short edge of the prepared images that a checkpoint was trained on, as in tools/prepare_data.py; "
+            "0: full size. Bundles record it.",
             show_default="1024",
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads.", show_default="the cores, shared among processes")
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores, divided among processes")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs at once.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs per batch.")] = 1,
     trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load checkpoints that would run code. Only if you made them.")
+        bool,
+        typer.Option("--trust-checkpoint", help="Load checkpoints that run code. Use it only for files that you made."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace results of another model or other settings.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace results of another model or of other settings.")
+    ] = False,
 ) -> None:
-    """Find abnormalities: findings.json, detections.json (COCO), findings.csv and, if asked for, overlays.
+    """Predict radiographs; write findings.json, detections.json (COCO), findings.csv and, on request, overlays.
 
-    A file that cannot be read is reported, the rest goes on, and the exit code is 1. The same command again predicts
-    what is missing. Boxes are in pixels of the radiograph, except in detections.json with --coco. For several
-    processes: torchrun --nproc_per_node=N tools/predict.py …
+    A file that cannot be read is reported, the other files are predicted, and the exit code is 1. Running the same
+    command again predicts what is missing. Boxes are in pixels of the radiograph, except in detections.json with
+    --coco. To use several processes: torchrun --nproc_per_node=N tools/predict.py …
     """
     from cxr_mmdet.batch.run import Process, RunOptions, predict_many
     from cxr_mmdet.inference.predictor import Thresholds
@@ -131,7 +143,7 @@ def predict(
 
     models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
     if not inputs:
-        raise UsageError("no radiograph is named: give files, folders, patterns or zip archives after the model.")
+        raise UsageError("no radiograph is given; name files, folders, patterns or zip archives after the model.")
     process = Process.from_environment()
     items = find_items(inputs)
     predictor = _load(
@@ -211,7 +223,7 @@ def _class_thresholds(options: Sequence[str]) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals:
-            raise UsageError(f"--class-threshold {option}: is not of the form CLASS=SCORE, as in ILD=0.2.")
+            raise UsageError(f"--class-threshold {option}: expected CLASS=SCORE, such as ILD=0.2.")
     return thresholds
 
 

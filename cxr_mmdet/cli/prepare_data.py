@@ -1,4 +1,4 @@
-"""``prepare_data build|phantom`` and their parts: from radiographs and the readers' table to a folder to train on."""
+"""``prepare_data``: turn radiographs and a readers' table into a prepared folder, or generate phantoms."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ app = CxrTyper(no_args_is_help=True)
 
 @app.callback()
 def prepare_data() -> None:
-    """Prepare radiographs for training, or make synthetic ones."""
+    """Prepare radiographs for training, or generate synthetic ones."""
 
 
 @app.command(no_args_is_help=True)
@@ -58,13 +58,15 @@ def build(
             metavar="SRC",
             exists=True,
             file_okay=False,
-            help="Holds train.csv (or the VinDr-CXR release's annotations/) and train/<image_id>.dicom (or .png …).",
+            help="Folder with train.csv (or annotations/ of VinDr-CXR) and train/<image_id>.dicom (or .png …).",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     table: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Another readers' table: CSV, or COCO (.json)."),
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="Readers' table elsewhere: CSV or COCO (.json)."
+        ),
     ] = None,
     labels: LabelsOption = None,
     split: SplitOption = SplitMethod.RANDOM,
@@ -86,21 +88,22 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="CLASS",
-            help="Count training images of this class three times, as MinorityAugmentedDataset trains on them. "
-            "Repeatable.",
+            help="Minority class, whose training images count three times. Repeatable.",
             show_default="ILD, Infiltration and Nodule/Mass for --labels 5",
         ),
     ] = None,
     drop_normals: Annotated[
         bool,
-        typer.Option("--drop-normals", help="Leave out images with none of the classes, as the reference's 5 do."),
+        typer.Option(
+            "--drop-normals", help="Omit images with none of the classes, as the reference does for 5 classes."
+        ),
     ] = False,
     clip_boxes: Annotated[
-        bool, typer.Option("--clip-boxes", help="Cut boxes that reach beyond their picture instead of stopping.")
+        bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")
     ] = False,
     unread_as_normal: Annotated[
         bool,
-        typer.Option("--unread-as-normal", help="A radiograph without a row is normal; else it counts as failed."),
+        typer.Option("--unread-as-normal", help="Treat a radiograph without a row as normal instead of as a failure."),
     ] = False,
     pseudonym_key: Annotated[
         Path | None,
@@ -108,8 +111,8 @@ def build(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A secret of at least 16 random bytes, kept outside OUT: patients have the same pseudonyms in every "
-            "build with it. Else a patient is named after their first image.",
+            help="Secret of at least 16 random bytes, kept outside OUT: patients get the same pseudonyms in each build "
+            "with it. Without it, patients are named after their first image.",
         ),
     ] = None,
     max_failures: MaxFailuresOption = 0,
@@ -121,7 +124,7 @@ def build(
 ) -> None:
     """Render radiographs, fuse readers, split by patient; write COCO files, manifest.json and report.html.
 
-    Radiographs that cannot be read, rows without a file and files without a row are left out, listed in failures.csv,
+    Radiographs that cannot be read, rows without a file and files without a row are omitted, listed in failures.csv,
     and make the exit code 1 unless --max-failures allows them. An interrupted build is completed by the same command.
     """
     from dataclasses import asdict
@@ -163,17 +166,17 @@ def build(
 
 @app.command(no_args_is_help=True)
 def phantom(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     images: Annotated[int, typer.Option(min=1, help="Number of radiographs.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same bytes.")] = 0,
     size: Annotated[int, typer.Option(min=1, help="Short edge of a radiograph in pixels.")] = 1024,
     abnormal_share: Annotated[float, typer.Option(min=0, max=1, help="Share of radiographs with findings.")] = 0.3,
-    labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="The findings to draw.")] = "14",
-    readers: Annotated[int, typer.Option(min=1, help="Readers of each radiograph.")] = 3,
+    labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="Findings to draw.")] = "14",
+    readers: Annotated[int, typer.Option(min=1, help="Readers per radiograph.")] = 3,
     jobs: JobsOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom.")] = False,
 ) -> None:
-    """Make synthetic chest radiographs with known findings, laid out like VinBigData, plus truth.csv."""
+    """Generate synthetic chest radiographs with known findings, laid out like VinBigData, and truth.csv."""
     from cxr_mmdet.phantom import write_phantoms
     from cxr_mmdet.structures.labels import LABELS_14, resolve_labels
 
@@ -203,7 +206,9 @@ def _remove_phantom(out: Path) -> None:
     from cxr_mmdet.phantom.writer import remove_phantoms
 
     if (out / "train").exists() and not (out / "truth.csv").is_file():
-        raise UsageError(f"{out}: holds radiographs but no truth.csv, so no phantom; --force does not remove them.")
+        raise UsageError(
+            f"{out}: holds radiographs but no truth.csv, so they are not phantoms; --force does not remove them."
+        )
     remove_phantoms(out)
 
 

@@ -1,4 +1,4 @@
-"""``prepare_data annotations|split|report|check``: the parts of a build that need no radiograph, alone."""
+"""``prepare_data annotations|split|report|check``: the steps of a build that need no radiograph."""
 
 from __future__ import annotations
 
@@ -24,56 +24,52 @@ LabelsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="14|5|auto|FILE",
-        help="Classes: the competition's 14, the reference's 5, auto for the table's own by class id, or a file with a "
-        "label a line: a class, or 'Opacity: [Lung Opacity, Infiltration]' to merge some; other classes are dropped. "
-        "Repeat it to write several label sets of the same pictures.",
+        help="Label set: the competition's 14 classes, the reference's 5, auto for the classes of the table, or "
+        "a file with one label per line: a class, or 'Opacity: [Lung Opacity, Infiltration]' to merge classes. Classes "
+        "that no line names are dropped. Repeat the option to write several label sets of the same images.",
         show_default="14",
     ),
 ]
 FusionOption = Annotated[
-    ReaderFusion, typer.Option(help="How several readers' boxes become one set; vote: WBF, then --min-votes.")
+    ReaderFusion, typer.Option(help="Method that fuses the boxes of several readers; vote: WBF, then --min-votes.")
 ]
-FusionIouOption = Annotated[float, typer.Option(min=0, max=1, help="Overlap above which two boxes are one finding.")]
-MinVotesOption = Annotated[int, typer.Option(min=1, help="Readers that a box needs with --fusion vote.")]
+FusionIouOption = Annotated[float, typer.Option(min=0, max=1, help="IoU above which two boxes are the same finding.")]
+MinVotesOption = Annotated[int, typer.Option(min=1, help="Readers that must have marked a box, with --fusion vote.")]
 SplitOption = Annotated[
     SplitMethod,
-    typer.Option(
-        help="By chance; by chance with every class spread alike; --val-list; or by who read an image, --train-readers."
-    ),
+    typer.Option(help="random; stratified by class; list (--val-list); or by who read an image (--train-readers)."),
 ]
-ValRatioOption = Annotated[float, typer.Option(help="Share of the images to validate on.")]
+ValRatioOption = Annotated[float, typer.Option(help="Share of images used for validation.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the split.")]
 FoldsOption = Annotated[
-    int | None, typer.Option(metavar="K", help="Divide in K folds; each one's files are in annotations/fold<k>/.")
+    int | None, typer.Option(metavar="K", help="Split into K folds, written to annotations/fold<k>/.")
 ]
-FoldOption = Annotated[int, typer.Option(min=1, help="The fold that train_<labels>.json and val_<labels>.json are of.")]
+FoldOption = Annotated[int, typer.Option(min=1, help="Fold that train_<labels>.json and val_<labels>.json hold.")]
 ValListOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Image ids to validate on, one a line."),
+    typer.Option(metavar="FILE", exists=True, dir_okay=False, help="File of validation image ids, one per line."),
 ]
 TrainReadersOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="READER", help="Validate on images that none of these readers read, as the test set is. Repeatable."
+        metavar="READER",
+        help="Readers of the training images; images that none of them read are for validation. Repeatable.",
     ),
 ]
 GroupByOption = Annotated[
     str,
     typer.Option(
         metavar="patient|image|COLUMN",
-        help="What stays on one side of the split: a patient's images (DICOM PatientID), each image, or what a column "
-        "of the table names.",
+        help="Unit that stays on one side of the split: patient (DICOM PatientID), image, or a column of the table.",
     ),
 ]
 JoinDuplicatesOption = Annotated[
-    bool, typer.Option("--join-duplicates", help="Keep near-identical pictures on one side of the split.")
+    bool, typer.Option("--join-duplicates", help="Keep near-duplicates on one side of the split.")
 ]
 AllowDuplicatesOption = Annotated[
-    bool, typer.Option("--allow-duplicates", help="Let near-identical pictures stand on both sides of the split.")
+    bool, typer.Option("--allow-duplicates", help="Allow near-duplicates on both sides of the split.")
 ]
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A folder that build wrote.")
-]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Prepared folder.")]
 
 
 @app.command("annotations", no_args_is_help=True)
@@ -83,23 +79,23 @@ def read_annotations(
         typer.Argument(
             metavar="TABLE",
             exists=True,
-            help="Readers' boxes: a CSV table, COCO (.json), or the folder that holds one.",
+            help="Readers' table: CSV, COCO (.json), or a folder that holds one.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", dir_okay=False, help="Write the fused boxes here, a CSV table."),
+        typer.Option("--out", metavar="FILE", dir_okay=False, help="CSV file to write the fused boxes to."),
     ] = None,
     labels: LabelsOption = None,
     fusion: FusionOption = ReaderFusion.WBF,
     fusion_iou: FusionIouOption = 0.4,
     min_votes: MinVotesOption = 2,
     ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Score each reader against the others as well; takes longer.")
+        bool, typer.Option("--ceiling", help="Also score each reader against the others; takes longer.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
 ) -> None:
-    """Check a readers' table, fuse the readers and print how far they agree; needs no radiograph."""
+    """Check a readers' table, fuse its boxes and print the inter-reader agreement; needs no radiographs."""
     from cxr_mmdet.preparation.table_report import TableOptions, report_table, table_lines, write_fused
 
     if out and out.exists() and not force:
@@ -129,12 +125,14 @@ def split(
     train_readers: TrainReadersOption = None,
     group_by: Annotated[
         str | None,
-        typer.Option(metavar="patient|image|COLUMN", help="What stays on one side.", show_default="as it was built"),
+        typer.Option(
+            metavar="patient|image|COLUMN", help="Unit that stays on one side of the split.", show_default="as built"
+        ),
     ] = None,
     join_duplicates: JoinDuplicatesOption = False,
     allow_duplicates: AllowDuplicatesOption = False,
 ) -> None:
-    """Divide a prepared folder anew: its pictures and boxes stay, COCO files, manifest.json and report.html change."""
+    """Split a prepared folder again; images and boxes stay, COCO files, manifest.json and report.html change."""
     from cxr_mmdet.preparation.options import BY_PATIENT
     from cxr_mmdet.preparation.prepared import read_manifest
     from cxr_mmdet.preparation.resplit import resplit
@@ -151,7 +149,7 @@ def split(
 
 @app.command(no_args_is_help=True)
 def report(folder: FolderArgument) -> None:
-    """Write report.html of a prepared folder again: one page to look through the data."""
+    """Write report.html of a prepared folder again."""
     from cxr_mmdet.preparation.report import write_report
 
     stdout.print(write_report(folder), highlight=False)
@@ -159,7 +157,7 @@ def report(folder: FolderArgument) -> None:
 
 @app.command(no_args_is_help=True)
 def check(folder: FolderArgument) -> None:
-    """Say everything that is wrong with a prepared folder; exit code 1 if anything is."""
+    """List everything that is wrong with a prepared folder; the exit code is 1 if anything is."""
     from cxr_mmdet.preparation.check import check_folder
 
     problems = check_folder(folder)
@@ -168,7 +166,7 @@ def check(folder: FolderArgument) -> None:
     if problems:
         stderr.print(f"{len(problems)} problems in {folder}", style="bold red", highlight=False)
         raise typer.Exit(1)
-    stderr.print(f"nothing is wrong with {folder}", highlight=False)
+    stderr.print(f"{folder} has no problems", highlight=False)
 
 
 def split_options(

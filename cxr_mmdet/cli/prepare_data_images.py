@@ -1,4 +1,4 @@
-"""``prepare_data images|doctor``: a folder of radiographs as pictures, and what is in it."""
+"""``prepare_data images|doctor``: render a folder of radiographs, or survey it."""
 
 from __future__ import annotations
 
@@ -24,36 +24,40 @@ DaskOption = Annotated[
     typer.Option(
         "--dask",
         metavar="SCHEDULER",
-        help="Work on a Dask cluster instead, as tcp://host:8786; its workers see the same paths.",
+        help="Dask scheduler, such as tcp://host:8786, to work on a cluster whose workers see the same paths.",
     ),
 ]
-ShortEdgeOption = Annotated[int, typer.Option(min=0, help="Shorter side at most, in pixels; 0: full size.")]
+ShortEdgeOption = Annotated[int, typer.Option(min=0, help="Maximum shorter side in pixels; 0: full size.")]
 ReducedOption = Annotated[
     bool,
     typer.Option(
         "--reduced-jpeg2000",
-        help="Decode JPEG 2000 no larger than --short-edge needs: several times faster, grey levels differ slightly.",
+        help="Decode JPEG 2000 at the resolution that --short-edge needs: faster; grey levels differ slightly.",
     ),
 ]
-MaxFailuresOption = Annotated[int, typer.Option(min=0, help="So many radiographs may fail before the exit code is 1.")]
+MaxFailuresOption = Annotated[
+    int, typer.Option(min=0, help="Number of radiographs that may fail before the exit code is 1.")
+]
 
 
 @app.command(no_args_is_help=True)
 def images(
     src: Annotated[
         Path,
-        typer.Argument(metavar="SRC", exists=True, file_okay=False, help="Holds the radiographs, or train/ with them."),
+        typer.Argument(
+            metavar="SRC", exists=True, file_okay=False, help="Folder of radiographs, or of train/ with them."
+        ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     short_edge: ShortEdgeOption = 1024,
     reduced_jpeg2000: ReducedOption = False,
     max_failures: MaxFailuresOption = 0,
     jobs: JobsOption = 1,
     dask: DaskOption = None,
 ) -> None:
-    """Render the radiographs alone, to OUT/images/<image_id>.png; build on the same OUT goes on from there.
+    """Render radiographs to OUT/images/<image_id>.png; a later build on the same OUT reuses them.
 
-    A second run renders only what is missing or has changed, after Ctrl-C too. Radiographs that cannot be read are
+    A second run renders only what is missing or has changed, also after Ctrl-C. Radiographs that cannot be read are
     listed in failures.csv and make the exit code 1 unless --max-failures allows them.
     """
     from cxr_mmdet.preparation.folder import FAILURES_NAME, IMAGES, prepare_folder
@@ -67,8 +71,8 @@ def images(
     for note in image_notes(prepared.images):
         stderr.print(f"note: {note}", markup=False, highlight=False)
     print_failures(prepared.failures, out / FAILURES_NAME)
-    reused = f", {prepared.reused} of them were there already" if prepared.reused else ""
-    stderr.print(f"{len(prepared.images)} pictures in {out / IMAGES}{reused}", highlight=False)
+    reused = f", {prepared.reused} of them reused" if prepared.reused else ""
+    stderr.print(f"{len(prepared.images)} images in {out / IMAGES}{reused}", highlight=False)
     if len(prepared.failures) > max_failures:
         raise typer.Exit(1)
 
@@ -77,15 +81,15 @@ def images(
 def doctor(
     src: Annotated[
         Path,
-        typer.Argument(metavar="SRC", exists=True, file_okay=False, help="The folder; those below it are read too."),
+        typer.Argument(metavar="SRC", exists=True, file_okay=False, help="Folder, searched with its subfolders."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, every file by name.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with every file by name.")] = False,
     jobs: JobsOption = 1,
     dask: DaskOption = None,
 ) -> None:
-    """Say what is in a folder of radiographs, and what would fail; every picture is decoded, nothing is written.
+    """Survey a folder of radiographs and report what would fail; every image is decoded, nothing is written.
 
-    The exit code is 1 where files are unreadable, or train.csv and the files do not match.
+    The exit code is 1 if files are unreadable, or if train.csv and the files do not match.
     """
     import dataclasses
     import json
@@ -106,7 +110,7 @@ def doctor(
 
 
 def print_failures(failures: Sequence[Failure], listing: Path) -> None:
-    """Print the first failures, and where all of them stand."""
+    """Print the first failures and the file that lists all of them."""
     for failure in failures[:SHOWN_FAILURES]:
         stderr.print(f"failed: {failure.reason}", style="red", markup=False, highlight=False)
     if failures:

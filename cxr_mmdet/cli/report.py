@@ -1,4 +1,4 @@
-"""``report``: findings as DICOM structured reports, and back."""
+"""``report``: write and read findings as DICOM structured reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = CxrTyper(no_args_is_help=True)
 
 @app.callback()
 def report() -> None:
-    """Findings as DICOM structured reports, and back."""
+    """Write and read findings as DICOM structured reports."""
 
 
 @app.command(no_args_is_help=True)
@@ -24,33 +24,40 @@ def write(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT…", help="DICOM radiographs: files, folders, patterns, zip archives.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of reports.")],
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Report findings of at least this score.")] = 0.3,
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Output folder.")],
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Lowest score of findings that are reported.")
+    ] = 0.3,
     capture: Annotated[
-        bool, typer.Option("--capture/--no-capture", help="Write the overlay as Secondary Capture too.")
+        bool, typer.Option("--capture/--no-capture", help="Also write the overlay as a Secondary Capture.")
     ] = True,
-    overlay_size: Annotated[int, typer.Option(min=64, help="The overlay's longest side, at most.")] = 2048,
+    overlay_size: Annotated[int, typer.Option(min=64, help="Maximum longer side of the overlay in pixels.")] = 2048,
     capture_quality: Annotated[
-        int, typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, ten times as large.")
+        int,
+        typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, about ten times as large."),
     ] = 95,
     presentation: Annotated[
-        bool, typer.Option("--presentation", help="Write a presentation state too: the findings over the original.")
+        bool,
+        typer.Option(
+            "--presentation", help="Also write a presentation state, which shows the findings over the original."
+        ),
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
-    ] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
     trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+        bool,
+        typer.Option(
+            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace earlier reports.")] = False,
 ) -> None:
-    """Predict radiographs and write a structured report (.sr.dcm) and a Secondary Capture (.sc.dcm) of each.
+    """Predict radiographs and write a structured report (.sr.dcm) and a Secondary Capture (.sc.dcm) for each.
 
-    With --presentation a Grayscale Softcopy Presentation State (.pr.dcm) too, of those that are not in colour.
+    --presentation adds a Grayscale Softcopy Presentation State (.pr.dcm) for radiographs that are not in colour.
 
-    Patient and study are the radiograph's. A file that cannot be reported on is named, the rest goes on, and the exit
-    code is 1.
+    Reports belong to the patient and the study of their radiograph. A file that cannot be reported on is named, the
+    other files are reported on, and the exit code is 1.
     """
     import datetime
 
@@ -95,9 +102,12 @@ def write(
 
 @app.command(no_args_is_help=True)
 def read(
-    file: Annotated[Path, typer.Argument(metavar="SR", exists=True, dir_okay=False, help="A report that write wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="SR", exists=True, dir_okay=False, help="Structured report written by this project."),
+    ],
 ) -> None:
-    """Print the findings in a structured report as JSON, boxes in pixels of the radiograph."""
+    """Print the findings of a structured report as JSON, with boxes in pixels of the radiograph."""
     import json
 
     from cxr_mmdet.dicom.report import read_structured_report

@@ -1,4 +1,4 @@
-"""``serve MODEL``: a web page to look at a model's findings and to say what is right."""
+"""``serve MODEL``: a web page to review and judge the findings of a model."""
 
 from __future__ import annotations
 
@@ -30,44 +30,46 @@ def serve(
             metavar="DIR|URL",
             envvar="CXR_STORE",
             help="Keep predictions and verdicts in this folder (SQLite) or database, such as "
-            "postgresql+pg8000://user@host/name. Pictures are not kept.",
+            "postgresql+pg8000://user@host/name. Images are not kept.",
             show_default="nothing is kept",
         ),
     ] = None,
     keep_identity: Annotated[
-        bool, typer.Option("--keep-identity", help="Keep file names and Patient IDs in the store, too.")
+        bool, typer.Option("--keep-identity", help="Also keep file names and Patient IDs in the store.")
     ] = False,
     auth_file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Lines of user:password, readable by you only; each request is checked."
+            exists=True,
+            dir_okay=False,
+            help="File with one user:password per line, readable only by you; every request is checked.",
         ),
     ] = None,
     without_password: Annotated[
-        bool, typer.Option("--without-password", help="Let everybody in who reaches a --host beyond this machine.")
+        bool, typer.Option("--without-password", help="Serve on a --host beyond this machine without a login.")
     ] = False,
     allow_name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="Let people without a password call the page by this name too. Repeatable.",
+            help="Host name by which the page may be reached without a login. Repeatable.",
             show_default="this machine's names; any with --auth-file",
         ),
     ] = None,
-    max_files: Annotated[int, typer.Option(min=1, help="Radiographs in one upload.")] = 32,
-    max_file_mib: Annotated[int, typer.Option(min=1, help="Size of one file, unpacked.")] = 128,
-    max_upload_mib: Annotated[int, typer.Option(min=1, help="Size of one upload, unpacked.")] = 512,
-    max_megapixels: Annotated[int, typer.Option(min=1, help="Pixels of one radiograph.")] = 60,
+    max_files: Annotated[int, typer.Option(min=1, help="Maximum radiographs per upload.")] = 32,
+    max_file_mib: Annotated[int, typer.Option(min=1, help="Maximum size of one file, unpacked.")] = 128,
+    max_upload_mib: Annotated[int, typer.Option(min=1, help="Maximum size of one upload, unpacked.")] = 512,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Maximum pixels of one radiograph.")] = 60,
     decoders: Annotated[int, typer.Option(min=1, help="Processes that decode uploads.")] = 1,
     device: Annotated[
         str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
     ] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of the network.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the network.")] = None,
     short_edge: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Of the prepared pictures a checkpoint was trained on; 0: full size. Bundles know it.",
+            help="Short edge of the prepared images that a checkpoint was trained on; 0: full size. Bundles record it.",
             show_default="1024",
         ),
     ] = None,
@@ -75,9 +77,9 @@ def serve(
         bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
     ] = False,
 ) -> None:
-    """Serve the page until interrupted. For research: it is not a medical device.
+    """Serve the page until interrupted. For research only; not a medical device.
 
-    Thresholds, classes and windows act without running the network again. Programs call /predict by gradio_client.
+    Thresholds, classes and windows act without running the network again. Programs call /predict with gradio_client.
     """
     _check(host, auth_file=auth_file, without_password=without_password, store=store, keep_identity=keep_identity)
     with quiet_imports():
@@ -129,7 +131,7 @@ def _check(
 ) -> None:
     if host not in LOCAL_HOSTS and auth_file is None and not without_password:
         raise UsageError(
-            f"--host {host}: others reach the page there; pass --auth-file, or --without-password if that is meant."
+            f"--host {host}: other machines reach the page there; pass --auth-file, or --without-password to allow it."
         )
     if keep_identity and store is None:
-        raise UsageError("--keep-identity: there is no store to keep names in; pass --store.")
+        raise UsageError("--keep-identity needs a store to keep names in; pass --store as well.")

@@ -115,7 +115,7 @@ def test_models_of_other_label_orders_are_fused_by_name(tmp_path):
     ("arguments", "exit_code", "message"),
     [
         (("MODEL",), 2, "--out"),
-        (("MODEL", "--out", "OUT"), 2, "no radiograph is named"),
+        (("MODEL", "--out", "OUT"), 2, "no radiograph is given"),
         (("MODEL", "nowhere", "--out", "OUT"), 1, "no such file or folder"),
         (("MODEL", "EMPTY", "--out", "OUT"), 1, "holds no radiograph"),
         (("nowhere", "IN", "--out", "OUT"), 1, "no such model"),

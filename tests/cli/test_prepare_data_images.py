@@ -37,7 +37,7 @@ class TestImages:
         again = run("images", src, tmp_path / "out", "--short-edge", "20")
         assert again.exit_code == 0
         assert "5 pictures" in again.stderr
-        assert "5 of them were there already" in again.stderr
+        assert "5 of them reused" in again.stderr
 
     def test_failures_make_the_exit_code_unless_allowed(self, src, tmp_path):
         (src / "i3.dcm").write_bytes(b"broken")

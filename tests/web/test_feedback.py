@@ -161,7 +161,7 @@ def test_the_command_refuses(tmp_path):
     (tmp_path / "out.csv").write_text("mine")
     result = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "out.csv")])
     assert result.exit_code == 2
-    assert "is there already" in result.output
+    assert "exists; pass --force" in result.output
     result = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "new.csv")])
     assert result.exit_code == 2
     assert "holds no store" in result.output
