@@ -1,4 +1,4 @@
-"""Who a DICOM node talks to, in a process of its own: sends radiographs, and counts the results that come back."""
+"""Peer of a DICOM node in its own process: sends radiographs and counts the results that come back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NODE_TITLE, PEER_TITLE = "CXR", "PEER"
 RESULTS = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit]
 PATIENCE_S = 300
-"""How long nothing may arrive before the node counts as stuck."""
+"""Seconds without an arrival after which the node counts as stuck."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Arrivals:
         return 0x0000
 
     def wait_for(self, count: int) -> str:
-        """Wait for so many objects, forget them, and return what went wrong."""
+        """Wait for ``count`` objects, forget them, and return the errors."""
         with self._changed:
             while (before := self._count) < count:
                 if not self._changed.wait(PATIENCE_S) and self._count == before:

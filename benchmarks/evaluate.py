@@ -44,7 +44,7 @@ SCALING_FIXED = (3000, 100)
 
 @dataclass(frozen=True)
 class Account:
-    """What all headline numbers with their intervals cost, once.
+    """Cost of all headline metrics with their intervals, measured once.
 
     Attributes:
         images: how many.
@@ -67,7 +67,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Growth:
-    """What COCO and all headline numbers cost at one size, in seconds of CPU."""
+    """Cost of COCO scores and of all headline metrics at one size, in CPU seconds."""
 
     images: int
     detections: int

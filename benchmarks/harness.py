@@ -32,7 +32,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Timings:
-    """What one alternative took.
+    """Measurement of one alternative.
 
     Attributes:
         name: the alternative's.

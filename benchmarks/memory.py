@@ -1,4 +1,4 @@
-"""How much resident memory a piece of work takes at its peak, as the kernel counts it."""
+"""Peak resident memory of a piece of work, as counted by the kernel."""
 
 from __future__ import annotations
 

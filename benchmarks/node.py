@@ -1,4 +1,4 @@
-"""How many radiographs a DICOM node gets through, from C-STORE to the archived report, beside bare prediction."""
+"""Throughput of a DICOM node from C-STORE to the archived report, compared with bare prediction."""
 
 from __future__ import annotations
 

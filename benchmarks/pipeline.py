@@ -59,7 +59,7 @@ class Side:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Mean CPU seconds a picture spends in one step of ours and in its stock counterpart; None where there is none."""
+    """Mean CPU seconds per image in one step of ours and in its stock counterpart; None where there is none."""
 
     step: str
     stock_s: float | None

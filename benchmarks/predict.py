@@ -89,7 +89,7 @@ def benchmark_predict(
         folder: for models and pictures; remains.
         rounds: timed pictures of each alternative.
         size: both sides of the synthetic pictures in pixels.
-        pictures: so many different ones.
+        pictures: number of different radiographs.
         threads: of processors, for every alternative.
         int8: whether to quantise as well, which takes minutes.
         progress: called with the rounds just done and all of them.

@@ -1,4 +1,4 @@
-"""How good detectors become in the same minutes of processor time on the same data: trainings in turn, one folder each.
+"""Quality of detectors after equal processor time on the same data: trainings in turn, one folder each.
 
 Each training is a run of its recipe, shortened or lengthened to the budget: the seconds an iteration of each contestant
 are measured first, in turn, once for all seeds, and its schedule is stretched over the iterations that fit. What is
@@ -38,7 +38,7 @@ _WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who takes part: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or torchvision's RetinaNet.
+    """Contestant: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or torchvision's RetinaNet.
 
     Attributes:
         name: as the user wrote it.

@@ -1,4 +1,4 @@
-"""What the trainings of a quality benchmark say: scores over seeds and patients, and differences from the first."""
+"""Report of a quality benchmark: scores over seeds and patients, and differences from the first contestant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the page takes from a slider to the redrawn picture, and how long it would take by predicting again."""
+"""Time of the page from a slider to the redrawn image, compared with predicting again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe would be without this project: the same model, data and steps, made of stock mmdet's parts."""
+"""Counterpart of a recipe without this project: the same model, data and steps from stock mmdet's parts."""
 
 from __future__ import annotations
 

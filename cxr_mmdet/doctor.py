@@ -1,4 +1,4 @@
-"""What is installed and works here, as checks that carry their remedy; runs where torch or mmdet is broken."""
+"""Checks of the installation with their remedies; they run even where torch or mmdet is broken."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SMALL_SHARED_MEMORY = 512 * 2**20
 
 
 class Status(str, Enum):
-    """How a check ended; only an error keeps training from running."""
+    """Outcome of a check; only an error prevents training."""
 
     ok = "ok"
     note = "note"

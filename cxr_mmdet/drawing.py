@@ -42,7 +42,7 @@ HERSHEY_CAP_HEIGHT = 21
 
 @dataclass(frozen=True)
 class ClassStyle:
-    """How one class is drawn: an RGB colour and one of :data:`DASHES`, which are also CSS border styles."""
+    """Style of one class: an RGB colour and one of :data:`DASHES`, which are also CSS border styles."""
 
     color: Color
     dash: str

@@ -1,4 +1,4 @@
-"""What a user can get wrong, as exceptions whose message is the whole answer."""
+"""User errors: exceptions whose message is the complete answer."""
 
 from __future__ import annotations
 

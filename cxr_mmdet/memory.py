@@ -1,4 +1,4 @@
-"""How much memory this process holds at its peak, as the kernel counts it."""
+"""Peak memory of this process, as counted by the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far readers agree: boxes that meet, F1, and kappa of what they see in a whole image, for each class and pair."""
+"""Inter-reader agreement per class and pair of readers: matched boxes, F1, and kappa over whole images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AGREEMENT_IOU = 0.4
 
 @dataclass(frozen=True)
 class BoxAgreement:
-    """What two sides drew, and how much of it met; a pair of readers, or all pairs that share an image.
+    """Boxes of two readers and their matches; of one pair, or of all pairs that share an image.
 
     Attributes:
         boxes: how many boxes each side drew on the images that both read.

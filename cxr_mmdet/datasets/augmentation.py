@@ -85,7 +85,7 @@ def exposure_table(gamma: float, contrast: float, brightness: float) -> np.ndarr
 
 
 CLASSES_KEY = "classes"
-"""Where ``CxrDataset`` leaves the names of the labels."""
+"""Key under which ``CxrDataset`` stores the class names."""
 
 
 @TRANSFORMS.register_module()

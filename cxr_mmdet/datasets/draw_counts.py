@@ -1,4 +1,4 @@
-"""What a training will see: images, boxes and the share of draws of each class, from the sampler's own weights."""
+"""Counts printed before training: images, boxes and share of draws per class, from the sampler's own weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG_WIDTH = 100
 
 @dataclass(frozen=True)
 class GroupDraws:
-    """What is drawn of the images of one class, or of all normal ones.
+    """Draws of the images of one class, or of all normal images.
 
     Attributes:
         name: the class, or what else the images have in common.
@@ -42,7 +42,7 @@ class GroupDraws:
 
 @dataclass(frozen=True)
 class DrawCounts:
-    """What a training will see.
+    """Images, boxes and draws of a training.
 
     Attributes:
         images: all there are, virtual copies included.

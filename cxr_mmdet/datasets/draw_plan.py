@@ -1,4 +1,4 @@
-"""How often each radiograph is drawn: rare findings more often, normal studies in a fixed share."""
+"""Draw frequency of each radiograph: rare findings more often, normal studies in a fixed share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FINEST_SHARE = 10_000
 
 @dataclass(frozen=True)
 class DrawPlan:
-    """What is drawn how often; an entry is an index of the training set, a virtual copy is one of its own.
+    """Entries of the training set and their draw frequencies; a virtual copy is an entry of its own.
 
     Attributes:
         labels: per entry the label of each of its boxes; none for a normal study.

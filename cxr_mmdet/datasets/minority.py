@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Variant(str, Enum):
-    """What is done to a radiograph before the rest of the pipeline sees it."""
+    """Variant of a radiograph, applied before the rest of the pipeline."""
 
     ORIGINAL = "original"
     HORIZONTAL_FLIP = "horizontal_flip"
@@ -25,10 +25,10 @@ class Variant(str, Enum):
 
 
 VARIANT_KEY = "minority_variant"
-"""Where :class:`MinorityAugmentedDataset` leaves the variant for ``MinorityFlipRot90``."""
+"""Key under which :class:`MinorityAugmentedDataset` stores the variant for ``MinorityFlipRot90``."""
 
 COPY_KEY = "virtual_copy"
-"""Where it says whether an entry stands for an image once more; only some kinds of study have copies."""
+"""Key that marks an entry as a further copy of an image; only images with minority classes have copies."""
 
 
 @DATASETS.register_module()
@@ -69,7 +69,7 @@ class MinorityAugmentedDataset:
 
     @property
     def copies(self) -> int:
-        """How many entries are virtual copies."""
+        """Number of entries that are virtual copies."""
         return len(self._entries) - len(self.dataset)
 
     def full_init(self) -> None:

@@ -1,4 +1,4 @@
-"""How many of its readers stand behind a box, carried through the pipeline whatever the steps do with the boxes."""
+"""Share of readers behind each box, carried through the pipeline whatever its steps do with the boxes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Results = dict[str, Any]
 
 READERS_KEY = "n_readers"
-"""Where ``CxrDataset`` leaves how many readers read an image, if the COCO file says so."""
+"""Key under which ``CxrDataset`` stores the number of readers of an image, if the COCO file gives it."""
 SHARES_KEY = "gt_vote_shares"
-"""Where :func:`unload_votes` leaves the shares, beside ``gt_bboxes`` and ``gt_bboxes_labels``."""
+"""Key under which :func:`unload_votes` stores the shares, beside ``gt_bboxes`` and ``gt_bboxes_labels``."""
 _VOTED_KEY = "voted"
 
 

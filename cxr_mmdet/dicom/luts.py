@@ -30,7 +30,7 @@ class Lut:
 
     @property
     def overstates(self) -> bool:
-        """Whether the file states so many bits that the lightest entry would be a dark grey."""
+        """Whether the file states more bits than its entries use, so that the lightest entry would be a dark grey."""
         return self.stated_bits > self.bits
 
     def look_up(self, values: np.ndarray) -> np.ndarray:

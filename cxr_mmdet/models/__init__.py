@@ -1,1 +1,1 @@
-"""What mmdet's models need from us."""
+"""Operators and extensions for mmdet's models."""

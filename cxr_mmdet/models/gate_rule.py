@@ -1,4 +1,4 @@
-"""What an abnormality gate does to the scores of an image's boxes: one rule for mmdet and every backend; no torch."""
+"""Effect of an abnormality gate on box scores: one rule for mmdet and every backend, free of torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScoreMode(str, Enum):
-    """What becomes of box scores: they stay, are multiplied by a power of p_abnormal, or go where it is low."""
+    """Effect on box scores: unchanged, multiplied by a power of p_abnormal, or removed where it is low."""
 
     leave = "leave"
     multiply = "multiply"

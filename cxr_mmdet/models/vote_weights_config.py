@@ -1,4 +1,4 @@
-"""What makes a detector's config weigh reader votes; the switch ``votes`` lays it over a recipe."""
+"""Config changes that weight losses by readers' votes; the switch ``votes`` overlays them on a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which findings an image has: a healthy chest, or a mix as frequent and as entangled as in VinBigData."""
+"""Findings per image: a healthy chest, or findings with the frequencies and co-occurrence of VinBigData."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class PlannedFinding:
-    """A finding that shall be drawn.
+    """Finding to draw.
 
     Attributes:
         label: one of the 14 names.

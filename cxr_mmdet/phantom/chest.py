@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.phantom.shapes import Frame, Plane
 
 AIR_SHARE = 0.73
-"""How much of the lung's volume is air in a held breath."""
+"""Share of air in the lung's volume in a held breath."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ WINDOWS = ("linear", "none", "several", "sigmoid")
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pixels are written.
+    """Encoding of the pixels.
 
     Attributes:
         bits_stored: 8…16.
@@ -93,7 +93,7 @@ def write_dicom(path: Path, phantom: Phantom, encoding: Encoding) -> None:
 
     Args:
         path: the file.
-        phantom: the picture as a viewer shall show it, and whose it is.
+        phantom: the image as a viewer shows it, and its patient.
         encoding: how; decoded by the standard's pipeline every encoding gives the same picture.
     """
     dataset = _identity(phantom, encoding)

@@ -26,7 +26,7 @@ _DARKEST, _BRIGHTEST = -1.5, 2.5
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the console's automatic takes from the healthy chest, so that a finding never changes the whole picture.
+    """Exposure that the console derives from the healthy chest, so that a finding never changes the whole image.
 
     Attributes:
         lung: typical thickness of tissue over the lungs, millimetres of water.

@@ -1,4 +1,4 @@
-"""What readers call "other lesion": cavities, bullae, healed rib fractures, hiatal hernias, mediastinal masses."""
+"""Lesions that readers call "other lesion": cavities, bullae, healed rib fractures, hiatal hernias, masses."""
 
 from __future__ import annotations
 

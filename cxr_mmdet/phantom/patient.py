@@ -1,4 +1,4 @@
-"""Who lies before the detector, and how: the patient's build and one exposure's view, drawn from the seed."""
+"""Patient and exposure: the patient's build and the view of one exposure, drawn from the seed."""
 
 from __future__ import annotations
 

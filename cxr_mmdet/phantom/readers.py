@@ -1,4 +1,4 @@
-"""What the radiologists would have drawn: a pool of named readers who jitter, miss, mistake and imagine."""
+"""Simulated readers: a pool of named readers who jitter boxes, miss findings, confuse classes and mark false ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _CONFUSED = (
 )
 
 _IMAGINED = ("Calcification", "Infiltration", "Lung Opacity", "Nodule/Mass", "Other lesion", "Pulmonary fibrosis")
-"""What a reader may see where nothing is: the small and the vague."""
+"""Classes of false marks: small and vague findings."""
 
 
 @dataclass(frozen=True)

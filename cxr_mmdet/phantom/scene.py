@@ -1,4 +1,4 @@
-"""Where a finding may be drawn: windows of the chest, places in the lungs, soft clouds, and the box of a shadow."""
+"""Placement of findings: windows of the chest, places in the lungs, soft clouds, and the box of a shadow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Shadow:
-    """What a finding adds to the tissue (or takes away), and the box of its visible part.
+    """Tissue that a finding adds or removes, and the box of its visible part.
 
     Attributes:
         rows: where ``water_mm`` lies in the image.

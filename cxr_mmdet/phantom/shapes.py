@@ -25,7 +25,7 @@ SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the patient's millimetres lie in the image.
+    """Mapping from the patient's millimetres to pixels of the image.
 
     The patient's origin is the midline at the carina; x grows towards the image's right (the patient's left side) and
     y downwards. ``matrix`` (2, 3) takes (x, y, 1) in millimetres to pixels.

@@ -103,7 +103,7 @@ def _tubes(frame: Frame, outlines: list[Points], *, shell: float, core: float, c
 
 
 def _layers(*layers: tuple[Mask, float]) -> Plane:
-    """Return the sum of masks, each worth so many millimetres where it is full."""
+    """Return the sum of masks, each scaled to its thickness in millimetres."""
     first, *others = layers
     total = first[0] * np.float32(first[1] / 255)
     for mask, worth in others:

@@ -36,7 +36,7 @@ SMALLEST_SIZE, LARGEST_SIZE = 128, 4096
 
 @dataclass(frozen=True)
 class PhantomSummary:
-    """What was written.
+    """Summary of the written radiographs.
 
     Attributes:
         path: the folder.
@@ -87,7 +87,7 @@ def write_phantoms(
         seed: not negative.
         size: short edge in pixels.
         abnormal_share: share of patients with findings, 0…1.
-        readers: readers an image.
+        readers: readers per image.
         jobs: processes, as joblib counts them (-1: one a core).
         labels: findings that occur, a subset of the 14.
         progress: called with the number of images done, after each.

@@ -13,8 +13,8 @@ model.merge(
         backbone=dict(norm_cfg=dict(type="BN"), norm_eval=True, init_cfg=None),
         neck=dict(norm_cfg=dict(type="BN")),
         bbox_head=dict(norm_cfg=dict(type="BN")),
-        # Threshold and boxes a picture as in the other recipes, for a chest is no crowd: stock 0.001, 300, and 30000
-        # boxes a level before suppression.
+        # Threshold and boxes per image as in the other recipes, since a chest is not crowded (mmdet: 0.001, 300, 30000
+        # boxes per level before NMS).
         test_cfg=dict(nms_pre=1000, score_thr=0.05, max_per_img=100),
     )
 )

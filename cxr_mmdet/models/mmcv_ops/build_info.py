@@ -1,4 +1,4 @@
-"""What mmcv's environment report prints about its operators."""
+"""Build information that mmcv's environment report prints about its operators."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def roi_align_forward(
         aligned_height: bins from top to bottom.
         aligned_width: bins from left to right.
         spatial_scale: cells a pixel.
-        sampling_ratio: samples a bin and axis; 0 for about one a cell.
+        sampling_ratio: samples per bin and axis; 0 for about one per cell.
         pool_mode: 0 maximum, 1 mean.
         aligned: let cell centres stand at whole coordinates plus a half; else at whole ones, and no RoI is smaller
             than a cell.
