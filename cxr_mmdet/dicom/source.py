@@ -113,8 +113,13 @@ def quiet_pydicom() -> Iterator[None]:
         yield
 
 
-def parse_dataset(content: bytes, name: str) -> Dataset:
+def parse_dataset(content: bytes, name: str, *, max_inflated_bytes: int = MAX_FILE_BYTES) -> Dataset:
     """Return the dataset in ``content``, also where preamble and file meta are missing.
+
+    Args:
+        content: of a file.
+        name: how messages call it.
+        max_inflated_bytes: size beyond which a deflated dataset is refused.
 
     Raises:
         DicomError: not DICOM, damaged, or it inflates beyond the limit.
@@ -124,7 +129,7 @@ def parse_dataset(content: bytes, name: str) -> Dataset:
     if is_dicom(content):
         try:
             content = _from_inner_preamble(content)
-            _check_inflated_size(content, name)
+            _check_inflated_size(content, name, max_inflated_bytes)
         except struct.error:
             raise DicomError(f"{name}: damaged DICOM file, it ends inside the file meta information") from None
     try:
@@ -335,21 +340,21 @@ def _positive_int(dataset: Dataset, keyword: str, name: str) -> int:
     raise DicomError(f"{name}: the header gives {'no' if value is None else 'an impossible'} {keyword}")
 
 
-def _check_inflated_size(content: bytes, name: str) -> None:
+def _check_inflated_size(content: bytes, name: str, limit: int) -> None:
     """Refuse a deflated dataset (PS3.5 A.5) that unpacks to more than any radiograph, before pydicom unpacks it."""
     meta_end = _meta_end(content)
     if uid.DeflatedExplicitVRLittleEndian.encode() not in content[_PREFIX_END:meta_end]:
         return
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     total, rest = 0, content[meta_end:]
-    while rest and total <= MAX_FILE_BYTES:
+    while rest and total <= limit:
         try:
             total += len(inflate.decompress(rest, 1 << 24))
         except zlib.error:
             raise DicomError(f"{name}: damaged DICOM file, its deflated part cannot be unpacked") from None
         rest = inflate.unconsumed_tail
-    if total > MAX_FILE_BYTES:
-        raise DicomError(f"{name}: unpacks to more than {MAX_FILE_BYTES >> 20} MiB, no radiograph does")
+    if total > limit:
+        raise DicomError(f"{name}: unpacks to more than {limit >> 20} MiB, no radiograph does")
 
 
 def header_of(dataset: Dataset) -> Dataset:

@@ -206,7 +206,7 @@ class DicomNode:
             log.warning("refused an object of %s: its header cannot be written (%s)", sender, error)
             return CANNOT_UNDERSTAND
         try:
-            dataset = parse_dataset(content, uid)
+            dataset = parse_dataset(content, uid, max_inflated_bytes=self._options.limits.message_bytes)
         except DicomError as error:
             log.warning("refused an object of %s: %s", sender, error)
             return _refusal(CANNOT_UNDERSTAND, "the data set cannot be read")

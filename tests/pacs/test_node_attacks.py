@@ -20,14 +20,20 @@ from detectors import bundle_of
 from node_builders import make_certificate, run_node, wait_for, write_phantoms
 from orthanc_server import free_port
 from pydicom import Dataset, dcmread
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+)
 from pynetdicom import AE, build_context
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
 from cxr_mmdet.pacs.listener import MAX_REQUEST_BYTES, ConnectionLimits
-from cxr_mmdet.pacs.node import VERIFICATION, DicomNode, parse_networks
+from cxr_mmdet.pacs.node import CANNOT_UNDERSTAND, VERIFICATION, DicomNode, parse_networks
 from cxr_mmdet.pacs.sender import Destination, NotDeliveredError, send
 from cxr_mmdet.pacs.tls import Certificates
 
@@ -215,6 +221,24 @@ def test_a_message_without_end_does_not_fill_the_memory(tmp_path: Path):
     with node_that_stops(tmp_path) as node:
         sent = sent_until_closed(associate(node.port), fragment(bytes(100_000), control=1))
         assert sent < SHORT.message_bytes + BUFFERS_BYTES
+
+
+def test_a_deflated_object_does_not_unpack_to_more_than_may_be_sent(tmp_path: Path):
+    """A thousand times its size: ten such objects of 1.5 MB each took 30 GB."""
+    bomb = Dataset()
+    bomb.SOPClassUID, bomb.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "1.2.3.4"
+    bomb.private_block(0x0011, "ACME", create=True).add_new(1, "OB", bytes(SHORT.message_bytes + 2))
+    bomb.file_meta = FileMetaDataset()
+    bomb.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    with node_that_stops(tmp_path) as node:
+        entity = AE("SENDER")
+        entity.add_requested_context(bomb.SOPClassUID, DeflatedExplicitVRLittleEndian)
+        association = entity.associate("127.0.0.1", node.port, ae_title="CXR")
+        assert association.is_established
+        status = association.send_c_store(bomb)
+        association.release()
+    assert status.get("Status") == CANNOT_UNDERSTAND
+    assert not list((tmp_path / "images").iterdir())
 
 
 def sent_until_closed(peer: socket.socket, content: bytes, *, at_most: int = 1 << 26) -> int:
