@@ -253,7 +253,7 @@ def _run_until_signalled(node: Any, options: NodeOptions) -> None:
     limit = threading.Timer(STOP_LIMIT_S, _leave)
     limit.daemon = True
     limit.start()
-    node.stop()
+    node.stop(STOP_LIMIT_S - 1)
 
 
 def _leave() -> None:

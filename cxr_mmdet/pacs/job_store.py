@@ -304,6 +304,13 @@ class JobStore:
         """Note that a step begins, so that a radiograph that kills the process is recognised after the next start."""
         self._run("UPDATE jobs SET unfinished = unfinished + 1 WHERE number = ?", job.number)
 
+    def abandon(self, number: int) -> None:
+        """Note that a step was begun and is left unfinished on purpose."""
+        self._note(
+            "UPDATE jobs SET unfinished = max(unfinished - 1, 0) WHERE number = ? AND state = ?",
+            *(number, State.queued.value),
+        )
+
     def predicted(self, job: Job, results: Mapping[str, bytes], findings: int, identity: str = "") -> None:
         """Keep the results, by a name each, and move on to sending.
 

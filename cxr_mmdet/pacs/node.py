@@ -153,10 +153,14 @@ class DicomNode:
         """From now on only take radiographs in; what is in the queue waits for the next start."""
         self._worker.stop()
 
-    def stop(self) -> None:
-        """Take nothing new, finish what is under way, and leave the rest in the queue."""
+    def stop(self, limit_s: float | None = None) -> None:
+        """Take nothing new, finish what is under way, and leave the rest in the queue.
+
+        Args:
+            limit_s: seconds after which predictions under way are abandoned; None: wait for them.
+        """
         # Both at once, so that a peer that hangs takes nothing from the time of what is being predicted.
-        finishing = threading.Thread(target=self._worker.stop, name="finish")
+        finishing = threading.Thread(target=self._worker.stop, args=(limit_s,), name="finish")
         finishing.start()
         if self._server is not None:
             self._server.end()

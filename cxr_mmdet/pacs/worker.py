@@ -10,6 +10,7 @@ import datetime
 import logging
 import sqlite3
 import threading
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from cxr_mmdet.dicom.report import to_bytes
@@ -36,6 +37,8 @@ POLL_S = 0.5
 
 MAX_UNFINISHED = 5
 """A radiograph during which the process died so often is given up: something in it kills the process."""
+HANGING_S = 120
+"""Prediction that takes longer hangs; a stop in the middle of it counts like a crash."""
 MAX_ATTEMPTS = 5
 """Attempts at predicting that end in an error of ours."""
 MAX_REFUSALS = 10
@@ -78,7 +81,7 @@ class Worker:
         self._ae_title = ae_title
         self._options = options
         self._taking = threading.Lock()
-        self._begun: set[int] = set()
+        self._begun: dict[int, float] = {}
         self._had_room: dict[int, bool] = {}
         self._under_way: set[int] = set()
         self._one_is_done = threading.Condition()
@@ -99,13 +102,22 @@ class Worker:
         """Say that there is a job in this state."""
         self._woken[state].set()
 
-    def stop(self) -> None:
-        """Finish the steps at hand, then return; the rest stays in the queue."""
+    def stop(self, limit_s: float | None = None) -> None:
+        """Finish the steps at hand, then return; the rest stays in the queue.
+
+        Args:
+            limit_s: seconds after which predictions under way are abandoned; they do not count as crashes of the
+                process, unless they hang. None: wait for them.
+        """
         self._stopping.set()
         for event in self._woken.values():
             event.set()
+        end = time.monotonic() + (limit_s or 0)
         for thread in self._threads:
-            thread.join()
+            thread.join(None if limit_s is None else max(end - time.monotonic(), 0))
+        for number, since in list(self._begun.items()):
+            if time.monotonic() - since < HANGING_S:
+                self._store.abandon(number)
 
     def _loop(self, state: State, step: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
@@ -154,7 +166,7 @@ class Worker:
             return
         if job.number not in self._begun:
             self._store.begin(job)
-            self._begun.add(job.number)
+            self._begun[job.number] = time.monotonic()
         try:
             content = self._store.read_image(job)
         except FileNotFoundError:
@@ -196,7 +208,7 @@ class Worker:
         except (OSError, sqlite3.Error) as error:
             self._postpone(job, f"its results cannot be written ({self._store.explain(error)})")
             return
-        self._begun.discard(job.number)
+        self._begun.pop(job.number, None)
         log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
         self.wake(State.predicted)
 
@@ -264,9 +276,9 @@ class Worker:
         delay = delay_after(job.attempts)
         log.warning("%s: %s; trying again in %.0f s", job.sop_instance_uid, reason, delay)
         self._store.postpone(job, reason, delay, refused=refused)
-        self._begun.discard(job.number)
+        self._begun.pop(job.number, None)
 
     def _give_up(self, job: Job, reason: str) -> None:
         self._store.fail(job, reason)
-        self._begun.discard(job.number)
+        self._begun.pop(job.number, None)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)

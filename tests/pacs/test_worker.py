@@ -206,6 +206,22 @@ def test_results_that_cannot_be_sent_fail_and_the_others_are_sent(
     assert MAX_REFUSALS > 1
 
 
+@pytest.mark.parametrize(("hanging_s", "crashes"), [(60, 0), (0, 1)])
+def test_a_prediction_that_a_stop_abandons_is_no_crash_unless_it_hangs(
+    store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch, hanging_s: float, crashes: int
+):
+    monkeypatch.setattr(worker_module, "HANGING_S", hanging_s)
+    store.accept("1.1", b"image", "A@b")
+    steps.may_report.clear()
+    with run_worker(store, steps) as worker:
+        wait_for(lambda: steps.predicted)
+        begun = time.monotonic()
+        worker.stop(0.2)
+        assert time.monotonic() - begun < 5, "the stop waits no longer than it is told to"
+        with open_queue(store.folder) as queue:
+            assert [job.unfinished for job in list_jobs(queue, State.queued)] == [crashes]
+
+
 def _run_until_death(folder: Path, killer: str, under_way: int) -> None:
     """Work off the queue in a process that dies while it reports on ``killer`` and so many in all are under way."""
     worker_module.POLL_S = 0.01
