@@ -24,9 +24,9 @@ from benchmarks.stock import STOCK, stock_model, stock_steps
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import Parity, compare_findings
 from cxr_mmdet.inference.predictor import Predictor
-from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.preparation.images import PNG_OPTIONS
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +218,7 @@ def _export(checkpoint: Path, folder: Path, *, int8: bool) -> dict[str, Path]:
     wanted = {ONNX: ExportOptions(format=ExportFormat.ONNX, compare=False)}
     wanted[OPENVINO] = replace(wanted[ONNX], format=ExportFormat.OPENVINO)
     if int8:
-        calibration = tuple(find_items([str(folder / "pictures")]))
+        calibration = tuple(find_radiographs([str(folder / "pictures")]))
         wanted[INT8] = replace(wanted[OPENVINO], int8=True, calibration=calibration)
     paths = {}
     for title, options in wanted.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +23,11 @@ from cxr_mmdet.errors import TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xywh_to_xyxy, xyxy_to_xywh
 from cxr_mmdet.structures.coco import check_coco, read_coco
 from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 DECIMALS = 4
 """Coordinates are rounded to this many decimals of a pixel: same input, same bytes on every platform."""
@@ -104,7 +105,7 @@ def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
             raise TableError(
                 f"{path}, image {image['id']}: has neither image_id nor file_name; expected its file's name."
             )
-        image_ids[image["id"]] = name if "image_id" in image else Path(name.replace("\\", "/")).stem
+        image_ids[image["id"]] = name if "image_id" in image else image_id_of(name)
     name, count = max(Counter(image_ids.values()).items(), key=lambda item: item[1], default=("", 0))
     if count > 1:
         raise TableError(f"{path}: {count} images are named {name!r}; expected each radiograph once.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,11 @@ from cxr_mmdet.inference.fusion import check_weights, fuse_findings, mean_p_abno
 from cxr_mmdet.structures.boxes import as_boxes, scale, xywh_to_xyxy
 from cxr_mmdet.structures.coco import detections_from_arrays, read_coco, read_detections
 from cxr_mmdet.structures.enums import DetectionFusion
+from cxr_mmdet.structures.radiograph_files import image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from cxr_mmdet.structures.coco import CocoDict, Detection
 
@@ -92,8 +93,8 @@ def _for_each(files: Sequence[Path], annotations: Sequence[Path]) -> list[Path]:
 
 def _by_name(truth: CocoDict, path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return {Path(image["file_name"]).stem: image for image in truth["images"]}
-    except (KeyError, TypeError):
+        return {image_id_of(image["file_name"]): image for image in truth["images"]}
+    except (KeyError, TypeError, AttributeError):
         raise DatasetError(f"{path}: an image has no file_name, by which files are matched.") from None
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from cxr_mmdet.inference.sources import Item
+    from cxr_mmdet.structures.radiograph_files import RadiographFile
 
 FOLDER = ".progress"
 
@@ -61,7 +61,7 @@ class Journal:
         self.path = self.folder / f"rank-{rank}.jsonl"
         self._file: BinaryIO | None = None
 
-    def add(self, item: Item, result: Mapping[str, Any]) -> None:
+    def add(self, item: RadiographFile, result: Mapping[str, Any]) -> None:
         """Note a result; it is in the file when this returns.
 
         Raises:
@@ -85,7 +85,7 @@ class Journal:
                 self._file.close()
             self._file = None
 
-    def places(self, items: Sequence[Item]) -> dict[str, tuple[Path, int]]:
+    def places(self, items: Sequence[RadiographFile]) -> dict[str, tuple[Path, int]]:
         """Return for each item that is done where its line stands: image id → file and offset.
 
         An item that failed is not done; nor is one whose file has changed since.
@@ -94,7 +94,7 @@ class Journal:
         found: dict[str, tuple[Path, int]] = {}
         for path, offset, line in self._lines():
             item = by_key.get((line.get("image_id", ""), line.get("source", "")))
-            if item is not None and "findings" in line and tuple(line["state"]) == item.state():
+            if item is not None and "findings" in line and tuple(line["state"]) == item.stamp():
                 found[item.image_id] = (path, offset)
         return found
 

@@ -15,6 +15,7 @@ from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.structures.coco import read_coco, sort_detections
 from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import image_ids_in_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cxr_mmdet.inference.sources import Item
+    from cxr_mmdet.structures.radiograph_files import RadiographFile
 
 FINDINGS_JSON, DETECTIONS_JSON, FINDINGS_CSV = "findings.json", "detections.json", "findings.csv"
 FAILURES_CSV = "failures.csv"
@@ -38,7 +39,7 @@ class CocoIds:
     """How detections.json numbers images and classes, and in which pixels its boxes are.
 
     Attributes:
-        images: image id (the file's name without suffix) → number, and height and width to scale boxes into; None
+        images: image id → number, and height and width to scale boxes into; None
             keeps them in source-image pixels.
         categories: the number of each class, in the model's order.
     """
@@ -47,7 +48,7 @@ class CocoIds:
     categories: Sequence[int]
 
     @classmethod
-    def by_order(cls, items: Sequence[Item], class_names: Sequence[str]) -> CocoIds:
+    def by_order(cls, items: Sequence[RadiographFile], class_names: Sequence[str]) -> CocoIds:
         """Return numbers from 1 in the order of the items and of the classes."""
         images = {item.image_id: (number, None) for number, item in enumerate(items, 1)}
         return cls(images, range(1, len(class_names) + 1))
@@ -57,7 +58,7 @@ class CocoIds:
         """Return the numbers of a COCO annotation file.
 
         Raises:
-            DatasetError: it is no such file, or lacks a class of the model.
+            DatasetError: it is no such file, lacks a class of the model, or names two images alike.
         """
         from cxr_mmdet.errors import DatasetError
 
@@ -69,14 +70,15 @@ class CocoIds:
                 f"{path}: has no category {missing[0]!r}, which the model finds; give the annotations of its label set."
             )
         images = {
-            Path(image["file_name"]).stem: (image["id"], (image["height"], image["width"])) for image in truth["images"]
+            image_id: (image["id"], (image["height"], image["width"]))
+            for image_id, image in image_ids_in_coco(truth["images"], path).items()
         }
         return cls(images, [ids[name] for name in class_names])
 
 
 def write_results(
     out_dir: Path,
-    items: Sequence[Item],
+    items: Sequence[RadiographFile],
     places: Mapping[str, tuple[Path, int]],
     failures: Mapping[str, str],
     *,
@@ -102,7 +104,7 @@ def write_results(
     """
     done = [item for item in items if item.image_id in places]
 
-    def results() -> Iterator[tuple[Item, Findings]]:
+    def results() -> Iterator[tuple[RadiographFile, Findings]]:
         for item in done:
             yield item, Findings.from_json(read_line(places[item.image_id])["findings"], class_names)
 
@@ -145,7 +147,7 @@ def csv_rows(image_id: str, source: str, found: Findings) -> list[list[str]]:
     ]
 
 
-def _detections(results: Iterable[tuple[Item, Findings]], coco: CocoIds) -> Iterator[dict[str, Any]]:
+def _detections(results: Iterable[tuple[RadiographFile, Findings]], coco: CocoIds) -> Iterator[dict[str, Any]]:
     for item, found in results:
         number, size_hw = coco.images[item.image_id]
         yield from sort_detections(found.to_coco(number, coco.categories, size_hw))
@@ -169,7 +171,7 @@ def _write_list(file: TextIO, entries: Iterable[Any]) -> None:
     file.write("[]" if separator == "[\n" else "\n]")
 
 
-def _write_csv(path: Path, results: Iterable[tuple[Item, Findings]]) -> None:
+def _write_csv(path: Path, results: Iterable[tuple[RadiographFile, Findings]]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = SpreadsheetWriter(file)
         writer.writerow(CSV_COLUMNS)
@@ -177,7 +179,7 @@ def _write_csv(path: Path, results: Iterable[tuple[Item, Findings]]) -> None:
             writer.writerows(csv_rows(item.image_id, item.source, found))
 
 
-def _write_failures(path: Path, items: Sequence[Item], failures: Mapping[str, str]) -> None:
+def _write_failures(path: Path, items: Sequence[RadiographFile], failures: Mapping[str, str]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return

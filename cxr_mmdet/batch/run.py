@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.findings import Findings
     from cxr_mmdet.inference.predictor import Augmentation
-    from cxr_mmdet.inference.sources import Item
+    from cxr_mmdet.structures.radiograph_files import ChangeStamp, RadiographFile
 
     Progress = Callable[[int, int], None]
 
@@ -132,7 +132,7 @@ class Process:
 
 def predict_many(
     predictor: Predicts,
-    items: Sequence[Item],
+    items: Sequence[RadiographFile],
     out_dir: Path,
     options: RunOptions,
     *,
@@ -189,7 +189,7 @@ def predict_many(
 
 def _finish(
     predictor: Predicts,
-    items: Sequence[Item],
+    items: Sequence[RadiographFile],
     out_dir: Path,
     coco: CocoIds | None,
     log: journal.Journal,
@@ -219,11 +219,11 @@ def _finish(
     return RunSummary(out_dir, images=len(places), reused=reused, findings=count, failures=failures)
 
 
-def _places(log: journal.Journal, items: Sequence[Item]) -> dict[str, tuple[Path, int]]:
+def _places(log: journal.Journal, items: Sequence[RadiographFile]) -> dict[str, tuple[Path, int]]:
     return log.places([item for item in items if item.path.exists()])
 
 
-def _finished(log: journal.Journal, items: Sequence[Item], out_dir: Path, options: RunOptions) -> list[str]:
+def _finished(log: journal.Journal, items: Sequence[RadiographFile], out_dir: Path, options: RunOptions) -> list[str]:
     return [
         image_id
         for image_id in _places(log, items)
@@ -235,10 +235,10 @@ def _overlay_path(out_dir: Path, image_id: str) -> Path:
     return out_dir / OVERLAYS / f"{image_id}.png"
 
 
-Read = tuple["Item", "Radiograph | CxrError", "tuple[int, int] | None"]
+Read = tuple["RadiographFile", "Radiograph | CxrError", "ChangeStamp | None"]
 
 
-def _read_ahead(items: Sequence[Item], batch_size: int) -> Iterator[list[Read]]:
+def _read_ahead(items: Sequence[RadiographFile], batch_size: int) -> Iterator[list[Read]]:
     """Yield what was read, batch by batch, the next batch being read meanwhile; never more than two in memory."""
     waiting = iter(items)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
@@ -249,9 +249,9 @@ def _read_ahead(items: Sequence[Item], batch_size: int) -> Iterator[list[Read]]:
             yield batch
 
 
-def _read(item: Item) -> Read:
+def _read(item: RadiographFile) -> Read:
     try:
-        state = item.state()
+        state = item.stamp()
         return item, as_radiograph(item.read(), name=item.source), state
     except DicomError as error:
         return item, error, None

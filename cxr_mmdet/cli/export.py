@@ -57,7 +57,7 @@ def export(
 
     The bundle holds the weights, model.json and MODEL_CARD.md; tools/predict.py takes its folder as MODEL.
     """
-    from cxr_mmdet.inference.sources import find_items
+    from cxr_mmdet.structures.radiograph_files import find_radiographs
 
     with quiet_imports():
         from cxr_mmdet.inference.export.export import ExportOptions, export_model
@@ -65,7 +65,7 @@ def export(
     options = ExportOptions(
         format=bundle_format,
         int8=int8,
-        calibration=tuple(find_items(calibration)) if calibration else (),
+        calibration=tuple(find_radiographs(calibration)) if calibration else (),
         check=check,
         short_edge=short_edge,
         trust_checkpoint=trust_checkpoint,

@@ -139,13 +139,13 @@ def predict(
     """
     from cxr_mmdet.batch.run import Process, RunOptions, predict_many
     from cxr_mmdet.inference.predictor import Thresholds
-    from cxr_mmdet.inference.sources import find_items
+    from cxr_mmdet.structures.radiograph_files import find_radiographs
 
     models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
     if not inputs:
         raise UsageError("no radiograph is given; name files, folders, patterns or zip archives after the model.")
     process = Process.from_environment()
-    items = find_items(inputs)
+    items = find_radiographs(inputs)
     predictor = _load(
         models,
         fusion=fusion,

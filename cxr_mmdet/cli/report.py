@@ -64,11 +64,11 @@ def write(
     from cxr_mmdet.dicom.report import to_bytes
     from cxr_mmdet.files import write_together
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.inference.sources import find_items
     from cxr_mmdet.pacs.reporting import ReportOptions, describe_findings, predict_content, quiet_libraries
+    from cxr_mmdet.structures.radiograph_files import find_radiographs
 
     quiet_libraries()
-    items = find_items(inputs)
+    items = find_radiographs(inputs)
     existing = [path for item in items for path in (out / f"{item.image_id}.sr.dcm",) if path.exists()]
     if existing and not force:
         raise UsageError(f"{existing[0]}: exists; pass --force to replace it, or choose another --out.")
@@ -80,9 +80,7 @@ def write(
     with progress_bar("reporting") as progress:
         for item in items:
             try:
-                source = item.read()
-                content = source if isinstance(source, bytes) else source.read_bytes()
-                prediction = predict_content(predictor, content, item.source)
+                prediction = predict_content(predictor, item.read(), item.source)
                 made = describe_findings(prediction, options, datetime.datetime.now())
             except CxrError as error:
                 stderr.print(f"failed: {error}", style="red", markup=False, highlight=False)

@@ -19,15 +19,14 @@ from cxr_mmdet.dicom.reduced import decode_reduced, halvings
 from cxr_mmdet.dicom.source import (
     MAX_PIXELS,
     header_of,
-    is_dicom,
     parse_dataset,
     picture_dataset,
-    read_bytes,
     transfer_syntax,
     with_functional_groups,
 )
 from cxr_mmdet.dicom.windowing import Rendering, look_up, render_by_percentiles, render_grey, tabulate
 from cxr_mmdet.errors import DicomError
+from cxr_mmdet.structures.radiograph_files import is_dicom, read_bytes
 
 if TYPE_CHECKING:
     from typing import Literal

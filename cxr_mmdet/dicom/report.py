@@ -23,8 +23,9 @@ from pydicom import Dataset
 
 from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.secondary_capture import build_secondary_capture
-from cxr_mmdet.dicom.source import is_dicom, parse_dataset, read_bytes
+from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
+from cxr_mmdet.structures.radiograph_files import is_dicom, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np

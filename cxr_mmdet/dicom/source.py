@@ -21,13 +21,10 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from cxr_mmdet.dicom.attributes import code_of, items, numbers, one_line, text_of, value_of
 from cxr_mmdet.errors import DicomError
+from cxr_mmdet.structures.radiograph_files import HEAD_BYTES, MAX_FILE_BYTES, is_dicom
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-MAX_FILE_BYTES = 2 << 30
-"""Of the file, and of what a deflated one unpacks to."""
 
 MAX_PIXELS = 150_000_000
 """Five times the largest detector's picture; a header that asks for more is damaged or hostile."""
@@ -45,13 +42,7 @@ _OBJECT_BYTES = 200
 _LONGEST_META = 4096
 """Size limit of an element of the file meta information in a header; UIDs and titles need less."""
 
-_PREFIX_END = 132
-"""Where the file meta information begins (PS3.10 7.1)."""
-
 _UNDEFINED = 0xFFFFFFFF
-
-_FIRST_VRS = frozenset({b"UL", b"CS", b"UI", b"DA", b"TM", b"LO", b"SH"})
-_FIRST_LENGTH = 128
 
 _FRAME_SEQUENCES = ("FrameVOILUTSequence", "PixelValueTransformationSequence", "PixelMeasuresSequence")
 """Functional groups that plain objects hold at their top (PS3.3 C.7.6.16.2)."""
@@ -62,47 +53,6 @@ _DEFAULTS: dict[str, Any] = {
     "PixelRepresentation": 0,
 }
 """What files that predate DICOM 3 leave out (ACR-NEMA knew no other kind of picture)."""
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a file's content.
-
-    Raises:
-        DicomError: there is no such file, it cannot be read, it is empty, or larger than any radiograph.
-    """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DicomError(f"{path}: the file is larger than {MAX_FILE_BYTES >> 20} MiB, no radiograph is")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DicomError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DicomError(f"{path}: cannot be read ({error.strerror})") from None
-    return content
-
-
-def is_dicom(content: bytes) -> bool:
-    """Return whether ``content`` has the 128-byte preamble and prefix of a DICOM file (PS3.10 7.1)."""
-    return content[128:_PREFIX_END] == b"DICM"
-
-
-def looks_like_dicom(head: bytes) -> bool:
-    """Return whether a file that begins with ``head`` is DICOM, with or without preamble and prefix.
-
-    Without them it begins with a data element of group 2 or 8, explicit or implicit, of either byte order.
-    """
-    if is_dicom(head):
-        return True
-    for order in "<>":
-        try:
-            group, element, vr, _ = struct.unpack_from(f"{order}HH2sH", head)
-            (length,) = struct.unpack_from(f"{order}I", head, 4)
-        except struct.error:
-            return False
-        # The first element of a group is its length, a character set, a UID: short in all.
-        if group in (2, 8) and element < 0x100 and (vr in _FIRST_VRS or length <= _FIRST_LENGTH):
-            return True
-    return False
 
 
 @contextmanager
@@ -187,7 +137,7 @@ def _meta_end(content: bytes) -> int:
     Raises:
         struct.error: the file ends inside it.
     """
-    place = _PREFIX_END
+    place = HEAD_BYTES
     while content[place : place + 2] == b"\2\0":
         vr, length = struct.unpack_from("<2sH", content, place + 4)
         place += 8
@@ -206,7 +156,7 @@ def _from_inner_preamble(content: bytes) -> bytes:
     The inner one tells how the dataset behind it is encoded.
     """
     start = _meta_end(content)
-    return content[start:] if is_dicom(content[start : start + _PREFIX_END]) else content
+    return content[start:] if is_dicom(content[start : start + HEAD_BYTES]) else content
 
 
 def _inner_meta_applied(dataset: Dataset) -> Dataset:
@@ -343,7 +293,7 @@ def _positive_int(dataset: Dataset, keyword: str, name: str) -> int:
 def _check_inflated_size(content: bytes, name: str, limit: int) -> None:
     """Refuse a deflated dataset (PS3.5 A.5) that unpacks to more than any radiograph, before pydicom unpacks it."""
     meta_end = _meta_end(content)
-    if uid.DeflatedExplicitVRLittleEndian.encode() not in content[_PREFIX_END:meta_end]:
+    if uid.DeflatedExplicitVRLittleEndian.encode() not in content[HEAD_BYTES:meta_end]:
         return
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     total, rest = 0, content[meta_end:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,11 @@ from cxr_mmdet.evaluation.matching import ClassMatches, first_of_runs
 from cxr_mmdet.evaluation.voc import as_weights
 from cxr_mmdet.files import plain_cell, write_json
 from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -76,7 +77,7 @@ def image_name(image: Mapping[str, Any]) -> str:
     """Return what an image of a COCO file goes by; see :func:`read_p_abnormal`."""
     if "image_id" in image:
         return str(image["image_id"])
-    return Path(image["file_name"]).stem if isinstance(image.get("file_name"), str) else str(image["id"])
+    return image_id_of(image["file_name"]) if isinstance(image.get("file_name"), str) else str(image["id"])
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:

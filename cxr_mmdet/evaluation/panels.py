@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from cxr_mmdet.drawing import draw_boxes
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
 from cxr_mmdet.structures.boxes import xywh_to_xyxy
+from cxr_mmdet.structures.radiograph_files import image_id_of
 from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -174,7 +175,7 @@ class PictureBook:
             note = "none shown: no threshold" if threshold is None else f"{len(shown)} shown, {rest}"
             scores = [entry["score"] for entry in shown]
             panels.append(self._panel(name, note, pixels, shown, scores, long_edge))
-        return Study(name=Path(self._files[image_id]).stem, panels=tuple(panels), remark=remark)
+        return Study(name=image_id_of(self._files[image_id]), panels=tuple(panels), remark=remark)
 
     def _panel(
         self,

@@ -21,7 +21,7 @@ from cxr_mmdet.preparation.folder import (
     describe_packages,
     write_failures,
 )
-from cxr_mmdet.preparation.images import INDEX_NAME, Failure, find_radiographs, image_id_of, image_notes, prepare_images
+from cxr_mmdet.preparation.images import INDEX_NAME, Failure, image_notes, prepare_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.options import BuildOptions
@@ -29,6 +29,7 @@ from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
 from cxr_mmdet.preparation.survey import match_ids
 from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import find_originals, image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +99,7 @@ def build_dataset(
     key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
     readers = read_source(table or find_table(src), group_column=options.group_column)
     label_sets = choose_label_sets(options.labels, readers.rows, options.minority)
-    sources = find_radiographs(src)
+    sources = find_originals(src)
     found, readable, missing, unread = _match(readers.rows, sources, readers.path, options)
     if not found:
         write_failures(out / FAILURES_NAME, [*missing, *unread])

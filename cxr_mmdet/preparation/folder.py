@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
-from cxr_mmdet.preparation.images import find_radiographs, prepare_images
+from cxr_mmdet.preparation.images import prepare_images
+from cxr_mmdet.structures.radiograph_files import find_originals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +119,7 @@ def prepare_folder(
         DatasetError: there are no radiographs, or a picture cannot be written.
     """
     _check_out(out)
-    sources = find_radiographs(src)
+    sources = find_originals(src)
     if any(path.parent.resolve() == (out / IMAGES).resolve() for path in sources.values()):
         raise UsageError(f"{out}: its pictures would replace the radiographs they are made of; name another folder.")
     prepared = prepare_images(

@@ -14,11 +14,12 @@ import pydicom
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import is_dicom, looks_like_dicom, parse_dataset, quiet_pydicom, read_bytes
+from cxr_mmdet.dicom.source import parse_dataset, quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path, write_json
 from cxr_mmdet.preparation.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
+from cxr_mmdet.structures.radiograph_files import HEAD_BYTES, ChangeStamp, is_dicom, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,20 +61,6 @@ class PreparedImage:
     warnings: tuple[str, ...]
     burned_in_annotation: bool | None
     exif_orientation: int = 1
-
-
-@dataclass(frozen=True)
-class SourceState:
-    """What tells a changed file from an unchanged one without reading it."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> SourceState:
-        """Return the state of ``path`` now."""
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns)
 
 
 class ImageIndex:
@@ -119,7 +106,7 @@ class ImageIndex:
         entry = self._entries.get(image_id)
         path = out_dir / f"{image_id}.png"
         try:
-            if entry is None or not path.is_file() or SourceState(**entry["source"]) != SourceState.of(source):
+            if entry is None or not path.is_file() or ChangeStamp(**entry["source"]) != ChangeStamp.of(source):
                 return None
         except OSError:
             return None
@@ -139,11 +126,11 @@ class ImageIndex:
         """Return whether a picture's pseudonym was made with this run's key; else it must be made again."""
         return self._key_name is not None and self._entries[image_id].get("patient_keyed_by") == self._key_name
 
-    def put(self, image: PreparedImage, state: SourceState) -> None:
+    def put(self, image: PreparedImage, state: ChangeStamp) -> None:
         """Note that a picture is finished."""
         entry = asdict(image)
         del entry["image_id"], entry["path"]
-        self._entries[image.image_id] = entry | {"source": asdict(state), "patient_keyed_by": self._key_name}
+        self._entries[image.image_id] = entry | {"source": state._asdict(), "patient_keyed_by": self._key_name}
 
     def publish(self, patients: Mapping[str, str | None]) -> None:
         """Write what stands for the patients of these pictures."""
@@ -163,8 +150,6 @@ def _pair(values: list[int]) -> tuple[int, int]:
     first, second = values
     return first, second
 
-
-SUFFIXES = frozenset({".dicom", ".dcm", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 """Training decodes these again and again: of OpenCV's settings this decodes fastest, at 1.06 times the least size."""
@@ -194,54 +179,6 @@ class PreparedImages:
     images: tuple[PreparedImage, ...]
     failures: tuple[Failure, ...]
     reused: int
-
-
-def find_radiographs(source: Path) -> dict[str, Path]:
-    """Return image id → file for the radiographs in ``source/train``, or in ``source`` itself, sorted by image id.
-
-    The image id is the file's name without its suffix, as VinBigData has it; a UID's last number is no suffix.
-
-    Raises:
-        DatasetError: no such folder, no radiograph in it, or two files with one image id.
-    """
-    if not source.is_dir():
-        raise DatasetError(f"{source}: no such folder; expected train/<image_id>.dicom in it")
-    folder = source / "train" if (source / "train").is_dir() else source
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (image_id_of(path), path.name)):
-        if not looks_like_a_radiograph(path):
-            continue
-        image_id = image_id_of(path)
-        if image_id in found:
-            raise DatasetError(
-                f"{folder}: {found[image_id].name} and {path.name} are both image {image_id!r}; remove one"
-            )
-        found[image_id] = path
-    if not found:
-        raise DatasetError(
-            f"{folder}: holds no radiograph; expected <image_id>.dicom, .dcm, .png, .jpg or .tif in this very folder"
-        )
-    return found
-
-
-def image_id_of(path: Path) -> str:
-    """Return the name without a suffix that is one of pictures: 1.2.840.10 is a UID, and ends in no suffix."""
-    return path.stem if path.suffix.lower() in SUFFIXES else path.name
-
-
-def looks_like_a_radiograph(path: Path) -> bool:
-    """Return whether the name says so; archives write DICOM under a UID or without any suffix, there the content does.
-
-    Hidden files are none.
-    """
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
-    with path.open("rb") as file:
-        return looks_like_dicom(file.read(132))
 
 
 def prepare_images(
@@ -328,10 +265,10 @@ def prepare_image(
     short_edge: int,
     reduced_jpeg2000: bool = False,
     key: PseudonymKey | None = None,
-) -> tuple[PreparedImage, SourceState] | Failure:
+) -> tuple[PreparedImage, ChangeStamp] | Failure:
     """Render one radiograph; the source's state is taken before reading, so that a change meanwhile is seen later."""
     try:
-        state = SourceState.of(path)
+        state = ChangeStamp.of(path)
         radiograph, pixels = read_to_size(path, short_edge, reduced_jpeg2000=reduced_jpeg2000)
     except DicomError as error:
         return Failure(image_id, path, str(error))
@@ -362,7 +299,7 @@ def read_patient(image_id: str, path: Path, key: PseudonymKey) -> tuple[str, str
     """
     try:
         with path.open("rb") as file:
-            head = file.read(132)
+            head = file.read(HEAD_BYTES)
         if not is_dicom(head) and picture_format(head) is not None:
             return image_id, None
         with quiet_pydicom():

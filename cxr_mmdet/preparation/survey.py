@@ -7,7 +7,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,15 +17,22 @@ from rich.table import Table
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import quiet_pydicom, read_bytes
+from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError, TableError
-from cxr_mmdet.preparation.images import find_radiographs, image_id_of, looks_like_a_radiograph
 from cxr_mmdet.preparation.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.radiograph_files import (
+    find_originals,
+    image_id_of,
+    is_radiograph_file,
+    read_bytes,
+    visible_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -80,7 +86,7 @@ def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[s
     meant: dict[str, list[str]] = defaultdict(list)
     for name in names:
         form = unicodedata.normalize("NFC", name)
-        candidates = by_form.get(form) or by_form.get(image_id_of(Path(form))) or []
+        candidates = by_form.get(form) or by_form.get(image_id_of(form)) or []
         if name not in found and len(candidates) == 1:
             meant[candidates[0]].append(name)
     found |= {owners[0]: image_id for image_id, owners in meant.items() if len(owners) == 1}
@@ -99,7 +105,7 @@ def match_table(src: Path, sizes_hw: Mapping[str, tuple[int, int]]) -> TableMatc
         return None
     try:
         rows = read_table(table)
-        sources = find_radiographs(src)
+        sources = find_originals(src)
     except (TableError, DatasetError) as error:
         return TableMatch(problem=str(error))
     found, without_file = match_ids(rows["image_id"], sources)
@@ -198,8 +204,8 @@ def survey_folder(src: Path, *, jobs: int | None = 1, progress: Callable[[int, i
     Raises:
         DatasetError: no file in it is a radiograph.
     """
-    files = sorted(path for path in src.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(src)))
-    radiographs = [path for path in files if looks_like_a_radiograph(path)]
+    files = visible_files(src)
+    radiographs = [path for path in files if is_radiograph_file(path, src)]
     if not radiographs:
         raise DatasetError(
             f"{src}: holds no radiograph, nor do its folders; got {len(files)} other files, expected DICOM, PNG, "
@@ -256,10 +262,6 @@ def summarise(facts: Sequence[FileFacts], *, other_files: int = 0, table: TableM
         several={f"patient-of-{names[0]}": names for names in sorted(by_patient.values()) if len(names) > 1},
         table=table,
     )
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _properties(radiograph: Radiograph) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.inference.predictor import Thresholds
+from cxr_mmdet.structures.radiograph_files import image_id_of
 from cxr_mmdet.web.verdicts import Finding, Reading, name_findings
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Case:
         reading: the verdicts so far.
         token: names it, and cannot be guessed.
         prediction_id: of its row in the store, if there is one.
+        image_id: by default the one that the name gives.
     """
 
     name: str
@@ -81,6 +83,10 @@ class Case:
     reading: Reading = field(default_factory=Reading)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     prediction_id: int | None = None
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        self.image_id = self.image_id or image_id_of(self.name)
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import json
 import re
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import cv2
@@ -76,7 +75,7 @@ def export(case: Case, kind: Format) -> Download:
     end, media_type, title = NAMES[kind]
     if kind in DICOM_OBJECTS and case.decoded.radiograph.header is None:
         raise UsageError(f"{case.name}: is no DICOM file, so there is no patient and study for a {title}.")
-    stem = re.sub(r"[^\w.-]+", "_", PurePosixPath(case.name).stem, flags=re.ASCII).strip("._") or "radiograph"
+    stem = re.sub(r"[^\w.-]+", "_", case.image_id, flags=re.ASCII).strip("._") or "radiograph"
     return Download(f"{stem}-{end}", media_type, _WRITERS[kind](case))
 
 
@@ -89,7 +88,7 @@ def describe(case: Case) -> dict[str, object]:
         for each in case.reading.said
     ]
     settings = {"score_threshold": shown.score, "nms_iou": shown.nms_iou, "hidden_classes": sorted(shown.hidden)}
-    image = {"image_id": PurePosixPath(case.name).stem, "source": case.name, **found.to_json(), "verdicts": verdicts}
+    image = {"image_id": case.image_id, "source": case.name, **found.to_json(), "verdicts": verdicts}
     return {
         "schema_version": SCHEMA_VERSION,
         "labels": list(found.class_names),
@@ -112,7 +111,7 @@ def _csv(case: Case) -> bytes:
     file = io.StringIO(newline="")
     writer = SpreadsheetWriter(file)
     writer.writerow(CSV_COLUMNS)
-    writer.writerows(csv_rows(PurePosixPath(case.name).stem, case.name, case.findings()))
+    writer.writerows(csv_rows(case.image_id, case.name, case.findings()))
     return file.getvalue().encode()
 
 

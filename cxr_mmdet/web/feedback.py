@@ -10,12 +10,12 @@ import pandas as pd
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.source import quiet_pydicom, read_bytes
+from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
-from cxr_mmdet.preparation.images import find_radiographs
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import find_originals, read_bytes
 from cxr_mmdet.web.verdicts import Kind
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _names(
     """Return content hash → image id of the radiographs that are known."""
     if images is None:
         return {reading.image.content_sha256: reading.image.name for reading in readings if reading.image.name}
-    files = find_radiographs(images)
+    files = find_originals(images)
     wanted = {reading.image.content_sha256: reading.image.pixels_sha256 for reading in readings}
     found: dict[str, str] = {}
     others: dict[str, Path] = {}

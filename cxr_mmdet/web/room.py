@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CxrError
@@ -134,7 +133,14 @@ class ReadingRoom:
         between = time.perf_counter()
         candidates = find_candidates(self.predictor, decoded.radiograph)
         end = time.perf_counter()
-        case = Case(upload.name, decoded, candidates, (between - start, end - between), filter=shown)
+        case = Case(
+            upload.name,
+            decoded,
+            candidates,
+            (between - start, end - between),
+            filter=shown,
+            image_id=upload.image_id,
+        )
         if self.store is not None:
             case.prediction_id = self.store.add_prediction(
                 self._image(case),
@@ -153,7 +159,7 @@ class ReadingRoom:
             decoded.content_sha256,
             decoded.pixels_sha256,
             case.size_hw,
-            name=PurePosixPath(case.name).stem[:255] if kept else None,
+            name=case.image_id[:255] if kept else None,
             patient_id=decoded.radiograph.patient_id if kept else None,
         )
 

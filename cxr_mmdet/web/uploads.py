@@ -6,21 +6,18 @@ import contextlib
 import os
 import time
 import zipfile
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.dicom.source import looks_like_dicom
 from cxr_mmdet.errors import CxrError
-from cxr_mmdet.preparation.images import SUFFIXES
+from cxr_mmdet.structures.radiograph_files import HEAD_BYTES, UNZIP_ERRORS, image_id_of, is_radiograph, unique_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _CHUNK = 1 << 20
-_HEAD = 132
 _MOST_MEMBERS = 10_000
 _ZIP = b"PK\x03\x04"
 
@@ -51,15 +48,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """One file: its name without folders, and its content."""
+    """One file.
+
+    Attributes:
+        name: without folders.
+        content: what it holds.
+        image_id: by default the one that the name gives; unique among the files of one upload.
+    """
 
     name: str
     content: bytes = field(repr=False)
+    image_id: str = ""
 
-    @property
-    def stem(self) -> str:
-        """The name without suffix: the image id, where the file is named by it."""
-        return PurePosixPath(self.name).stem
+    def __post_init__(self) -> None:
+        if not self.image_id:
+            object.__setattr__(self, "image_id", image_id_of(self.name))
 
 
 def uploaded_file(path: object, folder: Path) -> Path:
@@ -109,16 +112,19 @@ def read_uploads(paths: Sequence[Path], limits: Limits) -> tuple[list[Upload], l
         UploadError: larger or other files than ``limits`` allow, or an archive that is damaged or hostile.
     """
     uploads: list[Upload] = []
+    notes: list[str] = []
     total = 0
     for upload in (entry for path in paths for entry in _open(path, limits)):
         if len(uploads) == limits.files:
             taken = "first radiograph is" if limits.files == 1 else f"first {limits.files} radiographs are"
-            return uploads, [f"Only the {taken} taken; upload the others after these."]
+            notes = [f"Only the {taken} taken; upload the others after these."]
+            break
         total += len(upload.content)
         if total > limits.total_bytes:
             raise UploadError(f"more than {_mib(limits.total_bytes)} at once; upload fewer radiographs.")
         uploads.append(upload)
-    return uploads, []
+    ids = unique_ids(upload.name for upload in uploads)
+    return [replace(upload, image_id=image_id) for upload, image_id in zip(uploads, ids, strict=True)], notes
 
 
 def _open(path: Path, limits: Limits) -> Iterator[Upload]:
@@ -140,13 +146,12 @@ def _unpack(name: str, content: bytes, limits: Limits) -> Iterator[Upload]:
             members = [info for info in archive.infolist() if not info.is_dir()]
             _check_members(name, members, limits)
             found = 0
-            for info in members:
+            for info in sorted(members, key=lambda info: PurePosixPath(info.filename)):
                 upload = _member(archive, info, name, limits)
                 if upload is not None:
                     found += 1
                     yield upload
-    # RuntimeError: encrypted. NotImplementedError: a compression Python does not know.
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError, OSError, zlib.error) as error:
+    except UNZIP_ERRORS as error:
         reason = "it is encrypted" if "encrypted" in str(error) else str(error)
         raise UploadError(f"{name}: cannot be unpacked ({reason}).") from None
     if not found:
@@ -169,17 +174,16 @@ def _leaves_its_folder(member: str) -> bool:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: Limits) -> Upload | None:
+    def head() -> bytes:
+        with archive.open(info) as file:
+            return file.read(HEAD_BYTES)
+
     path = PurePosixPath(info.filename)
-    if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+    if not is_radiograph(path, head):
         return None
-    if path.suffix and path.suffix.lower() not in SUFFIXES:
-        return None
+    parts, size = [], 0
     with archive.open(info) as file:
         # What the header says about the size is not believed: reading stops at the limit.
-        content = file.read(_HEAD)
-        if not path.suffix and not looks_like_dicom(content):
-            return None
-        parts, size = [content], len(content)
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             if size > limits.file_bytes:

@@ -20,8 +20,8 @@ from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.errors import CxrError, NotFiniteError, UsageError
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Thresholds
-from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.structures.coco import read_detections
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +65,7 @@ def pictures(tmp_path):
 
 
 def run(pictures, out, predictor=None, **options):
-    return predict_many(predictor or OneBox(), find_items([str(pictures)]), out, RunOptions(**options))
+    return predict_many(predictor or OneBox(), find_radiographs([str(pictures)]), out, RunOptions(**options))
 
 
 def read_csv(path):

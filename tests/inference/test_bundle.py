@@ -21,8 +21,8 @@ from cxr_mmdet.inference.export import export
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import EXACT
 from cxr_mmdet.inference.predictor import Predictor
-from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = ("torch", "torchvision", "mmdet", "mmcv", "mmengine")
@@ -363,7 +363,7 @@ def test_eight_bits(tmp_path, kind):
     pytest.importorskip("nncf")
     for seed in range(8):
         write_picture(tmp_path / "calibration" / f"{seed}.png", 150, 140, seed)
-    calibration = tuple(find_items([str(tmp_path / "calibration")]))
+    calibration = tuple(find_radiographs([str(tmp_path / "calibration")]))
     options = ExportOptions(format=ExportFormat.OPENVINO, int8=True, calibration=calibration)
     bundle = export_model(str(checkpoint_of(kind)), tmp_path / "int8", options)
     small, large = (

@@ -25,9 +25,9 @@ from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, compare_findings
 from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import Ensemble, mean_p_abnormal
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View
-from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.models.gate_rule import GateRule
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 SEEDS = range(4)
 
@@ -221,7 +221,7 @@ def test_files_of_a_run(pictures, tmp_path, kind):
     out.mkdir()
     beside = p_abnormal_path(out / "detections.json")
     beside.write_text('{"left": 0.5}')  # by an earlier run
-    predict_many(predictor, find_items([str(pictures[0].parent)]), out, RunOptions(force=True))
+    predict_many(predictor, find_radiographs([str(pictures[0].parent)]), out, RunOptions(force=True))
     truth = {"images": [{"id": seed + 1, "file_name": f"p{seed}.png"} for seed in SEEDS]}
     expected = [found.p_abnormal for found in predictor.predict(pictures)]
     assert read_p_abnormal(out / "findings.json", truth).tolist() == expected

@@ -20,9 +20,9 @@ from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.fusion import Ensemble
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
-from cxr_mmdet.inference.sources import find_items
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 # The tiny form of rtmdet_m is that of rtmdet_s; GFL's maps are decoded here.
 KINDS = [name for name in DETECTORS if name not in ("rtmdet_m", "gfl")]
@@ -157,7 +157,7 @@ def test_an_overlap_for_a_detector_without_suppression_is_refused_before_anythin
     with pytest.raises(UsageError, match="DINO"):
         predict_many(
             predictor,
-            find_items([str(tmp_path / "in")]),
+            find_radiographs([str(tmp_path / "in")]),
             tmp_path / "out",
             RunOptions(thresholds=Thresholds(nms_iou=0.5)),
         )

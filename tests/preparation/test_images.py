@@ -15,8 +15,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.preparation.images import find_radiographs, prepare_images, shrink, write_grey_png
+from cxr_mmdet.preparation.images import prepare_images, shrink, write_grey_png
 from cxr_mmdet.preparation.survey import survey_folder
+from cxr_mmdet.structures.radiograph_files import find_originals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +52,13 @@ def test_radiographs_are_found_in_train_or_in_the_folder_itself(folder: Path) ->
     (folder / "train" / "notes.txt").write_text("not a picture")
     (folder / "train" / "README").write_text("not a picture either" * 20)
     (folder / "train" / ".hidden.dicom").write_text("not either")
-    assert list(find_radiographs(folder)) == ["i0", "i1", "i2", "i3"]
-    assert find_radiographs(folder / "train") == find_radiographs(folder)
+    assert list(find_originals(folder)) == ["i0", "i1", "i2", "i3"]
+    assert find_originals(folder / "train") == find_originals(folder)
 
 
 def test_an_archives_files_without_suffix_are_known_by_their_content(tmp_path: Path) -> None:
     write_dicom(tmp_path / "IM000001")
-    assert find_radiographs(tmp_path) == {"IM000001": tmp_path / "IM000001"}
+    assert find_originals(tmp_path) == {"IM000001": tmp_path / "IM000001"}
 
 
 @pytest.mark.parametrize("encoding", [(True, True), (False, True), (False, False)])
@@ -72,26 +73,26 @@ def test_files_without_prefix_and_suffix_too(tmp_path: Path, encoding: tuple[boo
     (tmp_path / "x.dcm").unlink()
     (tmp_path / "README").write_text("not a picture either" * 20)
     (tmp_path / "data").write_bytes(bytes(range(256)))
-    assert find_radiographs(tmp_path) == {"IM000001": tmp_path / "IM000001"}
+    assert find_originals(tmp_path) == {"IM000001": tmp_path / "IM000001"}
     survey = survey_folder(tmp_path)
     assert (survey.readable, survey.other_files, survey.unreadable) == (1, 2, {})
 
 
 def test_nothing_found_and_two_of_a_name_are_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such folder"):
-        find_radiographs(tmp_path / "elsewhere")
+        find_originals(tmp_path / "elsewhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no radiograph"):
-        find_radiographs(tmp_path / "empty")
+        find_originals(tmp_path / "empty")
     (folder / "train" / "i2.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"i2\.dicom and i2\.png"):
-        find_radiographs(folder)
+        find_originals(folder)
 
 
 def test_pictures_shrink_to_the_short_edge_and_never_grow(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
     for short_edge, expected in [(20, (30, 20)), (0, (60, 40)), (1000, (60, 40))]:
-        prepared = prepare_images(find_radiographs(folder), out, short_edge=short_edge)
+        prepared = prepare_images(find_originals(folder), out, short_edge=short_edge)
         assert prepared.failures == ()
         assert [image.image_id for image in prepared.images] == ["i0", "i1", "i2", "i3"]
         first = prepared.images[0]
@@ -126,8 +127,8 @@ def test_pixels_become_square_by_shrinking_the_denser_axis(tmp_path: Path) -> No
 
 
 def test_parallel_and_serial_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    serial = prepare_images(find_radiographs(folder), tmp_path / "a" / "images", short_edge=20)
-    parallel = prepare_images(find_radiographs(folder), tmp_path / "b" / "images", short_edge=20, jobs=2)
+    serial = prepare_images(find_originals(folder), tmp_path / "a" / "images", short_edge=20)
+    parallel = prepare_images(find_originals(folder), tmp_path / "b" / "images", short_edge=20, jobs=2)
     for one, other in zip(serial.images, parallel.images, strict=True):
         assert one.path.read_bytes() == other.path.read_bytes()
     assert (tmp_path / "a" / "images.json").read_bytes() == (tmp_path / "b" / "images.json").read_bytes()
@@ -135,7 +136,7 @@ def test_parallel_and_serial_write_the_same_bytes(folder: Path, tmp_path: Path) 
 
 def test_a_second_run_renders_only_what_is_missing_or_changed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
-    sources = find_radiographs(folder)
+    sources = find_originals(folder)
     first = prepare_images(sources, out)
     counts: list[int] = []
     again = prepare_images(sources, out, progress=counts.append)
@@ -156,7 +157,7 @@ def test_a_second_run_renders_only_what_is_missing_or_changed(folder: Path, tmp_
 def test_one_bad_file_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "i1.dicom").write_bytes(b"nonsense")
     (folder / "train" / "i2.dicom").write_bytes((folder / "train" / "i2.dicom").read_bytes()[:-9])
-    prepared = prepare_images(find_radiographs(folder), tmp_path / "out" / "images")
+    prepared = prepare_images(find_originals(folder), tmp_path / "out" / "images")
     assert [image.image_id for image in prepared.images] == ["i0", "i3"]
     assert [failure.image_id for failure in prepared.failures] == ["i1", "i2"]
     assert "not a DICOM file" in prepared.failures[0].reason
@@ -172,21 +173,21 @@ def test_an_interrupted_run_resumes(folder: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_images(find_radiographs(folder), out, progress=interrupt)
-    assert prepare_images(find_radiographs(folder), out).reused >= 2
+        prepare_images(find_originals(folder), out, progress=interrupt)
+    assert prepare_images(find_originals(folder), out).reused >= 2
 
 
 def test_a_damaged_index_is_named(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
-    prepare_images(find_radiographs(folder), out)
+    prepare_images(find_originals(folder), out)
     (out.parent / "images.json").write_text("{")
     with pytest.raises(DatasetError, match=r"images\.json"):
-        prepare_images(find_radiographs(folder), out)
+        prepare_images(find_originals(folder), out)
 
 
 def test_a_prepared_folder_carries_no_patient_data(folder: Path, tmp_path: Path) -> None:
     write_dicom(folder / "train" / "i0.dicom", patient="SECRET-4711")
-    prepared = prepare_images(find_radiographs(folder), tmp_path / "out" / "images")
+    prepared = prepare_images(find_originals(folder), tmp_path / "out" / "images")
     assert prepared.images[0].patient == "patient-of-i0"
     assert "SECRET" not in repr(prepared)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"SECRET" in path.read_bytes()]
@@ -196,7 +197,7 @@ def test_a_uid_as_name_has_no_suffix(tmp_path: Path) -> None:
     for name in ("1.2.840.10", "1.2.840.11", "1.2.840.12.dcm"):
         write_dicom(tmp_path / name)
     (tmp_path / "1.2.840.13").write_text("no picture")
-    assert list(find_radiographs(tmp_path)) == ["1.2.840.10", "1.2.840.11", "1.2.840.12"]
+    assert list(find_originals(tmp_path)) == ["1.2.840.10", "1.2.840.11", "1.2.840.12"]
 
 
 def test_what_a_killed_run_left_half_written_is_removed(folder: Path, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_what_a_killed_run_left_half_written_is_removed(folder: Path, tmp_path: 
     for name, age in ((".i0-abc.png", 3600), (".i1-abc.png", 0)):
         (out / name).touch()
         os.utime(out / name, (time.time() - age,) * 2)
-    prepare_images(find_radiographs(folder), out)
+    prepare_images(find_originals(folder), out)
     assert [path.name for path in out.glob(".*")] == [".i1-abc.png"]  # the young one may be another run's
 
 
@@ -213,14 +214,14 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "images").touch()
     with pytest.raises(DatasetError, match=r"i0\.png: cannot be written"):
-        prepare_images(find_radiographs(folder), tmp_path / "out" / "images")
+        prepare_images(find_originals(folder), tmp_path / "out" / "images")
 
 
 def test_the_picture_of_a_file_that_broke_since_is_removed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
-    prepare_images(find_radiographs(folder), out)
+    prepare_images(find_originals(folder), out)
     (folder / "train" / "i2.dicom").write_bytes(b"broken since")
-    again = prepare_images(find_radiographs(folder), out)
+    again = prepare_images(find_originals(folder), out)
     assert [failure.image_id for failure in again.failures] == ["i2"]
     assert not (out / "i2.png").exists()
     assert "i2" not in (out.parent / "images.json").read_text()

@@ -8,8 +8,9 @@ import pytest
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.phantom import write_phantoms
-from cxr_mmdet.preparation.images import find_radiographs, prepare_images
+from cxr_mmdet.preparation.images import prepare_images
 from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, Twins, find_twins, fingerprint_pictures, twins_across
+from cxr_mmdet.structures.radiograph_files import find_originals
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def pictures(tmp_path_factory):
     """Return 24 prepared phantoms of as many and fewer patients."""
     root = tmp_path_factory.mktemp("phantoms")
     write_phantoms(root / "src", images=24, size=256, seed=5)
-    prepare_images(find_radiographs(root / "src"), root / "out/images", short_edge=0)
+    prepare_images(find_originals(root / "src"), root / "out/images", short_edge=0)
     return {path.stem: path for path in sorted((root / "out/images").iterdir())}
 
 

@@ -37,7 +37,7 @@ def test_files_come_in_their_order(tmp_path):
     uploads, notes = read_uploads([tmp_path / "b.dcm", tmp_path / "a.png"], SMALL)
     assert notes == []
     assert uploads == [Upload("b.dcm", b"two"), Upload("a.png", b"one")]
-    assert uploads[0].stem == "b"
+    assert uploads[0].image_id == "b"
 
 
 def test_an_archive_gives_its_radiographs_only(tmp_path):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.checkpoint import TrainedDetector
     from cxr_mmdet.inference.export.parity import CheckSet, Limits
-    from cxr_mmdet.inference.sources import Item
+    from cxr_mmdet.structures.radiograph_files import RadiographFile
 
     Progress = Callable[[int, int], None]
 
@@ -62,7 +62,7 @@ class ExportOptions:
 
     format: ExportFormat
     int8: bool = False
-    calibration: tuple[Item, ...] = ()
+    calibration: tuple[RadiographFile, ...] = ()
     check: Path | None = None
     short_edge: int = DEFAULT_SHORT_EDGE
     trust_checkpoint: bool = False
@@ -177,7 +177,7 @@ def _compare(
 def _compare_on(pictures: CheckSet, reference: Predictor, exported: Predictor, done: Callable[[], None]) -> Parity:
     expected, got = [], []
     for item in pictures.items:
-        radiograph = as_radiograph(item.read())
+        radiograph = as_radiograph(item.read(), name=item.source)
         expected.append(reference.predict(radiograph))
         got.append(exported.predict(radiograph))
         done()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
 
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.inference.sources import Item
+    from cxr_mmdet.structures.radiograph_files import RadiographFile
 
 
 OPSET = 17
@@ -136,7 +136,7 @@ REGION_PICTURES = 24
 """Each gives the second stage up to a thousand regions."""
 
 
-def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: Sequence[Item]) -> list[Path]:
+def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: Sequence[RadiographFile]) -> list[Path]:
     """Write each ONNX graph as OpenVINO's pair of files beside it; return the files.
 
     Args:
@@ -161,14 +161,14 @@ def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: S
     return files
 
 
-def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Item]) -> list[Any]:
+def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[RadiographFile]) -> list[Any]:
     """Return the models in eight bits; pictures are read when they are needed, not kept."""
     import nncf
 
     nncf.set_log_level(logging.ERROR)
 
-    def maps(item: Item) -> dict[str, Any]:
-        radiograph = as_radiograph(item.read())
+    def maps(item: RadiographFile) -> dict[str, Any]:
+        radiograph = as_radiograph(item.read(), name=item.source)
         return {"image": reference.model.preprocessing(radiograph.pixels, radiograph.pixel_aspect).batch}
 
     quantised = []
@@ -179,13 +179,13 @@ def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Ite
     return quantised
 
 
-def _regions(reference: Predictor, item: Item) -> dict[str, Any]:
+def _regions(reference: Predictor, item: RadiographFile) -> dict[str, Any]:
     """Return what the second graph gets for a radiograph."""
     model = reference.model
     assert isinstance(model.spec, DetectorSpec), "others are not exported"
     assert not isinstance(model.backend, WholeBackend), "others are not exported"
     assert model.spec.regions is not None, "only two-stage detectors have a second graph"
-    radiograph = as_radiograph(item.read())
+    radiograph = as_radiograph(item.read(), name=item.source)
     picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
     scores, deltas, pyramid, _ = model.backend.maps(picture.batch)
     assert isinstance(pyramid, tuple), "the reference is torch"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.inference.sources import Item, find_items
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xyxy_to_xywh
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
+from cxr_mmdet.structures.radiograph_files import RadiographFile, find_radiographs, image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ class CheckSet:
     """Radiographs, and their ground truth if it is known; its images are numbered from 1 in their order."""
 
     name: str
-    items: tuple[Item, ...]
+    items: tuple[RadiographFile, ...]
     truth: CocoDict | None
 
 
@@ -51,7 +51,7 @@ def phantom_set(class_names: Sequence[str], folder: Path) -> CheckSet:
         readers=1,
         labels=drawn or LABELS_14,
     )
-    items = tuple(find_items([str(folder / "train")]))
+    items = tuple(find_radiographs([str(folder / "train")]))
     if len(drawn) < len(class_names):
         return CheckSet("phantoms", items, None)
     rows = read_table(folder / "truth.csv")
@@ -73,7 +73,7 @@ def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
         DatasetError: there is none, or the file is not COCO, or of other classes.
     """
     if path.suffix.lower() != ".json":
-        return CheckSet(path.name, tuple(find_items([str(path)])), None)
+        return CheckSet(path.name, tuple(find_radiographs([str(path)])), None)
     from cxr_mmdet.structures.coco import read_coco
 
     truth = read_coco(path, strict=False)
@@ -87,7 +87,7 @@ def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
         file = images / image["file_name"]
         if not file.is_file():
             raise DatasetError(f"{path}: its image {file} is missing; give the annotation file of a prepared folder.")
-        items.append(Item(file.stem, file))
+        items.append(RadiographFile(image_id_of(file), file))
         numbers[image["id"]] = number
     label_of = {category["id"]: category["name"] for category in truth["categories"]}
     annotations = [

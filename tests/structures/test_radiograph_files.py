@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import DatasetError, DicomError
-from cxr_mmdet.inference.sources import find_items
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 
 def names(items):
@@ -22,21 +22,21 @@ def test_folders_with_all_below_and_nothing_hidden(tmp_path):
     for name in ("b.png", "sub/a.jpg", ".hidden/c.png", ".d.png", "sub/deeper/e.tif"):
         write_picture(tmp_path / name, 20, 20)
     (tmp_path / "notes.txt").write_text("no radiograph")
-    assert names(find_items([str(tmp_path)])) == ["b", "a", "e"]
+    assert names(find_radiographs([str(tmp_path)])) == ["b", "a", "e"]
 
 
 def test_dicom_without_a_suffix(tmp_path):
     data = Path(get_testdata_file("CT_small.dcm")).read_bytes()
     (tmp_path / "IM000001").write_bytes(data)
     (tmp_path / "README").write_text("text")
-    assert names(find_items([str(tmp_path)])) == ["IM000001"]
+    assert names(find_radiographs([str(tmp_path)])) == ["IM000001"]
 
 
 def test_patterns_that_the_shell_left_alone(tmp_path):
     for name in ("a1.png", "a2.png", "b1.png", "sub/a3.png"):
         write_picture(tmp_path / name, 20, 20)
-    assert names(find_items([str(tmp_path / "a*.png")])) == ["a1", "a2"]
-    assert names(find_items([str(tmp_path / "**" / "a*.png")])) == ["a1", "a2", "a3"]
+    assert names(find_radiographs([str(tmp_path / "a*.png")])) == ["a1", "a2"]
+    assert names(find_radiographs([str(tmp_path / "**" / "a*.png")])) == ["a1", "a2", "a3"]
 
 
 def test_archives(tmp_path):
@@ -46,7 +46,7 @@ def test_archives(tmp_path):
         archive.writestr("one/report.txt", "text")
         archive.writestr("__MACOSX/one/._x.png", "no picture")
         archive.writestr("IM1", Path(get_testdata_file("CT_small.dcm")).read_bytes())
-    items = find_items([str(tmp_path / "study.zip")])
+    items = find_radiographs([str(tmp_path / "study.zip")])
     assert names(items) == ["IM1", "x"]
     assert items[1].source == f"{tmp_path / 'study.zip'}!one/x.png"
     assert read_radiograph(items[1].read()).size_hw == (20, 30)
@@ -55,19 +55,19 @@ def test_archives(tmp_path):
 def test_files_of_one_name_get_numbers(tmp_path):
     for name in ("a/1.png", "b/1.png", "c/1-2.png", "d/1.png"):
         write_picture(tmp_path / name, 20, 20)
-    found = names(find_items([str(tmp_path)]))
+    found = names(find_radiographs([str(tmp_path)]))
     assert found == ["1", "1-2", "1-2-2", "1-3"]
     assert len(set(found)) == 4
 
 
 def test_named_twice_is_taken_once(tmp_path):
     path = write_picture(tmp_path / "a.png", 20, 20)
-    assert names(find_items([str(path), str(tmp_path), str(path)])) == ["a"]
+    assert names(find_radiographs([str(path), str(tmp_path), str(path)])) == ["a"]
 
 
 def test_a_named_file_is_taken_whatever_it_is_called(tmp_path):
     (tmp_path / "what.xyz").write_text("hm")
-    assert names(find_items([str(tmp_path / "what.xyz")])) == ["what"]
+    assert names(find_radiographs([str(tmp_path / "what.xyz")])) == ["what.xyz"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_named_file_is_taken_whatever_it_is_called(tmp_path):
 def test_nothing_there(tmp_path, make, name, message):
     make(tmp_path)
     with pytest.raises(DatasetError, match=message):
-        find_items([str(tmp_path / name)])
+        find_radiographs([str(tmp_path / name)])
 
 
 def test_a_damaged_member_is_an_error_of_that_member(tmp_path):
@@ -90,6 +90,6 @@ def test_a_damaged_member_is_an_error_of_that_member(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.png", b"A" * 1000)
     path.write_bytes(path.read_bytes().replace(b"A" * 1000, b"A" * 999 + b"B"))
-    (item,) = find_items([str(path)])
+    (item,) = find_radiographs([str(path)])
     with pytest.raises(DicomError, match=r"study\.zip!x\.png: cannot be unpacked"):
         item.read()
