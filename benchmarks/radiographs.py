@@ -29,9 +29,9 @@ from pydicom.uid import (
 
 from benchmarks.harness import Alternative, Comparison, compare
 from cxr_mmdet.memory import peak_bytes
+from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.phantom import plan_case, render_phantom
 from cxr_mmdet.preparation.images import prepare_image
-from cxr_mmdet.preparation.parallel import map_unordered
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:

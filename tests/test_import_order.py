@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cxr_mmdet"
 
-FOUNDATION = frozenset({"commands", "drawing", "errors", "files", "memory", "pages", "recipes", "structures"})
+FOUNDATION = frozenset(
+    {"commands", "drawing", "errors", "files", "memory", "pages", "parallel", "recipes", "structures"}
+)
 """These may import each other."""
 
 ORDER = (
@@ -137,6 +139,15 @@ def test_prediction_with_an_exported_model_names_no_framework():
         if stem not in BRIDGES
     }
     assert {stem: names for stem, names in named.items() if names} == {}
+
+
+def test_one_module_starts_parallel_work():
+    starts = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "joblib" in {name.split(".")[0] for name in imported(path.read_text(encoding="utf-8"))}
+    }
+    assert starts == {"parallel.py"}
 
 
 def test_no_module_left_of_datasets_loads_a_framework():

@@ -129,8 +129,8 @@ def build(
     """
     from dataclasses import asdict
 
+    from cxr_mmdet.parallel import worker_pool
     from cxr_mmdet.preparation.build import BuildOptions, build_dataset
-    from cxr_mmdet.preparation.parallel import worker_pool
 
     sides = split_options(
         split, val_ratio, seed, folds, fold, val_list, train_readers, group_by, join_duplicates, allow_duplicates

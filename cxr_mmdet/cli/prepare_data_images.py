@@ -60,9 +60,9 @@ def images(
     A second run renders only what is missing or has changed, also after Ctrl-C. Radiographs that cannot be read are
     listed in failures.csv and make the exit code 1 unless --max-failures allows them.
     """
+    from cxr_mmdet.parallel import worker_pool
     from cxr_mmdet.preparation.folder import FAILURES_NAME, IMAGES, prepare_folder
     from cxr_mmdet.preparation.images import image_notes
-    from cxr_mmdet.preparation.parallel import worker_pool
 
     with worker_pool(jobs, dask) as workers, progress_bar("preparing radiographs") as progress:
         prepared = prepare_folder(
@@ -94,7 +94,7 @@ def doctor(
     import dataclasses
     import json
 
-    from cxr_mmdet.preparation.parallel import worker_pool
+    from cxr_mmdet.parallel import worker_pool
     from cxr_mmdet.preparation.survey import survey_folder, survey_lines, survey_table
 
     with worker_pool(jobs, dask) as workers, progress_bar("reading radiographs") as progress:

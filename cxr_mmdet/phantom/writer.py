@@ -9,11 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
-import joblib
-
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.files import atomic_path
+from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, image_id, write_dicom
 from cxr_mmdet.phantom.patient import patient_number
@@ -22,7 +20,7 @@ from cxr_mmdet.phantom.render import render_phantom
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING, NO_FINDING_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from cxr_mmdet.phantom.scene import Box
@@ -88,32 +86,33 @@ def write_phantoms(
         size: short edge in pixels.
         abnormal_share: share of patients with findings, 0…1.
         readers: readers per image.
-        jobs: processes, as joblib counts them (-1: one a core).
+        jobs: worker processes; -1 starts one per core.
         labels: findings that occur, a subset of the 14.
         progress: called with the number of images done, after each.
 
     Raises:
         UsageError: an argument is out of range, or the folder holds something.
         OSError: the disk is full; nothing is left in the folder.
+        CxrError: a worker was killed; likewise.
     """
     job = _Job(out, seed, size, abnormal_share, readers, tuple(label for label in LABELS_14 if label in labels))
     _check(job, images, jobs, labels)
     # From the first moment the folder can be told from somebody's radiographs, so --force may clear an interrupted one.
     _write_csv(out / "truth.csv", [])
-    truth: list[Row] = []
-    marks: list[Row] = []
+    rows: dict[int, tuple[list[Row], list[Row]]] = {}
     try:
-        with closing(_write_all(job, images, jobs)) as written:
-            for done, (true_rows, reader_rows) in enumerate(written, start=1):
-                truth += true_rows
-                marks += reader_rows
+        with closing(map_unordered(_write_one, [(job, index) for index in range(images)], jobs=jobs)) as written:
+            for index, truth_rows, reader_rows in written:
+                rows[index] = truth_rows, reader_rows
                 if progress is not None:
-                    progress(done)
+                    progress(len(rows))
+        truth = [row for index in range(images) for row in rows[index][0]]
+        marks = [row for index in range(images) for row in rows[index][1]]
         _write_csv(out / "truth.csv", truth)
         # Last, for with it the folder is one to build from.
         _write_csv(out / "train.csv", marks)
-    except OSError:
-        # The disk is full: half a set is of no use, and would be in the way of the next try.
+    except (OSError, CxrError):
+        # The disk is full or a worker was killed: half a set is of no use, and would be in the way of the next try.
         remove_phantoms(out)
         raise
     return PhantomSummary(
@@ -166,21 +165,8 @@ def _check(job: _Job, images: int, jobs: int, labels: Sequence[str]) -> None:
             raise UsageError(message)
 
 
-def _write_all(job: _Job, images: int, jobs: int) -> Generator[tuple[list[Row], list[Row]], None, None]:
-    if jobs == 1:
-        return (_write_one(job, index) for index in range(images))
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    return parallel(joblib.delayed(_write_one_in_worker)(job, index) for index in range(images))
-
-
-def _write_one_in_worker(job: _Job, index: int) -> tuple[list[Row], list[Row]]:
-    # The processes share the cores already; OpenCV's own threads would only get in their way.
-    cv2.setNumThreads(1)
-    return _write_one(job, index)
-
-
-def _write_one(job: _Job, index: int) -> tuple[list[Row], list[Row]]:
-    """Write one DICOM file and return its rows of truth.csv and train.csv."""
+def _write_one(job: _Job, index: int) -> tuple[int, list[Row], list[Row]]:
+    """Write one DICOM file; return its number and its rows of truth.csv and train.csv."""
     case = plan_case(job.seed, index, abnormal_share=job.abnormal_share, labels=job.labels)
     phantom = render_phantom(case, size=job.size)
     name = image_id(job.seed, index)
@@ -189,7 +175,7 @@ def _write_one(job: _Job, index: int) -> tuple[list[Row], list[Row]]:
     marks = []
     for reading in read(phantom, draw_pool(job.seed), readers=job.readers, labels=job.labels):
         marks += _rows(name, reading.reader, [(mark.label, mark.box_xyxy) for mark in reading.marks])
-    return truth, marks
+    return index, truth, marks
 
 
 def _rows(name: str, reader: str, boxes: Sequence[tuple[str, Box]]) -> list[Row]:

@@ -17,7 +17,7 @@ from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import parse_dataset, quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError
 from cxr_mmdet.files import atomic_path, write_json
-from cxr_mmdet.preparation.parallel import map_unordered
+from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.structures.radiograph_files import HEAD_BYTES, ChangeStamp, is_dicom, read_bytes
 

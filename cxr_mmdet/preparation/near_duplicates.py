@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import imagehash
-import joblib
 import numpy as np
 from PIL import Image
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.files import write_json
+from cxr_mmdet.parallel import map_unordered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int
     Args:
         pictures: image id → file.
         cache: JSON file of earlier hashes; written anew.
-        jobs: worker processes; None leaves it to a ``joblib.parallel_config`` around the call.
+        jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
 
     Raises:
         DatasetError: a picture is missing or cannot be decoded.
@@ -80,28 +80,28 @@ def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int
     known: dict[str, list[str]] = {}
     with suppress(OSError, ValueError):
         known = json.loads(cache.read_text(encoding="utf-8"))
-    parallel = joblib.Parallel(n_jobs=jobs, batch_size=32)
-    results = parallel(joblib.delayed(_fingerprint)(path, known.get(name)) for name, path in sorted(pictures.items()))
-    entries = dict(zip(sorted(pictures), results, strict=True))
+    tasks = [(name, path, known.get(name)) for name, path in pictures.items()]
+    with closing(map_unordered(_fingerprint, tasks, jobs=jobs, batch_size=32)) as results:
+        entries = dict(sorted(results))
     write_json(cache, entries, indent=0)
     return {name: entry[1] for name, entry in entries.items()}
 
 
-def _fingerprint(path: Path, known: list[str] | None) -> list[str]:
-    """Return the checksum of the file and the hash of its picture."""
+def _fingerprint(name: str, path: Path, known: list[str] | None) -> tuple[str, list[str]]:
+    """Return the picture's name, and the checksum of its file with the hash of what it shows."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); prepare the data again.") from None
     checksum = f"{zlib.crc32(content):08x}"
     if known is not None and len(known) == 2 and known[0] == checksum:
-        return known
+        return name, known
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
     if pixels is None:
         raise DatasetError(f"{path}: is not a picture OpenCV can decode; prepare the data again.")
     # Averaged down first, so that the hash is of areas, not of the few pixels that a resize looks at.
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return [checksum, str(imagehash.phash(Image.fromarray(small), hash_size=HASH_SIZE))]
+    return name, [checksum, str(imagehash.phash(Image.fromarray(small), hash_size=HASH_SIZE))]
 
 
 def _bits(hexadecimal: str) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError, TableError
-from cxr_mmdet.preparation.parallel import map_unordered
+from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.radiograph_files import (

@@ -8,7 +8,7 @@ import pytest
 from worker_tasks import die, square_and_process
 
 from cxr_mmdet.errors import CxrError, UsageError
-from cxr_mmdet.preparation.parallel import map_unordered, worker_pool
+from cxr_mmdet.parallel import map_unordered, worker_pool
 
 TASKS = [(number,) for number in range(6)]
 
@@ -48,7 +48,7 @@ def test_without_dask_the_jobs_are_handed_on() -> None:
 
 def test_an_address_without_scheduler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("cxr_mmdet.preparation.parallel.DASK_TIMEOUT", 0.5)
+    monkeypatch.setattr("cxr_mmdet.parallel.DASK_TIMEOUT", 0.5)
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with (
             pytest.raises(UsageError, match=rf"--dask {address}: no scheduler answers") as caught,

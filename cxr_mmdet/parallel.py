@@ -1,4 +1,4 @@
-"""Many radiographs at once: worker processes on this machine, or a Dask cluster, behind one generator."""
+"""Parallel work: worker processes on this machine, or a Dask cluster, behind one generator."""
 
 from __future__ import annotations
 
@@ -54,16 +54,18 @@ def worker_pool(jobs: int | None = 1, dask: str | None = None) -> Iterator[int |
 
 
 def map_unordered(
-    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], *, jobs: int | None
+    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], *, jobs: int | None, batch_size: int = 1
 ) -> Generator[Result, None, None]:
-    """Yield ``function(*task)`` of each task as it gets ready; closing the generator ends the workers.
+    """Yield ``function(*task)`` of each task as soon as it is ready; closing the generator ends the workers.
 
     Only a few tasks a worker are under way, so that memory does not grow with the number of tasks.
 
     Args:
         function: importable by the workers.
         tasks: their arguments.
-        jobs: worker processes; 1 works right here, None leaves it to ``worker_pool`` or another ``parallel_config``.
+        jobs: worker processes; 1 works right here, -1 starts one per core, None leaves it to ``worker_pool`` or another
+            ``parallel_config``.
+        batch_size: tasks sent to a worker at once; more than one pays off for tasks of a few milliseconds.
 
     Raises:
         CxrError: a worker was killed.
@@ -71,14 +73,13 @@ def map_unordered(
     if jobs == 1 or len(tasks) < 2:
         yield from (function(*task) for task in tasks)
         return
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=batch_size)
     try:
         with closing(parallel(joblib.delayed(_single_threaded)(function, *task) for task in tasks)) as results:
             yield from results
     except BrokenProcessPool:
         raise CxrError(
-            "a worker process was killed, most likely because memory ran out; what was finished is kept, "
-            "go on with fewer --jobs"
+            "a worker process was killed, most likely because memory ran out; run the command again with fewer --jobs."
         ) from None
 
 
