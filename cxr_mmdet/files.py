@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import re
@@ -88,13 +89,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def locked_folder(prefix: str) -> Iterator[Path]:
+def locked_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder that only this user reads and that goes when the block ends.
 
     A process that is killed leaves its folder behind, but not the lock on it: the next call with this prefix removes
     what nobody holds.
+
+    Args:
+        prefix: of its name, and of the folders to remove; nothing else may begin with it.
+        parent: where it is made; the system's folder for temporary files by default.
     """
-    folder, lock = _lock_new_folder(prefix)
+    folder, lock = _lock_new_folder(prefix, parent)
     try:
         _remove_abandoned(folder.parent, prefix)
         yield folder
@@ -104,9 +109,9 @@ def locked_folder(prefix: str) -> Iterator[Path]:
             os.close(lock)
 
 
-def _lock_new_folder(prefix: str) -> tuple[Path, int | None]:
+def _lock_new_folder(prefix: str, parent: Path | None) -> tuple[Path, int | None]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
         lock = _lock(folder)
         # Between the two lines above another process may have taken the folder for an abandoned one.
         if fcntl is None or (lock is not None and folder.exists()):
@@ -116,7 +121,7 @@ def _lock_new_folder(prefix: str) -> tuple[Path, int | None]:
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
-    for folder in parent.glob(f"{prefix}*"):
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
         lock = _lock(folder)
         if lock is not None:
             if os.fstat(lock).st_uid == os.getuid():

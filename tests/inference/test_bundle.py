@@ -332,6 +332,16 @@ def test_an_earlier_bundle_is_replaced(tmp_path, bundle):
     assert list(tmp_path.iterdir()) == [bundle]
 
 
+def test_what_a_killed_export_left_goes_at_the_next(tmp_path):
+    left, strange = tmp_path / ".bundle.export-abcd1234", tmp_path / ".bundle-of-mine"
+    for folder in (left, strange):
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"half")
+    options = ExportOptions(format=ExportFormat.TORCH, compare=False)
+    export_model(str(checkpoint_of("retina")), tmp_path / "bundle", options)
+    assert set(tmp_path.iterdir()) == {tmp_path / "bundle", strange}
+
+
 def test_nothing_is_overwritten_unasked(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet import __version__
 from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
+from cxr_mmdet.files import locked_folder
 from cxr_mmdet.inference.backends.torch import TorchBackend
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.checkpoint import load_detector
@@ -205,11 +206,8 @@ def _require(checkpoint: str, results: Sequence[Parity], limits: Limits) -> None
 def _folder_beside(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
+        with locked_folder(f".{out.name}.export-", out.parent) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise CxrError(
             f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out. Nothing was "
@@ -222,7 +220,8 @@ def _move(folder: Path, out: Path) -> None:
     if not out.exists():
         folder.rename(out)
         return
-    earlier = folder.with_name(f"{folder.name}-earlier")
+    # Not hidden: a kill between the next two lines leaves it, and nothing but the user may remove it.
+    earlier = folder.with_name(f"{folder.name.removeprefix('.')}-earlier")
     out.rename(earlier)
     try:
         folder.rename(out)
