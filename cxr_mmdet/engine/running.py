@@ -271,6 +271,22 @@ class CheckedRunner(Runner):
     build_val_loop = _explained(Runner.build_val_loop)
     build_test_loop = _explained(Runner.build_test_loop)
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume as mmengine does.
+
+        Raises:
+            CheckpointError: the file holds weights, but not the state of a training that mmengine wrote.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+        except CxrError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{filename}: holds no state of a training that can go on ({type(error).__name__}: {error}); start a "
+                f"new run from its weights by --load-from {filename}, without --resume."
+            ) from error
+
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """Return mmengine's; with ``num_workers=0`` without the options of workers, which torch then refuses."""

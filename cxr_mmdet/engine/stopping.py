@@ -151,7 +151,7 @@ class NonFiniteHook(Hook):
 
     Raises:
         TrainingError: the training stops; names the iteration, the learning rate and the images.
-        CheckpointError: the weights to start from, or to test, are not finite.
+        CheckpointError: the weights to start from are not finite.
     """
 
     priority = "HIGH"  # before the averaged weights, and before whoever saves a checkpoint
@@ -162,10 +162,6 @@ class NonFiniteHook(Hook):
         self.losses_lost = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Check the weights that were loaded."""
-        self._check_loaded(runner)
-
-    def before_test(self, runner: Runner) -> None:
         """Check the weights that were loaded."""
         self._check_loaded(runner)
 

@@ -88,6 +88,17 @@ class TestCommands:
         assert mark.exists()
 
     @pytest.mark.parametrize(
+        ("part", "value"), [("meta", {"epoch": 0}), ("optimizer", {}), ("message_hub", []), ("meta", {"iter": "two"})]
+    )
+    def test_weights_without_the_state_of_a_training_are_not_resumed(self, tmp_path, run, root, part, value):
+        path = run / "iter_2.pth"
+        torch.save(torch.load(checkpoint_of("retina"), weights_only=False) | {part: value}, path)
+        app, arguments = self.command("train --resume", tmp_path, path, root)
+        message = refused(app, [*arguments, "--cfg-options", *TINY])
+        assert f"{path}: holds no state of a training that can go on (" in message
+        assert f"--load-from {path}, without --resume" in message
+
+    @pytest.mark.parametrize(
         ("name", "number"),
         [
             ("test", np.nan),

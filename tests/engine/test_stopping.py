@@ -96,6 +96,5 @@ def test_statistics_of_norms_count_and_frozen_weights_are_looked_at_once():
     training = Training()
     training.model[0].weight.requires_grad_(False)[0, 0] = NAN
     assert first_non_finite(training.model, trained_only=True) is None
-    for check in (training.hook.before_train, training.hook.before_test):
-        with pytest.raises(CheckpointError, match=r"run: its weights are not finite \(first 0.weight\)"):
-            check(training)
+    with pytest.raises(CheckpointError, match=r"run: its weights are not finite \(first 0.weight\)"):
+        training.hook.before_train(training)
