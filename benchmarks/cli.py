@@ -36,17 +36,17 @@ def evaluate(
     """Compare COCO's twelve numbers with pycocotools', and time every number with its interval."""
     import json
 
-    from benchmarks.evaluate import benchmark_account, benchmark_coco, benchmark_growth, draw_growth
+    from benchmarks.evaluate import benchmark_coco, benchmark_growth, benchmark_headline, draw_growth
     from benchmarks.machine import describe_machine
     from benchmarks.report import comparison_table, machine_line
 
     with progress_bar("rounds") as report:
         comparison = benchmark_coco(images, detections, rounds=rounds, memory=memory, progress=report)
-    account = benchmark_account(images, detections, resamples=resamples, memory=memory)
+    headline = benchmark_headline(images, detections, resamples=resamples, memory=memory)
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "comparisons": [comparison.to_json()],
-        "account": vars(account),
+        "headline": vars(headline),
     }
     if plot:
         with progress_bar("sizes") as report:
@@ -57,10 +57,10 @@ def evaluate(
         typer.echo(json.dumps(result, indent=2, sort_keys=True, ensure_ascii=False))
         return
     stdout.print(comparison_table(comparison))
-    peak = "" if account.peak_bytes is None else f", {account.peak_bytes / 1e6:.0f} MB"
+    peak = "" if headline.peak_bytes is None else f", {headline.peak_bytes / 1e6:.0f} MB"
     stdout.print(
-        f"all headline numbers with {resamples:,} resamples: {account.match_s:.1f} s to match, "
-        f"{account.resample_s:.1f} s to resample (CPU), {account.wall_s:.1f} s by the clock{peak}",
+        f"all headline numbers with {resamples:,} resamples: {headline.match_s:.1f} s to match, "
+        f"{headline.resample_s:.1f} s to resample (CPU), {headline.wall_s:.1f} s by the clock{peak}",
         highlight=False,
     )
     stdout.print(machine_line(result["machine"]), highlight=False)

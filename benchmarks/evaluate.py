@@ -43,7 +43,7 @@ SCALING_FIXED = (3000, 100)
 
 
 @dataclass(frozen=True)
-class Account:
+class HeadlineCost:
     """Cost of all headline metrics with their intervals, measured once.
 
     Attributes:
@@ -73,7 +73,7 @@ class Growth:
     detections: int
     coco_s: float
     pycocotools_s: float | None
-    account_s: float
+    headline_s: float
 
 
 def make_case(images: int, detections: int, seed: int = 0) -> tuple[CocoDict, list[Detection]]:
@@ -137,7 +137,7 @@ def benchmark_coco(
     )
 
 
-def benchmark_account(images: int, detections: int, *, resamples: int, memory: bool = False) -> Account:
+def benchmark_headline(images: int, detections: int, *, resamples: int, memory: bool = False) -> HeadlineCost:
     """Return what every headline number with its interval costs: COCO, the competition's, FROC, image AUC."""
     truth, found = make_case(images, detections)
     spent: dict[str, float] = {}
@@ -153,7 +153,7 @@ def benchmark_account(images: int, detections: int, *, resamples: int, memory: b
     begin = time.perf_counter()
     work()
     wall = time.perf_counter() - begin
-    return Account(
+    return HeadlineCost(
         images=images,
         detections=detections,
         resamples=resamples,
@@ -184,7 +184,7 @@ def benchmark_growth(
     for sizes, results in zip(series, grown, strict=True):
         for images, detections in sizes:
             truth, found = make_case(images, detections)
-            account = benchmark_account(images, detections, resamples=resamples)
+            headline = benchmark_headline(images, detections, resamples=resamples)
             small = len(found) <= pycocotools_up_to
             results.append(
                 Growth(
@@ -192,7 +192,7 @@ def benchmark_growth(
                     detections=detections,
                     coco_s=_cpu_seconds(evaluate_coco, truth, found),
                     pycocotools_s=_cpu_seconds(pycocotools_map, truth, found) if small else None,
-                    account_s=account.match_s + account.resample_s,
+                    headline_s=headline.match_s + headline.resample_s,
                 )
             )
             if progress:
@@ -215,7 +215,7 @@ def draw_growth(path: Path, grown: tuple[Sequence[Growth], Sequence[Growth]], re
         figure.subplots(1, 2, sharey=True), grown, titles, ("images", "detections"), strict=True
     ):
         sizes = [getattr(entry, by) for entry in series]
-        axes.plot(sizes, [entry.account_s for entry in series], "o-", label=f"all numbers, {resamples:,} resamples")
+        axes.plot(sizes, [entry.headline_s for entry in series], "o-", label=f"all numbers, {resamples:,} resamples")
         slow = [(getattr(entry, by), entry.pycocotools_s) for entry in series if entry.pycocotools_s is not None]
         if slow:
             axes.plot(*zip(*slow, strict=True), "s--", color="grey", label="COCO, pycocotools")

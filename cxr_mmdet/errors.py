@@ -1,6 +1,8 @@
-"""User errors: exceptions whose message is the complete answer."""
+"""User errors, exceptions whose message is the complete answer, and the plurals of messages."""
 
 from __future__ import annotations
+
+import re
 
 from cxr_mmdet.commands import name_commands
 
@@ -65,3 +67,23 @@ def not_finite(source: object, tensor: str) -> CheckpointError:
         f"{source}: holds weights that are not finite numbers (NaN or infinity), in {tensor}; training diverged or the "
         "file is damaged, so use another checkpoint or bundle."
     )
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a count with its noun in the right form.
+
+    Args:
+        number: the count.
+        noun: singular.
+        plural: for nouns that are not covered by the rules of the example.
+
+    Example:
+        >>> [counted(n, noun) for n, noun in ((1, "image"), (1200, "image"), (2, "box"), (0, "study"))]
+        ['1 image', '1,200 images', '2 boxes', '0 studies']
+    """
+    if number != 1:
+        if plural is None:
+            sibilant = noun.endswith(("s", "x", "z", "ch", "sh"))
+            plural = noun[:-1] + "ies" if re.search(r"[^aeiou]y$", noun) else noun + ("es" if sibilant else "s")
+        noun = plural
+    return f"{number:,} {noun}"

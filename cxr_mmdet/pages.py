@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from cxr_mmdet.drawing import class_style
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.files import atomic_path
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def page_environment(templates: Path | None = None) -> jinja2.Environment:
     """Return the environment that pages are rendered in; what a template leaves undefined is an error.
 
     A page starts with ``{% extends "base.html" %}`` and fills the blocks ``title``, ``lead``, ``style``, ``content``.
-    Filters: ``number`` (12,345), ``score`` (0.123), ``percent`` (12 %), each n/a for None. Function: ``swatch(label)``.
+    Filters: ``number`` (12,345), ``score`` (0.123), ``percent`` (12 %), each n/a for None; ``counted(noun)`` (1 image,
+    2 images). Function: ``swatch(label)``.
 
     Args:
         templates: a room's own folder, searched before the shared one.
@@ -67,7 +68,12 @@ def page_environment(templates: Path | None = None) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "score": format_score, "percent": format_percent}
+    environment.filters |= {
+        "number": format_number,
+        "score": format_score,
+        "percent": format_percent,
+        "counted": counted,
+    }
     environment.globals["swatch"] = swatch
     return environment
 

@@ -1,38 +1,58 @@
-"""``evaluate``: COCO ground truth and detections in, scores out; needs no model and no GPU."""
+"""``evaluate``: score detections against ground truth, both as COCO files, without a model or a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from cxr_mmdet.cli import evaluate_compare, evaluate_files
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
-from cxr_mmdet.cli.evaluation_inputs import (
-    Criterion,
-    Detections,
-    Force,
-    GroundTruth,
-    Images,
-    PAbnormal,
-    Resamples,
-    Seed,
-    Title,
-    find_configs,
-    find_images,
-    read_results,
-    read_scored_truth,
-    refuse_to_overwrite,
-)
+from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.structures.enums import HitCriterion
 
-METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+if TYPE_CHECKING:
+    from cxr_mmdet.evaluation.evaluate import EvaluationResult
+    from cxr_mmdet.evaluation.inputs import EvaluationInputs
+
+METRICS_FILE, COMPARISON_FILE, REPORT_FILE = "metrics.json", "comparison.json", "report.html"
+
+_DETECTIONS_HELP = "COCO results of any detector, or a submission.csv."
+GroundTruth = Annotated[Path, typer.Argument(metavar="GT", exists=True, dir_okay=False, help="COCO annotation file.")]
+Detections = Annotated[Path, typer.Argument(metavar="DETECTIONS", exists=True, dir_okay=False, help=_DETECTIONS_HELP)]
+FirstDetections = Annotated[Path, typer.Argument(metavar="A", exists=True, dir_okay=False, help=_DETECTIONS_HELP)]
+SecondDetections = Annotated[Path, typer.Argument(metavar="B", exists=True, dir_okay=False, help=_DETECTIONS_HELP)]
+Force = Annotated[bool, typer.Option("--force", help="Replace earlier files.")]
+PAbnormal = Annotated[
+    Path | None,
+    typer.Option(
+        "--p-abnormal",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="CSV or JSON file with the probability that each image is abnormal.",
+        show_default="the file that a gate left beside DETECTIONS, else each image's highest score",
+    ),
+]
+Criterion = Annotated[HitCriterion, typer.Option(help="Rule for hits on the FROC curve: IoU, or centre in the box.")]
+Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap resamples behind the intervals; 0 omits the intervals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Folder of the pictures that the report shows.",
+        show_default="images/ of the prepared folder, if it exists",
+    ),
+]
+Title = Annotated[str, typer.Option(help="Heading of the page.")]
 
 
 class RunByDefault(TyperGroup):
-    """Takes ``GT DETECTIONS`` without a verb for ``run GT DETECTIONS``."""
+    """A group that takes ``GT DETECTIONS`` without a verb for ``run GT DETECTIONS``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``; a first one that is a file and no verb is the ground truth of ``run``."""
@@ -46,7 +66,7 @@ app = CxrTyper(no_args_is_help=True, cls=RunByDefault)
 
 @app.callback()
 def evaluate() -> None:
-    """Score detections against ground truth, both in COCO's format."""
+    """Score detections against ground truth, both in COCO format."""
 
 
 @app.command(no_args_is_help=True)
@@ -60,12 +80,22 @@ def run(
     images: Images = None,
     p_abnormal: PAbnormal = None,
     criterion: Criterion = HitCriterion.IOU,
+    iou: Annotated[
+        float,
+        typer.Option(
+            "--iou",
+            min=0,
+            max=1,
+            help="IoU that a hit exceeds: precision, recall, F1, FROC, confusion, calibration and pictures. COCO's mAP "
+            "and the competition's mAP@.4 keep their own.",
+        ),
+    ] = 0.4,
     score_threshold: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Where the confusion matrix and the pictures cut.",
+            help="Operating threshold of precision, recall, F1, the confusion matrix and the pictures.",
             show_default="one false positive per image",
         ),
     ] = None,
@@ -78,52 +108,183 @@ def run(
             exists=True,
             dir_okay=False,
             help="manifest.json with the readers' own scores.",
-            show_default="that of the prepared folder",
+            show_default="the one of the prepared folder",
         ),
     ] = None,
     title: Title = "Detector report",
     force: Force = False,
 ) -> None:
-    """Print how good a detector is, with the uncertainty; write metrics and a report."""
-    from cxr_mmdet.evaluation.ceiling import find_ceiling
-    from cxr_mmdet.evaluation.evaluate import take_account
-    from cxr_mmdet.evaluation.terminal import headline_table, metrics_table, operating_note
+    """Print the scores of a detector with their uncertainty; write metrics and a report."""
+    from cxr_mmdet.evaluation.evaluate import evaluate
+    from cxr_mmdet.evaluation.terminal import result_tables
 
     if out:
-        refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE)
-    truth = read_scored_truth(ground_truth)
-    found, given = read_results(detections, truth, p_abnormal)
-    account = take_account(
-        truth,
-        found,
-        p_abnormal=given,
+        _refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE)
+    result = evaluate(
+        ground_truth,
+        detections,
+        p_abnormal=p_abnormal,
         criterion=criterion,
+        iou_threshold=iou,
         score_threshold=score_threshold,
         resamples=resamples,
         seed=seed,
-        ceiling=find_ceiling(ground_truth.resolve(), truth, manifest),
+        manifest=manifest,
+    )
+    _print_notes(result.inputs)
+    _require_boxes(result.inputs)
+    if out:
+        result.write(out, images=images, title=title)
+    for part in result_tables(result):
+        stdout.print(part)
+    if out:
+        _print_written(out / METRICS_FILE, out / REPORT_FILE)
+
+
+@app.command(no_args_is_help=True)
+def compare(
+    ground_truth: GroundTruth,
+    first: FirstDetections,
+    second: SecondDetections,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", file_okay=False, help=f"Write {COMPARISON_FILE} and {REPORT_FILE} here."),
+    ] = None,
+    names: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Names of the detectors.", show_default="their files or folders"),
+    ] = None,
+    images: Images = None,
+    p_abnormal: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FILE FILE",
+            exists=True,
+            dir_okay=False,
+            help="For each detector, a CSV or JSON file with the probability that each image is abnormal.",
+        ),
+    ] = None,
+    criterion: Criterion = HitCriterion.IOU,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    title: Title = "Two detectors",
+    force: Force = False,
+) -> None:
+    """Print the differences between detectors B and A, each with its interval and p-value."""
+    from cxr_mmdet.evaluation.comparison import compare
+    from cxr_mmdet.evaluation.evaluate import evaluate_inputs
+    from cxr_mmdet.evaluation.inputs import read_inputs
+    from cxr_mmdet.evaluation.terminal import class_comparison_table, comparison_table
+
+    if out:
+        _refuse_to_overwrite(force, out / COMPARISON_FILE, out / REPORT_FILE)
+    probabilities = p_abnormal or (None, None)
+    inputs = [
+        read_inputs(ground_truth, path, given) for path, given in zip((first, second), probabilities, strict=True)
+    ]
+    _print_notes(*inputs)
+    _require_boxes(inputs[0])
+    results: list[EvaluationResult] = [evaluate_inputs(each, criterion=criterion, resamples=0) for each in inputs]
+    comparison = compare(
+        results[0].matched,
+        results[1].matched,
+        names or _names(first.resolve(), second.resolve()),
+        resamples=resamples,
+        seed=seed,
     )
     if out:
-        from cxr_mmdet.evaluation.report import Background, write_report
+        from cxr_mmdet.evaluation.report import write_comparison_report
         from cxr_mmdet.files import write_json
 
-        # The page first: what can still go wrong is a picture, and then nothing shall be written.
-        write_report(
+        write_comparison_report(
             out / REPORT_FILE,
-            account,
-            truth,
-            found,
-            background=Background(ground_truth.name, (detections.name,), find_configs(detections)),
-            image_dir=images or find_images(ground_truth, truth),
+            comparison,
+            (results[0], results[1]),
+            image_dir=images or inputs[0].find_images(),
             title=title,
         )
-        write_json(out / METRICS_FILE, account.to_metrics(), indent=2)
-    stdout.print(metrics_table(account.coco))
-    stdout.print(headline_table(account))
-    stdout.print(operating_note(account), highlight=False)
+        write_json(out / COMPARISON_FILE, comparison.to_json(), indent=2)
+    stdout.print(comparison_table(comparison))
+    stdout.print(class_comparison_table(comparison))
     if out:
-        for name in (METRICS_FILE, REPORT_FILE):
-            stderr.print(f"wrote {out / name}", highlight=False)
+        _print_written(out / COMPARISON_FILE, out / REPORT_FILE)
+
+
+@app.command(no_args_is_help=True)
+def thresholds(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    sensitivity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Find at least this share of each class's boxes.")
+    ] = None,
+    fp_rate: Annotated[
+        float | None, typer.Option(min=0, help="Allow each class this many false positives per image.")
+    ] = None,
+    criterion: Criterion = HitCriterion.IOU,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write them as JSON as well.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Print each class's score threshold for a sensitivity or for a number of false positives per image."""
+    from cxr_mmdet.evaluation.froc import threshold_for_false_positives, threshold_for_sensitivity
+    from cxr_mmdet.evaluation.inputs import read_inputs
+    from cxr_mmdet.evaluation.matching import match_detections
+    from cxr_mmdet.evaluation.terminal import thresholds_table
+    from cxr_mmdet.files import write_json
+
+    if (sensitivity is None) == (fp_rate is None):
+        raise UsageError("pass one of --sensitivity and --fp-rate.")
+    if out:
+        _refuse_to_overwrite(force, out)
+    inputs = read_inputs(ground_truth, detections)
+    _print_notes(inputs)
+    _require_boxes(inputs)
+    matches = match_detections(inputs.ground_truth, inputs.detections, criterion=criterion)
+    if sensitivity is not None:
+        goal = f"at least {sensitivity:g} of the boxes found"
+        cuts = [threshold_for_sensitivity(entry, sensitivity) for entry in matches]
+    else:
+        assert fp_rate is not None, "one of the two was given"
+        goal = f"at most {fp_rate:g} false positives per image"
+        cuts = [threshold_for_false_positives(entry, fp_rate) for entry in matches]
+    if out:
+        content = {"goal": goal, "criterion": criterion.value, "thresholds": [cut.to_json() for cut in cuts]}
+        write_json(out, content, indent=2)
+    stdout.print(thresholds_table(f"Thresholds for {goal}", cuts))
+    if out:
+        _print_written(out)
+
+
+@app.command(no_args_is_help=True)
+def submission(
+    ground_truth: Annotated[
+        Path,
+        typer.Argument(
+            metavar="GT", exists=True, dir_okay=False, help="COCO file that lists the images; it needs no boxes."
+        ),
+    ],
+    detections: Detections,
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="CSV file to write.")],
+    p_abnormal: PAbnormal = None,
+    force: Force = False,
+) -> None:
+    """Write the submission.csv of the VinBigData competition, in pixels of the source images."""
+    from cxr_mmdet.evaluation.image_level import score_images
+    from cxr_mmdet.evaluation.inputs import read_inputs
+    from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
+    from cxr_mmdet.evaluation.submission import write_submission
+
+    _refuse_to_overwrite(force, out)
+    inputs = read_inputs(ground_truth, detections, p_abnormal)
+    _print_notes(inputs)
+    truth, found = inputs.ground_truth, inputs.detections
+    scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), inputs.p_abnormal)
+    left_out = write_submission(out, truth, found, scores.p_abnormal)
+    if left_out:
+        which = f"{left_out:,} of {counted(len(found), 'detection')}"
+        stderr.print(f"note: left out, because outside their image: {which}.", highlight=False)
+    stdout.print(out, highlight=False)
 
 
 @app.command(no_args_is_help=True)
@@ -133,26 +294,28 @@ def gallery(
     images: Annotated[
         Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Folder of the prepared images.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page to write, one HTML file.")],
-    count: Annotated[int, typer.Option(min=1, help="How many radiographs to show.")] = 12,
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave weaker detections out.")] = 0.3,
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="HTML file to write.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of radiographs to show.")] = 12,
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Score that a detection needs to be drawn.")
+    ] = 0.3,
     title: Title = "Chest X-ray detections",
     force: Force = False,
 ) -> None:
     """Write a page that shows ground truth and detections side by side."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
     from cxr_mmdet.evaluation.gallery import write_gallery
-    from cxr_mmdet.structures.coco import read_coco
+    from cxr_mmdet.evaluation.inputs import read_inputs
 
-    refuse_to_overwrite(force, out)
-    truth = read_coco(ground_truth, strict=False)
-    found, _ = read_results(detections, truth, None)
+    _refuse_to_overwrite(force, out)
+    inputs = read_inputs(ground_truth, detections)
+    _print_notes(inputs)
     write_gallery(
         out,
-        truth,
-        found,
+        inputs.ground_truth,
+        inputs.detections,
         images,
-        scores=evaluate_coco(truth, found),
+        scores=evaluate_coco(inputs.ground_truth, inputs.detections),
         images=count,
         score_threshold=score_threshold,
         title=title,
@@ -160,6 +323,30 @@ def gallery(
     stdout.print(out, highlight=False)
 
 
-app.command(no_args_is_help=True)(evaluate_compare.compare)
-app.command(no_args_is_help=True)(evaluate_files.submission)
-app.command(no_args_is_help=True)(evaluate_files.thresholds)
+def _print_notes(*inputs: EvaluationInputs) -> None:
+    for note in dict.fromkeys(note for each in inputs for note in each.notes):
+        stderr.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _require_boxes(inputs: EvaluationInputs) -> None:
+    if all(entry.get("iscrowd") for entry in inputs.ground_truth["annotations"]):
+        raise DatasetError(f"{inputs.ground_truth_path}: holds no boxes, so there is nothing to score against.")
+
+
+def _print_written(*paths: Path) -> None:
+    for path in paths:
+        stderr.print(f"wrote {path}", highlight=False)
+
+
+def _refuse_to_overwrite(force: bool, *targets: Path) -> None:
+    for target in targets:
+        if target.exists() and not force:
+            raise UsageError(f"{target} exists; pass --force to replace it, or choose another place with --out.")
+
+
+def _names(first: Path, second: Path) -> tuple[str, str]:
+    """Return names that tell two files apart: their stems, else their folders, else A and B."""
+    for names in ((first.stem, second.stem), (first.parent.name, second.parent.name)):
+        if names[0] != names[1]:
+            return names
+    return "A", "B"

@@ -43,7 +43,7 @@ def test(
     with quiet_imports():
         from cxr_mmdet.engine.config import load_config
         from cxr_mmdet.engine.running import score_checkpoint
-    from cxr_mmdet.evaluation.terminal import headline_table, metrics_table
+    from cxr_mmdet.evaluation.terminal import result_tables
 
     loaded = load_config(
         config, data_root=data_root, work_dir=work_dir, switches=with_ or [], cfg_options=cfg_options or []
@@ -58,7 +58,7 @@ def test(
     )
     if outcome is None:
         return
-    stdout.print(metrics_table(outcome.account.coco))
-    stdout.print(headline_table(outcome.account))
+    for part in result_tables(outcome.evaluation):
+        stdout.print(part)
     for name in ("detections.json", "metrics.json"):
         stdout.print(outcome.out_dir / name, highlight=False)

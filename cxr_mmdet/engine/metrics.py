@@ -11,10 +11,11 @@ from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
 from cxr_mmdet.evaluation.ceiling import find_ceiling
-from cxr_mmdet.evaluation.evaluate import Account, take_account
+from cxr_mmdet.evaluation.evaluate import METRICS_FILE, EvaluationResult, evaluate_inputs
 from cxr_mmdet.evaluation.froc import RATES
 from cxr_mmdet.evaluation.headline import match_all, of_class, point_values, sensitivity_name
 from cxr_mmdet.evaluation.image_level import image_name, write_p_abnormal
+from cxr_mmdet.evaluation.inputs import EvaluationInputs
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.coco import detections_from_arrays, read_coco, sort_detections, write_detections
@@ -30,7 +31,7 @@ class CxrMetric(BaseMetric):
 
     COCO's ``mAP``, ``mAP_50``, ``mAP_75`` and ``AP_50/<class>``; the competition's ``mAP_40``, ``mAP_40_no_finding``
     and ``AP_40/<class>`` (PASCAL VOC 2010, IoU above 0.4); the FROC curve's ``sensitivity_0.125`` … ``sensitivity_8``
-    (false positives an image) and ``sensitivity_mean``; ``image_AUC`` of abnormal against normal. Any of them can
+    (false positives per image) and ``sensitivity_mean``; ``image_AUC`` of abnormal against normal. Any of them can
     choose the best checkpoint: ``save_best="bbox/mAP_40", rule="greater"``. "No finding" and ``image_AUC`` go by the
     gate's ``p_abnormal`` where the detector has a gate, else by an image's highest score.
 
@@ -40,9 +41,9 @@ class CxrMetric(BaseMetric):
         ann_file: the COCO file, relative to ``data_root``.
         data_root: the prepared folder.
         out_dir: where ``detections.json`` (with a gate ``detections.p_abnormal.json`` too) and ``metrics.json`` are
-            written, the latter with intervals and all else that tools/evaluate.py finds; nowhere by default, and then
-            there is no account either.
-        criterion: what counts as found on the FROC curve: ``iou`` (above 0.4) or ``centre`` (in the box).
+            written, the latter with intervals and everything that tools/evaluate.py computes. By default nothing is
+            written, and only the named scores are computed.
+        criterion: rule for hits on the FROC curve: ``iou`` (above 0.4) or ``centre`` (in the box).
     """
 
     default_prefix = "bbox"
@@ -55,7 +56,7 @@ class CxrMetric(BaseMetric):
         self.ground_truth = read_coco(self.ann_path)
         self.out_dir = out_dir
         self.criterion = HitCriterion(criterion)
-        self.account: Account | None = None
+        self.evaluation: EvaluationResult | None = None
         self._category_ids = np.array([category["id"] for category in self.ground_truth["categories"]])
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -82,10 +83,8 @@ class CxrMetric(BaseMetric):
                 match_all(self.ground_truth, detections, p_abnormal=p_abnormal, criterion=self.criterion)
             )
             return _named(values, [category["name"] for category in self.ground_truth["categories"]])
-        self.account = take_account(
-            self.ground_truth,
-            detections,
-            p_abnormal=p_abnormal,
+        self.evaluation = evaluate_inputs(
+            EvaluationInputs(self.ground_truth, detections, p_abnormal, self.ann_path),
             criterion=self.criterion,
             ceiling=find_ceiling(self.ann_path.resolve(), self.ground_truth),
         )
@@ -93,9 +92,9 @@ class CxrMetric(BaseMetric):
         write_detections(path, detections)
         names = {image["id"]: image_name(image) for image in images}
         write_p_abnormal(path, {names[image_id]: p for image_id, p in gated.items()} if gated else None)
-        write_json(Path(self.out_dir) / "metrics.json", self.account.to_metrics(), indent=2)
-        values = {name: interval.value for name, interval in self.account.values.items()}
-        return _named(values, list(self.account.matched.truth.names))
+        write_json(Path(self.out_dir) / METRICS_FILE, self.evaluation.to_metrics(), indent=2)
+        values = {name: interval.value for name, interval in self.evaluation.values.items()}
+        return _named(values, list(self.evaluation.matched.truth.names))
 
     def score_names(self) -> tuple[set[str], set[str]]:
         """Return the names of all scores, prefix included, and of those that the ground truth defines.

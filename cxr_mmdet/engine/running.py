@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mmengine.config import Config
 
-    from cxr_mmdet.evaluation.evaluate import Account
+    from cxr_mmdet.evaluation.evaluate import EvaluationResult
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6
@@ -57,9 +57,9 @@ class TrainingOutcome:
 
 @dataclass(frozen=True)
 class ScoringOutcome:
-    """The account of a checkpoint, and the folder with ``detections.json`` and ``metrics.json``; on rank 0 only."""
+    """The evaluation of a checkpoint, and the folder with ``detections.json`` and ``metrics.json``; on rank 0 only."""
 
-    account: Account
+    evaluation: EvaluationResult
     out_dir: Path
 
 
@@ -152,8 +152,8 @@ def score_checkpoint(
     if not is_main_process():
         return None
     metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, CxrMetric))
-    assert metric.account is not None, "the test loop evaluates on the main process"
-    return ScoringOutcome(account=metric.account, out_dir=folder)
+    assert metric.evaluation is not None, "the test loop evaluates on the main process"
+    return ScoringOutcome(evaluation=metric.evaluation, out_dir=folder)
 
 
 def best_checkpoint(work_dir: Path) -> Path | None:

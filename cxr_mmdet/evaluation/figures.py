@@ -10,7 +10,7 @@ from cxr_mmdet.drawing import class_style
 from cxr_mmdet.evaluation.froc import RATES, froc_curve
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
 from cxr_mmdet.evaluation.image_level import roc_auc, roc_curve
-from cxr_mmdet.evaluation.voc import as_weights, operating_points
+from cxr_mmdet.evaluation.voc import COMPETITION_IOU, as_weights, operating_points
 from cxr_mmdet.pages import INK, figure_svg, format_score
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ SIZE = (4.8, 3.7)
 FIRST_COLOR, SECOND_COLOR = INK["text"], INK["accent"]
 
 
-def precision_recall(matches: Sequence[ClassMatches]) -> Markup:
-    """Return the precision envelope over recall of each class at IoU 0.4, whose area is the average precision."""
+def precision_recall(matches: Sequence[ClassMatches], iou_threshold: float = COMPETITION_IOU) -> Markup:
+    """Return the precision envelope over recall of each class, whose area is the average precision."""
     figure, axes = _grid("recall (sensitivity)", "precision")
     for label, entry in enumerate(matches):
         if not entry.hits.any():
@@ -47,12 +47,12 @@ def precision_recall(matches: Sequence[ClassMatches]) -> Markup:
         y = np.concatenate([precision[:1], precision, [0]])
         _class_line(axes, label, x, y, steps="steps-pre")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    return figure_svg(figure, "Precision over recall of each finding")
+    return figure_svg(figure, f"Precision over recall of each finding at IoU above {iou_threshold:g}")
 
 
 def froc(matched: MatchedDetections, values: Mapping[str, Interval]) -> Markup:
     """Return the FROC curve of each class, and of all in a thick line with the intervals of its seven numbers."""
-    figure, axes = _grid("false positives an image", "sensitivity")
+    figure, axes = _grid("false positives per image", "sensitivity")
     for label, entry in enumerate(matched.froc):
         if entry.boxes:
             _class_line(axes, label, *_staircase(froc_curve(entry)), steps="steps-post")
@@ -60,18 +60,18 @@ def froc(matched: MatchedDetections, values: Mapping[str, Interval]) -> Markup:
         _pooled_line(axes, matched, FIRST_COLOR)
         _bars(axes, values, FIRST_COLOR)
     _rates_axis(axes)
-    return figure_svg(figure, "Sensitivity over false positives an image, of each finding and of all")
+    return figure_svg(figure, "Sensitivity over false positives per image, of each finding and of all")
 
 
 def compare_froc(first: MatchedDetections, second: MatchedDetections, comparison: Comparison) -> Markup:
     """Return the FROC curves of two detectors over all findings."""
-    figure, axes = _grid("false positives an image", "sensitivity")
+    figure, axes = _grid("false positives per image", "sensitivity")
     for matched, color, which in ((first, FIRST_COLOR, "first"), (second, SECOND_COLOR, "second")):
         if matched.pooled.boxes:
             _pooled_line(axes, matched, color)
             _bars(axes, {name: getattr(entry, which) for name, entry in comparison.values.items()}, color)
     _rates_axis(axes)
-    return figure_svg(figure, f"Sensitivity over false positives an image of {' and '.join(comparison.names)}")
+    return figure_svg(figure, f"Sensitivity over false positives per image of {' and '.join(comparison.names)}")
 
 
 def class_differences(comparison: Comparison) -> Markup:

@@ -68,13 +68,15 @@ class MatchedDetections:
         found: the detections.
         pairs: the overlapping ones of one class.
         groups: (images,) what is drawn together when resampling.
-        voc: at IoU above 0.4, one entry a class.
+        voc: at the competition's IoU above 0.4, one entry per class.
+        hits: at ``iou_threshold``, one entry per class.
         coco: at COCO's ten IoUs, one entry a class.
         froc: by the FROC curve's own criterion, one entry a class.
         pooled: the same, all classes as one.
         images: scores of whole images.
         no_finding: the competition's class for normal images.
         criterion: the FROC curve's.
+        iou_threshold: IoU that a hit exceeds, in ``hits`` and, by the criterion ``iou``, in ``froc``.
     """
 
     truth: TruthTable
@@ -82,12 +84,14 @@ class MatchedDetections:
     pairs: Pairs
     groups: NDArray[np.int64]
     voc: tuple[ClassMatches, ...]
+    hits: tuple[ClassMatches, ...]
     coco: tuple[CocoMatches, ...]
     froc: tuple[ClassMatches, ...]
     pooled: ClassMatches
     images: ImageScores
     no_finding: ClassMatches
     criterion: HitCriterion
+    iou_threshold: float
 
 
 def match_all(
@@ -96,6 +100,7 @@ def match_all(
     *,
     p_abnormal: NDArray[np.float64] | None = None,
     criterion: HitCriterion = HitCriterion.IOU,
+    iou_threshold: float = COMPETITION_IOU,
 ) -> MatchedDetections:
     """Return the detections matched in every way.
 
@@ -104,6 +109,7 @@ def match_all(
         detections: COCO results, checked.
         p_abnormal: (images,) a classifier's, in file order; by default from the highest score.
         criterion: when a detection counts on the FROC curve.
+        iou_threshold: IoU that a hit exceeds; the competition's metric and COCO's keep their own.
 
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
@@ -111,7 +117,8 @@ def match_all(
     truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
     pairs = overlapping_pairs(truth, found)
     voc = match_tables(truth, found, pairs, iou_threshold=COMPETITION_IOU)
-    froc = voc if criterion is HitCriterion.IOU else match_tables(truth, found, pairs, criterion=criterion)
+    hits = voc if iou_threshold == COMPETITION_IOU else match_tables(truth, found, pairs, iou_threshold=iou_threshold)
+    froc = hits if criterion is HitCriterion.IOU else match_tables(truth, found, pairs, criterion=criterion)
     images = score_images(truth, found, p_abnormal)
     return MatchedDetections(
         truth=truth,
@@ -119,12 +126,14 @@ def match_all(
         pairs=pairs,
         groups=group_index(ground_truth),
         voc=voc,
+        hits=hits,
         coco=match_coco(truth, found, pairs),
         froc=froc,
         pooled=pool(froc),
         images=images,
         no_finding=no_finding_matches(images),
         criterion=criterion,
+        iou_threshold=iou_threshold,
     )
 
 

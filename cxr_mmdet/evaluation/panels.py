@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.drawing import draw_boxes
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
 from cxr_mmdet.structures.boxes import xywh_to_xyxy
 from cxr_mmdet.structures.radiograph_files import image_id_of
@@ -48,7 +48,7 @@ def worst_misses(matched: MatchedDetections, score_threshold: float | None, coun
     The lowest score that was given to them first, boxes nothing met at all before all others; of those the largest.
 
     Args:
-        matched: the detections; a box is met at IoU above 0.4.
+        matched: the detections; a box is met at the IoU of hits.
         score_threshold: what counts as found; None: nothing does.
         count: how many at most.
     """
@@ -63,7 +63,7 @@ def worst_misses(matched: MatchedDetections, score_threshold: float | None, coun
 def worst_false_alarms(matched: MatchedDetections, score_threshold: float | None, count: int) -> list[Extreme]:
     """Return detections at or above the threshold that meet no box of their class, the surest first, one an image."""
     found = matched.found
-    false = np.concatenate([[], *(entry.detection_index[entry.annotation_index < 0] for entry in matched.voc)])
+    false = np.concatenate([[], *(entry.detection_index[entry.annotation_index < 0] for entry in matched.hits)])
     false = false.astype(np.int64)
     false = false[_shown(found.scores[false], score_threshold)]
     order = false[np.lexsort((false, -found.scores[false]))]
@@ -75,9 +75,9 @@ def worst_false_alarms(matched: MatchedDetections, score_threshold: float | None
 
 
 def best_scores(matched: MatchedDetections) -> NDArray[np.float64]:
-    """Return (annotations,) the highest score of a detection that hits each box at IoU above 0.4; 0 where none does."""
+    """Return (annotations,) the highest score of a detection that hits each box; 0 where none does."""
     best = np.zeros(len(matched.truth.crowd))
-    for entry in matched.voc:
+    for entry in matched.hits:
         best[entry.annotation_index[entry.hits]] = entry.scores[entry.hits]
     return best
 
@@ -165,9 +165,9 @@ class PictureBook:
         truth = self._truth[image_id]
         regions = sum(bool(entry.get("iscrowd")) for entry in truth)
         boxes = len(truth) - regions
-        note = f"{boxes} {'box' if boxes == 1 else 'boxes'}"
+        note = counted(boxes, "box")
         if regions:
-            note += f", {regions} {'region' if regions == 1 else 'regions'} where detections do not count"
+            note += f", {counted(regions, 'region')} where detections do not count"
         panels = [self._panel("Ground truth", note, pixels, truth, None, long_edge)]
         for name, found, threshold in detectors:
             shown = [entry for entry in found if threshold is not None and reaches(entry["score"], threshold)]

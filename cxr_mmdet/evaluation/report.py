@@ -1,4 +1,4 @@
-"""``report.html``: a detector's account in one self-contained page, or that of two side by side."""
+"""``report.html``: the evaluation of a detector, or the comparison of two, as one self-contained page."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cxr_mmdet.evaluation.panels import (
     worst_false_alarms,
     worst_misses,
 )
-from cxr_mmdet.evaluation.terminal import SHOWN, TITLES
+from cxr_mmdet.evaluation.terminal import SHOWN, TITLES, ap_title
 from cxr_mmdet.pages import page_environment, write_page
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cxr_mmdet.evaluation.bootstrap import Interval
     from cxr_mmdet.evaluation.comparison import Comparison
-    from cxr_mmdet.evaluation.evaluate import Account
+    from cxr_mmdet.evaluation.evaluate import EvaluationResult
+    from cxr_mmdet.evaluation.inputs import EvaluationInputs
     from cxr_mmdet.evaluation.panels import Study
-    from cxr_mmdet.structures.coco import CocoDict, Detection
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -54,21 +54,6 @@ _TRIPLE_LONG_EDGE = 640
 
 
 @dataclass(frozen=True)
-class Background:
-    """What a report says about where its numbers come from.
-
-    Attributes:
-        ground_truth: the file's name.
-        detections: the files' names.
-        configs: name and text of the detectors' configurations, as far as known.
-    """
-
-    ground_truth: str
-    detections: tuple[str, ...]
-    configs: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
 class _HeadlineRow:
     title: str
     interval: Interval
@@ -89,79 +74,70 @@ class _ClassRow:
 
 def write_report(
     path: str | os.PathLike[str],
-    account: Account,
-    ground_truth: CocoDict,
-    detections: Sequence[Detection],
+    result: EvaluationResult,
     *,
-    background: Background,
     image_dir: Path | None = None,
     title: str = "Detector report",
 ) -> None:
     """Write the page of one detector.
 
     Args:
-        path: the page.
-        account: its numbers.
-        ground_truth: COCO dict, checked.
-        detections: COCO results, the same that the account was taken of.
-        background: where they come from.
-        image_dir: the prepared pictures; without it the page shows none.
-        title: its heading.
+        path: HTML file.
+        result: numbers, ground truth and detections.
+        image_dir: folder of the prepared pictures; without it the page shows none.
+        title: heading of the page.
 
     Raises:
         DatasetError: a picture is missing or cannot be decoded.
     """
-    matched = account.matched
+    matched = result.matched
     write_page(
         path,
         page_environment(TEMPLATES).get_template("report.html"),
         title=title,
-        account=account,
-        background=background,
-        versions=_versions(),
-        headline=[_headline_row(account, name) for name in SHOWN],
-        classes=_class_rows(account),
+        result=result,
+        provenance=_provenance(result.inputs),
+        headline=[_headline_row(result, name) for name in SHOWN],
+        classes=_class_rows(result),
         legend=list(enumerate(matched.truth.names)),
-        confusion=_confusion_rows(account),
+        at_threshold=[*enumerate(result.class_scores), (None, result.overall_scores)],
+        ap_title=ap_title(result.voc.iou_threshold),
+        confusion=_confusion_rows(result),
         explain=EXPLAIN,
-        most_costly=max((kind.cost for kind in account.errors), default=0) or 1,
-        precision_recall=figures.precision_recall(matched.voc),
-        froc=figures.froc(matched, account.values),
+        most_costly=max((kind.cost for kind in result.errors), default=0) or 1,
+        precision_recall=figures.precision_recall(matched.hits, result.voc.iou_threshold),
+        froc=figures.froc(matched, result.values),
         image_roc=figures.image_roc(matched),
-        reliability=figures.reliability(account.calibration),
-        misses=_misses(account, ground_truth, detections, image_dir),
-        false_alarms=_false_alarms(account, ground_truth, detections, image_dir),
+        reliability=figures.reliability(result.calibration),
+        misses=_misses(result, image_dir),
+        false_alarms=_false_alarms(result, image_dir),
     )
 
 
 def write_comparison_report(
     path: str | os.PathLike[str],
     comparison: Comparison,
-    accounts: tuple[Account, Account],
-    ground_truth: CocoDict,
-    detections: tuple[Sequence[Detection], Sequence[Detection]],
+    results: tuple[EvaluationResult, EvaluationResult],
     *,
-    background: Background,
     image_dir: Path | None = None,
     title: str = "Two detectors",
 ) -> None:
-    """Write the page of two detectors; arguments as for :func:`write_report`, in pairs."""
-    first, second = (account.matched for account in accounts)
-    thresholds = (accounts[0].score_threshold, accounts[1].score_threshold)
+    """Write the page of two detectors; arguments as for :func:`write_report`."""
+    first, second = (result.matched for result in results)
+    thresholds = (results[0].score_threshold, results[1].score_threshold)
     studies: list[list[Study]] = []
     for finder, other, cuts in ((second, first, thresholds[::-1]), (first, second, thresholds)):
         extremes = found_by_one(finder, other, (cuts[0], cuts[1]), PICTURES) if image_dir else []
-        studies.append(_compared(extremes, ground_truth, detections, comparison.names, thresholds, image_dir))
+        studies.append(_compared(extremes, results, comparison.names, image_dir))
     write_page(
         path,
         page_environment(TEMPLATES).get_template("comparison.html"),
         title=title,
         comparison=comparison,
-        background=background,
-        versions=_versions(),
+        provenance=_provenance(*(result.inputs for result in results)),
         headline=[(TITLES[name], comparison.values[name]) for name in SHOWN],
         classes=[
-            (label, name, comparison.values[of_class("voc_ap_40", label)], comparison.values[of_class("ap_50", label)])
+            (label, name, comparison.values[of_class("voc_ap_40", label)])
             for label, name in enumerate(comparison.classes)
         ],
         legend=list(enumerate(comparison.classes)),
@@ -169,18 +145,18 @@ def write_comparison_report(
         froc=figures.compare_froc(first, second, comparison),
         differences=figures.class_differences(comparison),
         explain=EXPLAIN,
-        errors=list(zip(accounts[0].errors, accounts[1].errors, strict=True)),
-        thresholds=[account.printed_threshold for account in accounts],
+        errors=list(zip(results[0].errors, results[1].errors, strict=True)),
+        thresholds=[result.printed_threshold for result in results],
         undefined=[
-            name for name, account in zip(comparison.names, accounts, strict=True) if account.score_threshold is None
+            name for name, result in zip(comparison.names, results, strict=True) if result.score_threshold is None
         ],
         gained=studies[0],
         lost=studies[1],
     )
 
 
-def _headline_row(account: Account, name: str) -> _HeadlineRow:
-    interval, ceiling = account.values[name], account.ceiling
+def _headline_row(result: EvaluationResult, name: str) -> _HeadlineRow:
+    interval, ceiling = result.values[name], result.ceiling
     return _HeadlineRow(
         title=TITLES[name],
         interval=interval,
@@ -189,97 +165,100 @@ def _headline_row(account: Account, name: str) -> _HeadlineRow:
     )
 
 
-def _class_rows(account: Account) -> list[_ClassRow]:
+def _class_rows(result: EvaluationResult) -> list[_ClassRow]:
     names = ("voc_ap_40", "ap_50", "ap", sensitivity_name(1))
-    ceilings = account.ceiling.per_class if account.ceiling else {}
+    ceilings = result.ceiling.per_class if result.ceiling else {}
     return [
         _ClassRow(
             label=label,
             name=scores.name,
-            values={name: account.values[of_class(name, label)] for name in names},
+            values={name: result.values[of_class(name, label)] for name in names},
             boxes=scores.ground_truth_boxes,
             detections=scores.detections,
-            ece=account.class_calibration[label].ece,
+            ece=result.class_calibration[label].ece,
             ceiling=ceilings.get(scores.name, {}).get("voc_ap_40"),
         )
-        for label, scores in enumerate(account.coco.per_class)
+        for label, scores in enumerate(result.coco.per_class)
     ]
 
 
-def _confusion_rows(account: Account) -> list[tuple[str, list[tuple[int, float]]]]:
+def _confusion_rows(result: EvaluationResult) -> list[tuple[str, list[tuple[int, float]]]]:
     """Return each row's name and its counts, with the share of the row they are."""
-    names = [*account.confusion.names, "background"]
+    names = [*result.confusion.names, "background"]
     rows = []
-    for name, counts in zip(names, account.confusion.counts.tolist(), strict=True):
+    for name, counts in zip(names, result.confusion.counts.tolist(), strict=True):
         total = sum(counts) or 1
         rows.append((name, [(count, count / total) for count in counts]))
     return rows
 
 
-def _misses(
-    account: Account, ground_truth: CocoDict, detections: Sequence[Detection], image_dir: Path | None
-) -> list[Study]:
-    if image_dir is None:
-        return []
-    names = account.matched.truth.names
+def _misses(result: EvaluationResult, image_dir: Path | None) -> list[Study]:
+    names = result.matched.truth.names
 
     def remark(extreme: Extreme) -> str:
-        met = f"met only at score {extreme.score:.2f}" if extreme.score else "met by no detection at any score"
+        met = f"hit only at score {extreme.score:.2f}" if extreme.score else "hit by no detection at any score"
         return f"{names[extreme.label]} missed: {met}"
 
-    extremes = worst_misses(account.matched, account.score_threshold, PICTURES)
-    return _studies(extremes, remark, account, ground_truth, detections, image_dir)
+    extremes = worst_misses(result.matched, result.score_threshold, PICTURES)
+    return _studies(extremes, remark, result, image_dir)
 
 
-def _false_alarms(
-    account: Account, ground_truth: CocoDict, detections: Sequence[Detection], image_dir: Path | None
-) -> list[Study]:
-    if image_dir is None:
-        return []
-    names = account.matched.truth.names
+def _false_alarms(result: EvaluationResult, image_dir: Path | None) -> list[Study]:
+    names = result.matched.truth.names
 
     def remark(extreme: Extreme) -> str:
         return f"{names[extreme.label]} at score {extreme.score:.2f}, where the ground truth has none"
 
-    extremes = worst_false_alarms(account.matched, account.score_threshold, PICTURES)
-    return _studies(extremes, remark, account, ground_truth, detections, image_dir)
+    extremes = worst_false_alarms(result.matched, result.score_threshold, PICTURES)
+    return _studies(extremes, remark, result, image_dir)
 
 
 def _studies(
     extremes: Sequence[Extreme],
-    remark: Any,
-    account: Account,
-    ground_truth: CocoDict,
-    detections: Sequence[Detection],
-    image_dir: Path,
+    remark: Callable[[Extreme], str],
+    result: EvaluationResult,
+    image_dir: Path | None,
 ) -> list[Study]:
-    book, found = PictureBook(ground_truth, image_dir), entries_by_image(detections)
-    image_ids = [ground_truth["images"][extreme.image]["id"] for extreme in extremes]
+    if image_dir is None:
+        return []
+    truth = result.inputs.ground_truth
+    book, detections = PictureBook(truth, image_dir), entries_by_image(result.inputs.detections)
+    image_ids = [truth["images"][extreme.image]["id"] for extreme in extremes]
     return [
-        book.study(image_id, [("Detections", found[image_id], account.score_threshold)], remark=remark(extreme))
+        book.study(image_id, [("Detections", detections[image_id], result.score_threshold)], remark=remark(extreme))
         for image_id, extreme in zip(image_ids, extremes, strict=True)
     ]
 
 
 def _compared(
     extremes: Sequence[Extreme],
-    ground_truth: CocoDict,
-    detections: tuple[Sequence[Detection], Sequence[Detection]],
+    results: tuple[EvaluationResult, EvaluationResult],
     names: tuple[str, str],
-    thresholds: tuple[float | None, ...],
     image_dir: Path | None,
 ) -> list[Study]:
     if image_dir is None:
         return []
-    book = PictureBook(ground_truth, image_dir)
-    found = [entries_by_image(entries) for entries in detections]
+    truth = results[0].inputs.ground_truth
+    book = PictureBook(truth, image_dir)
+    detections = [entries_by_image(result.inputs.detections) for result in results]
     studies = []
     for extreme in extremes:
-        image_id = ground_truth["images"][extreme.image]["id"]
-        panels = [(names[i], found[i][image_id], thresholds[i]) for i in range(2)]
+        image_id = truth["images"][extreme.image]["id"]
+        panels = [(names[i], detections[i][image_id], results[i].score_threshold) for i in range(2)]
         remark = f"{book.names[extreme.label]}, found at score {extreme.score:.2f}"
         studies.append(book.study(image_id, panels, remark=remark, long_edge=_TRIPLE_LONG_EDGE))
     return studies
+
+
+def _provenance(*inputs: EvaluationInputs) -> dict[str, Any]:
+    """Return the names of the files behind the numbers, the detectors' configs and the versions of the packages."""
+    truth = inputs[0].ground_truth_path
+    return {
+        "ground_truth": truth.name if truth else None,
+        "detections": [each.detections_path.name for each in inputs if each.detections_path],
+        "configs": list(dict.fromkeys(config for each in inputs for config in each.find_configs())),
+        "versions": _versions(),
+    }
 
 
 def _versions() -> dict[str, str]:

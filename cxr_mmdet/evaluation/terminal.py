@@ -1,16 +1,20 @@
-"""Scores as a terminal shows them."""
+"""Scores as tables on a terminal."""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from cxr_mmdet.errors import counted
 from cxr_mmdet.evaluation.froc import RATES
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
-from cxr_mmdet.pages import UNDEFINED, format_percent, format_score
+from cxr_mmdet.pages import UNDEFINED, format_number, format_percent, format_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,11 +22,12 @@ if TYPE_CHECKING:
     from cxr_mmdet.evaluation.bootstrap import Interval
     from cxr_mmdet.evaluation.coco import CocoScores
     from cxr_mmdet.evaluation.comparison import Comparison
-    from cxr_mmdet.evaluation.evaluate import Account
+    from cxr_mmdet.evaluation.evaluate import EvaluationResult
     from cxr_mmdet.evaluation.froc import Threshold
+    from cxr_mmdet.evaluation.voc import ThresholdScores
 
 NAME_WIDTH = 8
-"""Longer names of detectors leave no room for the rows' own names in 80 columns."""
+"""Characters; longer names of detectors leave no room for the names of the rows in 80 columns."""
 
 HEADERS = ("AP@[.5:.95]", "AP@.5", "AP@.75", "boxes", "detections")
 
@@ -36,7 +41,7 @@ TITLES = {
     "mean_sensitivity": "mean sensitivity, 1/8…8 FP/image",
     "image_auc": "image AUC, abnormal or not",
 }
-"""What people call the headline numbers."""
+"""Titles of the headline numbers."""
 
 SHOWN = (
     "mean_ap",
@@ -49,6 +54,37 @@ SHOWN = (
     "image_auc",
 )
 """The headline numbers of a first table."""
+
+
+def result_tables(result: EvaluationResult) -> list[Table | Text]:
+    """Return everything that ``evaluate run`` prints of a detector, in order."""
+    return [metrics_table(result.coco), headline_table(result), threshold_table(result), Text(operating_note(result))]
+
+
+def summarise(result: EvaluationResult) -> str:
+    """Return :func:`result_tables` as plain text of 80 columns."""
+    console = Console(width=80, file=io.StringIO(), record=True)
+    for part in result_tables(result):
+        console.print(part)
+    return console.export_text()
+
+
+def describe(result: EvaluationResult) -> str:
+    """Return the size of the data set and the three best known numbers in one line."""
+    names = ("mean_ap", "mean_ap_50", "voc_mean_ap_40")
+    numbers = ", ".join(f"{TITLES[name]} {format_score(result.values[name].value)}" for name in names)
+    return f"{describe_counts(result.coco)}: {numbers}"
+
+
+def describe_counts(coco: CocoScores) -> str:
+    """Return the numbers of images, boxes and detections in words."""
+    boxes = counted(coco.ground_truth_boxes, "box")
+    return f"{counted(coco.images, 'image')}, {boxes}, {counted(coco.detections, 'detection')}"
+
+
+def ap_title(iou_threshold: float) -> str:
+    """Return the name of an average precision at one IoU, as ``AP@.4``."""
+    return f"AP@{iou_threshold:g}".replace("@0.", "@.")
 
 
 def metrics_table(scores: CocoScores) -> Table:
@@ -68,19 +104,19 @@ def metrics_table(scores: CocoScores) -> Table:
 
 
 def headline(scores: CocoScores) -> str:
-    """Return the two numbers everybody asks for, and over how many images."""
+    """Return COCO's two best known numbers and the number of images."""
     return (
         f"mAP@[.5:.95] {format_score(scores.mean_ap)}   mAP@.5 {format_score(scores.mean_ap_50)}   "
-        f"({scores.images} images)"
+        f"({counted(scores.images, 'image')})"
     )
 
 
-def headline_table(account: Account) -> Table:
-    """Return the headline numbers with their intervals and, where it is known, how much of the readers' they reach."""
-    ceiling = account.ceiling
+def headline_table(result: EvaluationResult) -> Table:
+    """Return the headline numbers with their intervals, beside the readers' own where they are known."""
+    ceiling = result.ceiling
     table = _table("All findings", "value", "95 % interval", *(["readers", "reached"] if ceiling else []))
     for name in SHOWN:
-        interval = account.values[name]
+        interval = result.values[name]
         row = [TITLES[name], format_score(interval.value), format_ends(interval)]
         if ceiling:
             own = ceiling.values.get(name)
@@ -88,6 +124,25 @@ def headline_table(account: Account) -> Table:
             row += ["" if own is None else format_percent(ceiling.reached(name, interval.value))]
         table.add_row(*row)
     return table
+
+
+def threshold_table(result: EvaluationResult) -> Table:
+    """Return precision, recall and F1 of each class and over all at the operating threshold."""
+    iou = result.voc.iou_threshold
+    score = "no score" if result.printed_threshold is None else f"score {result.printed_threshold} and above"
+    headers = ("precision", "recall", "F1", ap_title(iou), "hits", "false", "missed")
+    table = _table(f"At {score}, IoU above {iou:g}", *headers)
+    for scores, voc in zip(result.class_scores, result.voc.per_class, strict=True):
+        table.add_row(*_threshold_cells(scores.name, scores, voc.ap))
+    table.add_section()
+    table.add_row(*_threshold_cells("all findings", result.overall_scores, result.voc.mean_ap), style="bold")
+    return table
+
+
+def _threshold_cells(name: str, scores: ThresholdScores, ap: float | None) -> list[str]:
+    shares = (scores.precision, scores.recall, scores.f1, ap)
+    counts = (scores.true_positives, scores.false_positives, scores.false_negatives)
+    return [name, *map(format_score, shares), *map(format_number, counts)]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -102,28 +157,28 @@ def class_comparison_table(comparison: Comparison) -> Table:
 
 
 def thresholds_table(title: str, thresholds: Sequence[Threshold]) -> Table:
-    """Return the threshold of each class and what it gives."""
+    """Return each class's threshold with its sensitivity and false positives."""
     table = _table(title, "threshold", "sensitivity", "FP/image")
     for entry in thresholds:
         printed = UNDEFINED if entry.printed is None else entry.printed
         table.add_row(entry.name, printed, format_score(entry.sensitivity), format_score(entry.false_positives))
     if any(entry.score is None for entry in thresholds):
-        table.caption, table.caption_justify = f"{UNDEFINED}: no score of this class does it.", "left"
+        table.caption, table.caption_justify = f"{UNDEFINED}: no score of this class reaches the goal.", "left"
     return table
 
 
-def operating_note(account: Account) -> str:
-    """Return the operating threshold, or that there is none, as a sentence."""
-    if account.printed_threshold is None:
+def operating_note(result: EvaluationResult) -> str:
+    """Return a sentence with the operating threshold, or that there is none."""
+    if result.printed_threshold is None:
         return (
-            "Operating threshold: none, since nothing is found at one false positive per image or fewer; the confusion "
+            "Operating threshold: none, because nothing is hit at one false positive per image or fewer; the confusion "
             "matrix and the pictures show no detection."
         )
-    return f"Operating threshold: {account.printed_threshold}; this score and above."
+    return f"Operating threshold: {result.printed_threshold}; detections of this score and above count."
 
 
 def format_ends(interval: Interval) -> str:
-    """Return the ends of an interval, or nothing where there is none."""
+    """Return the ends of an interval, or an empty text where there is none."""
     return "" if interval.low is None else f"{format_score(interval.low)}…{format_score(interval.high)}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from cxr_mmdet.evaluation.matching import first_of_runs, match_detections
+from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +105,60 @@ def average_precision(matches: ClassMatches, weights: Weights | None = None) -> 
     if weights is not None:
         return ap
     return None if np.isnan(ap[0]) else float(ap[0])
+
+
+@dataclass(frozen=True)
+class ThresholdScores:
+    """Counts of one class, or of all, at a score threshold.
+
+    Attributes:
+        name: the class, or all findings.
+        true_positives: ground truth boxes that are hit.
+        false_positives: other detections, a second detection of a box included.
+        false_negatives: ground truth boxes that are missed.
+    """
+
+    name: str
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the detections that hit; None without detections."""
+        return _share(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the ground truth boxes that are hit; None without boxes."""
+        return _share(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall, 0 without hits; None without boxes."""
+        if self.recall is None:
+            return None
+        return _share(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores and counts as ``metrics.json`` holds them."""
+        return vars(self) | {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+
+
+def scores_at_threshold(matches: ClassMatches, score_threshold: float | None) -> ThresholdScores:
+    """Return the counts of the detections that reach a score; None: no detection counts."""
+    shown = reaches(matches.scores, np.inf if score_threshold is None else score_threshold)
+    hits = int((matches.hits & shown).sum())
+    return ThresholdScores(
+        name=matches.name,
+        true_positives=hits,
+        false_positives=int(shown.sum()) - hits,
+        false_negatives=matches.boxes - hits,
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -386,7 +386,7 @@ def _owner_problems(entry: dict[str, Any], image_ids: Collection[int], category_
 def _box_problem(entry: dict[str, Any], *, need_extent: bool) -> str | None:
     box = entry.get("bbox")
     where = f"bbox {box!r} of image {entry.get('image_id')}"
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite_number, box)):
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(_is_finite_number, box)):
         return f"{where} is not four finite numbers (x, y, width, height)"
     if need_extent and min(box[2:]) <= 0:
         return f"{where} has no extent; width and height must be positive"
@@ -429,7 +429,9 @@ def _detection_problem(entry: Any, image_ids: set[int], category_ids: set[int]) 
 
 def _negative_boxes(detections: Sequence[Any]) -> int:
     boxes = [entry.get("bbox") for entry in detections if isinstance(entry, dict)]
-    plain = [box for box in boxes if isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))]
+    plain = [
+        box for box in boxes if isinstance(box, (list, tuple)) and len(box) == 4 and all(map(_is_finite_number, box))
+    ]
     return sum(min(box[2:]) < 0 for box in plain)
 
 

@@ -1,9 +1,9 @@
 import pytest
 
 from benchmarks.evaluate import (
-    benchmark_account,
     benchmark_coco,
     benchmark_growth,
+    benchmark_headline,
     draw_growth,
     make_case,
     pycocotools_map,
@@ -38,11 +38,11 @@ def test_every_library_is_timed_after_it_gave_the_same_number():
     assert all(len(entry.cpu_s) == 2 for entry in comparison.timings)
 
 
-def test_account_and_growth(tmp_path, monkeypatch):
-    account = benchmark_account(30, 10, resamples=5, memory=True)
-    assert account.match_s > 0
-    assert account.resample_s > 0
-    assert account.wall_s > 0
+def test_headline_and_growth(tmp_path, monkeypatch):
+    headline = benchmark_headline(30, 10, resamples=5, memory=True)
+    assert headline.match_s > 0
+    assert headline.resample_s > 0
+    assert headline.wall_s > 0
     monkeypatch.setattr("benchmarks.evaluate.SCALING_IMAGES", (5, 10))
     monkeypatch.setattr("benchmarks.evaluate.SCALING_DETECTIONS", (4, 8))
     monkeypatch.setattr("benchmarks.evaluate.SCALING_FIXED", (10, 5))

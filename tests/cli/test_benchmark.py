@@ -86,5 +86,5 @@ def test_evaluate_prints_a_table_and_what_the_intervals_cost():
 def test_evaluate_as_json():
     result = run("evaluate", "--images", 20, "--detections", 5, "--rounds", 2, "--resamples", 3, "--json")
     report = json.loads(result.stdout)
-    assert report["account"]["resamples"] == 3
+    assert report["headline"]["resamples"] == 3
     assert len(report["comparisons"][0]["alternatives"][2]["cpu_s"]) == 2

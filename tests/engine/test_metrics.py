@@ -5,7 +5,7 @@ import torch
 from conftest import PreparedFolder
 
 from cxr_mmdet.engine.metrics import CxrMetric
-from cxr_mmdet.evaluation.evaluate import take_account
+from cxr_mmdet.evaluation.evaluate import evaluate
 
 
 def samples(metric: CxrMetric, *, score: float = 0.9, pad: tuple[int, int] = (0, 0)) -> list[dict]:
@@ -64,7 +64,7 @@ def test_the_competitions_and_frocs_numbers_can_choose_a_checkpoint(metric):
     names = ("mAP_40", "mAP_40_no_finding", "sensitivity_0.125", "sensitivity_8", "sensitivity_mean", "image_AUC")
     assert {name: scores[f"bbox/{name}"] for name in names} == dict.fromkeys(names, pytest.approx(1.0))
     assert scores["bbox/AP_40/Nodule/Mass"] == pytest.approx(1.0)
-    assert metric.account is None  # intervals are for the test run
+    assert metric.evaluation is None  # intervals are for the test run
 
 
 def test_numbers_do_not_depend_on_the_order_in_which_processes_hand_over(metric):
@@ -99,7 +99,7 @@ def test_files_are_written(metric, tmp_path):
     assert len(detections) == len(metric.ground_truth["annotations"])
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["mean_ap_50"] == pytest.approx(1.0)
-    assert written == take_account(metric.ground_truth, detections).to_metrics()
+    assert written == evaluate(metric.ground_truth, detections).to_metrics()
 
 
 def gated_samples(metric: CxrMetric, *, right: bool) -> list[dict]:
@@ -123,7 +123,7 @@ def test_no_finding_and_the_auc_go_by_the_gate(metric):
 
 
 def test_a_gates_probabilities_are_written_where_evaluation_finds_them(metric, tmp_path):
-    from cxr_mmdet.cli.evaluation_inputs import read_results
+    from cxr_mmdet.evaluation.inputs import read_inputs
 
     metric.out_dir = str(tmp_path / "out")
     path = tmp_path / "out" / "detections.json"
@@ -131,8 +131,7 @@ def test_a_gates_probabilities_are_written_where_evaluation_finds_them(metric, t
     metric.evaluate(size=12)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (written["p_abnormal"], written["image_auc"]) == ("given", 0.0)
-    detections, given = read_results(path, metric.ground_truth, None)
-    assert written == take_account(metric.ground_truth, detections, p_abnormal=given).to_metrics()
+    assert written == evaluate(metric.ground_truth, path).to_metrics()
     metric.process(None, samples(metric))  # the same folder, without a gate
     metric.evaluate(size=12)
-    assert read_results(path, metric.ground_truth, None)[1] is None
+    assert read_inputs(metric.ground_truth, path).p_abnormal is None
