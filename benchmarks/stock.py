@@ -19,6 +19,7 @@ STOCK = "stock mmdet"
 
 _STEPS: dict[str, dict[str, Any] | None] = {
     "LoadGreyImage": {"type": "LoadImageFromFile"},
+    "cxr_mmdet.LoadImageFromFile": {"type": "LoadImageFromFile"},
     "LoadVotedAnnotations": {"type": "LoadAnnotations", "with_bbox": True},
     "GreyToThreeChannels": None,  # stock mmdet loads three
     "PackRadiograph": {"type": "PackDetInputs"},

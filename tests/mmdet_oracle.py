@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 
-from cxr_mmdet.engine.metrics import to_prepared_pixels
-
 BOX_PX, SCORE = 2e-3, 2e-5
 """What fused norms and another memory layout change: boxes in pixels, scores."""
 
@@ -19,7 +17,7 @@ def mmdet_says(model, config, path):
     with torch.no_grad():
         (result,) = model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})
     found = result.pred_instances
-    boxes = to_prepared_pixels(found.bboxes.numpy(), result.metainfo)
+    boxes = found.bboxes.numpy()
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return boxes[kept], found.scores.numpy()[kept], found.labels.numpy()[kept]
 

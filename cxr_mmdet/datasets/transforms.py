@@ -1,7 +1,9 @@
 """The pipeline steps that mmdet lacks: one-plane loading, minority copies, centred squares.
 
 Pictures stay one plane of shape (H, W) until ``GreyToThreeChannels``, so that every step between costs a third.
-Each step keeps ``gt_bboxes`` exact; ``pad_offset`` tells evaluation and prediction how to get back.
+Pictures that mmdet's own loaders read (``LoadImageFromNDArray``, ``InferencerLoader``) have three channels, blue first;
+they become one plane on the way. Each step keeps ``gt_bboxes`` exact. :class:`RadiographSample` moves predicted boxes
+back.
 """
 
 from __future__ import annotations
@@ -14,6 +16,11 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+from mmengine.structures import InstanceData
 
 from cxr_mmdet.datasets.loading import read_grey_picture, require_size
 from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
@@ -23,10 +30,17 @@ from cxr_mmdet.structures import boxes
 
 Results = dict[str, Any]
 
+OUR_TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="cxr_mmdet")
+"""Transforms that pipelines name with our scope, because their plain names are those of mmcv."""
 
+
+@OUR_TRANSFORMS.register_module(name="LoadImageFromFile")
 @TRANSFORMS.register_module()
 class LoadGreyImage(BaseTransform):
     """Load a prepared picture as one plane: ``img`` is (H, W) uint8.
+
+    Test pipelines call it ``cxr_mmdet.LoadImageFromFile``: ``DetInferencer`` looks for a step of this name, whatever
+    its scope, to put its own loader there.
 
     Raises:
         DatasetError: the file cannot be decoded, or its size is not the one in the COCO file.
@@ -74,6 +88,7 @@ class PadToSquare(BaseTransform):
         """Change ``img``, ``img_shape``, ``gt_bboxes``; add ``pad_offset`` (left, top) in pixels."""
         if "scale_factor" in results:
             raise DatasetError("PadToSquare stands after a resizing step in the pipeline; move it before.")
+        results["img"] = _one_plane(results["img"])
         height, width = results["img"].shape[:2]
         side = max(height, width)
         left, top = (side - width) // 2, (side - height) // 2
@@ -82,6 +97,7 @@ class PadToSquare(BaseTransform):
         )
         _replace_boxes(results, boxes.translate(_boxes_xyxy(results), left, top))
         results.update(img_shape=results["img"].shape[:2], pad_offset=(left, top))
+        results[_FLIPPED_BEFORE_KEY] = results.get("flip", False)
         return results
 
 
@@ -91,17 +107,54 @@ class GreyToThreeChannels(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Change ``img``."""
-        plane = results["img"]
+        plane = _one_plane(results["img"])
         results["img"] = np.broadcast_to(plane[:, :, None], (*plane.shape, 3))
         return results
+
+
+class RadiographSample(DetDataSample):
+    """mmdet's data sample, whose predicted boxes are in pixels of the picture before ``PadToSquare``.
+
+    Detectors assign boxes in pixels of the padded picture, because mmdet undoes the resizing but not the padding. The
+    sample undoes it on assignment, cuts the boxes at the picture's border and drops those that lie in the padding. It
+    then has the ``pad_offset`` (0, 0), so that later assignments, such as those of ``DetTTAModel``, are taken as they
+    are. This holds for ``test_step`` and ``predict``; the boxes of ``predict(..., rescale=False)`` are in pixels of the
+    network's input, so they need a plain ``DetDataSample``.
+    """
+
+    @property
+    def pred_instances(self) -> InstanceData:
+        """The detections: ``bboxes`` (N, 4) x_min, y_min, x_max, y_max, ``scores`` (N,), ``labels`` (N,)."""
+        return self._pred_instances
+
+    @pred_instances.setter
+    def pred_instances(self, value: InstanceData) -> None:
+        offset = self.get("pad_offset", (0, 0))
+        if tuple(offset) != (0, 0):
+            value = self._without_padding(value, offset)
+            self.set_metainfo({"pad_offset": (0, 0)})
+        self.set_field(value, "_pred_instances", dtype=InstanceData)
+
+    @pred_instances.deleter
+    def pred_instances(self) -> None:
+        del self._pred_instances
+
+    def _without_padding(self, value: InstanceData, offset: tuple[int, int]) -> InstanceData:
+        padded = get_box_tensor(value.bboxes)
+        corners = padded.new_tensor(
+            boxes.remove_padding(padded.numpy(force=True), offset, (self.ori_shape[0], self.ori_shape[1]))
+        )
+        value = value.new(bboxes=corners, **{name: part for name, part in value.items() if name != "bboxes"})
+        return value[(corners[:, 2:] > corners[:, :2]).all(dim=1)]
 
 
 @TRANSFORMS.register_module()
 class PackRadiograph(PackDetInputs):
     """mmdet's ``PackDetInputs`` that also carries what we need in training and scoring.
 
-    ``pad_offset``, without which boxes cannot be mapped back, and ``virtual_copy``: whether this is one more copy of a
-    radiograph, which only some kinds of study have.
+    ``pad_offset``, without which boxes cannot be mapped back by :class:`RadiographSample`, ``flip`` and
+    ``flip_direction`` for ``DetTTAModel``, and ``virtual_copy``: whether this is one more copy of a radiograph, which
+    only some kinds of study have.
 
     Where votes were loaded, ``gt_instances`` also hold ``vote_shares``: (N,) float32 in (0, 1].
 
@@ -119,6 +172,8 @@ class PackRadiograph(PackDetInputs):
             "ori_shape",
             "img_shape",
             "scale_factor",
+            "flip",
+            "flip_direction",
             "pad_offset",
             COPY_KEY,
         ),
@@ -128,15 +183,53 @@ class PackRadiograph(PackDetInputs):
     def transform(self, results: Results) -> Results:
         """Return ``inputs`` (3, H, W) uint8 and ``data_samples``."""
         unload_votes(results)
-        results.setdefault("pad_offset", (0, 0))
+        results["pad_offset"] = _packed_offset(results)
         results.setdefault("scale_factor", (1.0, 1.0))
+        results.setdefault("flip", False)
+        results.setdefault("flip_direction", None)
         results.setdefault(COPY_KEY, False)
         image = results["img"]
         if image.ndim != 3 or image.strides[2] != 0:
-            return super().transform(results)
-        plane = torch.from_numpy(image[:, :, 0].copy())
-        rest = super().transform({key: value for key, value in results.items() if key != "img"})
-        return {"inputs": plane.expand(3, -1, -1), **rest}
+            packed = super().transform(results)
+        else:
+            plane = torch.from_numpy(image[:, :, 0].copy())
+            rest = super().transform({key: value for key, value in results.items() if key != "img"})
+            packed = {"inputs": plane.expand(3, -1, -1), **rest}
+        sample = RadiographSample(metainfo=packed["data_samples"].metainfo)
+        sample.set_data(dict(packed["data_samples"].items()))
+        return {**packed, "data_samples": sample}
+
+
+_FLIPPED_BEFORE_KEY = "flipped_before_padding"
+
+
+def _packed_offset(results: Results) -> tuple[int, int]:
+    """Return the pixels (left, top) before the picture in its square, which a flip after the padding has turned."""
+    left, top = results.get("pad_offset", (0, 0))
+    if results.get("flip") and not results.get(_FLIPPED_BEFORE_KEY, True):
+        height, width = results["ori_shape"][:2]
+        side, direction = max(height, width), results["flip_direction"]
+        if direction in ("horizontal", "diagonal"):
+            left = side - left - width
+        if direction in ("vertical", "diagonal"):
+            top = side - top - height
+    return left, top
+
+
+def _one_plane(image: np.ndarray) -> np.ndarray:
+    """Return a picture as (H, W) uint8; of three channels, blue first, the luminance.
+
+    Raises:
+        DatasetError: values of another type or another number of channels.
+    """
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+        raise DatasetError(
+            f"the picture is an array of {image.dtype} of the shape {image.shape}; give uint8 of the shape (H, W) or, "
+            "blue first, (H, W, 3)."
+        )
+    if image.ndim == 2:
+        return image
+    return image[:, :, 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
 def _boxes_xyxy(results: Results) -> np.ndarray:

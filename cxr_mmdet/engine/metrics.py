@@ -1,4 +1,4 @@
-"""Our evaluation as an mmengine metric: boxes back to prepared-image pixels, then the pure code scores them."""
+"""Our evaluation as an mmengine metric: collect the boxes in prepared-image pixels, then the pure code scores them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CxrMetric(BaseMetric):
             predictions = sample["pred_instances"]
             detections = detections_from_arrays(
                 sample["img_id"],
-                to_prepared_pixels(predictions["bboxes"].numpy(force=True), sample),
+                boxes.clip_to_image(predictions["bboxes"].numpy(force=True), sample["ori_shape"][:2]),
                 predictions["scores"].numpy(force=True),
                 self._category_ids[predictions["labels"].numpy(force=True)],
             )
@@ -129,17 +129,3 @@ def _named(values: Mapping[str, float | None], classes: Sequence[str]) -> dict[s
     for label, name in enumerate(classes):
         names |= {f"AP_50/{name}": of_class("ap_50", label), f"AP_40/{name}": of_class("voc_ap_40", label)}
     return {name: value for name, key in names.items() if (value := values[key]) is not None}
-
-
-def to_prepared_pixels(boxes_xyxy: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
-    """Return boxes predicted on a transformed picture in pixels of the prepared one, cut at its border.
-
-    mmdet has undone the resizing already (``scale_factor``); the padding of ``PadToSquare`` is undone here.
-
-    Args:
-        boxes_xyxy: (N, 4) in pixels of the padded, unresized picture.
-        sample: the data sample's meta information: ``pad_offset`` (left, top), ``ori_shape`` (height, width).
-    """
-    left, top = sample.get("pad_offset", (0, 0))
-    height, width = sample["ori_shape"][:2]
-    return boxes.clip_to_image(boxes.translate(boxes_xyxy, -left, -top), (height, width))

@@ -180,8 +180,7 @@ class ModelInput:
 
     def to_prepared(self, boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
         """Return boxes that resizing was undone for already in prepared-image pixels, cut at the border."""
-        left, top = self.offset
-        moved = boxes.clip_to_image(boxes.translate(boxes_xyxy, -left, -top), self.prepared_size_hw)
+        moved = boxes.remove_padding(boxes_xyxy, self.offset, self.prepared_size_hw)
         return boxes.flip_horizontal(moved, self.prepared_size_hw[1]) if self.flipped else moved
 
     def to_source(self, boxes_xyxy: ArrayLike) -> NDArray[np.float64]:

@@ -72,6 +72,18 @@ def clip_to_image(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> Boxes:
     return np.clip(as_boxes(boxes_xyxy), 0, np.array([width, height, width, height], dtype=np.float64))
 
 
+def remove_padding(boxes_xyxy: ArrayLike, offset: tuple[int, int], size_hw: tuple[int, int]) -> Boxes:
+    """Return boxes on a padded image in pixels of the image itself, cut at its border.
+
+    Args:
+        boxes_xyxy: (N, 4) in pixels of the padded image.
+        offset: pixels that the padding added at the left and at the top.
+        size_hw: of the image without padding.
+    """
+    left, top = offset
+    return clip_to_image(translate(boxes_xyxy, -left, -top), size_hw)
+
+
 def scale(boxes_xyxy: ArrayLike, scale_x: float, scale_y: float) -> Boxes:
     """Return the boxes in an image that was resized by these factors."""
     return as_boxes(boxes_xyxy) * np.array([scale_x, scale_y, scale_x, scale_y])

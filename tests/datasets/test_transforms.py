@@ -1,3 +1,6 @@
+import pickle
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -6,10 +9,11 @@ from hypothesis import strategies as st
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 
 import cxr_mmdet.datasets  # noqa: F401 (registers)
 from cxr_mmdet.datasets.minority import VARIANT_KEY
-from cxr_mmdet.engine.metrics import to_prepared_pixels
+from cxr_mmdet.datasets.transforms import RadiographSample
 from cxr_mmdet.errors import DatasetError
 
 init_default_scope("mmdet")
@@ -72,7 +76,7 @@ def test_padding_makes_a_centred_black_square(results):
 @settings(deadline=None)
 @given(results=pictures_with_box(), size=st.integers(8, 64))
 def test_boxes_come_back_to_prepared_pixels_after_padding_and_resizing(results, size):
-    """What mmdet's ``predict`` does with rescale=True, then ours, is the inverse of the test pipeline."""
+    """What mmdet's ``predict`` does with rescale=True, then the sample, is the inverse of the test pipeline."""
     original = results["gt_bboxes"].tensor.numpy().copy()
     out = run(
         results,
@@ -83,13 +87,72 @@ def test_boxes_come_back_to_prepared_pixels_after_padding_and_resizing(results, 
     )
     sample = out["data_samples"]
     scale_x, scale_y = sample.scale_factor
-    unscaled = sample.gt_instances.bboxes.tensor.numpy() / np.array([scale_x, scale_y] * 2)
-    np.testing.assert_allclose(to_prepared_pixels(unscaled, sample.to_dict()), original, atol=1e-3)
+    unscaled = sample.gt_instances.bboxes.tensor / torch.tensor([scale_x, scale_y] * 2)
+    sample.pred_instances = predicted(unscaled)
+    np.testing.assert_allclose(sample.pred_instances.bboxes.numpy(), original, atol=1e-3)
 
 
-def test_boxes_in_the_padding_are_cut_at_the_picture():
-    sample = {"pad_offset": (10, 0), "ori_shape": (40, 20)}
-    assert to_prepared_pixels(np.array([[0, 0, 25, 50]]), sample).tolist() == [[0, 0, 15, 40]]
+def predicted(boxes_xyxy) -> InstanceData:
+    boxes_xyxy = torch.as_tensor(boxes_xyxy, dtype=torch.float32).reshape(-1, 4)
+    return InstanceData(bboxes=boxes_xyxy, labels=torch.arange(len(boxes_xyxy)), scores=torch.ones(len(boxes_xyxy)))
+
+
+def test_boxes_in_the_padding_are_cut_at_the_picture_or_dropped():
+    sample = RadiographSample(metainfo={"pad_offset": (10, 0), "ori_shape": (40, 20)})
+    sample.pred_instances = predicted([[1, 1, 10, 30], [0, 0, 25, 50]])
+    assert sample.pred_instances.bboxes.tolist() == [[0, 0, 15, 40]]
+    assert sample.pred_instances.labels.tolist() == [1]
+
+
+def test_padding_is_removed_once_whatever_becomes_of_the_sample():
+    sample = RadiographSample(metainfo={"pad_offset": (10, 0), "ori_shape": (40, 20)})
+    sample.pred_instances = predicted([[12, 3, 25, 30]])
+    expected = [[2, 3, 15, 30]]
+    for copy in (sample, sample.clone(), sample.cpu(), sample.new(), pickle.loads(pickle.dumps(sample))):
+        assert copy.pred_instances.bboxes.tolist() == expected
+        copy.pred_instances = copy.pred_instances[copy.pred_instances.scores > 0.5]  # as an abnormality gate does
+        copy.pred_instances = predicted(copy.pred_instances.bboxes)  # as DetTTAModel does
+        assert copy.pred_instances.bboxes.tolist() == expected
+    assert sample.numpy().pred_instances.bboxes.tolist() == expected
+
+
+def test_nothing_predicted_and_no_padding():
+    sample = RadiographSample(metainfo={"pad_offset": (10, 0), "ori_shape": (40, 20)})
+    sample.pred_instances = predicted([])
+    assert sample.pred_instances.bboxes.shape == (0, 4)
+    sample = RadiographSample(metainfo={"pad_offset": (0, 0), "ori_shape": (40, 20)})
+    sample.pred_instances = predicted([[0, 0, 90, 90]])  # as mmdet leaves it
+    assert sample.pred_instances.bboxes.tolist() == [[0, 0, 90, 90]]
+
+
+@pytest.mark.parametrize("flip_first", [True, False])
+@pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
+@given(results=pictures_with_box())
+def test_padding_is_removed_from_flipped_pictures(flip_first, direction, results):
+    flip = dict(type="RandomFlip", prob=1.0, direction=direction)
+    steps = [flip, dict(type="PadToSquare")] if flip_first else [dict(type="PadToSquare"), flip]
+    flipped = run({"img": results["img"], "img_shape": results["img"].shape}, flip)["img"]
+    out = run(results, *steps, dict(type="GreyToThreeChannels"), dict(type="PackRadiograph"))
+    sample = out["data_samples"]
+    assert (sample.flip, sample.flip_direction) == (True, direction)
+    sample.pred_instances = predicted([white_box(out["inputs"][0].numpy())])
+    assert sample.pred_instances.bboxes.tolist() == [white_box(flipped)]
+
+
+@pytest.mark.parametrize("steps", [["PadToSquare", "GreyToThreeChannels"], ["GreyToThreeChannels"]])
+def test_colour_becomes_one_plane(steps):
+    colour = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = run({"img": colour}, *(dict(type=step) for step in steps))["img"]
+    grey = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)
+    plane = run({"img": grey}, *(dict(type=step) for step in steps))["img"]
+    np.testing.assert_array_equal(image, plane)
+    assert image.strides[2] == 0
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 5), np.uint16), np.zeros((4, 5, 4), np.uint8), np.zeros(4, np.uint8)])
+def test_an_array_that_is_no_picture_is_refused(array):
+    with pytest.raises(DatasetError, match=r"array of uint.* give uint8 of the shape \(H, W\)"):
+        run({"img": array}, dict(type="GreyToThreeChannels"))
 
 
 def test_padding_after_resizing_is_refused():

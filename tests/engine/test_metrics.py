@@ -3,7 +3,9 @@ import json
 import pytest
 import torch
 from conftest import PreparedFolder
+from mmengine.structures import InstanceData
 
+from cxr_mmdet.datasets.transforms import RadiographSample
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.evaluation.evaluate import evaluate
 
@@ -16,18 +18,14 @@ def samples(metric: CxrMetric, *, score: float = 0.9, pad: tuple[int, int] = (0,
     for image in metric.ground_truth["images"]:
         own = [entry for entry in metric.ground_truth["annotations"] if entry["image_id"] == image["id"]]
         boxes = [[x + left, y + top, x + w + left, y + h + top] for x, y, w, h in (entry["bbox"] for entry in own)]
-        result.append(
-            {
-                "img_id": image["id"],
-                "ori_shape": (image["height"], image["width"]),
-                "pad_offset": pad,
-                "pred_instances": {
-                    "bboxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-                    "labels": torch.tensor([label_of[entry["category_id"]] for entry in own], dtype=torch.long),
-                    "scores": torch.full((len(own),), score),
-                },
-            }
+        size_hw = image["height"], image["width"]
+        sample = RadiographSample(metainfo={"img_id": image["id"], "ori_shape": size_hw, "pad_offset": pad})
+        sample.pred_instances = InstanceData(
+            bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor([label_of[entry["category_id"]] for entry in own], dtype=torch.long),
+            scores=torch.full((len(own),), score),
         )
+        result.append(sample.to_dict())
     return result
 
 
@@ -69,9 +67,9 @@ def test_the_competitions_and_frocs_numbers_can_choose_a_checkpoint(metric):
 
 def test_numbers_do_not_depend_on_the_order_in_which_processes_hand_over(metric):
     """All scores are equal, so a rank by order would show."""
-    both = samples(metric, score=0.5) + samples(metric, pad=(9, 9), score=0.5)
+    both = samples(metric, score=0.5) + samples(metric, score=0.5)
     for sample in both[12:]:
-        sample["pad_offset"] = (0, 0)  # boxes that stray by nine pixels
+        sample["pred_instances"]["bboxes"] += 9  # boxes that stray by nine pixels
     metric.process(None, both)
     forwards = metric.compute_metrics(metric.results)
     assert metric.compute_metrics(metric.results[::-1]) == forwards

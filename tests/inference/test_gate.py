@@ -12,7 +12,6 @@ from detectors import GATED_KINDS, bundle_of, checkpoint_of, mmdet_result, write
 
 from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.engine.metrics import to_prepared_pixels
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.evaluation.image_level import p_abnormal_path, read_p_abnormal, write_p_abnormal
 from cxr_mmdet.inference.backends import base as backend
@@ -43,7 +42,7 @@ def assert_findings_of_mmdet(kind: str, found: Findings, path) -> None:
     expected = mmdet_result(kind, path)
     assert found.p_abnormal == pytest.approx(expected.p_abnormal, abs=1e-4)
     instances = expected.pred_instances
-    boxes = to_prepared_pixels(instances.bboxes.numpy(), expected.metainfo)
+    boxes = instances.bboxes.numpy()
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     assert len(found) == kept.sum()
     np.testing.assert_allclose(found.scores, instances.scores.numpy()[kept], atol=1e-4)

@@ -19,7 +19,7 @@ train_pipeline = [
     dict(type="PackRadiograph"),
 ]
 test_pipeline = [
-    dict(type="LoadGreyImage"),
+    dict(type="cxr_mmdet.LoadImageFromFile"),  # LoadGreyImage
     dict(type="PadToSquare"),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="GreyToThreeChannels"),

@@ -23,7 +23,7 @@ train_pipeline = [
     dict(type="PackRadiograph"),
 ]
 test_pipeline = [
-    dict(type="LoadGreyImage"),
+    dict(type="cxr_mmdet.LoadImageFromFile"),  # LoadGreyImage
     dict(type="PadToSquare"),
     dict(type="Resize", scale=(176, 176), keep_ratio=True),
     dict(type="GreyToThreeChannels"),

@@ -26,7 +26,7 @@ train_pipeline = [
     dict(type="PackRadiograph"),
 ]
 test_pipeline = [
-    dict(type="LoadGreyImage"),
+    dict(type="cxr_mmdet.LoadImageFromFile"),  # LoadGreyImage
     dict(type="PadToSquare"),
     dict(type="Resize", scale=(256, 256), keep_ratio=True),
     dict(type="GreyToThreeChannels"),

@@ -52,7 +52,7 @@ def describe_preprocessing(config: Config, source: str, *, short_edge: int) -> P
     """
     pad, scale, keep_ratio = False, None, True
     for step in _test_pipeline(config, source):
-        kind = step["type"]
+        kind = step["type"].rpartition(".")[2]  # without the scope
         if kind == "PadToSquare" and scale is None:
             pad = True
         elif kind == "Resize" and scale is None and step.get("scale") is not None:
