@@ -267,21 +267,16 @@ def check_codecs() -> Iterator[Check]:
     """Yield for each transfer syntax which decoders are there, the one tried first in front."""
     group = "DICOM"
     try:
-        from pydicom.pixels import get_decoder
-
-        from cxr_mmdet.dicom.codecs import DECODER_DEPENDENCIES, OWN_PLUGIN, PREFERENCE
+        from cxr_mmdet.dicom.codecs import installed_codecs
     except Exception as error:
         yield Check(group, "decoders", _reason(error), Status.error, f"reinstall {DISTRIBUTION}, which brings them")
         return
     yield Check(group, "Uncompressed, deflated", "pydicom")
-    for syntax, preferred in PREFERENCE.items():
-        decoder = get_decoder(syntax)
-        there = {*decoder.available_plugins, *([OWN_PLUGIN] if syntax in DECODER_DEPENDENCIES else [])}
-        plugins = [plugin for plugin in preferred if plugin in there]
-        if plugins:
-            yield Check(group, syntax.keyword, ", ".join(plugins))
+    for syntax, codecs in installed_codecs().items():
+        if codecs:
+            yield Check(group, syntax, ", ".join(codecs))
         else:
-            yield Check(group, syntax.keyword, "cannot be decoded", Status.warning, "pip install imagecodecs")
+            yield Check(group, syntax, "cannot be decoded", Status.warning, "pip install imagecodecs")
 
 
 def check_configs() -> Iterator[Check]:

@@ -1,8 +1,7 @@
 """Encoded pixel data to stored values: the fastest correct codec of each transfer syntax, with others behind it.
 
 pydicom's decoders do the book-keeping (fragments, planes, signs, unused bits), the libraries behind them the decoding;
-all are permissively licensed. imagecodecs (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH) joins pydicom through its plugin
-interface, which asks this module for ``DECODER_DEPENDENCIES``, ``is_available`` and the decoding function.
+all are permissively licensed.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import get_decoder
 
+from cxr_mmdet.dicom import imagecodecs_plugin
 from cxr_mmdet.dicom.attributes import frame_count, numbers, one_line
 from cxr_mmdet.dicom.codestream import Family, begins_codestream, read_codestream, without_trailing_segments
-from cxr_mmdet.dicom.rle import begins_rle, decode_rle
+from cxr_mmdet.dicom.imagecodecs_plugin import DECODER_DEPENDENCIES, begins_rle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pydicom.pixels.decoders.base import Decoder, DecodeRunner
+    from pydicom.pixels.decoders.base import Decoder
 
     from cxr_mmdet.dicom.codestream import Codestream
 
@@ -62,6 +60,7 @@ _JPEG_XL = (
     uid.UID("1.2.840.10008.1.2.4.111"),
     uid.UID("1.2.840.10008.1.2.4.112"),
 )
+_JPEG_IN_SCANS = (uid.UID("1.2.840.10008.1.2.4.53"), uid.UID("1.2.840.10008.1.2.4.55"))
 _NATIVE = frozenset(
     {
         uid.ImplicitVRLittleEndian,
@@ -71,6 +70,19 @@ _NATIVE = frozenset(
         _GE_BIG_ENDIAN,
     }
 )
+DECODABLE = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    _ENCAPSULATED_NATIVE,
+    _DEFLATED_FRAME,
+    *PREFERENCE,
+    *_JPEG_IN_SCANS,
+    *_JPEG_XL,
+)
+"""Transfer syntaxes that a peer may send; retired and private ones that files alone come in are left out."""
+
 _NAMES = {
     _DEFLATED_FRAME: "Deflated Image Frame Compression",
     _GE_BIG_ENDIAN: "GE Private Implicit VR Little Endian with Big Endian Pixels",
@@ -384,6 +396,16 @@ def _is_invented_grey(values: np.ndarray, encoded: _Encoded) -> bool:
     return bool((values.astype(np.int64) & kept == invented & kept).all())
 
 
+def installed_codecs() -> dict[str, tuple[str, ...]]:
+    """Return the installed codecs of each compressed transfer syntax by its keyword, in the order they are tried."""
+    found = {}
+    for syntax, preferred in PREFERENCE.items():
+        there = {*get_decoder(syntax).available_plugins, *([OWN_PLUGIN] if syntax in DECODER_DEPENDENCIES else [])}
+        found[syntax.keyword] = tuple(plugin for plugin in preferred if plugin in there)
+    found["JPEGXL"] = (OWN_PLUGIN,) if imagecodecs.JPEGXL.available else ()
+    return found
+
+
 def decoder_of(syntax: uid.UID) -> Decoder:
     """Return pydicom's decoder of a syntax, with imagecodecs among its plugins.
 
@@ -395,7 +417,7 @@ def decoder_of(syntax: uid.UID) -> Decoder:
     except NotImplementedError:
         raise CodecError(_unknown_syntax(syntax)) from None
     if syntax in DECODER_DEPENDENCIES and OWN_PLUGIN not in decoder.available_plugins:
-        decoder.add_plugin(OWN_PLUGIN, (__name__, "decode_with_imagecodecs"))
+        decoder.add_plugin(OWN_PLUGIN, (imagecodecs_plugin.__name__, "decode_with_imagecodecs"))
     if not decoder.is_available:
         needed = " or ".join(decoder.missing_dependencies)
         raise CodecError(f"no codec for its transfer syntax {syntax.name} ({syntax}) is installed; install {needed}")
@@ -449,82 +471,3 @@ def _decode_jpegxl(frame: bytes, dataset: Dataset) -> tuple[np.ndarray, str]:
     if samples == 1 and dataset.PixelRepresentation == 1:
         array = _stored_bits(array.view(f"i{array.dtype.itemsize}"), min(bits, dataset.BitsStored), 0)
     return array, "RGB" if samples > 1 else str(dataset.PhotometricInterpretation)
-
-
-# What follows is pydicom's plugin interface (pydicom docs, "Decoding plugins").
-
-
-def _decode_rle(data: bytes, runner: DecodeRunner) -> np.ndarray:
-    runner.set_option("planar_configuration", 1)
-    size_hw = (runner.rows, runner.columns)
-    return decode_rle(data, size_hw, runner.samples_per_pixel, runner.bits_allocated // 8)
-
-
-def _decode_lossless_jpeg(data: bytes, runner: DecodeRunner) -> np.ndarray:
-    # Naming both colour spaces alike keeps libjpeg from converting; what the components mean is DICOM's to say.
-    space = "RGB" if runner.samples_per_pixel == 3 else None
-    return _by_pixel(imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space), runner)
-
-
-def _decode_jpeg(data: bytes, runner: DecodeRunner) -> np.ndarray:
-    _require_grey(runner)
-    return _by_pixel(imagecodecs.jpeg8_decode(data), runner)
-
-
-def _decode_jpeg_ls(data: bytes, runner: DecodeRunner) -> np.ndarray:
-    return _by_pixel(imagecodecs.jpegls_decode(data), runner)
-
-
-def _decode_jpeg2000(data: bytes, runner: DecodeRunner) -> np.ndarray:
-    _require_grey(runner)
-    return _by_pixel(imagecodecs.jpeg2k_decode(data, numthreads=1), runner)
-
-
-def _decode_htj2k(data: bytes, runner: DecodeRunner) -> np.ndarray:
-    _require_grey(runner)
-    return _by_pixel(imagecodecs.htj2k_decode(data), runner)
-
-
-def _by_pixel(array: np.ndarray, runner: DecodeRunner) -> np.ndarray:
-    components = runner.samples_per_pixel
-    expected = (runner.rows, runner.columns) if components == 1 else (runner.rows, runner.columns, components)
-    if array.shape != expected:
-        raise ValueError(f"decoded to {array.shape} instead of {expected}")
-    if components > 1:
-        runner.set_option("planar_configuration", 0)
-    return array
-
-
-def _require_grey(runner: DecodeRunner) -> None:
-    if runner.samples_per_pixel != 1:
-        raise NotImplementedError("lossy colour is left to the plugins that follow pydicom's rules on colour spaces")
-
-
-_DECODE: dict[str, Callable[[bytes, DecodeRunner], np.ndarray]] = {
-    uid.RLELossless: _decode_rle,
-    uid.JPEGBaseline8Bit: _decode_jpeg,
-    uid.JPEGExtended12Bit: _decode_jpeg,
-    uid.JPEGLossless: _decode_lossless_jpeg,
-    uid.JPEGLosslessSV1: _decode_lossless_jpeg,
-    uid.JPEGLSLossless: _decode_jpeg_ls,
-    uid.JPEGLSNearLossless: _decode_jpeg_ls,
-    uid.JPEG2000Lossless: _decode_jpeg2000,
-    uid.JPEG2000: _decode_jpeg2000,
-    uid.HTJ2KLossless: _decode_htj2k,
-    uid.HTJ2KLosslessRPCL: _decode_htj2k,
-    uid.HTJ2K: _decode_htj2k,
-}
-
-DECODER_DEPENDENCIES = dict.fromkeys(_DECODE, ("imagecodecs",))
-
-
-def is_available(syntax: str) -> bool:
-    """Return whether imagecodecs decodes the syntax."""
-    return syntax in _DECODE
-
-
-def decode_with_imagecodecs(source: bytes, runner: DecodeRunner) -> Any:
-    """Return one decoded frame as a flat buffer, as pydicom's plugins do; ``runner`` learns its depth and layout."""
-    array = np.ascontiguousarray(_DECODE[runner.transfer_syntax](source, runner))
-    runner.set_option("bits_allocated", array.dtype.itemsize * 8)
-    return array.reshape(-1).view(np.uint8).data

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import parse_dataset
@@ -79,6 +81,10 @@ CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, not_before, number);
 _SINCE_VERSION_2 = ("content_sha256", "identity")
 _KNOWN_STATE = "CASE WHEN state IN ('queued', 'predicted', 'done') THEN state ELSE 'failed' END"
 """A state that this program does not know counts as failed, so that ``status`` shows it and ``retry`` mends it."""
+
+
+_COMPARABLE = frozenset({ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
+"""Transfer syntaxes in which equal pixels are stored as equal bytes."""
 
 
 class State(str, Enum):
@@ -161,7 +167,7 @@ def identify(dataset: Dataset, radiograph: Radiograph) -> str:
     ]
     shown = hash_content(repr((*patient, hash_pixels(radiograph.pixels))).encode())
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    if syntax is None or syntax.is_compressed or not syntax.is_little_endian or "PixelData" not in dataset:
+    if syntax not in _COMPARABLE or "PixelData" not in dataset:
         return f"- {shown}"
     layout = [str(dataset.get(keyword, "")) for keyword in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")]
     return f"{hash_content(repr((*patient, *layout, hash_content(dataset.PixelData))).encode())} {shown}"

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydicom import Dataset
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
-    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
 )
 from pynetdicom import AE, evt
 
-from cxr_mmdet.dicom.codecs import PREFERENCE
+from cxr_mmdet.dicom.codecs import DECODABLE
 from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
 from cxr_mmdet.pacs.job_store import DiskError, JobStore, OtherContentError, State
@@ -44,7 +41,6 @@ log = logging.getLogger("cxr_mmdet.node")
 RADIOGRAPHS = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation)
 """Raw pictures (DX For Processing) are not for looking at: neither people nor the model were trained on them."""
 VERIFICATION = "1.2.840.10008.1.1"
-SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, *PREFERENCE]
 
 OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
 """Of PS3.4 B.2.3; the second is for a data set that is not the object that its request names."""
@@ -176,7 +172,7 @@ class DicomNode:
         entity.acse_timeout = self._options.limits.request_s
         entity.add_supported_context(VERIFICATION)
         for sop_class in RADIOGRAPHS:
-            entity.add_supported_context(sop_class, SYNTAXES)
+            entity.add_supported_context(sop_class, list(DECODABLE))
         return entity
 
     def _on_requested(self, event: evt.Event) -> None:

@@ -31,7 +31,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from cxr_mmdet.dicom import codecs
+from cxr_mmdet.dicom import codecs, imagecodecs_plugin
 from cxr_mmdet.dicom.codecs import PREFERENCE, CodecError, decode_frame
 from cxr_mmdet.dicom.codestream import read_codestream
 from cxr_mmdet.dicom.radiograph import read_radiograph
@@ -273,8 +273,8 @@ def test_only_an_end_that_may_be_invented_is_decoded_twice(
     lossless = {"lossless": True} if syntax.endswith("70") else {"level": 95}
     frame = imagecodecs.jpeg8_encode(pixels, bitspersample=bits, **lossless)
     calls = []
-    decode = codecs._DECODE[UID(syntax)]
-    monkeypatch.setitem(codecs._DECODE, UID(syntax), lambda *args: calls.append(1) or decode(*args))
+    decode = imagecodecs_plugin._DECODE[UID(syntax)]
+    monkeypatch.setitem(imagecodecs_plugin._DECODE, UID(syntax), lambda *args: calls.append(1) or decode(*args))
     values, _ = decode_frame(with_frame(make_dataset(pixels, bits), UID(syntax), frame), UID(syntax), 0)
     assert np.ptp(values[100:]) == 0
     assert len(calls) == decodings
@@ -311,7 +311,7 @@ def test_a_failing_codec_has_a_second_behind_it(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("out of order")
 
     dataset = coded_datasets()[str(JPEG2000Lossless)]
-    monkeypatch.setitem(codecs._DECODE, JPEG2000Lossless, fail)
+    monkeypatch.setitem(imagecodecs_plugin._DECODE, JPEG2000Lossless, fail)
     np.testing.assert_array_equal(decode_frame(dataset, JPEG2000Lossless, 0)[0], synthetic("12 bit"))
     monkeypatch.setitem(PREFERENCE, JPEG2000Lossless, ("imagecodecs",))
     with pytest.raises(CodecError, match="out of order"):

@@ -13,13 +13,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import imagecodecs
 import numpy as np
 import orthanc_server
 import pytest
 from detectors import bundle_of
 from node_builders import THRESHOLD, echoscu, missing, predictor, run_node, storescu, wait_for, write_phantoms
+from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     ComprehensiveSRStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
@@ -290,6 +294,35 @@ def test_compressed_radiographs_are_taken_as_they_are(tmp_path: Path):
         wait_for(lambda: counts(state)["predicted"] == 2)
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.55", "1.2.840.10008.1.2.4.110"])
+def test_rarer_transfer_syntaxes_are_taken_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str):
+    """JPEG in scans and JPEG XL, which pydicom does not know."""
+    monkeypatch.setattr("pynetdicom._config.STORE_SEND_CHUNKED_DATASET", True)
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    dataset = dcmread(path)
+    pixels = (dataset.pixel_array >> (dataset.BitsStored - 8)).astype(np.uint8)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    jpeg = BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG", progressive=True)
+    frames = {
+        "1.2.840.10008.1.2.4.55": jpeg.getvalue(),
+        "1.2.840.10008.1.2.4.110": bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)),
+    }
+    dataset.PixelData = encapsulate([frames[syntax]])
+    dataset["PixelData"].is_undefined_length = True
+    dataset["PixelData"].VR = "OB"
+    known = UID(
+        syntax if syntax.endswith("55") else "1.2.840.10008.1.2.4.201"
+    )  # as long, since pydicom writes no other
+    dataset.file_meta.TransferSyntaxUID = known
+    dataset.save_as(path)
+    path.write_bytes(path.read_bytes().replace(known.encode(), syntax.encode()))
+    state = tmp_path / "state"
+    with run_node(state, NOBODY) as node:
+        assert store_at(node.port, path, syntax).Status == 0x0000
+        wait_for(lambda: counts(state)["predicted"] == 1)
+
+
 def test_only_those_on_the_lists_are_let_in(tmp_path: Path):
     with run_node(tmp_path / "1", NOBODY, calling_ae_titles=("SENDER",)) as node:
         assert echoscu(node.port).returncode == 0
@@ -301,10 +334,10 @@ def test_only_those_on_the_lists_are_let_in(tmp_path: Path):
         assert echoscu(node.port).returncode == 0
 
 
-def store_at(port: int, dataset: Dataset | Path) -> Dataset:
+def store_at(port: int, dataset: Dataset | Path, *syntaxes: str) -> Dataset:
     """Return the answer to a C-STORE; a file is sent under the UID of its file meta information."""
     entity = AE("SENDER")
-    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+    for syntax in syntaxes or (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
         entity.add_requested_context(ComputedRadiographyImageStorage, syntax)
         entity.add_requested_context(DigitalXRayImageStorageForPresentation, syntax)
     association = entity.associate("127.0.0.1", port, ae_title="CXR")
