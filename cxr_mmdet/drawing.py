@@ -74,6 +74,7 @@ def draw_boxes(
     class_names: Sequence[str],
     *,
     long_edge: int | None = None,
+    caption: str | None = None,
 ) -> NDArray[np.uint8]:
     """Return the radiograph as RGB with every box outlined and named.
 
@@ -87,6 +88,7 @@ def draw_boxes(
         scores: (N,), written behind the names, or ``None`` for ground truth.
         class_names: what to write, in label order. The font knows ASCII only: accents are dropped.
         long_edge: enlarge or shrink the picture to this long edge before drawing; lines and letters follow its size.
+        caption: ASCII text in the top left corner.
 
     Returns:
         (H', W', 3) uint8; ``pixels`` stays as it is.
@@ -112,6 +114,9 @@ def draw_boxes(
         chips[place] = _place_chip(rectangles, i, _chip_size(texts[i], size_hw), chips[:place], size_hw)
     for chip, i in reversed(list(zip(chips, rank, strict=True))):
         _draw_chip(canvas, chip.tolist(), texts[i], class_style(int(labels[i])))
+    if caption is not None:
+        width, height = _chip_size(caption, size_hw)
+        _draw_chip(canvas, (0, 0, width - 1, height - 1), caption, ClassStyle(WHITE, DASHES[0]))
     return canvas
 
 

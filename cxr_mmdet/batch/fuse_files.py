@@ -9,10 +9,10 @@ import numpy as np
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.image_level import image_name, p_abnormal_path, read_p_abnormal
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import check_weights, fuse_findings, mean_p_abnormal
 from cxr_mmdet.structures.boxes import as_boxes, scale, xywh_to_xyxy
 from cxr_mmdet.structures.coco import detections_from_arrays, read_coco, read_detections
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import DetectionFusion
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
@@ -125,12 +125,8 @@ def _of_file(
         boxes = xywh_to_xyxy(as_boxes([entry["bbox"] for entry in of_image]))
         height, width = int(image["height"]), int(image["width"])
         boxes = scale(boxes, width / mine["width"], height / mine["height"])
-        found[image["id"]] = Findings.of(
-            boxes,
-            [label_of[entry["category_id"]] for entry in of_image],
-            [entry["score"] for entry in of_image],
-            class_names=names,
-            size_hw=(height, width),
-            model_id=str(file),
-        )
+        labels = np.array([label_of[entry["category_id"]] for entry in of_image], dtype=np.int64)
+        scores = np.array([entry["score"] for entry in of_image], dtype=np.float64)
+        detections = Detections(boxes, labels, scores, tuple(names))
+        found[image["id"]] = Findings.of(detections, size_hw=(height, width), model_id=str(file))
     return found

@@ -12,8 +12,8 @@ import cv2
 from cxr_mmdet.batch.journal import cannot_write, read_line
 from cxr_mmdet.evaluation.image_level import write_p_abnormal
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.structures.coco import read_coco, sort_detections
+from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_ids_in_coco
 
@@ -140,10 +140,8 @@ def csv_rows(image_id: str, source: str, found: Findings) -> list[list[str]]:
     if not len(found):
         return [[image_id, NO_FINDING, "", "", "", "", "", source]]
     return [
-        [image_id, found.class_names[label], *(f"{side:.2f}" for side in box), f"{score:.4f}", source]
-        for label, box, score in zip(
-            found.labels.tolist(), found.boxes_xyxy.tolist(), found.scores.tolist(), strict=True
-        )
+        [image_id, finding.class_name, *(f"{side:.2f}" for side in finding.box_xyxy), f"{finding.score:.4f}", source]
+        for finding in found
     ]
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from cxr_mmdet.inference.findings import Findings
     from cxr_mmdet.inference.predictor import Augmentation
+    from cxr_mmdet.structures.detections import Findings
     from cxr_mmdet.structures.radiograph_files import ChangeStamp, RadiographFile
 
     Progress = Callable[[int, int], None]
@@ -271,7 +271,7 @@ def _predict_batch(
             continue
         if options.overlays:
             pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
-            picture = findings.at_least(options.overlay_score).draw(pixels, long_edge=options.overlay_size or None)
+            picture = findings.draw(pixels, min_score=options.overlay_score, long_edge=options.overlay_size or None)
             write_overlay(_overlay_path(out_dir, item.image_id), picture)
         log.add(item, {"findings": findings.to_json(), "state": state})
 

@@ -110,6 +110,6 @@ def read(
 
     from cxr_mmdet.dicom.report import read_structured_report
 
-    found = read_structured_report(file)
-    document = {**found.to_json(), "source_sop_instance_uid": found.source_sop_instance_uid}
+    findings, sop_instance_uid = read_structured_report(file)
+    document = {**findings.to_json(), "source_sop_instance_uid": sop_instance_uid}
     stdout.print_json(json.dumps(document, sort_keys=True))

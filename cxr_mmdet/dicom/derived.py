@@ -7,7 +7,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 from pydicom.config import RAISE
@@ -22,10 +22,8 @@ from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from cxr_mmdet.structures.detections import Findings
 
 MANUFACTURER = "cxr_mmdet"
 
@@ -71,45 +69,6 @@ CARRIED_IF_KNOWN = (
 _CHECKED_VRS = frozenset({"AS", "CS", "DA", "DS", "TM"})
 
 
-class ReportableFindings(Protocol):
-    """What is reported of one radiograph; ``cxr_mmdet.inference.findings.Findings`` is one."""
-
-    @property
-    def boxes_xyxy(self) -> NDArray[np.float64]:
-        """(N, 4), pixels of the source image."""
-        ...
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) indices into ``class_names``."""
-        ...
-
-    @property
-    def scores(self) -> NDArray[np.float64]:
-        """(N,), 0…1."""
-        ...
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The model's label set."""
-        ...
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """The source image's height and width."""
-        ...
-
-    @property
-    def p_abnormal(self) -> float:
-        """How sure the model is that there is anything at all, 0…1."""
-        ...
-
-    @property
-    def model_id(self) -> str:
-        """Names the model and its weights."""
-        ...
-
-
 @dataclass(frozen=True)
 class Origin:
     """The radiograph that an object is made from.
@@ -129,7 +88,7 @@ class Origin:
     series_instance_uid: UID
 
     @classmethod
-    def of(cls, header: Dataset, findings: ReportableFindings) -> Origin:
+    def of(cls, header: Dataset, findings: Findings) -> Origin:
         """Return the origin that a radiograph's dataset describes.
 
         Raises:
@@ -182,11 +141,11 @@ class Origin:
             equipment.ContributionDateTime = DT(f"{date}{time}")
 
 
-def fingerprint(findings: ReportableFindings) -> str:
+def fingerprint(findings: Findings) -> str:
     """Return a digest of all that is reported: equal findings of one model give equal UIDs."""
     content = {
         "boxes": findings.boxes_xyxy.tolist(),
-        "classes": [findings.class_names[label] for label in findings.labels.tolist()],
+        "classes": [finding.class_name for finding in findings],
         "scores": findings.scores.tolist(),
         "p_abnormal": findings.p_abnormal,
         "size_hw": list(findings.size_hw),

@@ -32,14 +32,15 @@ from cxr_mmdet.dicom.derived import MANUFACTURER, derived_uid
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cxr_mmdet.dicom.derived import Origin, ReportableFindings
+    from cxr_mmdet.dicom.derived import Origin
+    from cxr_mmdet.structures.detections import Findings
 
 CHARACTER_SET = "ISO_IR 192"
 PYTHON_CHARACTER_SET = convert_encodings(CHARACTER_SET)
 CONTENT = Tag("ContentSequence")
 
 
-def finding_groups(findings: ReportableFindings, origin: Origin, document: str) -> Iterator[Dataset]:
+def finding_groups(findings: Findings, origin: Origin, document: str) -> Iterator[Dataset]:
     """Yield a group for each finding.
 
     Args:

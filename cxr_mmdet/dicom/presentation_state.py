@@ -23,9 +23,9 @@ from cxr_mmdet.errors import DicomError
 if TYPE_CHECKING:
     import datetime
 
-    from cxr_mmdet.dicom.derived import ReportableFindings
     from cxr_mmdet.dicom.luts import Lut
     from cxr_mmdet.dicom.viewing import Window
+    from cxr_mmdet.structures.detections import Findings
 
 DESCRIPTION = "cxr_mmdet presentation (research use only)"
 LABEL = "CXR_MMDET"
@@ -36,7 +36,7 @@ _TEXT_SHARE = 1 / 32
 
 
 def build_presentation_state(
-    findings: ReportableFindings,
+    findings: Findings,
     source: Dataset,
     created: datetime.datetime,
     *,
@@ -76,7 +76,7 @@ def build_presentation_state(
     return state
 
 
-def _layers(findings: ReportableFindings) -> dict[int, pr.GraphicLayer]:
+def _layers(findings: Findings) -> dict[int, pr.GraphicLayer]:
     """Return a layer of each class that was found, by label: viewers switch layers off and on."""
     return {
         label: pr.GraphicLayer(
@@ -89,9 +89,7 @@ def _layers(findings: ReportableFindings) -> dict[int, pr.GraphicLayer]:
     }
 
 
-def _annotations(
-    findings: ReportableFindings, image: Dataset, layers: dict[int, pr.GraphicLayer]
-) -> list[pr.GraphicAnnotation]:
+def _annotations(findings: Findings, image: Dataset, layers: dict[int, pr.GraphicLayer]) -> list[pr.GraphicAnnotation]:
     rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy.tolist(), strict=True)
     return [
         pr.GraphicAnnotation(

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cxr_mmdet.dicom.derived import ReportableFindings
-    from cxr_mmdet.dicom.report_reader import ReportedFindings
     from cxr_mmdet.dicom.viewing import Window
+    from cxr_mmdet.structures.detections import Findings
 
 MISSING = "{} need highdicom; install it with: pip install 'cxr-mmdet[pacs]'"
 
@@ -57,9 +56,7 @@ def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
     return parse_dataset(content, name)
 
 
-def structured_report(
-    findings: ReportableFindings, source: Dataset, *, created: datetime.datetime | None = None
-) -> Dataset:
+def structured_report(findings: Findings, source: Dataset, *, created: datetime.datetime | None = None) -> Dataset:
     """Return the findings as a Comprehensive SR by TID 1500, preliminary and unverified.
 
     Boxes stand in it as closed polylines in pixels of the radiograph, x to the right and y down, with 0, 0 at the outer
@@ -86,7 +83,7 @@ def structured_report(
 
 def secondary_capture(
     picture: NDArray[np.uint8],
-    findings: ReportableFindings,
+    findings: Findings,
     source: Dataset,
     *,
     created: datetime.datetime | None = None,
@@ -108,7 +105,7 @@ def secondary_capture(
 
 
 def presentation_state(
-    findings: ReportableFindings,
+    findings: Findings,
     source: Dataset,
     *,
     created: datetime.datetime | None = None,
@@ -139,8 +136,10 @@ def presentation_state(
     return build_presentation_state(findings, source, created or datetime.datetime.now(), window=window, invert=invert)
 
 
-def read_structured_report(source: str | Path | bytes | Dataset, name: str | None = None) -> ReportedFindings:
-    """Return the findings that :func:`structured_report` wrote.
+def read_structured_report(source: str | Path | bytes | Dataset, name: str | None = None) -> tuple[Findings, str]:
+    """Return the findings that :func:`structured_report` wrote, and the SOP Instance UID of their radiograph.
+
+    The order is the report's, which is the findings' own; ``class_names`` are the classes that occur in it.
 
     Args:
         source: a DICOM file, its content or its dataset.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import highdicom.sr as sr
@@ -12,6 +11,7 @@ from pydicom.sr.codedict import codes as dictionary
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.structures.boxes import as_boxes
+from cxr_mmdet.structures.detections import Findings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,42 +19,7 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 
-@dataclass(frozen=True, eq=False)
-class ReportedFindings:
-    """What a structured report says, in its order, which is the findings' own.
-
-    Attributes:
-        boxes_xyxy: (N, 4) float64, pixels of the source image; DICOM holds coordinates in single precision.
-        classes: the detector's class of each finding.
-        scores: (N,) float64.
-        p_abnormal: how sure the model was that there is anything at all.
-        size_hw: the source image's height and width.
-        model_id: names the model and its weights.
-        source_sop_instance_uid: the radiograph.
-    """
-
-    boxes_xyxy: NDArray[np.float64] = field(repr=False)
-    classes: tuple[str, ...]
-    scores: NDArray[np.float64] = field(repr=False)
-    p_abnormal: float
-    size_hw: tuple[int, int]
-    model_id: str
-    source_sop_instance_uid: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, in the form of ``Findings.to_json`` and for ``Findings.from_json``."""
-        rows = zip(self.classes, self.scores.tolist(), self.boxes_xyxy.tolist(), strict=True)
-        return {
-            "height": self.size_hw[0],
-            "width": self.size_hw[1],
-            "p_abnormal": self.p_abnormal,
-            "model_id": self.model_id,
-            "warnings": [],
-            "findings": [{"class": name, "score": score, "box_xyxy": box} for name, score, box in rows],
-        }
-
-
-def read_report(dataset: Dataset, name: str) -> ReportedFindings:
+def read_report(dataset: Dataset, name: str) -> tuple[Findings, str]:
     """Return what the report says; see :func:`cxr_mmdet.dicom.report.read_structured_report`."""
     try:
         report = sr.ComprehensiveSR.from_dataset(dataset).content
@@ -66,7 +31,7 @@ def read_report(dataset: Dataset, name: str) -> ReportedFindings:
         raise DicomError(f"{name}: is not a report of findings that cxr_mmdet wrote ({error}).") from None
 
 
-def _findings(report: sr.MeasurementReport) -> ReportedFindings:
+def _findings(report: sr.MeasurementReport) -> tuple[Findings, str]:
     (whole,) = [
         group for group in report.get_image_measurement_groups() if _is(group.finding_type, codes.IMAGE_AS_A_WHOLE)
     ]
@@ -75,15 +40,18 @@ def _findings(report: sr.MeasurementReport) -> ReportedFindings:
         str(item.value) for item in whole[0].ContentSequence if _is(item.name, dictionary.DCM.AlgorithmName)
     ]
     groups = report.get_planar_roi_measurement_groups(graphic_type=sr.GraphicTypeValues.POLYLINE)
-    return ReportedFindings(
+    names = [_class(group) for group in groups]
+    class_names = tuple(dict.fromkeys(names))
+    findings = Findings(
         boxes_xyxy=as_boxes([_box(group) for group in groups]),
-        classes=tuple(_class(group) for group in groups),
+        labels=np.array([class_names.index(name) for name in names], dtype=np.int64),
         scores=np.array([_measured(group, codes.DETECTOR_SCORE) for group in groups], dtype=np.float64),
+        class_names=class_names,
         p_abnormal=_measured(whole, codes.HIGHEST_SCORE),
         size_hw=_size(report),
         model_id=algorithm,
-        source_sop_instance_uid=str(image.referenced_sop_instance_uid),
     )
+    return findings, str(image.referenced_sop_instance_uid)
 
 
 def _is(concept: Any, code: Code) -> bool:

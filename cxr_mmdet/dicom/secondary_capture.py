@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.dicom.derived import ReportableFindings
+    from cxr_mmdet.structures.detections import Findings
+
 
 DESCRIPTION = "cxr_mmdet overlay (research use only)"
 SERIES_NUMBER = 9302
@@ -28,7 +29,7 @@ SERIES_NUMBER = 9302
 
 def build_secondary_capture(
     picture: NDArray[np.uint8],
-    findings: ReportableFindings,
+    findings: Findings,
     source: Dataset,
     created: datetime.datetime,
     jpeg_quality: int | None,

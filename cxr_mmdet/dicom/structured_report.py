@@ -18,13 +18,14 @@ from cxr_mmdet.errors import DicomError
 if TYPE_CHECKING:
     import datetime
 
-    from cxr_mmdet.dicom.derived import ReportableFindings
+    from cxr_mmdet.structures.detections import Findings
+
 
 DESCRIPTION = "cxr_mmdet findings (research use only)"
 SERIES_NUMBER = 9301
 
 
-def build_structured_report(findings: ReportableFindings, source: Dataset, created: datetime.datetime) -> Dataset:
+def build_structured_report(findings: Findings, source: Dataset, created: datetime.datetime) -> Dataset:
     """Return the report; see :func:`cxr_mmdet.dicom.report.structured_report`."""
     origin = Origin.of(source, findings)
     document = fingerprint(findings)
@@ -62,7 +63,7 @@ def build_structured_report(findings: ReportableFindings, source: Dataset, creat
     return report
 
 
-def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.MeasurementReport:
+def _content(findings: Findings, origin: Origin, document: str) -> sr.MeasurementReport:
     """Return all but the findings."""
     observer = sr.ObserverContext(
         observer_type=dictionary.DCM.Device,
@@ -84,7 +85,7 @@ def _content(findings: ReportableFindings, origin: Origin, document: str) -> sr.
     return report
 
 
-def _library(findings: ReportableFindings, origin: Origin) -> sr.ContainerContentItem:
+def _library(findings: Findings, origin: Origin) -> sr.ContainerContentItem:
     """Return TID 1600 with the one image; highdicom's own refuses radiographs that lack optional attributes."""
     contains, context = sr.RelationshipTypeValues.CONTAINS, sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
     pixels = sr.CodedConcept("{pixels}", "UCUM", "Pixels")
@@ -109,9 +110,7 @@ def _library(findings: ReportableFindings, origin: Origin) -> sr.ContainerConten
     return library
 
 
-def _whole_image(
-    findings: ReportableFindings, origin: Origin, document: str
-) -> sr.MeasurementsAndQualitativeEvaluations:
+def _whole_image(findings: Findings, origin: Origin, document: str) -> sr.MeasurementsAndQualitativeEvaluations:
     """Return the group that also a radiograph without findings has (TID 1501)."""
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=tracking_uid("image", origin, document), identifier="image"),

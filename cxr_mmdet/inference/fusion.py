@@ -1,42 +1,24 @@
-"""Fusion of several models' or views' detections of one radiograph."""
+"""Fusion of the detections that several models or views give for one radiograph."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.structures.boxes import as_boxes
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import DetectionFusion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from cxr_mmdet.dicom.radiograph import Radiograph
     from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds
 
 
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """Boxes (N, 4) in absolute pixels, labels (N,) and scores (N,) in 0…1 of one radiograph.
-
-    ``p_abnormal`` is what an abnormality gate says of it; None without a gate.
-    """
-
-    boxes_xyxy: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    p_abnormal: float | None = None
-
-    @classmethod
-    def empty(cls) -> Detections:
-        """Return no detections."""
-        return cls(as_boxes([]), np.empty(0, dtype=np.int64), np.empty(0))
 
 
 def fuse(
@@ -46,25 +28,24 @@ def fuse(
     iou_threshold: float = 0.5,
     weights: Sequence[float] | None = None,
 ) -> Detections:
-    """Return the detections of one radiograph by several models as one set, the best score first.
+    """Return the detections of one radiograph by several models as one set, the highest score first.
 
     Args:
-        detections: one entry a model, all with the same labels; those without a detection count as well.
-        method: how.
-        iou_threshold: a detection joins the fused box it overlaps most above this.
-        weights: of the models, above 0; equal by default.
+        detections: one entry per model, all with the same labels; entries without a detection count as well.
+        method: the rule.
+        iou_threshold: a detection joins the fused box that it overlaps most, above this overlap.
+        weights: weights of the models, above 0; equal by default.
     """
     from cxr_mmdet.annotations.consensus import cluster_boxes
 
     model_weights = np.ones(len(detections)) if weights is None else np.asarray(weights, dtype=np.float64)
-    boxes = np.concatenate([as_boxes(entry.boxes_xyxy) for entry in detections])
-    labels = np.concatenate([entry.labels for entry in detections])
-    own_weights = np.repeat(model_weights, [len(entry.scores) for entry in detections])
-    scores = np.concatenate([entry.scores for entry in detections]) * own_weights
+    names, p_abnormal = detections[0].class_names, mean_p_abnormal([each.p_abnormal for each in detections], weights)
+    everything = Detections.concatenate(detections)
+    scores = everything.scores * np.repeat(model_weights, [len(each) for each in detections])
     usable = scores > 0
-    boxes, labels, scores = boxes[usable], labels[usable], scores[usable]
+    boxes, labels, scores = as_boxes(everything.boxes_xyxy)[usable], everything.labels[usable], scores[usable]
     if not len(boxes):
-        return Detections.empty()
+        return Detections(boxes, labels, scores, names, p_abnormal)
     order = np.lexsort((*(-column for column in boxes.T[::-1]), -scores, labels))
     boxes, labels, scores = boxes[order], labels[order], scores[order]
     _, groups = np.unique(labels, return_inverse=True)
@@ -83,7 +64,7 @@ def fuse(
     fused_scores = np.minimum(fused_scores, 1)
     _, founders = np.unique(clusters, return_index=True)
     best = np.argsort(-fused_scores, kind="stable")
-    return Detections(fused[best], labels[founders][best], fused_scores[best])
+    return Detections(fused[best], labels[founders][best], fused_scores[best], names, p_abnormal)
 
 
 def mean_p_abnormal(probabilities: Sequence[float | None], weights: Sequence[float] | None = None) -> float | None:
@@ -145,11 +126,11 @@ class Ensemble:
         """Raise unless the thresholds make sense for every member.
 
         Raises:
-            UsageError: see :meth:`Thresholds.check`, or an NMS IoU where a member does not suppress.
+            UsageError: see :meth:`Thresholds.check`, or an NMS IoU for a member without adjustable NMS.
         """
         thresholds.check(self.class_names)
         for member in self.members:
-            member.model.spec.overlap(thresholds.nms_iou)
+            member.model.spec.resolve_nms_iou(thresholds.nms_iou)
 
     @property
     def has_gate(self) -> bool:
@@ -170,27 +151,14 @@ class Ensemble:
     def _fuse(self, found: Sequence[Findings], thresholds: Thresholds) -> Findings:
         names = self.class_names
         fused = fuse_findings(found, names, method=self.method, iou_threshold=self.iou_threshold, weights=self.weights)
+        gated = [each.p_abnormal if member.has_gate else None for each, member in zip(found, self.members, strict=True)]
+        fused = replace(fused, p_abnormal=mean_p_abnormal(gated, self.weights))
         first = found[0]
-        findings = Findings.of(
-            fused.boxes_xyxy,
-            fused.labels,
-            fused.scores,
-            class_names=names,
-            size_hw=first.size_hw,
-            model_id=self.model_id,
-            warnings=first.warnings,
-            p_abnormal=mean_p_abnormal(
-                [
-                    entry.p_abnormal if member.has_gate else None
-                    for entry, member in zip(found, self.members, strict=True)
-                ],
-                self.weights,
-            ),
-        )
+        findings = Findings.of(fused, size_hw=first.size_hw, model_id=self.model_id, warnings=first.warnings)
         own = min(member.model.spec.score_threshold for member in self.members)
         score = own if thresholds.score is None else thresholds.score
         limits = dict.fromkeys(names, score) | dict(thresholds.per_class or {})
-        return findings.at_least(limits)
+        return findings.filter(limits)
 
 
 def _before_fusion(member: Predictor, thresholds: Thresholds) -> Thresholds:
@@ -223,25 +191,21 @@ def fuse_findings(
 
     A class that some models do not know is scored among those that do, so that their ignorance does not lower it.
     """
-    places = {name: label for label, name in enumerate(class_names)}
+    label_of = {name: label for label, name in enumerate(class_names)}
     model_weights = [1.0] * len(found) if weights is None else list(weights)
     groups: dict[tuple[int, ...], list[int]] = {}
-    for name, label in places.items():
+    for name, label in label_of.items():
         knowing = tuple(index for index, entry in enumerate(found) if name in entry.class_names)
         groups.setdefault(knowing, []).append(label)
     parts = []
     for knowing, labels in groups.items():
-        detections = [_select(found[index], places, labels) for index in knowing]
+        detections = [_select(found[index], label_of, labels) for index in knowing]
         own = [model_weights[index] for index in knowing]
         parts.append(fuse(detections, method=method, iou_threshold=iou_threshold, weights=own))
-    return Detections(
-        np.concatenate([part.boxes_xyxy for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )
+    return Detections.concatenate(parts, class_names)
 
 
-def _select(found: Findings, places: dict[str, int], labels: Sequence[int]) -> Detections:
-    own = np.array([places[name] for name in found.class_names], dtype=np.int64)[found.labels]
-    kept = np.isin(own, labels)
-    return Detections(found.boxes_xyxy[kept], own[kept], found.scores[kept])
+def _select(found: Findings, label_of: dict[str, int], labels: Sequence[int]) -> Detections:
+    """Return the detections of some classes, relabelled."""
+    own = np.array([label_of[name] for name in found.class_names], dtype=np.int64)[found.labels]
+    return Detections(found.boxes_xyxy, own, found.scores)[np.isin(own, labels)]

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the same radiograph in several sizes and mirrored, the findings fused."""
+"""Prediction of the findings on radiographs, with test-time augmentation where it is asked for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.inference.backends.base import detect
-from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, fuse, mean_p_abnormal
+from cxr_mmdet.inference.fusion import fuse
 from cxr_mmdet.inference.model import load_model
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import DetectionFusion
 from cxr_mmdet.structures.labels import mirrored_labels
 from cxr_mmdet.structures.scores import beyond, in_single_precision
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.inference.decoding import Boxes
     from cxr_mmdet.inference.model import LoadedModel
     from cxr_mmdet.inference.preprocessing import ModelInput
 
@@ -201,8 +200,8 @@ class Predictor:
 
         Raises:
             DicomError: a source that cannot be read.
-            UsageError: a threshold outside 0…1, for a class that the model does not have, or for suppression that it
-                does not do.
+            UsageError: a threshold outside 0…1, for a class that the model does not have, or an NMS IoU for a model
+                without adjustable NMS.
         """
         thresholds = Thresholds(score_threshold, nms_iou, class_thresholds)
         sources = source if isinstance(source, list) else [source]
@@ -216,10 +215,10 @@ class Predictor:
         """Raise unless the thresholds make sense for this model.
 
         Raises:
-            UsageError: see :meth:`Thresholds.check`, or an NMS IoU for a model that does not suppress.
+            UsageError: see :meth:`Thresholds.check`, or an NMS IoU for a model without adjustable NMS.
         """
         thresholds.check(self.class_names)
-        self.model.spec.overlap(thresholds.nms_iou)
+        self.model.spec.resolve_nms_iou(thresholds.nms_iou)
 
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
@@ -246,11 +245,12 @@ class Predictor:
     def _detect(self, inputs: list[ModelInput], thresholds: Thresholds) -> Iterator[Detections]:
         spec = self.model.spec
         limits = thresholds.of_classes(self.class_names, spec.score_threshold)
-        nms_iou = spec.overlap(thresholds.nms_iou)
+        nms_iou = spec.resolve_nms_iou(thresholds.nms_iou)
         batch = inputs[0].batch if len(inputs) == 1 else np.concatenate([entry.batch for entry in inputs])
         sizes = [entry.size_hw for entry in inputs]
-        for entry, boxes in zip(inputs, detect(self.model.backend, spec, batch, sizes, limits, nms_iou), strict=True):
-            yield in_source_pixels(entry, boxes, self.class_names)
+        detections = detect(self.model.backend, spec, batch, sizes, limits, nms_iou)
+        for entry, found in zip(inputs, detections, strict=True):
+            yield in_source_pixels(entry, found, self.class_names)
 
     def _findings(
         self,
@@ -263,29 +263,20 @@ class Predictor:
         if len(views) > 1:
             found = fuse(views, method=augmentation.method, iou_threshold=augmentation.iou_threshold)
         height, width = radiograph.pixels.shape
-        findings = Findings.of(
-            found.boxes_xyxy,
-            found.labels,
-            found.scores,
-            class_names=self.class_names,
-            size_hw=(height, width),
-            model_id=self.model_id,
-            warnings=radiograph.warnings,
-            p_abnormal=mean_p_abnormal([view.p_abnormal for view in views]),
-        )
+        findings = Findings.of(found, size_hw=(height, width), model_id=self.model_id, warnings=radiograph.warnings)
         if len(views) == 1:
             return findings
-        # What only some views see has a lower score than each of them gave it.
-        return findings.at_least(dict(zip(self.class_names, limits.tolist(), strict=True)))
+        # Fusion lowers the score of what only some of the views show.
+        return findings.filter(dict(zip(self.class_names, limits.tolist(), strict=True)))
 
 
-def in_source_pixels(entry: ModelInput, boxes: Boxes, class_names: Sequence[str]) -> Detections:
-    """Return a network's boxes in pixels of the radiograph that the input was made of."""
+def in_source_pixels(entry: ModelInput, detections: Detections, class_names: Sequence[str]) -> Detections:
+    """Return a network's detections in pixels of the radiograph that the input was made of, with named labels."""
     # In single precision, as mmdet undoes the resizing.
     factors = np.array([1 / factor for factor in entry.factors * 2], dtype=np.float32)
-    labels = np.array(mirrored_labels(class_names))[boxes.labels] if entry.flipped else boxes.labels
-    corners = entry.to_source(boxes.boxes_xyxy * factors)
-    return Detections(corners, labels, boxes.scores.astype(np.float64), boxes.p_abnormal)
+    labels = np.array(mirrored_labels(class_names))[detections.labels] if entry.flipped else detections.labels
+    boxes = entry.to_source(detections.boxes_xyxy * factors)
+    return Detections(boxes, labels, detections.scores.astype(np.float64), tuple(class_names), detections.p_abnormal)
 
 
 def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:

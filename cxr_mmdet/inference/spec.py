@@ -1,4 +1,4 @@
-"""What prediction must know about a detector, as data; of those we decode, it travels in a bundle's ``model.json``."""
+"""Descriptions of detectors that prediction needs, as data; a bundle's ``model.json`` holds a :class:`DetectorSpec`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Activation = Literal["sigmoid", "softmax"]
 Four = tuple[float, float, float, float]
 
-NO_SUPPRESSION = 1.0
-"""The NMS IoU that no two boxes exceed."""
+NO_NMS = 1.0
+"""NMS IoU that no two boxes exceed, so that NMS removes nothing."""
 
 _TINY, _LARGE, _MANY = 1e-6, 1 << 16, 1 << 20
 _BELOW_ONE = math.nextafter(1, 0)
@@ -56,7 +56,7 @@ def require_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}, expected true or false")
 
 
-def _require_choice(score_threshold: Any, nms_iou: Any, max_per_image: Any) -> None:
+def _require_selection(score_threshold: Any, nms_iou: Any, max_per_image: Any) -> None:
     require_number("score_threshold", score_threshold, 0, _BELOW_ONE)  # at 1 nothing would ever be found
     require_number("nms_iou", nms_iou, 0, 1)
     require_whole("max_per_image", max_per_image, 1, _MANY)
@@ -64,12 +64,12 @@ def _require_choice(score_threshold: Any, nms_iou: Any, max_per_image: Any) -> N
 
 @dataclass(frozen=True)
 class DeltaCoder:
-    """How four numbers move and stretch a box (mmdet's ``DeltaXYWHBBoxCoder``).
+    """Coding of a box as four deltas of an anchor (mmdet's ``DeltaXYWHBBoxCoder``).
 
     Attributes:
-        means: added to the normalised deltas dx, dy, dw, dh.
-        stds: multiplied with them before.
-        clip_border: cut decoded boxes at the picture's border.
+        means: added to the deltas dx, dy, dw, dh after scaling.
+        stds: factors that scale the deltas first.
+        clip_border: clip decoded boxes to the picture.
     """
 
     means: Four
@@ -86,12 +86,12 @@ class DeltaCoder:
 
 @dataclass(frozen=True)
 class DistanceCoder:
-    """How four numbers span a box around an anchor's centre (mmdet's ``DistancePointBBoxCoder``).
+    """Coding of a box as four distances from an anchor's centre (mmdet's ``DistancePointBBoxCoder``).
 
-    They are the distances to the left, top, right and bottom side, in cells of the level.
+    The numbers are the distances to the left, top, right and bottom side, in cells of the level.
 
     Attributes:
-        clip_border: cut decoded boxes at the picture's border.
+        clip_border: clip decoded boxes to the picture.
     """
 
     clip_border: bool = True
@@ -102,18 +102,19 @@ class DistanceCoder:
 
 @dataclass(frozen=True)
 class AnchorMaps:
-    """Dense maps of scores and deltas over anchors, one pair a level.
+    """Dense maps of scores and deltas over anchors, one pair per level.
 
     Attributes:
-        base_anchors: a level's anchors around the cell (0, 0), x_min y_min x_max y_max, in pixels of the input.
-        strides: width and height of a cell of each level in pixels of the input.
-        coder: of the deltas; a :class:`DistanceCoder` for GFL.
+        base_anchors: per level, the anchors around the cell (0, 0): x_min y_min x_max y_max, in pixels of the input.
+        strides: per level, width and height of a cell in pixels of the input.
+        coder: coding of the deltas; a :class:`DistanceCoder` for GFL.
         activation: of the scores; softmax has the background as last channel.
-        channels: scores an anchor, background included.
-        nms_pre: so many best scores a level go on.
-        nms_iou: overlap above which the weaker box of a class (of a level, for proposals) goes.
-        max_per_image: so many survive.
-        score_threshold: scores up to this one are left out; proposals have none.
+        channels: scores per anchor, background included.
+        nms_pre: maximum candidates per level before NMS, the highest scores first; -1 keeps all.
+        nms_iou: overlap above which the weaker box of a class (of a level, for proposals) is removed.
+        max_per_image: maximum detections per image.
+        score_threshold: a detection's score exceeds this one; unused for proposals.
+        min_size: boxes with a side of at most this many pixels are removed; -1 keeps all.
     """
 
     base_anchors: tuple[tuple[Four, ...], ...]
@@ -144,7 +145,7 @@ class AnchorMaps:
             raise ValueError(f"activation is {self.activation!r}, expected one of {', '.join(get_args(Activation))}")
         require_whole("channels", self.channels, 1 if self.activation == "sigmoid" else 2, _MANY)
         require_whole("nms_pre", self.nms_pre, -1, _MANY)
-        _require_choice(self.score_threshold, self.nms_iou, self.max_per_image)
+        _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
         require_number("min_size", self.min_size, -1, _LARGE)
 
     def anchors(self, level: int) -> NDArray[np.float32]:
@@ -154,13 +155,13 @@ class AnchorMaps:
 
 @dataclass(frozen=True)
 class Pooling:
-    """RoI align on the levels of a feature pyramid.
+    """RoIAlign on the levels of a feature pyramid.
 
     Attributes:
         size_hw: rows and columns of bins.
-        samples: a bin along each side; 0: as many as it has cells, rounded up.
-        aligned: pixels have their centre at one half, and regions may be smaller than a cell.
-        strides: a cell's side in pixels of the input, of each level.
+        samples: sampling points per bin along each side; 0: the number of cells that the bin covers, rounded up.
+        aligned: pixel centres lie at one half, and regions may be smaller than a cell.
+        strides: per level, the side of a cell in pixels of the input.
     """
 
     size_hw: tuple[int, int]
@@ -182,14 +183,14 @@ class Regions:
     """The second stage of a two-stage detector.
 
     Attributes:
-        pooling: how regions are cut out of the feature pyramid.
-        coder: of the deltas.
-        class_agnostic: one set of deltas a region, not one a class.
-        levels: of the feature pyramid that regions are taken from.
-        finest_scale: regions of less than twice this side go to the first level (FPN's rule).
-        nms_iou: overlap above which the weaker box of a class goes.
-        max_per_image: so many survive.
-        score_threshold: scores up to this one are left out.
+        pooling: RoIAlign of the regions.
+        coder: coding of the deltas.
+        class_agnostic: one set of deltas per region instead of one per class.
+        levels: number of levels of the feature pyramid that regions are pooled from.
+        finest_scale: regions with a side below twice this length are pooled from the first level (FPN's rule).
+        nms_iou: overlap above which the weaker box of a class is removed.
+        max_per_image: maximum detections per image.
+        score_threshold: a detection's score exceeds this one.
     """
 
     pooling: Pooling
@@ -205,14 +206,14 @@ class Regions:
         require_flag("class_agnostic", self.class_agnostic)
         require_whole("levels", self.levels, 1, len(self.pooling.strides))
         require_number("finest_scale", self.finest_scale, _TINY, _LARGE)
-        _require_choice(self.score_threshold, self.nms_iou, self.max_per_image)
+        _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
 
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A one-stage detector (``maps`` give detections) or a two-stage one (they give proposals for ``regions``).
+    """A one-stage detector, whose ``maps`` give detections, or a two-stage one, whose maps propose ``regions``.
 
-    With a ``gate`` the network has one more output: the logit of a picture's being abnormal.
+    With a ``gate`` the network has one more output: the logit of the picture being abnormal.
     """
 
     maps: AnchorMaps
@@ -225,38 +226,38 @@ class DetectorSpec:
 
     @property
     def class_count(self) -> int | None:
-        """The number of classes that the scores are of; None where the second stage has them."""
+        """Number of classes of the dense scores; None for a two-stage detector."""
         if self.regions is not None:
             return None
         return self.maps.channels - (self.maps.activation == "softmax")
 
     @property
     def score_threshold(self) -> float:
-        """The threshold the model was tested with."""
+        """Score threshold that the model was tested with."""
         return (self.regions or self.maps).score_threshold
 
     @property
     def nms_iou(self) -> float:
-        """The overlap the model was tested with."""
+        """NMS IoU that the model was tested with."""
         return (self.regions or self.maps).nms_iou
 
     @property
-    def suppresses(self) -> bool:
-        """Whether the overlap can be chosen."""
+    def nms_is_adjustable(self) -> bool:
+        """Whether another NMS IoU than the model's own can be asked for."""
         return True
 
     @property
     def max_per_image(self) -> int:
-        """So many boxes survive."""
+        """Maximum detections per image."""
         return (self.regions or self.maps).max_per_image
 
     @property
     def min_size(self) -> float:
-        """Boxes with a side of at most so many pixels do not; negative: all may."""
+        """Boxes with a side of at most this many pixels are removed; negative keeps all."""
         return self.maps.min_size if self.regions is None else -1.0
 
-    def overlap(self, asked: float | None) -> float:
-        """Return the overlap to suppress by: the one asked for, or else the model's own."""
+    def resolve_nms_iou(self, asked: float | None) -> float:
+        """Return the NMS IoU that is asked for, or else the model's own."""
         return self.nms_iou if asked is None else asked
 
     def to_json(self) -> dict[str, Any]:
@@ -283,46 +284,42 @@ class DetectorSpec:
 
 @dataclass(frozen=True)
 class WholeDetector:
-    """A detector whose outputs mmdet's own code decodes, whatever they mean: it runs in torch only.
+    """A detector whose outputs mmdet decodes itself; it runs in torch only.
 
     Attributes:
-        kind: the name of its class, for people.
-        score_threshold: the threshold the model was tested with; 0 where it has none.
-        nms_iou: the overlap the model was tested with; ``NO_SUPPRESSION`` where it is not plain suppression by overlap
-            within a class that leaves the best boxes.
-        suppresses: whether it is, so that the overlap can be chosen.
-        max_per_image: so many boxes survive.
-        gate: the rule of its abnormality gate, which it applies itself; None without one.
+        kind: name of its class, for messages.
+        score_threshold: score threshold that the model was tested with; 0 where it has none.
+        nms_iou: NMS IoU that the model was tested with; ``NO_NMS`` where it does not use plain class-wise NMS.
+        nms_is_adjustable: whether it uses plain class-wise NMS, so that another NMS IoU can be asked for.
+        max_per_image: maximum detections per image.
+        gate: rule of its abnormality gate, which it applies itself; None without one.
     """
 
     kind: str
     score_threshold: float
     nms_iou: float
-    suppresses: bool
+    nms_is_adjustable: bool
     max_per_image: int
     gate: GateRule | None = None
 
     def __post_init__(self) -> None:
-        _require_choice(self.score_threshold, self.nms_iou, self.max_per_image)
+        _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
 
     @property
     def min_size(self) -> float:
-        """Boxes with a side of at most so many pixels do not survive; negative, for mmdet has seen to it."""
+        """Always negative: mmdet has already removed boxes that are too small."""
         return -1.0
 
-    def overlap(self, asked: float | None) -> float:
-        """Return the overlap to suppress by: the one asked for, or else the model's own.
+    def resolve_nms_iou(self, asked: float | None) -> float:
+        """Return the NMS IoU that is asked for, or else the model's own.
 
         Raises:
-            UsageError: one is asked for that this model knows nothing to do with.
+            UsageError: the model has no NMS that another NMS IoU could change.
         """
         if asked is None or asked == self.nms_iou:
             return self.nms_iou
-        if not self.suppresses:
-            raise UsageError(
-                f"the NMS IoU cannot be chosen: {self.kind} does not suppress boxes by their overlap; leave --nms-iou "
-                "away."
-            )
+        if not self.nms_is_adjustable:
+            raise UsageError(f"the NMS IoU cannot be changed: {self.kind} does not use plain NMS; omit --nms-iou.")
         return asked
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from cxr_mmdet.dicom.radiograph import Radiograph
-    from cxr_mmdet.inference.findings import Findings
     from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.structures.detections import Findings
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ReportOptions:
 
     def reported(self, found: Findings) -> Findings:
         """Return which of the findings are reported."""
-        findings = found.at_least(self.score_threshold)
+        findings = found.filter(self.score_threshold)
         return findings if self.max_findings is None else findings.best(self.max_findings)
 
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from cxr_mmdet.structures.detections import Box
     from cxr_mmdet.web.examples import Example
     from cxr_mmdet.web.page import Parts
     from cxr_mmdet.web.room import ReadingRoom
-    from cxr_mmdet.web.verdicts import Box
 
 MAX_RENDERS = 4
 """Pictures rendered at once; each takes several times the memory of its radiograph while it lasts."""
@@ -165,7 +165,7 @@ class Actions:
         """Take down a verdict, and go on to the next finding without one."""
 
         def change(case: Case) -> Changes:
-            named = case.named()
+            named = list(case.findings())
             finding = next((each for each in named if each.key == session["selected"]), None)
             self._room.judge(
                 case, _reader(reader, request), kind, None if kind is Kind.missed else finding,
@@ -226,7 +226,7 @@ class Actions:
 
     def _display(self, session: Session, case: Case, shown: Filter) -> Changes:
         case.filter = shown
-        session["selected"] = next((each.key for each in case.named()), None)
+        session["selected"] = next((each.key for each in case.findings()), None)
         changes = {
             self.parts.session: session,
             self.parts.work: gr.update(visible=True),

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.structures.radiograph_files import image_id_of
-from cxr_mmdet.web.verdicts import Finding, Reading, name_findings
+from cxr_mmdet.structures.scores import DEFAULT_SCORE_THRESHOLD
+from cxr_mmdet.web.verdicts import Reading
 
 if TYPE_CHECKING:
     from cxr_mmdet.dicom.viewing import Window
     from cxr_mmdet.inference.candidates import Candidates
-    from cxr_mmdet.inference.findings import Findings
+    from cxr_mmdet.structures.detections import Findings
     from cxr_mmdet.web.decoding import Decoded
 
 
@@ -35,7 +36,7 @@ class Filter:
         hidden: classes that are switched off.
     """
 
-    score: float = 0.3
+    score: float = DEFAULT_SCORE_THRESHOLD
     nms_iou: float = 0.5
     hidden: frozenset[str] = frozenset()
 
@@ -103,11 +104,7 @@ class Case:
         found = self.candidates.findings(Thresholds(self.filter.score, self.filter.nms_iou))
         if not self.filter.hidden:
             return found
-        return found.at_least({name: math.inf if name in self.filter.hidden else 0.0 for name in found.class_names})
-
-    def named(self) -> list[Finding]:
-        """Return what is shown, one by one."""
-        return name_findings(self.findings())
+        return found.filter({name: math.inf if name in self.filter.hidden else 0.0 for name in found.class_names})
 
 
 class Cases:

@@ -102,7 +102,7 @@ def _nothing(all_readings: int, finished: int, unknown: int) -> str:
 
 
 def _rows(name: str, reader: str, reading: StoredReading) -> list[tuple[object, ...]]:
-    seen = [verdict for verdict in reading.verdicts if verdict.kind != Kind.absent.name]
+    seen = [verdict for verdict in reading.verdicts if verdict.kind is not Kind.absent]
     if not seen:
         return [(name, NO_FINDING, reader, "", "", "", "")]
     # Two findings corrected to one box are one finding.
@@ -120,14 +120,14 @@ def _names(
     wanted = {reading.image.content_sha256: reading.image.pixels_sha256 for reading in readings}
     found: dict[str, str] = {}
     others: dict[str, Path] = {}
-    for done, (image_id, path) in enumerate(files.items(), 1):
+    for image_id, path in files.items():
         digest = hash_content(read_bytes(path))
         if digest in wanted:
             found[digest] = image_id
         else:
             others[image_id] = path
         if progress is not None:
-            progress(1, len(files) if done else 0)
+            progress(1, len(files))
     missing = {pixels: content for content, pixels in wanted.items() if content not in found}
     if missing:
         found |= {missing[digest]: image_id for image_id, digest in _pixel_hashes(others) if digest in missing}

@@ -18,11 +18,12 @@ from cxr_mmdet.web.verdicts import Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cxr_mmdet.structures.detections import Box
     from cxr_mmdet.web.cases import Case
     from cxr_mmdet.web.examples import Example
     from cxr_mmdet.web.rendering import Part
     from cxr_mmdet.web.room import ReadingRoom
-    from cxr_mmdet.web.verdicts import Box, Verdict
+    from cxr_mmdet.web.verdicts import Verdict
 
 _WORDS = {
     Kind.agree: "agreed",
@@ -49,7 +50,7 @@ def viewer_html(case: Case | None, selected: str | None) -> str:
         return _template("viewer.html").render(pictures=None)
     pictures = render_case(case)
     part = pictures.part
-    hits = [(finding, place) for finding in case.named() if (place := _place(finding.box_xyxy, part))]
+    hits = [(finding, place) for finding in case.findings() if (place := _place(finding.box_xyxy, part))]
     # The smallest lies on top, or it could not be reached where a larger one covers it.
     hits.sort(key=lambda hit: -hit[1].width * hit[1].height)
     marks = [
@@ -81,7 +82,7 @@ def findings_html(case: Case | None, selected: str | None) -> str:
             "verdict": _words(case.reading.verdicts.get(finding.key)),
             "kind": getattr(case.reading.verdicts.get(finding.key), "kind", Kind.missed).name,
         }
-        for finding in case.named()
+        for finding in case.findings()
     ]
     return _template("findings.html").render(
         rows=rows, missed=case.reading.missed, selected=selected, finished=case.reading.finished

@@ -147,7 +147,7 @@ def _thresholds(room: ReadingRoom) -> tuple[Any, ...]:
         score = gr.Slider(FLOOR, 1, value=start.score, step=0.01, label="Confidence at least", elem_id="cxr-score")
         nms = gr.Slider(
             0, 1, value=start.nms_iou, step=0.01, label="NMS IoU (overlap)", elem_id="cxr-nms",
-            interactive=room.predictor.model.spec.suppresses,
+            interactive=room.predictor.model.spec.nms_is_adjustable,
         )  # fmt: skip
     with gr.Accordion("Classes", open=len(room.class_names) <= 6, elem_id="cxr-classes-box"):
         classes = gr.CheckboxGroup(

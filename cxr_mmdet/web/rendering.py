@@ -14,7 +14,7 @@ from cxr_mmdet.structures.boxes import scale, translate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cxr_mmdet.inference.findings import Findings
+    from cxr_mmdet.structures.detections import Findings
     from cxr_mmdet.web.cases import Case, Look
 
 VIEW_LONG_EDGE = 880

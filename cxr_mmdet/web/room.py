@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CxrError
-from cxr_mmdet.inference.candidates import FLOOR, find_candidates
+from cxr_mmdet.inference.candidates import find_candidates
 from cxr_mmdet.web.cases import Case, Cases, Filter
 from cxr_mmdet.web.decoding import DecodingPool
 from cxr_mmdet.web.store import StoredImage
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.structures.detections import Box, Finding
     from cxr_mmdet.web.store import Store
     from cxr_mmdet.web.uploads import Upload
-    from cxr_mmdet.web.verdicts import Box, Finding, Kind, Verdict
-
-SHOWN_SCORE = 0.3
-"""Where the page starts: a model's own threshold is made for scoring, and would show dozens of boxes."""
+    from cxr_mmdet.web.verdicts import Kind, Verdict
 
 
 class ReadingRoom:
@@ -64,7 +62,7 @@ class ReadingRoom:
     @property
     def default_filter(self) -> Filter:
         """What is shown at first."""
-        return Filter(score=max(SHOWN_SCORE, FLOOR), nms_iou=self.predictor.model.spec.nms_iou)
+        return Filter(nms_iou=self.predictor.model.spec.nms_iou)
 
     def warm_up(self) -> None:
         """Start what the first visitor would wait for."""
@@ -124,7 +122,7 @@ class ReadingRoom:
 
     def finish(self, case: Case, reader: str) -> None:
         """Close the reading; see :meth:`Reading.finish`."""
-        case.reading.finish(case.named())
+        case.reading.finish(case.findings())
         self._keep(case, reader)
 
     def _open(self, upload: Upload, shown: Filter) -> Case:
@@ -147,7 +145,7 @@ class ReadingRoom:
                 model_id=self.predictor.model_id,
                 seconds=end - between,
                 shown=shown,
-                findings=case.named(),
+                findings=case.findings(),
             )
         self.cases.add(case)
         return case
@@ -170,5 +168,5 @@ class ReadingRoom:
                 reader=reader.strip()[:255] or "reader",
                 reading=case.reading,
                 shown=case.filter,
-                findings=case.named(),
+                findings=case.findings(),
             )

@@ -27,12 +27,14 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.web.verdicts import Kind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
+    from cxr_mmdet.structures.detections import Finding
     from cxr_mmdet.web.cases import Filter
-    from cxr_mmdet.web.verdicts import Finding, Reading
+    from cxr_mmdet.web.verdicts import Reading
 
 
 class Base(DeclarativeBase):
@@ -149,22 +151,13 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
-class StoredVerdict:
-    """A verdict on a stored radiograph, in pixels of it."""
-
-    kind: str
-    class_name: str
-    box_xyxy: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
 class StoredReading:
     """One reader's verdicts on one radiograph."""
 
     image: StoredImage
     reader: str
     finished: bool
-    verdicts: tuple[StoredVerdict, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 class Store:
@@ -217,7 +210,7 @@ class Store:
         self._engine.dispose()
 
     def add_prediction(
-        self, image: StoredImage, *, model_id: str, seconds: float, shown: Filter, findings: Sequence[Finding]
+        self, image: StoredImage, *, model_id: str, seconds: float, shown: Filter, findings: Iterable[Finding]
     ) -> int:
         """Keep a prediction as it was first shown; return its number."""
         with self._session() as session:
@@ -233,7 +226,7 @@ class Store:
             return prediction.id
 
     def save_reading(
-        self, prediction_id: int, *, reader: str, reading: Reading, shown: Filter, findings: Sequence[Finding]
+        self, prediction_id: int, *, reader: str, reading: Reading, shown: Filter, findings: Iterable[Finding]
     ) -> None:
         """Keep a reader's verdicts, and the prediction as it was shown when they were given.
 
@@ -331,7 +324,7 @@ def _image_row(session: Session, image: StoredImage) -> ImageRow:
     return row
 
 
-def _show(prediction: PredictionRow, shown: Filter, findings: Sequence[Finding]) -> None:
+def _show(prediction: PredictionRow, shown: Filter, findings: Iterable[Finding]) -> None:
     prediction.score_threshold, prediction.nms_iou = shown.score, shown.nms_iou
     prediction.hidden_classes = sorted(shown.hidden)
     prediction.boxes = [
@@ -349,8 +342,8 @@ def _show(prediction: PredictionRow, shown: Filter, findings: Sequence[Finding])
 def _reading(row: ReadingRow) -> StoredReading:
     image = row.prediction.image
     verdicts = tuple(
-        StoredVerdict(verdict.kind, verdict.class_name, (verdict.x_min, verdict.y_min, verdict.x_max, verdict.y_max))
-        for verdict in row.verdicts
+        Verdict(Kind[each.kind], each.class_name, (each.x_min, each.y_min, each.x_max, each.y_max), each.finding_key)
+        for each in row.verdicts
     )
     stored = StoredImage(
         image.content_sha256, image.pixels_sha256, (image.height, image.width), image.name, image.patient_id

@@ -12,9 +12,7 @@ from cxr_mmdet.structures.boxes import as_boxes, clip_to_image
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from cxr_mmdet.inference.findings import Findings
-
-    Box = tuple[float, float, float, float]
+    from cxr_mmdet.structures.detections import Box, Finding
 
 
 class ReadingError(CxrError):
@@ -29,16 +27,6 @@ class Kind(str, Enum):
     wrong_class = "wrong class"
     wrong_box = "wrong box"
     missed = "missed"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding of a model with a name of its own that thresholds do not change."""
-
-    key: str
-    class_name: str
-    score: float
-    box_xyxy: Box
 
 
 @dataclass(frozen=True)
@@ -121,16 +109,6 @@ class Reading:
             count = "1 finding waits" if len(waiting) == 1 else f"{len(waiting)} findings wait"
             raise ReadingError(f"{count} for a verdict, the first is {waiting[0].class_name}.")
         self.finished = True
-
-
-def name_findings(findings: Findings) -> list[Finding]:
-    """Return the findings one by one, in their order."""
-    rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy.tolist(), strict=True)
-    named = []
-    for label, score, (x_min, y_min, x_max, y_max) in rows:
-        key = f"{label}:" + ",".join(f"{side:.2f}" for side in (x_min, y_min, x_max, y_max))
-        named.append(Finding(key, findings.class_names[label], score, (x_min, y_min, x_max, y_max)))
-    return named
 
 
 def _about(

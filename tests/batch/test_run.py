@@ -18,9 +18,9 @@ from pydicom.data import get_testdata_file
 
 from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.errors import CxrError, NotFiniteError, UsageError
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.structures.coco import read_detections
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +49,8 @@ class OneBox:
             height, width = radiograph.size_hw
             score = float(radiograph.pixels.mean() / 255)
             boxes, labels, scores = ([[0, 0, width / 2, height / 2]], [1], [score]) if score > 0.1 else ([], [], [])
-            found.append(
-                Findings.of(
-                    boxes, labels, scores, class_names=self.class_names, size_hw=(height, width), model_id=self.model_id
-                )
-            )
+            detections = Detections(boxes, labels, scores, self.class_names)
+            found.append(Findings.of(detections, size_hw=(height, width), model_id=self.model_id))
         return found
 
 

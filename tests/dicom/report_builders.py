@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
@@ -22,6 +20,7 @@ from cxr_mmdet.dicom.report import read_header
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
+from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
@@ -30,26 +29,19 @@ if TYPE_CHECKING:
 CREATED = datetime.datetime(2026, 1, 2, 3, 4, 5, 600)
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What the writer asks of findings, and nothing else."""
-
-    boxes_xyxy: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    class_names: tuple[str, ...] = LABELS_14
-    size_hw: tuple[int, int] = (300, 200)
-    p_abnormal: float = 0.75
-    model_id: str = "retina_5cls-0123456789ab"
-
-
-def found(boxes: Any, labels: Any = None, scores: Any = None, **changes: Any) -> Found:
+def found(boxes: Any, labels: Any = None, scores: Any = None, **changes: Any) -> Findings:
     count = len(boxes)
-    return Found(
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        np.array(range(count) if labels is None else labels, dtype=np.int64),
-        np.array([1 / (number + 3) for number in range(count)] if scores is None else scores, dtype=np.float64),
-        **changes,
+    facts = {
+        "class_names": LABELS_14,
+        "size_hw": (300, 200),
+        "p_abnormal": 0.75,
+        "model_id": "retina_5cls-0123456789ab",
+    }
+    return Findings(
+        boxes_xyxy=boxes,
+        labels=range(count) if labels is None else labels,
+        scores=[1 / (number + 3) for number in range(count)] if scores is None else scores,
+        **facts | changes,
     )
 
 

@@ -14,19 +14,24 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     SecondaryCaptureImageStorage,
 )
-from report_builders import BOXES, CREATED, NOTHING, SOME, Found, errors_of, found, radiograph, run_tool, sources
+from report_builders import BOXES, CREATED, NOTHING, SOME, errors_of, found, radiograph, run_tool, sources
 
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.dicom.report import read_header, read_structured_report, secondary_capture, structured_report, to_bytes
 from cxr_mmdet.errors import DicomError
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def report_of(findings: Found, source: Dataset | None = None) -> Dataset:
+def report_of(findings: Findings, source: Dataset | None = None) -> Dataset:
     return structured_report(findings, source or radiograph(), created=CREATED)
+
+
+def classes_of(findings: Findings) -> list[str]:
+    return [finding.class_name for finding in findings]
 
 
 def read_back(report: Dataset) -> Dataset:
@@ -36,41 +41,36 @@ def read_back(report: Dataset) -> Dataset:
 
 
 @pytest.mark.parametrize("findings", [NOTHING, SOME, found([[1, 2, 3, 4]], p_abnormal=1.0)])
-def test_boxes_classes_and_scores_survive_the_round_trip(findings: Found):
+def test_boxes_classes_and_scores_survive_the_round_trip(findings: Findings):
     source = radiograph()
-    back = read_structured_report(to_bytes(report_of(findings, source)))
+    back, sop_instance_uid = read_structured_report(to_bytes(report_of(findings, source)))
     assert np.array_equal(back.boxes_xyxy, findings.boxes_xyxy.astype(np.float32).astype(np.float64))
-    assert back.classes == tuple(LABELS_14[label] for label in findings.labels)
+    assert classes_of(back) == [LABELS_14[label] for label in findings.labels]
     assert np.array_equal(back.scores, findings.scores)
     assert back.p_abnormal == findings.p_abnormal
     assert back.size_hw == findings.size_hw
     assert back.model_id == findings.model_id
-    assert back.source_sop_instance_uid == source.SOPInstanceUID
+    assert sop_instance_uid == source.SOPInstanceUID
 
 
 def test_what_a_model_finds_comes_back_to_the_last_bit():
-    from cxr_mmdet.inference.findings import Findings
-
     corners = np.random.default_rng(0).uniform(0, [200, 300], (50, 2, 2))
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    findings = Findings.of(
-        boxes, np.arange(50) % 14, np.linspace(0.1, 0.9, 50), class_names=LABELS_14, size_hw=(300, 200), model_id="m"
-    )
-    back = read_structured_report(to_bytes(report_of(findings)))
+    detections = Detections(boxes, np.arange(50) % 14, np.linspace(0.1, 0.9, 50), LABELS_14)
+    findings = Findings.of(detections, size_hw=(300, 200), model_id="m")
+    back, _ = read_structured_report(to_bytes(report_of(findings)))
     assert np.array_equal(back.boxes_xyxy, findings.boxes_xyxy)
     assert np.abs(np.sort(findings.boxes_xyxy, axis=0) - np.sort(boxes, axis=0)).max() < 2e-5
 
 
 def test_what_was_read_is_written_again_without_any_change():
-    once = read_structured_report(report_of(SOME))
-    again = read_structured_report(report_of(found(once.boxes_xyxy, [3, 8, 8, 13], once.scores)))
+    once, _ = read_structured_report(report_of(SOME))
+    again, _ = read_structured_report(report_of(found(once.boxes_xyxy, [3, 8, 8, 13], once.scores)))
     assert np.array_equal(once.boxes_xyxy, again.boxes_xyxy)
 
 
 def test_the_round_trip_meets_the_predictors_findings():
-    from cxr_mmdet.inference.findings import Findings
-
-    back = read_structured_report(report_of(SOME))
+    back, _ = read_structured_report(report_of(SOME))
     findings = Findings.from_json(back.to_json(), LABELS_14)
     assert findings.labels.tolist() == SOME.labels.tolist()
     assert findings.to_json()["findings"][0] == {"class": "Cardiomegaly", "score": 1 / 3, "box_xyxy": [0, 0, 200, 300]}
@@ -167,7 +167,7 @@ def test_other_mistakes_end_in_a_sentence():
 def test_class_names_of_any_script_survive():
     names = ("Verschattung größer 3 cm", "结节", "x" * 64)
     findings = found([[1, 1, 2, 2]] * 3, class_names=names)
-    assert read_structured_report(to_bytes(report_of(findings))).classes == names
+    assert classes_of(read_structured_report(to_bytes(report_of(findings)))[0]) == list(names)
 
 
 def test_every_public_code_stands_in_the_standards_dictionary():
@@ -195,7 +195,7 @@ def test_the_private_scheme_is_declared():
 
 
 def capture_of(
-    findings: Found, source: Dataset | None = None, side: int = 64, jpeg_quality: int | None = None
+    findings: Findings, source: Dataset | None = None, side: int = 64, jpeg_quality: int | None = None
 ) -> Dataset:
     picture = np.arange(side * (side + 1) * 3, dtype=np.uint32).astype(np.uint8).reshape(side, side + 1, 3)
     return secondary_capture(picture, findings, source or radiograph(), created=CREATED, jpeg_quality=jpeg_quality)
@@ -300,7 +300,7 @@ def test_findings_are_those_that_highdicom_would_write(monkeypatch: pytest.Monke
     findings = found(BOXES * times, [3, 8, 8, 13] * times, scores, class_names=names)
     source = radiograph()
     filled = to_bytes(report_of(findings, source))
-    assert len(read_structured_report(filled).scores) == len(scores)
+    assert len(read_structured_report(filled)[0]) == len(scores)
     whole = writer.sr.MeasurementReport
     document = writer.fingerprint(findings)
 
@@ -325,7 +325,7 @@ def test_a_report_can_be_read_changed_and_written_without_a_file_between():
     findings = found([[1, 1, 2, 2]] * 4, [0, 1, 0, 1], class_names=names)
     report = report_of(findings)
     untouched = to_bytes(report)
-    assert read_structured_report(report).classes == (names[0], names[1]) * 2
+    assert classes_of(read_structured_report(report)[0]) == [names[0], names[1]] * 2
     assert to_bytes(report) == untouched, "what has been looked at is written as before"
     group = report.ContentSequence[-1].ContentSequence[1]
     group.ContentSequence[0].TextValue = "changed"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.inference.findings import Findings
-from cxr_mmdet.inference.fusion import Detections, Ensemble, check_weights, fuse, fuse_findings
+from cxr_mmdet.inference.fusion import Ensemble, check_weights, fuse, fuse_findings
 from cxr_mmdet.inference.predictor import make_views
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import DetectionFusion
 
 SIDE = 100
@@ -91,18 +91,18 @@ def test_summed_scores_by_weight():
 
 
 def test_nothing_to_fuse():
-    fused = fuse([Detections.empty(), Detections.empty()])
+    fused = fuse([Detections([], [], []), Detections([], [], [])])
     assert fused.boxes_xyxy.shape == (0, 4)
 
 
 def test_a_model_that_finds_nothing_counts():
-    alone = fuse([box(0, 0, 10, 10, score=0.8), Detections.empty()])
+    alone = fuse([box(0, 0, 10, 10, score=0.8), Detections([], [], [])])
     np.testing.assert_allclose(alone.scores, [0.8 / 2])
 
 
 def findings(names, rows, model_id="m"):
     boxes, labels, scores = [row[0] for row in rows], [names.index(row[1]) for row in rows], [row[2] for row in rows]
-    return Findings.of(boxes, labels, scores, class_names=names, size_hw=(SIDE, SIDE), model_id=model_id)
+    return Findings.of(Detections(boxes, labels, scores, names), size_hw=(SIDE, SIDE), model_id=model_id)
 
 
 def test_label_orders_do_not_matter():

@@ -18,13 +18,12 @@ from cxr_mmdet.inference.backends import base as backend
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.cpu_kernels.on_demand import WholeMaps
-from cxr_mmdet.inference.decoding import Boxes
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, compare_findings
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.fusion import Ensemble, mean_p_abnormal
 from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View
 from cxr_mmdet.models.gate_rule import GateRule
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.radiograph_files import find_radiographs
 
@@ -82,11 +81,13 @@ def test_score_modes_by_hand(mode, monkeypatch):
         def maps(self, batch):
             return [], WholeMaps([]), None, np.array([math.log(1 / 3)], dtype=np.float32)
 
-    found = Boxes(np.zeros((4, 4), np.float32), np.array([0, 1, 0, 1]), np.array([0.8, 0.76, 0.36, 0.24], np.float32))
+    found = Detections(
+        np.zeros((4, 4), np.float32), np.array([0, 1, 0, 1]), np.array([0.8, 0.76, 0.36, 0.24], np.float32)
+    )
     spec = replace(Predictor.load(checkpoint_of("retina_gate")).model.spec, gate=GateRule.of(mode, 0.3))
-    monkeypatch.setattr(backend, "_candidates_of_one", lambda *_: found)
+    monkeypatch.setattr(backend.decoding, "decode_maps", lambda *_: found)
     limits = np.array([0.1, 0.2], np.float32)
-    (left,) = backend.candidates(Maps(), spec, np.zeros((1, 3, 8, 8), np.float32), [(8, 8)], limits)
+    (left,) = backend.find_candidates(Maps(), spec, np.zeros((1, 3, 8, 8), np.float32), [(8, 8)], limits)
     expected = {"leave": [0.8, 0.76, 0.36, 0.24], "multiply": [0.8 * 0.25], "cut": []}[mode]
     assert left.scores.tolist() == pytest.approx(expected, rel=1e-6)
     assert left.p_abnormal == pytest.approx(0.25, rel=1e-6)
@@ -201,7 +202,7 @@ class TestBundle:
 
 
 def nothing_found(p_abnormal: float) -> Findings:
-    return Findings.of([], [], [], class_names=("ILD",), size_hw=(8, 8), model_id="m", p_abnormal=p_abnormal)
+    return Findings.of(Detections([], [], [], ("ILD",), p_abnormal), size_hw=(8, 8), model_id="m")
 
 
 def test_parity_of_gates_by_hand():

@@ -124,7 +124,7 @@ def test_architectures_that_mmdet_and_we_decode_in_one_ensemble(tmp_path):
     )
     assert len(found) > 10
     assert found.model_id.count("+") == 2
-    with pytest.raises(UsageError, match="DINO does not suppress"):
+    with pytest.raises(UsageError, match="DINO does not use plain NMS"):
         ensemble.predict_radiographs([read_radiograph(path)], Thresholds(nms_iou=0.5))
 
 
@@ -152,7 +152,7 @@ def test_threads_share_a_predictor_each_with_its_own_threshold(tmp_path):
 def test_an_overlap_for_a_detector_without_suppression_is_refused_before_anything_is_written(tmp_path):
     path = detectors.write_picture(tmp_path / "in" / "a.png")
     predictor = Predictor.load(checkpoint_of("dino_r50"))
-    with pytest.raises(UsageError, match=r"DINO does not suppress boxes by their overlap; leave --nms-iou away"):
+    with pytest.raises(UsageError, match=r"DINO does not use plain NMS; omit --nms-iou"):
         predictor.predict(path, nms_iou=0.5)
     with pytest.raises(UsageError, match="DINO"):
         predict_many(
@@ -181,7 +181,7 @@ def test_suppression_of_another_kind_stays_the_models(tmp_path):
     assert_same(predictor.predict(path), *expected)
     plain = Predictor.load(detectors.checkpoint_of("retina")).predict(path)
     assert sorted(expected[1].tolist()) != sorted(plain.scores.tolist()), "or nothing was softened"
-    with pytest.raises(UsageError, match="RetinaNet does not suppress"):
+    with pytest.raises(UsageError, match="RetinaNet does not use plain NMS"):
         predictor.predict(path, nms_iou=0.5)
 
 
@@ -203,7 +203,7 @@ def test_the_model_given_stays_as_it_is():
     model = build("atss")
     before = model.bbox_head.test_cfg.to_dict()
     backend = MmdetBackend(model)
-    backend.boxes(np.zeros((1, 3, 64, 64), dtype=np.float32), [(64, 64)], np.full(5, 0.2, dtype=np.float32))
+    backend.candidates(np.zeros((1, 3, 64, 64), dtype=np.float32), [(64, 64)], np.full(5, 0.2, dtype=np.float32))
     assert model.bbox_head.test_cfg.to_dict() == before
 
 

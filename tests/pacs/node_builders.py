@@ -14,7 +14,6 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from cxr_mmdet.dicom.report import to_bytes
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.pacs.node import DicomNode, NodeOptions
 from cxr_mmdet.pacs.reporting import ReportOptions
@@ -22,6 +21,7 @@ from cxr_mmdet.pacs.sender import Destination
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import Encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
@@ -127,4 +127,4 @@ def radiograph_file(uid: str, *, grey: int = 7, patient: str = "P1", syntax: UID
 
 
 HEADER = _header()
-FINDINGS = Findings.of([[1, 1, 4, 4]], [0], [0.5], class_names=LABELS_14, size_hw=(8, 8), model_id="tiny")
+FINDINGS = Findings.of(Detections([[1, 1, 4, 4]], [0], [0.5], LABELS_14), size_hw=(8, 8), model_id="tiny")

@@ -108,10 +108,10 @@ def test_what_is_sent_comes_back_to_the_archive_as_the_predictor_says_it(
     ]
     assert study["PatientMainDicomTags"]["PatientID"] == header.PatientID
     reports = [read_structured_report(archive.file(entry["ID"])) for entry in _structured_reports(archive)]
-    (report,) = [report for report in reports if report.source_sop_instance_uid == header.SOPInstanceUID]
-    expected = predictor().predict(paths[0]).at_least(THRESHOLD)
+    (report,) = [report for report, sop_instance_uid in reports if sop_instance_uid == header.SOPInstanceUID]
+    expected = predictor().predict(paths[0]).filter(THRESHOLD)
     assert len(expected) > 0
-    assert report.classes == tuple(expected.class_names[label] for label in expected.labels)
+    assert [finding.class_name for finding in report] == [finding.class_name for finding in expected]
     assert np.array_equal(report.scores, expected.scores)
     assert np.array_equal(report.boxes_xyxy, expected.boxes_xyxy.astype(np.float32))
     assert not list((tmp_path / "state").glob("*/*.dcm"))

@@ -10,8 +10,8 @@ import pytest
 from node_builders import FINDINGS
 from pydicom import Dataset
 
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.pacs.reporting import ReportOptions, quiet_libraries
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ LIBRARIES = ("pydicom", "highdicom", "pynetdicom")
 
 
 def test_above_the_threshold_and_no_more_than_asked_for():
-    found = Findings.of(
-        [[0, 0, 2, 2]] * 3, [0, 1, 2], [0.2, 0.6, 0.5], class_names=LABELS_14, size_hw=(8, 8), model_id="tiny"
-    )
+    detections = Detections([[0, 0, 2, 2]] * 3, [0, 1, 2], [0.2, 0.6, 0.5], LABELS_14)
+    found = Findings.of(detections, size_hw=(8, 8), model_id="tiny")
     assert ReportOptions().reported(found).scores.tolist() == [0.6, 0.5]
     assert ReportOptions(max_findings=1).reported(found).scores.tolist() == [0.6]
     assert ReportOptions(0.0, max_findings=9).reported(found).scores.tolist() == [0.6, 0.5, 0.2]

@@ -16,14 +16,14 @@ from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.web.cases import Filter
 from cxr_mmdet.web.feedback import export_feedback
-from cxr_mmdet.web.store import Store, StoredImage, StoredReading, StoredVerdict
+from cxr_mmdet.web.store import Store, StoredImage, StoredReading
 from cxr_mmdet.web.uploads import Upload
-from cxr_mmdet.web.verdicts import Kind
+from cxr_mmdet.web.verdicts import Kind, Verdict
 
 BOX = (10.0, 20.0, 110.0, 140.0)
 
 
-def stored(content: str, *verdicts: StoredVerdict, reader="R1", finished=True, name=None):
+def stored(content: str, *verdicts: Verdict, reader="R1", finished=True, name=None):
     return StoredReading(StoredImage(content * 64, content * 64, (400, 300), name), reader, finished, verdicts)
 
 
@@ -40,9 +40,9 @@ def read_store(tmp_path_factory):
     cases, problems = room.open_uploads(uploads, Filter(0.5, 0.5))
     assert not problems
     for case in cases:
-        first, second, *others = case.named()
+        first, second, *others = list(case.findings())
         if case is cases[2]:
-            others, first, second = case.named(), None, None
+            others, first, second = list(case.findings()), None, None
         for finding in others:
             room.judge(case, "Dr Who", Kind.absent, finding)
         if first is not None:
@@ -51,7 +51,7 @@ def read_store(tmp_path_factory):
             room.judge(case, "Dr Who", Kind.missed, None, class_name="ILD", box=(5.0, 5.0, 60.0, 70.0))
         if case is not cases[1]:
             room.finish(case, "Dr Who")
-    agreed = cases[0].named()[:2]
+    agreed = list(cases[0].findings())[:2]
     room.close()
     return folder, agreed
 
@@ -110,8 +110,8 @@ def test_a_radiograph_in_another_file_is_known_by_its_pixels(read_store, tmp_pat
 
 
 def test_the_latest_reading_counts(tmp_path):
-    old = stored("a", StoredVerdict("agree", "ILD", BOX), name="x")
-    new = stored("a", StoredVerdict("absent", "ILD", BOX), name="x")
+    old = stored("a", Verdict(Kind.agree, "ILD", BOX), name="x")
+    new = stored("a", Verdict(Kind.absent, "ILD", BOX), name="x")
     export_feedback([old, new], tmp_path / "a.csv")
     assert list(pd.read_csv(tmp_path / "a.csv")["class_name"]) == ["No finding"]
     export_feedback([new, old], tmp_path / "a.csv")
@@ -119,7 +119,7 @@ def test_the_latest_reading_counts(tmp_path):
 
 
 def test_two_findings_corrected_to_one_are_one(tmp_path):
-    twice = stored("a", StoredVerdict("wrong_box", "ILD", BOX), StoredVerdict("wrong_box", "ILD", BOX), name="x")
+    twice = stored("a", Verdict(Kind.wrong_box, "ILD", BOX), Verdict(Kind.wrong_box, "ILD", BOX), name="x")
     export_feedback([twice], tmp_path / "a.csv")
     assert len(read_table(tmp_path / "a.csv")) == 1
 
@@ -136,7 +136,7 @@ def test_behind_an_existing_table_its_class_ids_count(tmp_path):
         "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
         "x,Cardiomegaly,3,R1,1,2,30,40\ny,No finding,14,R1,,,,\n"
     )
-    verdicts = (StoredVerdict("agree", "Cardiomegaly", BOX), StoredVerdict("missed", "Brand new", BOX))
+    verdicts = (Verdict(Kind.agree, "Cardiomegaly", BOX), Verdict(Kind.missed, "Brand new", BOX))
     export_feedback([stored("a", *verdicts, reader="R2", name="x")], tmp_path / "all.csv", table=table)
     rows = read_table(tmp_path / "all.csv")
     assert list(rows["class_id"]) == [3, 14, 3, 15]

@@ -75,11 +75,11 @@ def test_the_original_is_the_part_of_the_radiograph(case, look):
 
 def test_findings_are_drawn_where_they_are_and_only_there(case):
     pictures = render_case(case)
-    assert len(case.named()) > 2
+    assert len(list(case.findings())) > 2
     changed = np.abs(decoded(pictures.overlay).astype(int) - decoded(pictures.original)).max(axis=2) > 60
     assert changed.any()
     case.filter = Filter(0.5, 0.5, frozenset(case.candidates.model.class_names))
-    assert case.named() == []
+    assert list(case.findings()) == []
     pictures = render_case(case)
     np.testing.assert_array_equal(decoded(pictures.overlay), decoded(pictures.original))
 
@@ -100,14 +100,16 @@ def test_pixels_that_are_not_square_are_shown_as_they_are(case):
 
 
 def test_every_finding_in_sight_can_be_clicked(case):
-    text = viewer_html(case, case.named()[0].key)
-    assert text.count("cxr-hit") == len(case.named())
+    text = viewer_html(case, next(iter(case.findings())).key)
+    assert text.count("cxr-hit") == len(list(case.findings()))
     assert text.count("is-selected") == 1
-    assert findings_html(case, None).count("<tr data-key") == len(case.named())
+    assert findings_html(case, None).count("<tr data-key") == len(list(case.findings()))
     case.look = Look(zoom=8.0, center=(0.0, 0.0))
     part = visible_part(case.size_hw, case.look)
-    inside = [each for each in case.named() if each.box_xyxy[0] < part.right and each.box_xyxy[1] < part.bottom]
-    assert len(inside) < len(case.named())
+    inside = [
+        each for each in list(case.findings()) if each.box_xyxy[0] < part.right and each.box_xyxy[1] < part.bottom
+    ]
+    assert len(inside) < len(list(case.findings()))
     assert viewer_html(case, None).count("cxr-hit") == len(inside)
 
 

@@ -159,7 +159,7 @@ def test_downloads(url, case):
     assert png.content.startswith(b"\x89PNG")
     assert png.headers["content-disposition"] == 'attachment; filename="bung_1-overlay.png"'
     findings = get("json").json()["images"][0]["findings"]
-    assert len(findings) == len(case.named())
+    assert len(findings) == len(list(case.findings()))
     assert len(get("csv").text.splitlines()) == 1 + len(findings)
 
 

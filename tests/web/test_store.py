@@ -65,7 +65,7 @@ def test_verdicts_come_back_and_later_ones_replace_earlier_ones(store):
     store.save_reading(number, reader="R1", reading=reading, shown=SHOWN, findings=FINDINGS)
     (stored,) = store.readings()
     assert stored.finished
-    assert [(v.kind, v.class_name, v.box_xyxy) for v in stored.verdicts] == [
+    assert [(v.kind.name, v.class_name, v.box_xyxy) for v in stored.verdicts] == [
         ("absent", "ILD", (1.5, 2.5, 30.25, 40.0)),
         ("missed", "ILD", (1.0, 2.0, 3.0, 4.0)),
     ]
@@ -171,7 +171,7 @@ def test_postgresql():
         stored = store.readings()
         store.close()
         assert len(stored) == before + 1
-        assert [(v.kind, v.class_name) for v in stored[-1].verdicts] == [("wrong_class", "Infiltration")]
+        assert [(v.kind.name, v.class_name) for v in stored[-1].verdicts] == [("wrong_class", "Infiltration")]
         assert stored[-1].image == IMAGE
 
 

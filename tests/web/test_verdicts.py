@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from cxr_mmdet.inference.findings import Findings
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.web.actions import parse_box
-from cxr_mmdet.web.verdicts import Kind, Reading, ReadingError, name_findings
+from cxr_mmdet.web.verdicts import Kind, Reading, ReadingError
 
 SIZE_HW = (100, 80)
 
 
 def two_findings():
-    return name_findings(
-        Findings.of(
-            [[10, 10, 30, 40], [0, 0, 80, 100]],
-            [1, 0],
-            [0.9, 0.4],
-            class_names=("ILD", "Cardiomegaly"),
-            size_hw=SIZE_HW,
-            model_id="m",
-        )
-    )
+    detections = Detections([[10, 10, 30, 40], [0, 0, 80, 100]], [1, 0], [0.9, 0.4], ("ILD", "Cardiomegaly"))
+    return list(Findings.of(detections, size_hw=SIZE_HW, model_id="m"))
 
 
 def judge(reading, kind, finding=None, class_name=None, box=None):
@@ -30,9 +22,8 @@ def judge(reading, kind, finding=None, class_name=None, box=None):
 
 def test_a_finding_keeps_its_name_when_others_go():
     both = two_findings()
-    alone = name_findings(
-        Findings.of([[0, 0, 80, 100]], [0], [0.4], class_names=("ILD", "Cardiomegaly"), size_hw=SIZE_HW, model_id="m")
-    )
+    detections = Detections([[0, 0, 80, 100]], [0], [0.4], ("ILD", "Cardiomegaly"))
+    alone = list(Findings.of(detections, size_hw=SIZE_HW, model_id="m"))
     assert alone[0].key == both[1].key
     assert both[0].key != both[1].key
 

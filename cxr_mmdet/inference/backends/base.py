@@ -13,6 +13,7 @@ import numpy as np
 from cxr_mmdet.errors import NotFiniteError
 from cxr_mmdet.inference import decoding
 from cxr_mmdet.inference.spec import DetectorSpec
+from cxr_mmdet.structures.detections import Detections
 from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.cpu_kernels.on_demand import Deltas
-    from cxr_mmdet.inference.decoding import Boxes, Moves
-    from cxr_mmdet.inference.spec import Spec
+    from cxr_mmdet.inference.decoding import DeltasAt
+    from cxr_mmdet.inference.spec import Regions, Spec
     from cxr_mmdet.models.gate_rule import GateRule
 
     Array = NDArray[np.float32]
@@ -85,13 +86,13 @@ class Backend(Protocol):
 
 
 class WholeBackend(ABC):
-    """A network with decoding of its own, the partner of a :class:`~cxr_mmdet.inference.spec.WholeDetector`."""
+    """A network that decodes its outputs itself, described by a :class:`~cxr_mmdet.inference.spec.WholeDetector`."""
 
     name: str
 
     @abstractmethod
-    def boxes(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Boxes]:
-        """Return the boxes of each picture before suppression; arguments as :func:`detect` takes them."""
+    def candidates(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Detections]:
+        """Return the candidates of each picture before NMS; arguments as :func:`detect` takes them."""
 
 
 def detect(
@@ -101,79 +102,74 @@ def detect(
     sizes_hw: list[tuple[int, int]],
     score_thresholds: Array,
     nms_iou: float,
-) -> list[Boxes]:
-    """Return the boxes of each picture of a batch, in pixels of the input, best score first.
+) -> list[Detections]:
+    """Return the detections in each picture of a batch, in pixels of the input, the highest score first.
 
     Args:
         backend: runs the network.
-        spec: of the network.
+        spec: description of the network.
         batch: (N, C, H, W).
-        sizes_hw: of the part of each input that shows the picture.
-        score_thresholds: (K,) that a score of each class must reach, above 0.
-        nms_iou: overlap above which the weaker of two boxes of a class goes.
+        sizes_hw: size of the part of each input that shows the picture.
+        score_thresholds: (K,) lowest score of each class, above 0.
+        nms_iou: overlap above which the weaker of two boxes of a class is removed.
 
     Raises:
         NotFiniteError: the network gives NaN or infinity.
     """
-    found = candidates(backend, spec, batch, sizes_hw, score_thresholds)
-    return [leave_best(spec, boxes, nms_iou) for boxes in found]
+    candidates = find_candidates(backend, spec, batch, sizes_hw, score_thresholds)
+    return [decoding.apply_nms(spec, each, nms_iou) for each in candidates]
 
 
-def candidates(
+def find_candidates(
     backend: Backend | WholeBackend,
     spec: Spec,
     batch: Array,
     sizes_hw: list[tuple[int, int]],
     score_thresholds: Array,
-) -> list[Boxes]:
-    """Return the boxes of each picture before suppression; see :func:`detect`."""
-    found = _all_candidates(backend, spec, batch, sizes_hw, score_thresholds)
-    for boxes in found:
-        _require_finite(boxes.boxes_xyxy, boxes.scores, 0.0 if boxes.p_abnormal is None else boxes.p_abnormal)
-    return found
-
-
-def _all_candidates(
-    backend: Backend | WholeBackend,
-    spec: Spec,
-    batch: Array,
-    sizes_hw: list[tuple[int, int]],
-    score_thresholds: Array,
-) -> list[Boxes]:
+) -> list[Detections]:
+    """Return the candidates in each picture before NMS; see :func:`detect`."""
     if isinstance(backend, WholeBackend):
-        return backend.boxes(batch, sizes_hw, score_thresholds)
-    assert isinstance(spec, DetectorSpec), "a backend and its spec are loaded together"
+        candidates = backend.candidates(batch, sizes_hw, score_thresholds)
+    else:
+        assert isinstance(spec, DetectorSpec), "a backend and its spec are loaded together"
+        candidates = _decode(backend, spec, batch, sizes_hw, score_thresholds)
+    for each in candidates:
+        _require_finite(each.boxes_xyxy, each.scores, 0.0 if each.p_abnormal is None else each.p_abnormal)
+    return candidates
+
+
+def _decode(
+    backend: Backend, spec: DetectorSpec, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array
+) -> list[Detections]:
     scores, deltas, pyramid, abnormal = backend.maps(batch)
     # NaN is above no threshold: decoding would leave it out, and the image would seem normal.
     _require_finite(*scores, 0.0 if abnormal is None else abnormal)
-    found = [
-        _candidates_of_one(
-            backend,
-            spec,
-            ([level[index] for level in scores], _moves_of(deltas, index)),
-            pyramid,
-            index,
-            size_hw,
-            score_thresholds,
+    candidates = []
+    for index, size_hw in enumerate(sizes_hw):
+        maps = [level[index] for level in scores], _deltas_of(deltas, index)
+        if spec.regions is None:
+            candidates.append(decoding.decode_maps(spec.maps, *maps, size_hw, score_thresholds))
+            continue
+        proposals = decoding.propose(spec.maps, *maps, size_hw)
+        candidates.append(
+            _decode_second_stage(backend, spec.regions, proposals, pyramid, index, size_hw, score_thresholds)
         )
-        for index, size_hw in enumerate(sizes_hw)
-    ]
     if spec.gate is None or abnormal is None:
-        return found
+        return candidates
     probabilities = decoding.sigmoid(abnormal).tolist()
     return [
-        _gated(spec.gate, boxes, p_abnormal, score_thresholds)
-        for boxes, p_abnormal in zip(found, probabilities, strict=True)
+        _apply_gate(spec.gate, each, p_abnormal, score_thresholds)
+        for each, p_abnormal in zip(candidates, probabilities, strict=True)
     ]
 
 
-def _moves_of(deltas: Deltas, index: int) -> Moves:
-    def moves(places: Sequence[NDArray[np.int64]]) -> list[Array]:
-        found = deltas.at(index, places)
-        _require_finite(*found)
-        return found
+def _deltas_of(deltas: Deltas, index: int) -> DeltasAt:
+    def deltas_at(indices: Sequence[NDArray[np.int64]]) -> list[Array]:
+        levels = deltas.at(index, indices)
+        _require_finite(*levels)
+        return levels
 
-    return moves
+    return deltas_at
 
 
 def _require_finite(*values: NDArray[Any] | float) -> None:
@@ -181,36 +177,28 @@ def _require_finite(*values: NDArray[Any] | float) -> None:
         raise NotFiniteError
 
 
-def _gated(rule: GateRule, found: Boxes, p_abnormal: float, score_thresholds: Array) -> Boxes:
-    """Return a picture's boxes with the scores that the gate leaves them; none of them rises, so none was missed."""
+def _apply_gate(rule: GateRule, candidates: Detections, p_abnormal: float, score_thresholds: Array) -> Detections:
+    """Return candidates with gated scores, which never rise, so that none below the threshold is missed."""
     factor = rule.factor(p_abnormal)
     if factor != 1:
-        found = replace(found, scores=found.scores * np.float32(factor))
-        found = found.take(np.flatnonzero(reaches(found.scores, score_thresholds[found.labels])))
-    return replace(found, p_abnormal=p_abnormal)
+        candidates = replace(candidates, scores=candidates.scores * np.float32(factor))
+        candidates = candidates[reaches(candidates.scores, score_thresholds[candidates.labels])]
+    return replace(candidates, p_abnormal=p_abnormal)
 
 
-def leave_best(spec: Spec, found: Boxes, nms_iou: float) -> Boxes:
-    """Return what suppression leaves of one picture's candidates, best score first."""
-    return decoding.keep_best(found, nms_iou, spec.max_per_image, spec.min_size)
-
-
-def _candidates_of_one(
+def _decode_second_stage(
     backend: Backend,
-    spec: DetectorSpec,
-    maps: tuple[list[Array], Moves],
+    spec: Regions,
+    proposals: Array,
     pyramid: Any,
     index: int,
     size_hw: tuple[int, int],
     score_thresholds: Array,
-) -> Boxes:
-    if spec.regions is None:
-        return decoding.decode_maps(spec.maps, *maps, size_hw, score_thresholds)
-    boxes = decoding.propose(spec.maps, *maps, size_hw)
-    if not len(boxes):
-        return decoding.Boxes(boxes, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-    rois = np.concatenate([np.full((len(boxes), 1), index, dtype=np.float32), boxes], axis=1)
-    _require_finite(boxes)
-    logits, moves = backend.regions(pyramid, rois, decoding.level_of_regions(spec.regions, boxes))
-    _require_finite(logits, moves)
-    return decoding.decode_regions(spec.regions, boxes, logits, moves, size_hw, score_thresholds)
+) -> Detections:
+    if not len(proposals):
+        return Detections(proposals, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+    rois = np.concatenate([np.full((len(proposals), 1), index, dtype=np.float32), proposals], axis=1)
+    _require_finite(proposals)
+    logits, deltas = backend.regions(pyramid, rois, decoding.level_of_regions(spec, proposals))
+    _require_finite(logits, deltas)
+    return decoding.decode_regions(spec, proposals, logits, deltas, size_hw, score_thresholds)

@@ -14,11 +14,11 @@ from mmdet.structures.bbox import get_box_tensor
 
 from cxr_mmdet.errors import CheckpointError, CxrError
 from cxr_mmdet.inference.backends.base import WholeBackend
-from cxr_mmdet.inference.decoding import Boxes
 from cxr_mmdet.inference.export.describe import in_range
-from cxr_mmdet.inference.spec import NO_SUPPRESSION, WholeDetector
+from cxr_mmdet.inference.spec import NO_NMS, WholeDetector
 from cxr_mmdet.models.finite import refuse_non_finite_outputs
 from cxr_mmdet.models.gated_detectors import gate_of
+from cxr_mmdet.structures.detections import Detections
 from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 _ALL = 1_000_000
-"""More boxes than any head gives before suppression."""
+"""More boxes than any head gives before NMS."""
 
 
 def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
@@ -47,13 +47,13 @@ def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
             f"{source}: is a {type(model).__name__} without a bbox_head or roi_head that says max_per_img in its "
             "test_cfg, so how to predict with it is unknown; use one of the recipes' detectors."
         )
-    suppresses, gate = _suppresses_plainly(test), gate_of(model)
+    plain_nms, gate = _uses_plain_nms(test), gate_of(model)
     with in_range(source):
         return WholeDetector(
             kind=type(model).__name__,
             score_threshold=float(test.get("score_thr", 0)),
-            nms_iou=float(test.nms.iou_threshold) if suppresses else NO_SUPPRESSION,
-            suppresses=suppresses,
+            nms_iou=float(test.nms.iou_threshold) if plain_nms else NO_NMS,
+            nms_is_adjustable=plain_nms,
             max_per_image=int(test.max_per_img),
             gate=None if gate is None else gate.rule,
         )
@@ -62,9 +62,9 @@ def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
 class MmdetBackend(WholeBackend):
     """Runs a detector of mmdet with its own decoding, one batch at a time.
 
-    Plain suppression within a class is left out here and done by
-    :func:`cxr_mmdet.inference.backends.base.leave_best`, which can do it again by another overlap; any other kind
-    stays the model's. Norms are not folded into convolutions: some heads share convolutions among norms.
+    Plain class-wise NMS is switched off here and left to :func:`cxr_mmdet.inference.decoding.apply_nms`, which can
+    repeat it with another overlap; any other kind of suppression stays the model's own. Norms are not folded into
+    convolutions: some heads share convolutions among norms.
 
     Args:
         model: in evaluation mode; it stays as it is.
@@ -83,11 +83,11 @@ class MmdetBackend(WholeBackend):
         self._test = _last_head(self.model).test_cfg
         # The head reads the threshold from its config: one call may not change it under another's feet.
         self._lock = threading.Lock()
-        if _suppresses_plainly(self._test):
-            self._test.nms.iou_threshold, self._test.max_per_img = NO_SUPPRESSION, _ALL
+        if _uses_plain_nms(self._test):
+            self._test.nms.iou_threshold, self._test.max_per_img = NO_NMS, _ALL
 
     @torch.inference_mode()
-    def boxes(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Boxes]:
+    def candidates(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Detections]:
         """See :class:`cxr_mmdet.inference.backends.base.WholeBackend`.
 
         Raises:
@@ -121,7 +121,7 @@ def _last_head(model: BaseDetector) -> Any:
     return getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
 
 
-def _suppresses_plainly(test: Any) -> bool:
+def _uses_plain_nms(test: Any) -> bool:
     nms = test.get("nms")
     return nms is not None and nms.get("type", "nms") == "nms" and not nms.get("class_agnostic", False)
 
@@ -138,9 +138,9 @@ def _sample(size_hw: tuple[int, int], shape: tuple[int, int]) -> DetDataSample:
     )
 
 
-def _reaching(found: Any, score_thresholds: Array) -> Boxes:
-    """Return an image's boxes whose score, whatever it is made of, reaches the threshold of their class."""
-    labels = found.labels.numpy(force=True).astype(np.int64)
-    scores = found.scores.float().numpy(force=True)
-    boxes = get_box_tensor(found.bboxes).float().numpy(force=True).reshape(-1, 4)
-    return Boxes(boxes, labels, scores).take(np.flatnonzero(reaches(scores, score_thresholds[labels])))
+def _reaching(instances: Any, score_thresholds: Array) -> Detections:
+    """Return an image's detections whose score reaches the threshold of their class."""
+    labels = instances.labels.numpy(force=True).astype(np.int64)
+    scores = instances.scores.float().numpy(force=True)
+    boxes = get_box_tensor(instances.bboxes).float().numpy(force=True)
+    return Detections(boxes, labels, scores)[reaches(scores, score_thresholds[labels])]

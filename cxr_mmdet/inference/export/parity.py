@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cxr_mmdet.inference.findings import Findings
     from cxr_mmdet.structures.coco import CocoDict
+    from cxr_mmdet.structures.detections import Findings
 
 
 PHANTOMS = 6
@@ -222,7 +222,7 @@ def compare_findings(
     """
     boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
     for expected, got in zip(reference, other, strict=True):
-        clear = expected.at_least(score_threshold + CLEAR_MARGIN)
+        clear = expected.filter(score_threshold + CLEAR_MARGIN)
         overlaps = iou_matrix(clear.boxes_xyxy, got.boxes_xyxy) * (clear.labels[:, None] == got.labels[None, :])
         findings += len(clear)
         if not len(got):
