@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds
 
 
-
-
 def fuse(
     detections: Sequence[Detections],
     *,
