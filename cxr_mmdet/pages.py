@@ -113,16 +113,10 @@ def jpeg_uri(pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> Markup:
         pixels: (H, W) grey or (H, W, 3) RGB, uint8.
         quality: 0…100.
     """
-    return _uri("jpg", "image/jpeg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-
-
-def png_uri(pixels: NDArray[np.uint8]) -> Markup:
-    """Return a ``data:`` address of the picture for ``<img src>``; right for flat colours and for RGBA.
-
-    Args:
-        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
-    """
-    return _uri("png", "image/png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    picture = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    ok, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert ok
+    return Markup(f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}")
 
 
 def figure_svg(figure: Figure, label: str) -> Markup:
@@ -162,11 +156,3 @@ def read_grey_picture(path: Path) -> NDArray[np.uint8]:
     if pixels is None:
         raise DatasetError(f"{path}: is not a picture OpenCV can decode; prepare the data again.")
     return pixels.astype(np.uint8, copy=False)
-
-
-def _uri(suffix: str, media_type: str, pixels: NDArray[np.uint8], options: list[int]) -> Markup:
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    ok, encoded = cv2.imencode(f".{suffix}", pixels, options)
-    assert ok
-    return Markup(f"data:{media_type};base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}")

@@ -76,11 +76,6 @@ class Frame:
         """Return a plane drawn in :meth:`halved` at this resolution."""
         return cv2.resize(half, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
-    def to_millimetres(self, points_px: ArrayLike) -> Points:
-        """Return (N, 2) points in the patient's millimetres."""
-        points = np.asarray(points_px, dtype=np.float64).reshape(-1, 2)
-        return (points - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
-
     def fill(self, outlines_mm: Iterable[ArrayLike], mask: Mask | None = None, *, value: int = 255) -> Mask:
         """Draw the union of closed outlines, each (N, 2), with smooth edges; on a new mask by default."""
         mask = np.zeros(self.size_hw, np.uint8) if mask is None else mask
