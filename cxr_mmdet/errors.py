@@ -61,6 +61,12 @@ class NotFiniteError(CxrError):
         super().__init__(message)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, or its type where it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def not_finite(source: object, tensor: str) -> CheckpointError:
     """Return the error of a file whose weights are not all numbers."""
     return CheckpointError(

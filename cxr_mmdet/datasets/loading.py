@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from PIL import Image
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, first_line
 from cxr_mmdet.preparation.images import read_to_size
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         return _decode(data)
     except Exception as error:  # kornia-rs raises Exception itself, OpenCV its own error
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise DatasetError(f"{path}: not a picture that can be decoded ({reason}); prepare it again.") from None
 
 

@@ -32,7 +32,7 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
-from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.errors import CheckpointError, first_line
 from cxr_mmdet.models.finite import require_finite_weights
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def read_checkpoint_file(path: Path, *, trust: bool = False, map_location: Any =
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)|(?:unrecognized function|but got) (.+)", str(error))
         if found is None:
-            raise CheckpointError(f"{path}: is damaged ({_first_line(error)}); {_AGAIN}.") from None
+            raise CheckpointError(f"{path}: is damaged ({first_line(error)}); {_AGAIN}.") from None
         what = found[1] or found[2].strip()
         raise CheckpointError(
             f"{path}: loading it would run code ({what}), so it is refused; if you know who made it, pass {TRUST}."
         ) from None
     except Exception as error:  # damage can fail anywhere in torch's reader, and trusted code anyhow
-        raise CheckpointError(f"{path}: is not a readable checkpoint ({_first_line(error)}); {_AGAIN}.") from None
+        raise CheckpointError(f"{path}: is not a readable checkpoint ({first_line(error)}); {_AGAIN}.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no model weights (no 'state_dict'); give a checkpoint of training.")
     meta = content.get("meta")
@@ -235,10 +235,6 @@ def _dtype(record: _Dtype) -> np.dtype[Any]:
         raise ValueError(f"it holds an array of {dtype}, not of numbers")
     order = record.state[1] if record.state else "="
     return dtype.newbyteorder(order if order in "<>" else "=")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:

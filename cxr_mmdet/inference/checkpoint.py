@@ -19,7 +19,7 @@ import cxr_mmdet.models.data_preprocessor  # noqa: F401 (registers our preproces
 from cxr_mmdet.engine.checkpoint_file import TRUST, read_checkpoint_file
 from cxr_mmdet.engine.pretrained import compare_weights
 from cxr_mmdet.engine.running import find_checkpoint
-from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.errors import CheckpointError, first_line
 from cxr_mmdet.inference.bundle import sha256_of
 from cxr_mmdet.inference.export.model_card import summarise
 from cxr_mmdet.inference.safe_config import parse_config
@@ -227,7 +227,7 @@ def build_detector(path: Path, config: Config, weights: dict[str, torch.Tensor])
         # A copy: some detectors (DINO) note in their config what they refuse to find there another time.
         model = MODELS.build(copy.deepcopy(config.model))
     except Exception as error:  # a config of another version can fail anywhere in mmdet
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"{path}: the model of its config cannot be built ({reason}).") from error
     finally:
         logger.setLevel(level)

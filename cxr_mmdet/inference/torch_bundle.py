@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.errors import CheckpointError, first_line
 from cxr_mmdet.files import write_json
 from cxr_mmdet.inference.bundle import ARCHITECTURE, WEIGHTS
 from cxr_mmdet.inference.checkpoint import build_detector, register_types, require_labels
@@ -52,7 +52,7 @@ def load_torch_bundle(bundle: Bundle) -> BaseDetector:
         config = Config(ConfigDict(json.loads(path.read_text(encoding="utf-8"))))
         weights = load_file(str(bundle.path / WEIGHTS))
     except Exception as error:  # safetensors has an error of its own
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{bundle.path}: cannot be loaded ({reason}); export it again.") from None
     register_types(path, config, trust=False)
     require_finite_weights(weights, str(bundle.path / WEIGHTS))

@@ -26,7 +26,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.errors import CxrError, UsageError, first_line
 from cxr_mmdet.web.verdicts import Kind, Verdict
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class Store:
             with self._lock, Session(self._engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            reason = first_line(getattr(error, "orig", None) or error)
             raise StoreError(f"{_shown(self._engine.url.render_as_string())}: {reason}.") from None
 
 

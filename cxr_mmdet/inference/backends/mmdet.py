@@ -12,7 +12,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 
-from cxr_mmdet.errors import CheckpointError, CxrError
+from cxr_mmdet.errors import CheckpointError, CxrError, first_line
 from cxr_mmdet.inference.backends.base import WholeBackend
 from cxr_mmdet.inference.export.describe import in_range
 from cxr_mmdet.inference.spec import NO_NMS, WholeDetector
@@ -105,7 +105,7 @@ class MmdetBackend(WholeBackend):
                 results = self.model.predict(pictures, samples, rescale=False)
             except RuntimeError as error:
                 # torch's, from deep inside: DINO has more queries than a small input has cells.
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
                 raise CxrError(
                     f"{type(self.model).__name__} cannot look at {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
                     f"({reason}); give larger radiographs or another --tta-scale or --batch-size."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.errors import CheckpointError, UsageError, not_finite
+from cxr_mmdet.errors import CheckpointError, UsageError, first_line, not_finite
 from cxr_mmdet.inference.backends.base import Streams
 from cxr_mmdet.inference.backends.graphs import GraphBackend, check_outputs, graph_names
 
@@ -49,7 +49,7 @@ class OnnxBackend(GraphBackend):
             try:
                 return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime has a class of its own for each kind of damage
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
                 raise CheckpointError(
                     f"{path}: cannot be loaded by ONNX Runtime ({reason}); export it again."
                 ) from None

@@ -16,7 +16,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
 
-from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.errors import CheckpointError, first_line
 from cxr_mmdet.inference.backends.base import WholeBackend
 from cxr_mmdet.inference.backends.graphs import (
     ABNORMAL,
@@ -128,7 +128,7 @@ def _export(
                 **tracing,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise CheckpointError(f"the model cannot be exported to ONNX: {reason}") from error
 
 
