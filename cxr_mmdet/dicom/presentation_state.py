@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.dicom.luts import Lut
     from cxr_mmdet.dicom.viewing import Window
-    from cxr_mmdet.structures.detections import Findings
+    from cxr_mmdet.structures.detections import Box, Findings
 
 DESCRIPTION = "cxr_mmdet presentation (research use only)"
 LABEL = "CXR_MMDET"
@@ -90,25 +90,24 @@ def _layers(findings: Findings) -> dict[int, pr.GraphicLayer]:
 
 
 def _annotations(findings: Findings, image: Dataset, layers: dict[int, pr.GraphicLayer]) -> list[pr.GraphicAnnotation]:
-    rows = zip(findings.labels.tolist(), findings.scores.tolist(), findings.boxes_xyxy.tolist(), strict=True)
     return [
         pr.GraphicAnnotation(
             [image],
-            layers[label],
-            graphic_objects=[_outline(box)],
-            text_objects=[_name(f"{findings.class_names[label]} {score:.2f}", box, findings.size_hw)],
+            layers[finding.label],
+            graphic_objects=[_outline(finding.box_xyxy)],
+            text_objects=[_name(f"{finding.class_name} {finding.score:.2f}", finding.box_xyxy, findings.size_hw)],
         )
-        for label, score, box in rows
+        for finding in findings
     ]
 
 
-def _outline(box_xyxy: list[float]) -> pr.GraphicObject:
+def _outline(box_xyxy: Box) -> pr.GraphicObject:
     left, top, right, bottom = box_xyxy
     corners = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
     return pr.GraphicObject(pr.GraphicTypeValues.POLYLINE, np.array(corners), pr.AnnotationUnitsValues.PIXEL)
 
 
-def _name(text: str, box_xyxy: list[float], size_hw: tuple[int, int]) -> pr.TextObject:
+def _name(text: str, box_xyxy: Box, size_hw: tuple[int, int]) -> pr.TextObject:
     """Return a text that stands on a box, or in it where there is no room above."""
     left, top, right, _ = box_xyxy
     height = max(1.0, size_hw[0] * _TEXT_SHARE)

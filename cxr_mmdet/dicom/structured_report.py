@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import highdicom.sr as sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from pydicom import DataElement, Dataset, Sequence
-from pydicom.charset import default_encoding
 from pydicom.sr.codedict import codes as dictionary
 
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.dicom.derived import MANUFACTURER, Origin, derived_uid, fingerprint
-from cxr_mmdet.dicom.finding_groups import CONTENT, PYTHON_CHARACTER_SET, algorithm, finding_groups, tracking_uid
+from cxr_mmdet.dicom.finding_groups import algorithm, append_finding_groups, tracking_uid
 from cxr_mmdet.errors import DicomError
 
 if TYPE_CHECKING:
     import datetime
+
+    from pydicom import Dataset
 
     from cxr_mmdet.structures.detections import Findings
 
@@ -51,14 +51,7 @@ def build_structured_report(findings: Findings, source: Dataset, created: dateti
         raise DicomError(
             f"the radiograph is of the kind {origin.sop_class_uid.name!r}, which no structured report can refer to."
         ) from None
-    # Only now: highdicom copies and searches its content several times over; all findings refer to the image that the
-    # first group refers to already.
-    measurements = report.ContentSequence[-1]
-    groups = [*measurements.ContentSequence, *finding_groups(findings, origin, document)]
-    measurements[CONTENT] = DataElement(CONTENT, "SQ", Sequence(groups))
-    # Else pydicom would read what is written already, in search of elements whose VR depends on others; there are none.
-    measurements.set_original_encoding(False, True, default_encoding)  # as of all datasets made anew
-    report.set_original_encoding(False, True, PYTHON_CHARACTER_SET)
+    append_finding_groups(report, findings, origin, document)
     origin.fill(report, created=created, description=DESCRIPTION)
     return report
 

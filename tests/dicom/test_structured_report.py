@@ -306,17 +306,18 @@ def test_findings_are_those_that_highdicom_would_write(monkeypatch: pytest.Monke
 
     def groups() -> Any:
         origin = writer.Origin.of(source, findings)
-        for number, (label, score, box) in enumerate(zip(findings.labels, scores, findings.boxes_xyxy, strict=True), 1):
+        for number, finding in enumerate(findings, 1):
             name = f"finding {number}"
             uid = tracking_uid(name, origin, document)
             uids = (origin.sop_class_uid, origin.sop_instance_uid)
-            yield whole_group(names[label], findings.model_id, name, uid, box.tolist(), float(score), *uids)
+            row = finding.class_name, findings.model_id, name, uid, finding.box_xyxy, finding.score
+            yield whole_group(*row, *uids)
 
     def at_once(**options: Any) -> Any:
         return whole(**options | {"imaging_measurements": [*options["imaging_measurements"], *groups()]})
 
     monkeypatch.setattr(writer.sr, "MeasurementReport", at_once)
-    monkeypatch.setattr(writer, "finding_groups", lambda *_: [])
+    monkeypatch.setattr(writer, "append_finding_groups", lambda *_: None)
     assert to_bytes(report_of(findings, source)) == filled
 
 
