@@ -379,7 +379,8 @@ def node(
 
         predictor, bare = (Predictor.load(model, threads=threads, streams=count) for count in (streams, 1))
     quiet_libraries()
-    reported = [ReportOptions(score_threshold=0, max_findings=count) for count in findings or []]
+    own = predictor.model.spec.score_threshold
+    reported = [ReportOptions(own, max_findings=count) for count in findings or []]
     comparisons = []
     for options in reported or [ReportOptions(score_threshold)]:
         with progress_bar("rounds") as report:

@@ -177,13 +177,14 @@ def _destination(peer: DicomPeer) -> Destination:
 
 def _describe(predictor: Predictor, works: Sequence[_Work], options: ReportOptions) -> str:
     height, width = works[0].prediction.radiograph.pixels.shape
-    reported = float(np.mean([len(options.reported(work.prediction.found)) for work in works]))
+    found = [options.limited(work.prediction.found) for work in works]
+    reported = float(np.mean([len(each.filter(options.score_threshold)) for each in found]))
     return f"{predictor.model_id}, {width} x {height} px, {reported:.3g} findings each"
 
 
 def _prepare(predictor: Predictor, path: Path, options: ReportOptions, folder: Path) -> _Work:
     content = path.read_bytes()
-    prediction = predict_content(predictor, content, path.name)
+    prediction = predict_content(predictor, content, path.name, options)
     results = _encode(prediction, options)
     folder.mkdir(exist_ok=True)
     files = [folder / f"{path.stem}-{name}.dcm" for name in sorted(results)]

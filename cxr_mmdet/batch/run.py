@@ -15,6 +15,7 @@ from cxr_mmdet.dicom.radiograph import Radiograph
 from cxr_mmdet.errors import CxrError, DicomError, UsageError
 from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
 from cxr_mmdet.preparation.images import RENDERING_VERSION, shrink
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ class RunOptions:
         augmentation: see :class:`Augmentation`.
         batch_size: radiographs at once.
         overlays: draw findings into PNG files.
-        overlay_score: findings below this score are not drawn.
+        overlay_score: lowest score that is drawn; below the default only where the findings reach that far.
         overlay_size: the longer side of the drawing in pixels.
         coco: an annotation file whose numbers and prepared-image pixels detections.json uses.
         force: replace results of another model or of other settings.
@@ -75,7 +76,7 @@ class RunOptions:
     augmentation: Augmentation | None = None
     batch_size: int = 1
     overlays: bool = False
-    overlay_score: float = 0.3
+    overlay_score: float = DEFAULT_SCORE_THRESHOLD
     overlay_size: int = 1024
     coco: Path | None = None
     force: bool = False

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +71,7 @@ def run(
     ] = None,
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Lowest score of findings that are reported.")
-    ] = 0.3,
+    ] = DEFAULT_SCORE_THRESHOLD,
     capture: Annotated[
         bool, typer.Option("--capture/--no-capture", help="Also send the overlay as a Secondary Capture.")
     ] = True,

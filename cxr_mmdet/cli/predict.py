@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrCommand, CxrTyper, progress_bar, quiet_imports, stderr, stdout
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.structures.enums import DetectionFusion
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DetectionFusion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def predict(
     ] = False,
     overlay_score: Annotated[
         float, typer.Option(min=0, max=1, help="Lowest score of findings that overlays show.")
-    ] = 0.3,
+    ] = DEFAULT_SCORE_THRESHOLD,
     overlay_size: Annotated[int, typer.Option(min=0, help="Longer side of overlays in pixels; 0: full size.")] = 1024,
     coco: Annotated[
         Path | None,

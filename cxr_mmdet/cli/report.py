@@ -9,6 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stderr, stdout
 from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 app = CxrTyper(no_args_is_help=True)
 
@@ -27,7 +28,7 @@ def write(
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Output folder.")],
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Lowest score of findings that are reported.")
-    ] = 0.3,
+    ] = DEFAULT_SCORE_THRESHOLD,
     capture: Annotated[
         bool, typer.Option("--capture/--no-capture", help="Also write the overlay as a Secondary Capture.")
     ] = True,
@@ -80,7 +81,7 @@ def write(
     with progress_bar("reporting") as progress:
         for item in items:
             try:
-                prediction = predict_content(predictor, item.read(), item.source)
+                prediction = predict_content(predictor, item.read(), item.source, options)
                 made = describe_findings(prediction, options, datetime.datetime.now())
             except CxrError as error:
                 stderr.print(f"failed: {error}", style="red", markup=False, highlight=False)

@@ -14,6 +14,7 @@ from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import presentation_state, read_header, secondary_capture, structured_report
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.preparation.images import shrink
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     import datetime
@@ -30,7 +31,7 @@ class ReportOptions:
     """What is reported, and how.
 
     Attributes:
-        score_threshold: findings below this score are left out.
+        score_threshold: lowest score that is reported; also below the model's own threshold.
         overlay_size: the longest side of the Secondary Capture; smaller radiographs keep their size.
         capture: whether to make one.
         presentation: whether to make a presentation state.
@@ -38,17 +39,25 @@ class ReportOptions:
         max_findings: report those with the highest scores only, at most so many; None: all.
     """
 
-    score_threshold: float = 0.3
+    score_threshold: float = DEFAULT_SCORE_THRESHOLD
     overlay_size: int = 2048
     capture: bool = True
     jpeg_quality: int | None = 95
     max_findings: int | None = None
     presentation: bool = False
 
-    def reported(self, found: Findings) -> Findings:
-        """Return which of the findings are reported."""
-        findings = found.filter(self.score_threshold)
-        return findings if self.max_findings is None else findings.best(self.max_findings)
+    def thresholds(self, own: float) -> Thresholds:
+        """Return the thresholds of prediction, by which every finding that is to be reported is found.
+
+        Args:
+            own: the model's own score threshold. Above it the findings do not depend on what is reported, so that
+                ``p_abnormal`` does not either.
+        """
+        return Thresholds(self.score_threshold if self.score_threshold <= own else None)
+
+    def limited(self, found: Findings) -> Findings:
+        """Return at most ``max_findings`` findings, the highest scores first."""
+        return found if self.max_findings is None else found.best(self.max_findings)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Prediction:
     Attributes:
         dataset: the radiograph's file with its pixel data, parsed once.
         radiograph: what was looked at.
-        found: by the model's own threshold.
+        found: the findings by :meth:`ReportOptions.thresholds`.
     """
 
     dataset: Dataset
@@ -94,21 +103,22 @@ def quiet_libraries() -> None:
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
 
 
-def predict_content(predictor: Predictor, content: bytes, name: str) -> Prediction:
+def predict_content(predictor: Predictor, content: bytes, name: str, options: ReportOptions) -> Prediction:
     """Return what the model finds in a radiograph.
 
     Args:
         predictor: the model.
         content: of a DICOM file.
-        name: how messages call it.
+        name: name used in error messages.
+        options: see :meth:`ReportOptions.thresholds`.
 
     Raises:
         DicomError: it is no radiograph.
     """
     dataset = read_header(content, name)
     radiograph = read_radiograph(dataset, name=name)
-    # By the model's own threshold, so that p_abnormal does not depend on what is reported.
-    (found,) = predictor.predict_radiographs([radiograph], Thresholds())
+    thresholds = options.thresholds(predictor.model.spec.score_threshold)
+    (found,) = predictor.predict_radiographs([radiograph], thresholds)
     return Prediction(dataset, radiograph, found)
 
 
@@ -126,12 +136,14 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
     radiograph = prediction.radiograph
     header = radiograph.header
     assert header is not None, "only DICOM files are predicted here"
-    findings = options.reported(prediction.found)
+    found = options.limited(prediction.found)
+    findings = found.filter(options.score_threshold)
     report = structured_report(findings, header, created=created)
     capture = None
     if options.capture:
         pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
-        picture = findings.draw(pixels, long_edge=min(options.overlay_size, max(pixels.shape)))
+        long_edge = min(options.overlay_size, max(pixels.shape))
+        picture = found.draw(pixels, min_score=options.score_threshold, long_edge=long_edge)
         capture = secondary_capture(picture, findings, header, created=created, jpeg_quality=options.jpeg_quality)
     presentation = None
     if options.presentation and radiograph.is_grey:

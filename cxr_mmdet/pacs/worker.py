@@ -194,7 +194,7 @@ class Worker:
 
     def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int, str]:
         """Return the files to send, by name, the number of findings, and what identifies the radiograph."""
-        prediction = predict_content(self._predictor, content, job.sop_instance_uid)
+        prediction = predict_content(self._predictor, content, job.sop_instance_uid, self._options)
         # The time of arrival, so that predicting again after a kill makes the same bytes.
         created = datetime.datetime.fromtimestamp(job.received)
         reports = describe_findings(prediction, self._options, created)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cxr_mmdet.structures.boxes import batched_nms, clip_to_image, scale, xyxy_to_xywh
-from cxr_mmdet.structures.scores import DEFAULT_SCORE_THRESHOLD, reaches
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
+from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,11 @@
-"""Choices that the command line and the library share; light enough to import for ``--help``."""
+"""Choices and defaults that the command line and the library share; light enough to import for ``--help``."""
 
 from __future__ import annotations
 
 from enum import Enum
+
+DEFAULT_SCORE_THRESHOLD = 0.3
+"""Lowest score of a finding that overlays, the page, the node and reports show unless another is given."""
 
 
 class ReaderFusion(str, Enum):

@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-DEFAULT_SCORE_THRESHOLD = 0.3
-"""Lowest score of a finding that overlays, the page, the node and reports show unless another is given."""
-
-
 def reaches(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.bool_]:
     """Return which scores are at or above their threshold: prediction, reports, pages and evaluation all cut by this.
 

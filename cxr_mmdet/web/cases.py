@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.inference.predictor import Thresholds
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 from cxr_mmdet.structures.radiograph_files import image_id_of
-from cxr_mmdet.structures.scores import DEFAULT_SCORE_THRESHOLD
 from cxr_mmdet.web.verdicts import Reading
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ def _describe(prediction: Prediction, options: ReportOptions, created: object) -
     return Reports(FINDINGS, structured_report(FINDINGS, prediction.dataset, created=None), None)
 
 
-def _predict(predictor: object, content: bytes, name: str) -> Prediction:
+def _predict(predictor: object, content: bytes, name: str, options: ReportOptions) -> Prediction:
     header = copy.deepcopy(HEADER)
     header.SOPInstanceUID = name
     return Prediction(header, name, FINDINGS)  # type: ignore[arg-type]

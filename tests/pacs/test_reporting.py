@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from node_builders import FINDINGS
+from node_builders import FINDINGS, predictor, write_phantoms
 from pydicom import Dataset
 
-from cxr_mmdet.pacs.reporting import ReportOptions, quiet_libraries
+from cxr_mmdet.inference.predictor import Predictor, Thresholds
+from cxr_mmdet.pacs.reporting import ReportOptions, describe_findings, predict_content, quiet_libraries
 from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 LIBRARIES = ("pydicom", "highdicom", "pynetdicom")
 
 
-def test_above_the_threshold_and_no_more_than_asked_for():
+def test_no_more_findings_are_reported_than_asked_for():
     detections = Detections([[0, 0, 2, 2]] * 3, [0, 1, 2], [0.2, 0.6, 0.5], LABELS_14)
     found = Findings.of(detections, size_hw=(8, 8), model_id="tiny")
-    assert ReportOptions().reported(found).scores.tolist() == [0.6, 0.5]
-    assert ReportOptions(max_findings=1).reported(found).scores.tolist() == [0.6]
-    assert ReportOptions(0.0, max_findings=9).reported(found).scores.tolist() == [0.6, 0.5, 0.2]
-    assert len(ReportOptions(max_findings=0).reported(FINDINGS)) == 0
+    assert ReportOptions().limited(found).scores.tolist() == [0.6, 0.5, 0.2]
+    assert ReportOptions(max_findings=1).limited(found).scores.tolist() == [0.6]
+    assert len(ReportOptions(max_findings=0).limited(FINDINGS)) == 0
+
+
+def test_a_threshold_below_the_models_own_acts(tmp_path: Path):
+    """It only ever thinned out what the model's own threshold had left."""
+    model, own = predictor().model, 0.6
+    spec = replace(model.spec, maps=replace(model.spec.maps, score_threshold=own))
+    tiny = Predictor(replace(model, spec=spec))
+    (path,) = write_phantoms(tmp_path, 1)
+    low, usual = (
+        describe_findings(
+            predict_content(tiny, path.read_bytes(), "a", options), options, datetime.datetime(2026, 1, 1)
+        )
+        for options in (ReportOptions(own / 2, capture=False), ReportOptions(own, capture=False))
+    )
+    assert own / 2 <= low.findings.scores.min() < own <= usual.findings.scores.min()
+    assert low.findings.p_abnormal == usual.findings.p_abnormal
+    assert ReportOptions().thresholds(0.05) == Thresholds(), "at the default nothing changes"
 
 
 @pytest.fixture

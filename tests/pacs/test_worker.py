@@ -68,7 +68,7 @@ class Steps:
         patch(worker_module, "identify", lambda header, radiograph: radiograph)
         patch(worker_module, "send", lambda *_: None)
 
-    def _predict(self, predictor: Any, content: bytes, name: str) -> Prediction:
+    def _predict(self, predictor: Any, content: bytes, name: str, options: ReportOptions) -> Prediction:
         self.predicted.append(name)
         return Prediction(HEADER, name, FINDINGS)  # type: ignore[arg-type]
 

@@ -10,15 +10,16 @@ from serving_builders import make_room, phantom_dicom
 from sqlalchemy import create_engine, inspect, text
 
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.detections import Finding
 from cxr_mmdet.web.cases import Filter
 from cxr_mmdet.web.store import FILE_NAME, Store, StoredImage, StoreError
 from cxr_mmdet.web.uploads import Upload
-from cxr_mmdet.web.verdicts import Finding, Kind, Reading
+from cxr_mmdet.web.verdicts import Kind, Reading
 
 IMAGE = StoredImage("c" * 64, "p" * 64, (100, 80))
 FINDINGS = [
-    Finding("0:a", "ILD", 0.75, (1.5, 2.5, 30.25, 40.0)),
-    Finding("1:b", "Cardiomegaly", 0.5, (0.0, 0.0, 80.0, 100.0)),
+    Finding(0, "ILD", 0.75, (1.5, 2.5, 30.25, 40.0)),
+    Finding(1, "Cardiomegaly", 0.5, (0.0, 0.0, 80.0, 100.0)),
 ]
 SHOWN = Filter(0.3, 0.5, frozenset({"Infiltration"}))
 
