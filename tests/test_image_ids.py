@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from conftest import write_radiograph
+from cxr_mmdet.inference.findings import Findings
 from detectors import bundle_of
 from typer.testing import CliRunner
 
@@ -17,7 +18,6 @@ from cxr_mmdet.cli import report
 from cxr_mmdet.datasets import CxrDataset
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.inference.export.parity import user_set
-from cxr_mmdet.inference.findings import Findings
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.survey import survey_folder
 from cxr_mmdet.structures.radiograph_files import find_radiographs
