@@ -88,19 +88,21 @@ def class_differences(comparison: Comparison) -> Markup:
             axes.plot([difference.low, difference.high], [height, height], color=INK["accent"], linewidth=2)
         axes.plot(float(difference.value or 0), height, "o", color=INK["accent"], markersize=6)
     axes.set_yticks(range(len(rows)), [label for _, label, _ in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axes.set_xlabel(f"AP@.4 of {comparison.names[1]} minus {comparison.names[0]}")
     return figure_svg(figure, "Difference in average precision of each finding")
 
 
-def image_roc(matched: MatchedDetections) -> Markup:
-    """Return the ROC curve of abnormal against normal images."""
+def image_roc(matched: MatchedDetections) -> Markup | None:
+    """Return the ROC curve of abnormal against normal images; None where one of them is missing."""
+    auc = float(roc_auc(matched.images)[0])
+    if np.isnan(auc):
+        return None
     figure, axes = _figure(SIZE)
     axes.plot([0, 1], [0, 1], color=INK["line"], linewidth=1)
     false, true = roc_curve(matched.images)
     axes.plot(false, true, color=INK["accent"], linewidth=2)
-    auc = float(roc_auc(matched.images)[0])
-    axes.text(0.97, 0.05, f"AUC {format_score(None if np.isnan(auc) else auc)}", ha="right", color=INK["text"])
+    axes.text(0.97, 0.05, f"AUC {format_score(auc)}", ha="right", color=INK["text"])
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.02))
     return figure_svg(figure, "ROC curve of abnormal against normal images")
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 NAME_WIDTH = 8
 """Characters; longer names of detectors leave no room for the names of the rows in 80 columns."""
 
+NO_THRESHOLD = (
+    "Operating threshold: none, because nothing is hit at one false positive per image or fewer; no detection counts "
+    "in the table above, the confusion matrix and the pictures."
+)
 HEADERS = ("AP@[.5:.95]", "AP@.5", "AP@.75", "boxes", "detections")
 
 TITLES = {
@@ -58,7 +62,8 @@ SHOWN = (
 
 def result_tables(result: EvaluationResult) -> list[Table | Text]:
     """Return everything that ``evaluate run`` prints of a detector, in order."""
-    return [metrics_table(result.coco), headline_table(result), threshold_table(result), Text(operating_note(result))]
+    tables: list[Table | Text] = [metrics_table(result.coco), headline_table(result), threshold_table(result)]
+    return tables if result.score_threshold is not None else [*tables, Text(NO_THRESHOLD)]
 
 
 def summarise(result: EvaluationResult) -> str:
@@ -130,17 +135,17 @@ def threshold_table(result: EvaluationResult) -> Table:
     """Return precision, recall and F1 of each class and over all at the operating threshold."""
     iou = result.voc.iou_threshold
     score = "no score" if result.printed_threshold is None else f"score {result.printed_threshold} and above"
-    headers = ("precision", "recall", "F1", ap_title(iou), "hits", "false", "missed")
-    table = _table(f"At {score}, IoU above {iou:g}", *headers)
-    for scores, voc in zip(result.class_scores, result.voc.per_class, strict=True):
-        table.add_row(*_threshold_cells(scores.name, scores, voc.ap))
+    title = f"At {score}, IoU above {iou:g}   m{ap_title(iou)} {format_score(result.voc.mean_ap)}"
+    table = _table(title, "precision", "recall", "F1", "hits", "false", "missed")
+    for scores in result.class_scores:
+        table.add_row(*_threshold_cells(scores.name, scores))
     table.add_section()
-    table.add_row(*_threshold_cells("all findings", result.overall_scores, result.voc.mean_ap), style="bold")
+    table.add_row(*_threshold_cells("all findings", result.overall_scores), style="bold")
     return table
 
 
-def _threshold_cells(name: str, scores: ThresholdScores, ap: float | None) -> list[str]:
-    shares = (scores.precision, scores.recall, scores.f1, ap)
+def _threshold_cells(name: str, scores: ThresholdScores) -> list[str]:
+    shares = (scores.precision, scores.recall, scores.f1)
     counts = (scores.true_positives, scores.false_positives, scores.false_negatives)
     return [name, *map(format_score, shares), *map(format_number, counts)]
 
@@ -165,16 +170,6 @@ def thresholds_table(title: str, thresholds: Sequence[Threshold]) -> Table:
     if any(entry.score is None for entry in thresholds):
         table.caption, table.caption_justify = f"{UNDEFINED}: no score of this class reaches the goal.", "left"
     return table
-
-
-def operating_note(result: EvaluationResult) -> str:
-    """Return a sentence with the operating threshold, or that there is none."""
-    if result.printed_threshold is None:
-        return (
-            "Operating threshold: none, because nothing is hit at one false positive per image or fewer; the confusion "
-            "matrix and the pictures show no detection."
-        )
-    return f"Operating threshold: {result.printed_threshold}; detections of this score and above count."
 
 
 def format_ends(interval: Interval) -> str:

@@ -8,9 +8,8 @@ import pytest
 from evaluate_cases import HIT, make_detection, make_ground_truth, run_evaluate, write
 from rich.console import Console
 
-from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.evaluate import evaluate
-from cxr_mmdet.evaluation.terminal import metrics_table
+from cxr_mmdet.evaluation.terminal import metrics_table, threshold_table
 from cxr_mmdet.structures.labels import LABELS_14
 
 
@@ -128,9 +127,27 @@ def test_gallery_names_the_picture_it_misses(invoke, files, pictures, tmp_path):
 
 def test_table_fits_80_columns_with_whole_names():
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(metrics_table(evaluate_coco(make_ground_truth(), [])))
-    text = console.export_text()
-    assert all(name in text for name in (*LABELS_14, "mean of findings", "detections"))
+    result = evaluate(make_ground_truth(), [make_detection()], resamples=0)
+    for table in (metrics_table(result.coco), threshold_table(result)):
+        console.print(table)
+        text = console.export_text()
+        assert all(name in text for name in LABELS_14)
+        assert any(name in text for name in ("mean of findings", "all findings"))
+
+
+def test_the_operating_point_of_a_threshold_and_an_iou(invoke, files, tmp_path):
+    options = ("--score-threshold", 0.25, "--iou", 0.7, "--resamples", 0)
+    result = invoke("run", *files, *options, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "At score 0.250 and above, IoU above 0.7   mAP@.7 0.000" in result.stdout
+    row = next(line.split() for line in result.stdout.splitlines() if line.startswith("  all findings"))
+    assert row[2:] == ["0.000", "0.000", "0.000", "0", "1", "1"]
+    point = json.loads((tmp_path / "out" / "metrics.json").read_text())["operating_point"]
+    assert (point["precision"], point["recall"], point["voc_mean_ap"]) == (0.0, 0.0, 0.0)
+    assert "At the operating threshold" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    hit = invoke("run", *files, "--score-threshold", 0.25, "--resamples", 0)
+    row = next(line.split() for line in hit.stdout.splitlines() if line.startswith("  all findings"))
+    assert row[2:] == ["1.000", "1.000", "1.000", "1", "0", "0"]
 
 
 def test_run_writes_a_report_with_the_pictures_of_the_prepared_folder(invoke, tmp_path, pictures):

@@ -16,7 +16,7 @@ from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.evaluate import evaluate, evaluate_inputs
 from cxr_mmdet.evaluation.headline import HEADLINE
 from cxr_mmdet.evaluation.inputs import EvaluationInputs
-from cxr_mmdet.evaluation.terminal import operating_note
+from cxr_mmdet.evaluation.terminal import NO_THRESHOLD
 from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.structures.boxes import iou_matrix, xywh_to_xyxy
 from cxr_mmdet.structures.enums import HitCriterion
@@ -114,7 +114,7 @@ def test_without_a_hit_at_one_false_positive_per_image_the_operating_threshold_i
     confusion = result.to_metrics()["confusion"]
     assert confusion["score_threshold"] is None
     assert confusion["counts"] == [[0, 0, 0, 1], [0] * 4, [0] * 4, [0] * 4], "no hit, no false alarm, one box missed"
-    assert "none" in operating_note(result)
+    assert NO_THRESHOLD in " ".join(result.summary().split())
 
 
 def precision_recall_by_loop(truth, detections, category_id, score_threshold, iou_threshold):
