@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from conftest import write_radiograph
-from cxr_mmdet.inference.findings import Findings
 from detectors import bundle_of
 from typer.testing import CliRunner
 
@@ -20,6 +19,7 @@ from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.inference.export.parity import user_set
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.survey import survey_folder
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.radiograph_files import find_radiographs
 from cxr_mmdet.web.uploads import Limits, read_uploads
 
@@ -41,7 +41,7 @@ class NothingFound:
 
     def predict_radiographs(self, radiographs, thresholds, augmentation=None):
         return [
-            Findings.of([], [], [], class_names=self.class_names, size_hw=each.size_hw, model_id=self.model_id)
+            Findings.of(Detections([], [], [], self.class_names), size_hw=each.size_hw, model_id=self.model_id)
             for each in radiographs
         ]
 

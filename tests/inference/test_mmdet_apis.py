@@ -24,7 +24,7 @@ from cxr_mmdet.structures.boxes import suppress
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cxr_mmdet.inference.findings import Findings
+    from cxr_mmdet.structures.detections import Findings
 
 CHECKPOINTS = {
     **dict.fromkeys(("retina", "retina_wide", "gfl", "faster", "retina_gate"), detectors.checkpoint_of),
