@@ -237,6 +237,14 @@ def test_data_outside_an_onnx_file_is_listed_like_all_others(bundle):
         Predictor.load(bundle)
 
 
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_an_onnx_bundle_is_not_run_unchecked(bundle, monkeypatch, name):
+    """Without the package onnx, a bias of minus infinity predicted, and numbers in files without a hash were read."""
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=rf"needs the package {name}; install it by pip install cxr-mmdet\[onnx\]"):
+        Predictor.load(bundle)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
 def test_weights_that_are_not_finite(tmp_path, form, number):

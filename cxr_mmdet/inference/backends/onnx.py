@@ -25,7 +25,7 @@ class OnnxBackend(GraphBackend):
         streams: radiographs at once and their threads; by default one, with as many as ONNX Runtime takes.
 
     Raises:
-        UsageError: ONNX Runtime is not installed.
+        UsageError: ONNX or ONNX Runtime is not installed.
         CheckpointError: a graph that it cannot load.
     """
 
@@ -33,9 +33,12 @@ class OnnxBackend(GraphBackend):
 
     def __init__(self, bundle: Bundle, *, streams: Streams | None = None) -> None:
         try:
+            import onnx  # noqa: F401 (reads what ONNX Runtime does not check)
             import onnxruntime
-        except ImportError:
-            raise UsageError(f"{bundle.path}: needs ONNX Runtime; install it by pip install cxr-mmdet[onnx].") from None
+        except ImportError as error:
+            raise UsageError(
+                f"{bundle.path}: needs the package {error.name}; install it by pip install cxr-mmdet[onnx]."
+            ) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         streams = streams or Streams()
@@ -75,10 +78,8 @@ def _check_tensors(path: Path, files: Mapping[str, str]) -> None:
     Raises:
         CheckpointError: a tensor that is not finite, or in a file that the bundle does not list.
     """
-    try:
-        import onnx
-    except ImportError:
-        return  # without the package what the network gives is still checked, for each radiograph
+    import onnx
+
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except Exception:  # the runtime says what is wrong
@@ -91,7 +92,7 @@ def _check_tensors(path: Path, files: Mapping[str, str]) -> None:
                 )
         values = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise not_finite(path, tensor.name)
+            raise not_finite(path, tensor.name or "a constant")
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
