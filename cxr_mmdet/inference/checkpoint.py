@@ -83,7 +83,7 @@ def load_detector(name: str, *, trust: bool = False) -> TrainedDetector:
         model=model,
         config=config,
         class_names=class_names,
-        name=_DATE.sub("", experiment) if isinstance(experiment, str) and experiment else path.stem,
+        name=_DATE.sub("", experiment) if _is_name(experiment) else path.stem,
         sha256=sha256_of(path),
         summary=summarise(meta, config),
     )
@@ -191,11 +191,16 @@ def _types(value: Any) -> Iterator[Any]:
 def _class_names(path: Path, checkpoint: dict[str, Any]) -> tuple[str, ...]:
     dataset = checkpoint["meta"].get("dataset_meta") or {}
     names = dataset.get("classes") or dataset.get("CLASSES") if isinstance(dataset, dict) else None
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, (list, tuple)) or not names or not all(map(_is_name, names)):
         raise CheckpointError(
             f"{path}: does not say which classes it detects (meta.dataset_meta.classes); train again."
         )
     return tuple(names)
+
+
+def _is_name(value: Any) -> bool:
+    """Return whether a value may be shown as a name, in a terminal too."""
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def require_labels(path: Path, model: BaseDetector, class_names: Sequence[str]) -> None:

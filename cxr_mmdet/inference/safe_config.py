@@ -18,9 +18,15 @@ def parse_config(text: str) -> dict[str, Any]:
         ValueError: the text is anything else; the message names line and kind.
     """
     try:
-        module = ast.parse(text)
+        return _assignments(ast.parse(text))
     except SyntaxError as error:
-        raise ValueError(f"line {error.lineno} is not Python") from None
+        raise ValueError(f"line {error.lineno} is not Python" if error.lineno else "it is not Python") from None
+    # What is nested too deep for Python's parser, and keys that are lists.
+    except (MemoryError, RecursionError, TypeError) as error:
+        raise ValueError(f"it cannot be read: {error or 'nested too deep'}") from None
+
+
+def _assignments(module: ast.Module) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for statement in module.body:
         match statement:

@@ -70,6 +70,9 @@ def test_trust_lets_it_run(tmp_path):
         ("model = [x for x in ()]\n", "holds a ListComp"),
         ("work_dir = 'a'\n", "names no model"),
         ("model = dict(\n", "is not Python"),
+        ("model = dict(\0)\n", "is not Python"),
+        ("x = {{[]: 1}}\n", "cannot be read: unhashable"),
+        ("x = " + "-" * 100_000 + "1\n", "it cannot be read: "),
     ],
 )
 def test_a_config_is_not_run(tmp_path, text, message):
@@ -147,6 +150,11 @@ def test_other_files_of_torch(tmp_path, content, message):
         read_checkpoint(tmp_path / "a.pth")
 
 
+def test_a_name_that_a_terminal_would_obey_is_not_shown(tmp_path):
+    path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(experiment_name="\x1b[2Jretina"))
+    assert load_detector(str(path)).name == "a"
+
+
 def test_weights_of_another_architecture(tmp_path):
     other = torch.load(checkpoint_of("faster"), weights_only=False)["state_dict"]
     path = write_checkpoint("retina", tmp_path / "a.pth", state_dict=other)
@@ -154,7 +162,8 @@ def test_weights_of_another_architecture(tmp_path):
         load_detector(str(path))
 
 
-def test_labels_are_needed(tmp_path):
-    path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(dataset_meta={}))
+@pytest.mark.parametrize("classes", [None, "Nodule", ["\x1b[2J"], [" "], [1]])
+def test_labels_are_needed(tmp_path, classes):
+    path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(dataset_meta={"classes": classes}))
     with pytest.raises(CheckpointError, match="which classes"):
         load_detector(str(path))
