@@ -21,6 +21,7 @@ from mmengine.config import Config
 from benchmarks.harness import Alternative, Comparison, compare
 from benchmarks.predict_models import random_detector, training_meta
 from benchmarks.stock import STOCK, stock_model, stock_steps
+from cxr_mmdet.engine.config import class_names
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import Parity, compare_findings
 from cxr_mmdet.inference.predictor import Predictor
@@ -182,7 +183,7 @@ def first_finding_of_mmdet(config: Config, checkpoint: Path, picture: Path, thre
         "test_dataloader": {
             "dataset": {
                 "pipeline": [s for s in stock_steps(config.test_dataloader.dataset.pipeline) if s is not None],
-                "metainfo": dict(config.test_dataloader.dataset.metainfo),
+                "metainfo": {"classes": class_names(config)},
                 "type": "CocoDataset",
             }
         },

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import cxr_mmdet.datasets
 import cxr_mmdet.models.data_preprocessor  # noqa: F401
-from cxr_mmdet.engine.config import annotated_parts, train_whole_backbone
+from cxr_mmdet.engine.config import class_names, train_whole_backbone
 from cxr_mmdet.models.abnormality_gate import FeatureGate, ScoreGate
 from cxr_mmdet.models.gated_detectors import gate_logits, gate_of
 
@@ -63,12 +63,11 @@ def random_detector(config: Config) -> BaseDetector:
 
 def training_meta(config: Config, name: str) -> dict[str, Any]:
     """Return what training notes in a checkpoint besides weights; formatting the config takes a second."""
-    (part,) = annotated_parts(config.test_dataloader)
     return {
         "iter": 0,
         "cfg": config.pretty_text,
         "experiment_name": f"{name}_20260101_000000",
-        "dataset_meta": {"classes": tuple(part["metainfo"]["classes"])},
+        "dataset_meta": {"classes": class_names(config)},
     }
 
 

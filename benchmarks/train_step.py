@@ -20,7 +20,7 @@ from mmengine.structures import InstanceData
 
 from benchmarks.harness import Alternative, Comparison, compare
 from benchmarks.stock import OURS, STOCK, stock_model
-from cxr_mmdet.engine.config import annotated_parts
+from cxr_mmdet.engine.config import class_names
 from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.models.steady_loss import SteadyLoss
 
@@ -107,7 +107,7 @@ def benchmark_train_step(
     stock, ours = _build_models(config)
     hooks = [HOOKS.build(hook) for hook in config.custom_hooks]
     trainers = {STOCK: Trainer(stock, config.optim_wrapper), OURS: Trainer(ours, config.optim_wrapper, hooks)}
-    classes = len(annotated_parts(config.train_dataloader)[0]["metainfo"]["classes"])
+    classes = len(class_names(config))
     batches = [make_batch(turn, batch_size, size, classes) for turn in range(rounds)]
     batches_of = {STOCK: [_with_planes_copied(batch) for batch in batches], OURS: batches}
     _check_agreement(*(trainers[side].losses(batches_of[side][0]) for side in (STOCK, OURS)))

@@ -1,14 +1,15 @@
+# Lungs and other large organs: GFL on half a ResNet-18, 192 px, for a CPU; boxes fit tighter.
 _base_ = "retina_lungs.py"
 
-# The same backbone, data and schedule under mmdet's GFL head (Generalized Focal Loss, arXiv 2006.04388): it scores a
-# box by how well it fits, so that the better ones come first, and learns each side as a distribution. Losses, assigner
-# and suppression are mmdet's; the levels are those of retina_lungs, for the size of lungs.
+# Backbone, data and schedule of retina_lungs with mmdet's GFL head (Generalized Focal Loss, arXiv 2006.04388): it
+# scores a box by how well it fits, so that better boxes come first, and learns each side as a distribution. Losses,
+# assigner and NMS are mmdet's; the levels are those of retina_lungs.
 model = dict(
     type="GFL",
     bbox_head=dict(
         _delete_=True,
         type="GFLHead",
-        num_classes=2,
+        num_classes=2,  # two lungs; the prepared folder's number of classes replaces it
         in_channels=128,
         feat_channels=128,
         stacked_convs=2,
@@ -29,7 +30,7 @@ model = dict(
 
 # A tenth larger than in retina_lungs; an iteration costs an eighth more (docs/benchmarks.md).
 train_pipeline = [
-    *_base_.train_pipeline[:4],
+    *_base_.load_steps,
     dict(
         type="RandomChoiceResize",
         scales=[
@@ -37,12 +38,13 @@ train_pipeline = [
         ],
         keep_ratio=False,
     ),
-    *_base_.train_pipeline[5:],
+    *_base_.augment_steps,
+    *_base_.pack_steps,
 ]
 test_pipeline = [
-    *_base_.test_pipeline[:2],
+    *_base_.test_load_steps,
     dict(type="Resize", scale=(192, 192), keep_ratio=True),
-    *_base_.test_pipeline[3:],
+    *_base_.pack_steps,
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

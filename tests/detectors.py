@@ -17,9 +17,11 @@ from mmengine.logging import HistoryBuffer
 from benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.labels import LABELS_5
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-tests-")
 
+FIVE_CLASSES = f"classes={','.join(LABELS_5)}"
 _FASTER = [
     "model.backbone.depth=18",
     "model.backbone.base_channels=16",
@@ -55,8 +57,9 @@ MODELS_BY_KIND = {
     ),
     # Distances as distributions in place of deltas.
     "gfl": (
-        "gfl_5cls",
+        "gfl",
         [
+            FIVE_CLASSES,
             "model.backbone.depth=18",
             "model.backbone.base_channels=16",
             "model.backbone.stem_channels=16",
@@ -65,12 +68,21 @@ MODELS_BY_KIND = {
             "model.bbox_head.in_channels=64",
             "model.bbox_head.feat_channels=64",
             "model.bbox_head.stacked_convs=1",
-            "test_dataloader.dataset.pipeline.2.scale=(128,128)",
+            "test_dataloader.dataset.pipeline.1.scale=(128,128)",
         ],
     ),
     "faster": ("faster_rcnn_5cls", [*_FASTER, "test_dataloader.dataset.pipeline.2.scale=(192,192)"]),
     # With an abnormality gate: on the scores, on the neck, scores multiplied; on the backbone, boxes cut.
-    "retina_scores": ("retina_phantom_gate", ["test_dataloader.dataset.pipeline.2.scale=(128,128)"]),
+    "retina_scores": (
+        "retina_phantom",
+        [
+            "model.type=GatedRetinaNet",
+            "model.gate.source=scores",
+            "model.gate.score_mode=multiply",
+            "model.gate.exponent=0.25",
+            "test_dataloader.dataset.pipeline.2.scale=(128,128)",
+        ],
+    ),
     "retina_gate": (
         "retina_phantom",
         [

@@ -1,4 +1,4 @@
-"""The leaves of mmdet's modern detectors, made tiny: ResNet-18 or CSPNeXt of a quarter of the width, 64 or 128 px."""
+"""The recipes of mmdet's modern detectors, made tiny: ResNet-18 or CSPNeXt of a quarter of the width, 64 or 128 px."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 
 from benchmarks.predict_models import training_meta
 from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.structures.labels import LABELS_5
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-modern-")
 
@@ -69,12 +70,12 @@ DETECTORS = list(SHRINK)
 
 
 def options_of(name: str) -> list[str]:
-    """Return the options that make a detector's 5-class leaf tiny, for pictures of 64 px."""
+    """Return the options that make a detector tiny, for pictures of 64 px."""
     return [
         *SHRINK[name],
-        "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64)]",
-        "val_dataloader.dataset.pipeline.2.scale=(64,64)",
-        "test_dataloader.dataset.pipeline.2.scale=(64,64)",
+        "train_dataloader.dataset.pipeline.2.scales=[(64,64)]",
+        "val_dataloader.dataset.pipeline.1.scale=(64,64)",
+        "test_dataloader.dataset.pipeline.1.scale=(64,64)",
         *(f"{part}_dataloader.num_workers=0" for part in ("train", "val", "test")),
         *(f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")),
     ]
@@ -84,9 +85,13 @@ def options_of(name: str) -> list[str]:
 def config_of(name: str):
     """Return the config of a tiny detector that tests pictures of 128 px."""
     return load_config(
-        f"{name}_5cls",
+        name,
         load_from="none",
-        cfg_options=[*SHRINK[name], "test_dataloader.dataset.pipeline.2.scale=(128,128)"],
+        cfg_options=[
+            *SHRINK[name],
+            f"classes={','.join(LABELS_5)}",
+            "test_dataloader.dataset.pipeline.1.scale=(128,128)",
+        ],
     )
 
 

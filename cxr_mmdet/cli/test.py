@@ -12,6 +12,7 @@ from cxr_mmdet.cli.train import (
     CfgOptions,
     ConfigArgument,
     DataRootOption,
+    LabelsOption,
     Launcher,
     LauncherOption,
     SwitchesOption,
@@ -33,6 +34,7 @@ def test(
         typer.Option(help="For detections.json and metrics.json.", show_default="<work dir>/test_<split>"),
     ] = None,
     data_root: DataRootOption = None,
+    labels: LabelsOption = None,
     work_dir: WorkDirOption = None,
     trust_checkpoint: TrustOption = False,
     launcher: LauncherOption = Launcher.none,
@@ -46,7 +48,12 @@ def test(
     from cxr_mmdet.evaluation.terminal import result_tables
 
     loaded = load_config(
-        config, data_root=data_root, work_dir=work_dir, switches=with_ or [], cfg_options=cfg_options or []
+        config,
+        data_root=data_root,
+        labels=labels,
+        work_dir=work_dir,
+        switches=with_ or [],
+        cfg_options=cfg_options or [],
     )
     outcome = score_checkpoint(
         loaded,

@@ -26,6 +26,14 @@ ConfigArgument = Annotated[str, typer.Argument(help="A config's path, or the nam
 DataRootOption = Annotated[
     Path | None, typer.Option(help="The prepared folder; replaces the config's data_root everywhere.")
 ]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="14|5|auto|NAME",
+        help="The label set of the prepared folder, whose classes are learned; fold2/14 is that of its second fold.",
+        show_default="the config's, or the folder's only one",
+    ),
+]
 WorkDirOption = Annotated[Path | None, typer.Option(help="Where the run writes.", show_default="work_dirs/<config>")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
@@ -54,6 +62,7 @@ _SWITCHES = "Switches for --with:\n\n" + "\n\n".join(
 def train(
     config: ConfigArgument,
     data_root: DataRootOption = None,
+    labels: LabelsOption = None,
     work_dir: WorkDirOption = None,
     load_from: Annotated[
         str | None, typer.Option(help="Starting weights: a file, a URL, or none for random weights.")
@@ -83,6 +92,7 @@ def train(
     loaded = configs.load_config(
         config,
         data_root=data_root,
+        labels=labels,
         work_dir=work_dir,
         load_from=load_from,
         switches=with_ or [],

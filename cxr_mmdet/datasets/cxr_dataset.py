@@ -101,8 +101,7 @@ class CxrDataset(BaseDetDataset):
         elif expected != names:
             raise DatasetError(
                 f"{self.ann_file}: holds the classes {_listed(names)}, the config expects {_listed(expected)}, in this "
-                "order; prepare the data with the config's label set, or change `classes` and `num_classes` in the "
-                "config."
+                "order; choose the label set by --labels, or prepare the data with the config's classes."
             )
 
     def _check_files(self, images: list[dict[str, Any]]) -> None:

@@ -12,8 +12,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.engine.switches import lay_switches_over
-from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.errors import ConfigError, DatasetError, UsageError
 from cxr_mmdet.recipes import config_folder as config_folder
 from cxr_mmdet.recipes import config_names as config_names
 from cxr_mmdet.recipes import resolve_config, resolve_switches
@@ -23,17 +24,26 @@ if TYPE_CHECKING:
 
 _KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
     "auto_scale_lr",
-    "classes",
     "custom_imports",
-    "data_root",
     "find_unused_parameters",
     "log_level",
     "sync_bn",
-    "test_pipeline",
-    "train_pipeline",
-    "vis_backends",
 }
-"""Top-level keys that mean something: what the Runner takes or looks up, and the variables of our dataset bases."""
+"""Top-level keys that mean something: what the Runner takes or looks up."""
+
+_VARIABLES = {
+    "train_pipeline": "train_dataloader.dataset.pipeline",
+    "test_pipeline": "val_dataloader.dataset.pipeline and test_dataloader.dataset.pipeline",
+    "vis_backends": "visualizer.vis_backends",
+    **dict.fromkeys(
+        ("load_steps", "test_load_steps", "resize_steps", "test_resize_steps", "augment_steps", "pack_steps"),
+        "train_dataloader.dataset.pipeline",
+    ),
+}
+"""Variables of the dataset bases, which nothing reads once the files are read, and the keys that hold their values."""
+
+_DATA_PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_EVALUATORS = ("val_evaluator", "test_evaluator")
 
 NO_WEIGHTS = "none"
 _RANDOM_START = {"init_cfg": None, "frozen_stages": -1, "norm_eval": False}
@@ -43,18 +53,24 @@ def load_config(
     name: str,
     *,
     data_root: Path | None = None,
+    labels: str | None = None,
     work_dir: Path | None = None,
     load_from: str | None = None,
     switches: Sequence[str] = (),
     cfg_options: Sequence[str] = (),
 ) -> Config:
-    """Return the config ``name`` with switches and the user's options put in, in this order.
+    """Return the config ``name`` for its data, with switches and the user's options put in, in this order.
+
+    Annotation files that the config leaves open (``ann_file=None``) are those of the prepared folder's only label set;
+    classes and every ``num_classes`` follow from them. A config states its classes by a variable ``classes``.
 
     Args:
         name: a path or the name of a recipe.
         data_root: replaces every dataset's and evaluator's ``data_root``.
+        labels: the label set of the prepared folder, such as ``14``, ``auto`` or ``fold2/14``; replaces whatever
+            annotation files and classes the config states.
         work_dir: where the run writes; ``work_dirs/<config>`` if neither this nor the config says, and then
-            ``work_dirs/<config>+<switch>`` for what is another training.
+            ``work_dirs/<config>_<labels>+<switch>`` for what is another training.
         load_from: starting weights, a file or URL; ``none`` starts from random weights, and then lets the backbone's
             norms and first stage train, without which a random backbone stays random.
         switches: laid over the config, see :func:`~cxr_mmdet.engine.switches.lay_switches_over`.
@@ -62,19 +78,23 @@ def load_config(
 
     Raises:
         ConfigError: no such config or switch, one that cannot be read, or a key that nothing would read.
+        DatasetError: the prepared folder, or its label set, is not there.
+        UsageError: the prepared folder holds several label sets, and none is chosen.
     """
     path = resolve_config(name)
     config = _read(path)
+    options = _parse_options(cfg_options, config)
+    _set_data(config, data_root or options.pop("data_root", None), labels, options.pop("classes", None))
     lay_switches_over(config, switches)
-    config.merge_from_dict(_parse_options(cfg_options, config))
+    config.merge_from_dict(options)
+    for variable in _VARIABLES:
+        config.pop(variable, None)
     unknown = sorted(set(config) - _KNOWN_KEYS)
     if unknown:
         raise ConfigError(f"{path}: nothing reads the key {', '.join(unknown)}; {_nearest(unknown[0], _KNOWN_KEYS)}")
-    if data_root is not None:
-        for part in annotated_parts(config._cfg_dict):
-            part["data_root"] = str(data_root)
     if work_dir is not None or config.get("work_dir") is None:
-        run = "+".join([path.stem, *(switch.stem for switch in resolve_switches(switches))])
+        training = path.stem if labels is None else f"{path.stem}_{labels.replace('/', '_')}"
+        run = "+".join([training, *(switch.stem for switch in resolve_switches(switches))])
         config.work_dir = str(work_dir or Path("work_dirs") / run)
     if load_from is not None:
         config.load_from = None if load_from == NO_WEIGHTS else load_from
@@ -125,19 +145,110 @@ def check_class_counts(config: Config, classes: Sequence[str]) -> None:
     Raises:
         ConfigError: they differ; training would fail late or, with fewer classes, silently learn nonsense.
     """
-    wrong = [(where, count) for where, count in _num_classes(config.model, "model") if count != len(classes)]
+    counts = [(where, head["num_classes"]) for where, head in _classifiers(config.model, "model")]
+    wrong = [(where, count) for where, count in counts if count != len(classes)]
     if wrong:
         where, count = wrong[0]
-        options = " ".join(f"{place}={len(classes)}" for place, _ in wrong)
+        options = " ".join(f"{place}.num_classes={len(classes)}" for place, _ in wrong)
         raise ConfigError(
-            f"{where} is {count}, the data holds {len(classes)} classes ({', '.join(classes)}); "
-            f"pass --cfg-options {options}, or choose the recipe of this label set."
+            f"{where}.num_classes is {count}, the data hold {len(classes)} classes ({', '.join(classes)}); remove it "
+            f"from the config and from --cfg-options, or pass --cfg-options {options}."
         )
+
+
+def class_names(config: Config) -> tuple[str, ...]:
+    """Return the classes of a config; numbered ones for a recipe that takes them from data it has not seen."""
+    (part,) = annotated_parts(config.test_dataloader)
+    count = next(head["num_classes"] for _, head in _classifiers(config.model, "model"))
+    stated = (part.get("metainfo") or {}).get("classes")
+    return tuple(stated or (f"class {number}" for number in range(1, count + 1)))
+
+
+def check_annotation_files(config: Config) -> None:
+    """Check that every dataset and evaluator has its annotation file.
+
+    Raises:
+        DatasetError: a recipe that takes its classes from the prepared folder was read without one.
+    """
+    for part in annotated_parts([config.get(key) for key in (*_DATA_PARTS, *_EVALUATORS)]):
+        if part["ann_file"] is None:
+            raise DatasetError(
+                f"{part.get('data_root')}: no such prepared folder; make one by tools/prepare_data.py build, and name "
+                "it by --data-root."
+            )
 
 
 def annotated_parts(config: Any) -> list[dict[str, Any]]:
     """Return every dataset, however wrapped, and evaluator in a part of a config: what names an annotation file."""
     return list(_with_annotations(config))
+
+
+def _set_data(config: Config, data_root: Path | str | None, labels: str | None, classes: Any) -> None:
+    """Put the prepared folder, its annotation files and its classes into every part of a config that names them."""
+    stated = config.pop("classes", None)
+    config.pop("data_root", None)
+    parts = {key: annotated_parts(config[key]) for key in (*_DATA_PARTS, *_EVALUATORS) if config.get(key)}
+    for part in (part for each in parts.values() for part in each):
+        if data_root is not None:
+            part["data_root"] = str(data_root)
+        if labels is not None:
+            part["ann_file"] = None
+    if labels is None and stated is not None:
+        classes = stated if classes is None else classes
+    for key, part in [(key, part) for key, each in parts.items() for part in each if part["ann_file"] is None]:
+        root = Path(part.get("data_root") or "")
+        if not root.is_dir() and data_root is None and labels is None:
+            continue  # the recipe as such, of no data yet
+        name = _choose_labels(root, labels)
+        split = "train" if key == "train_dataloader" else "val"
+        part["ann_file"] = _annotation_file(name, split).as_posix()
+        if classes is None:
+            files = [root / _annotation_file(name, each) for each in ("train", "val")]
+            coco = read_coco(next(file for file in files if file.is_file()))
+            classes = [category["name"] for category in coco["categories"]]
+    if classes is None:
+        return
+    classes = (classes,) if isinstance(classes, str) else tuple(classes)
+    for key in parts.keys() & set(_DATA_PARTS):
+        for part in parts[key]:
+            part["metainfo"] = {**(part.get("metainfo") or {}), "classes": classes}
+    for _, head in _classifiers(config._cfg_dict.model, "model"):
+        head["num_classes"] = len(classes)
+
+
+def _choose_labels(root: Path, labels: str | None) -> str:
+    """Return the label set to take from a prepared folder: the one asked for, or the only one.
+
+    Raises:
+        DatasetError: there is no such folder or label set.
+        UsageError: there are several, and none is asked for.
+    """
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root}: no such prepared folder; make it by tools/prepare_data.py build, or correct --data-root."
+        )
+    if labels is not None and any((root / _annotation_file(labels, split)).is_file() for split in ("train", "val")):
+        return labels
+    found = {
+        file.stem.partition("_")[2] for split in ("train", "val") for file in root.glob(f"annotations/{split}_*.json")
+    }
+    if not found:
+        raise DatasetError(
+            f"{root}: holds no annotations/train_<labels>.json, so it is no prepared folder; make it by "
+            "tools/prepare_data.py build, or correct --data-root."
+        )
+    names = ", ".join(sorted(found))
+    if labels is not None:
+        raise DatasetError(f"{root}: holds no label set {labels}, but {names}; pass one of these to --labels.")
+    if len(found) > 1:
+        raise UsageError(f"{root}: holds several label sets ({names}); choose one by --labels.")
+    return names
+
+
+def _annotation_file(labels: str, split: str) -> Path:
+    """Return the place of a split in a prepared folder; ``fold2/14`` is the label set 14 of the second fold."""
+    folder, name = Path(labels).parent, Path(labels).name
+    return Path("annotations") / folder / f"{split}_{name}.json"
 
 
 def _read(path: Path) -> Config:
@@ -154,8 +265,10 @@ def _parse_options(options: Sequence[str], config: Config) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"--cfg-options {option}: is not of the form key=value, as in train_cfg.max_iters=500.")
         first = key.split(".", 1)[0]
-        known = set(config) | _KNOWN_KEYS
-        if first not in known:
+        if first in _VARIABLES:
+            raise ConfigError(f"--cfg-options {option}: nothing reads {first} any more; set {_VARIABLES[first]}.")
+        known = set(config) | _KNOWN_KEYS | {"classes", "data_root"}
+        if first not in known or (key != first and first in ("classes", "data_root")):
             raise ConfigError(f"--cfg-options {option}: nothing reads the key {first}; {_nearest(first, known)}")
         parsed[key] = DictAction._parse_iterable(value)
     return parsed
@@ -177,13 +290,13 @@ def _with_annotations(config: Any) -> Iterator[dict[str, Any]]:
             yield from _with_annotations(value)
 
 
-def _num_classes(config: Any, where: str) -> Iterator[tuple[str, int]]:
+def _classifiers(config: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the parts of a model that have a number of classes, with their places."""
     if isinstance(config, dict):
+        if "num_classes" in config:
+            yield where, config
         for key, value in config.items():
-            if key == "num_classes":
-                yield f"{where}.{key}", value
-            else:
-                yield from _num_classes(value, f"{where}.{key}")
+            yield from _classifiers(value, f"{where}.{key}")
     elif isinstance(config, (list, tuple)):
         for index, value in enumerate(config):
-            yield from _num_classes(value, f"{where}.{index}")
+            yield from _classifiers(value, f"{where}.{index}")

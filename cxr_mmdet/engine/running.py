@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
 from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training
-from cxr_mmdet.engine.config import annotated_parts, check_class_counts, check_start
+from cxr_mmdet.engine.config import annotated_parts, check_annotation_files, check_class_counts, check_start
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.resuming import newest_checkpoint
 from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, UsageError
@@ -195,6 +195,7 @@ def _errors_of_workers() -> Iterator[None]:
 
 
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
+    check_annotation_files(config)
     check_numbers(config)
     config.launcher = launcher
     _make_work_dir(Path(config.work_dir))

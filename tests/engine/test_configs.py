@@ -1,22 +1,32 @@
 """The recipes: every number of docs/recipes.md, read back from the config that a user would train."""
 
 import copy
+import json
 import math
 import re
+import shutil
 
 import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from cxr_mmdet.annotations.coco import write_coco
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.mmdet_models import mmdet_model, mmdet_recipe
-from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.errors import ConfigError, DatasetError, UsageError
 from cxr_mmdet.models.steady_loss import SteadyLoss
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
-OWN = ("retina_phantom", "retina_lungs", "gfl_lungs", "retina_14cls_rare")
+OWN = (
+    "retina_small",
+    "faster_rcnn_small",
+    "retina_phantom",
+    "retina_phantom_14cls",
+    "retina_lungs",
+    "gfl_lungs",
+)
 MODERN = {
     "rtmdet_s": "rtmdet/rtmdet_s_8xb32-300e_coco.py",
     "rtmdet_m": "rtmdet/rtmdet_m_8xb32-300e_coco.py",
@@ -26,9 +36,11 @@ MODERN = {
     "cascade_rcnn": "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
     "dino_r50": "dino/dino-4scale_r50_8xb2-12e_coco.py",
 }
-"""Our leaves of mmdet's modern detectors, and the recipe of mmdet that each model is taken from."""
+"""Recipes of mmdet's modern detectors, and the recipe of mmdet that each model is taken from."""
 
-LEAVES = [f"{name}_{count}cls" for name in MODERN for count in (14, 5)]
+OF_THE_DATA = (*MODERN, *(name for name in OWN if name != "retina_phantom"))
+"""Recipes whose classes and files are the prepared folder's."""
+
 MIRRORS_AND_PASTES = {
     "RandomFlip",
     "Mosaic",
@@ -55,8 +67,8 @@ def step(pipeline: list, name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls", "retina_phantom"])
-def test_a_gate_leaf_is_its_recipe_with_a_gate(name):
-    plain, with_gate = load(name)._cfg_dict.to_dict(), load(f"{name}_gate")._cfg_dict.to_dict()
+def test_a_recipe_with_a_gate_differs_in_the_gate_alone(name):
+    plain, with_gate = (configs.load_config(name, switches=on).to_dict() for on in ([], ["gate"]))
     assert with_gate["model"].pop("gate") == dict(source="scores", score_mode="multiply", exponent=0.25)
     assert with_gate["model"].pop("type") == f"Gated{plain['model'].pop('type')}"
     for config in (plain, with_gate):
@@ -65,7 +77,7 @@ def test_a_gate_leaf_is_its_recipe_with_a_gate(name):
 
 
 def test_the_recipes_are_there():
-    assert {*RECIPES, *OWN, *LEAVES} <= set(configs.config_names())
+    assert {*RECIPES, *OWN, *MODERN} == set(configs.config_names())
 
 
 @pytest.mark.parametrize("name", configs.config_names())
@@ -74,7 +86,6 @@ def test_every_config_builds_its_model_and_holds_no_key_that_nothing_reads(name)
     init_default_scope("mmdet")
     model = MODELS.build(copy.deepcopy(config.model))  # DINO writes into what it is built of
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
-    configs.check_class_counts(config, inner_dataset(config).metainfo.classes)
     assert config.auto_scale_lr.base_batch_size == config.train_dataloader.batch_size
 
 
@@ -83,17 +94,21 @@ def test_normal_studies_stay_in_every_training_set(name):
     assert "filter_cfg" not in inner_dataset(load(name))
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *LEAVES])
+@pytest.mark.parametrize("name", RECIPES)
 class TestData:
     def test_labels_and_files(self, name):
         config = load(name)
         labels, spec = (LABELS_14, "14") if "14cls" in name else (LABELS_5, "5")
         for part in (inner_dataset(config), config.val_dataloader.dataset, config.test_dataloader.dataset):
             assert tuple(part.metainfo.classes) == labels
+        configs.check_class_counts(config, labels)
         assert inner_dataset(config).ann_file == f"annotations/train_{spec}.json"
         for part in (config.val_dataloader.dataset, config.val_evaluator, config.test_evaluator):
             assert part.ann_file == f"annotations/val_{spec}.json"
 
+
+@pytest.mark.parametrize("name", [*RECIPES, *MODERN])
+class TestPictures:
     def test_short_edge(self, name):
         config = load(name)
         resize = step(inner_dataset(config).pipeline, "RandomChoiceResize")
@@ -174,21 +189,20 @@ MODEL_CHANGES = {
 
 
 @pytest.mark.parametrize("name", MODERN)
-@pytest.mark.parametrize("count", [14, 5])
 class TestModernLeaf:
-    def test_the_model_is_mmdets_but_for_what_its_base_says(self, name, count):
+    def test_the_model_is_mmdets_but_for_what_its_base_says(self, name):
         """RTMDet-m's base follows from that of RTMDet-s, mmdet's from that of RTMDet-l: the same must come out."""
-        found = changes(load(f"{name}_{count}cls").model.to_dict(), mmdet_model(MODERN[name]).to_dict())
+        found = changes(load(name, "classes=A,B,C").model.to_dict(), mmdet_model(MODERN[name]).to_dict())
         found.pop("_scope_", None)  # mmengine's mark of what came from mmdet's base
         heads = [key for key in found if key.endswith("num_classes")]
         assert len(heads) == (3 if name == "cascade_rcnn" else 1)
-        assert {found.pop(key) for key in heads} == {count}
+        assert {found.pop(key) for key in heads} == {3}
         assert found == {"data_preprocessor.type": "GreyDetDataPreprocessor", **MODEL_CHANGES[name]}
 
-    def test_rates_follow_from_mmdets_recipe(self, name, count):
+    def test_rates_follow_from_mmdets_recipe(self, name):
         """By the number of pictures a step, and for AdamW by its square root."""
         stock = Config.fromfile(mmdet_recipe(MODERN[name]))
-        config = load(f"{name}_{count}cls")
+        config = load(name)
         optimizer, theirs = config.optim_wrapper.optimizer, stock.optim_wrapper.optimizer
         pictures = 256 if "rtmdet" in name else 16
         share = config.train_dataloader.batch_size / pictures
@@ -198,13 +212,113 @@ class TestModernLeaf:
         assert optimizer.weight_decay == theirs.weight_decay
         assert config.optim_wrapper.get("paramwise_cfg") == stock.optim_wrapper.get("paramwise_cfg")
         assert config.optim_wrapper.get("clip_grad") == stock.optim_wrapper.get("clip_grad")
-        assert config.train_cfg.max_iters == (2000 if count == 14 else 5000)
+        assert config.train_cfg.max_iters == 2000
 
-    def test_starts_from_coco_by_a_public_address_of_its_own_recipe(self, name, count):
-        address = load(f"{name}_{count}cls").load_from
+    def test_starts_from_coco_by_a_public_address_of_its_own_recipe(self, name):
+        address = load(name).load_from
         assert address.startswith("https://download.openmmlab.com/mmdetection/")
         index = mmdet_recipe(MODERN[name]).parent / "metafile.yml"
         assert f"Weights: {address}\n" in index.read_text()
+
+
+OWN_CLASSES = ("Left hilum", "Right hilum", "Device, any")
+
+
+@pytest.fixture
+def own_folder(prepared_folder):
+    """Return a prepared folder of three classes of a user's own."""
+    return prepared_folder(labels=OWN_CLASSES, name="auto")
+
+
+def classes_of(config: Config) -> set[tuple[str, ...]]:
+    loaders = (config.train_dataloader, config.val_dataloader, config.test_dataloader)
+    return {tuple(part["metainfo"]["classes"]) for part in configs.annotated_parts(loaders)}
+
+
+class TestClassesOfTheData:
+    @pytest.mark.parametrize("name", OF_THE_DATA)
+    def test_a_recipe_takes_classes_and_files_from_the_prepared_folder(self, own_folder, name):
+        config = configs.load_config(name, data_root=own_folder)
+        assert classes_of(config) == {OWN_CLASSES}
+        configs.check_class_counts(config, OWN_CLASSES)
+        assert inner_dataset(config)["ann_file"] == "annotations/train_auto.json"
+        for part in (config.val_dataloader.dataset, config.val_evaluator, config.test_evaluator):
+            assert part.ann_file == "annotations/val_auto.json"
+        init_default_scope("mmdet")
+        model = MODELS.build(copy.deepcopy(config.model))
+        head = getattr(model, "roi_head", model).bbox_head
+        heads = head if name.startswith("cascade") else [head]
+        assert {each.num_classes for each in heads} == {3}
+
+    def test_the_dumped_config_keeps_them_without_the_folder(self, own_folder, tmp_path):
+        config = configs.load_config("cascade_rcnn", data_root=own_folder)
+        config.dump(tmp_path / "dumped.py")
+        shutil.rmtree(own_folder)
+        assert load(str(tmp_path / "dumped.py")).to_dict() == config.to_dict()
+
+    def test_several_label_sets_are_named_and_one_is_chosen(self, own_folder):
+        annotations = own_folder / "annotations"
+        for split in ("train", "val"):
+            coco = json.loads((annotations / f"{split}_auto.json").read_text())
+            coco["categories"][0]["name"] = "Hilum"
+            write_coco(annotations / f"{split}_mine.json", coco)
+            write_coco(annotations / "fold2" / f"{split}_mine.json", coco)
+        with pytest.raises(UsageError, match=r"several label sets \(auto, mine\); choose one by --labels"):
+            configs.load_config("retina_small", data_root=own_folder)
+        with pytest.raises(DatasetError, match="holds no label set 14, but auto, mine; pass one"):
+            configs.load_config("retina_small", data_root=own_folder, labels="14")
+        config = configs.load_config("retina_small", data_root=own_folder, labels="mine", switches=["ema"])
+        assert classes_of(config) == {("Hilum", *OWN_CLASSES[1:])}
+        assert config.work_dir == "work_dirs/retina_small_mine+ema"
+        config = configs.load_config("retina_small", data_root=own_folder, labels="fold2/mine")
+        assert config.val_evaluator.ann_file == "annotations/fold2/val_mine.json"
+
+    @pytest.mark.parametrize("name", ["retina_14cls", "faster_rcnn_5cls"])
+    def test_labels_on_the_command_line_replace_those_of_a_reference_recipe(self, own_folder, name):
+        assert load(name, f"data_root={own_folder}").val_evaluator.ann_file.startswith("annotations/val_")
+        config = configs.load_config(name, data_root=own_folder, labels="auto")
+        assert classes_of(config) == {OWN_CLASSES}
+        configs.check_class_counts(config, OWN_CLASSES)
+        assert {part["ann_file"] for part in configs.annotated_parts(config._cfg_dict)} == {
+            "annotations/train_auto.json",
+            "annotations/val_auto.json",
+        }
+
+    def test_a_folder_that_is_not_there_or_not_prepared(self, tmp_path):
+        with pytest.raises(DatasetError, match="nowhere: no such prepared folder; make it by"):
+            configs.load_config("retina_small", data_root=tmp_path / "nowhere")
+        with pytest.raises(DatasetError, match=r"holds no annotations/train_<labels>\.json"):
+            configs.load_config("retina_small", data_root=tmp_path)
+
+    def test_a_training_without_data_is_one_sentence(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = load("retina_small")
+        with pytest.raises(
+            DatasetError, match=r"^data/prepared: no such prepared folder; .* name it by --data-root\.$"
+        ):
+            configs.check_annotation_files(config)
+        assert configs.class_names(load("gfl_lungs")) == ("class 1", "class 2")
+
+    def test_classes_as_an_option_or_a_variable_reach_every_part(self, tmp_path):
+        for options, text in ((["classes=Hilum"], ""), ([], "classes = ['Hilum']\n")):
+            path = tmp_path / "mine.py"
+            path.write_text(f"_base_ = [{str(configs.config_folder() / 'faster_rcnn_14cls.py')!r}]\n{text}")
+            config = load(str(path), *options)
+            assert classes_of(config) == {("Hilum",)}
+            configs.check_class_counts(config, ["Hilum"])
+            assert "classes" not in config
+
+    @pytest.mark.parametrize(
+        ("option", "words"),
+        [
+            ("train_pipeline=[]", "set train_dataloader.dataset.pipeline"),
+            ("vis_backends=[]", "set visualizer.vis_backends"),
+            ("classes.0=A", "nothing reads the key classes"),
+        ],
+    )
+    def test_a_variable_that_nothing_reads_any_more_is_refused(self, option, words):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            load("retina_5cls", option)
 
 
 @pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls"])
@@ -239,7 +353,7 @@ def test_five_classes_are_padded_squares_with_minority_copies(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_with_votes_differs_in_what_weighs_alone(name):
-    base, voted = load(name), load(f"{name}_votes")
+    base, voted = load(name), configs.load_config(name, switches=["votes"])
     head, sampler = voted.model.get("bbox_head"), None
     if head is None:
         head, sampler = voted.model.roi_head.bbox_head, voted.model.train_cfg.rcnn.sampler
@@ -253,13 +367,15 @@ def test_a_recipe_with_votes_differs_in_what_weighs_alone(name):
     assert voted.to_dict() == base.to_dict()
 
 
-@pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls_votes", "retina_phantom_gate", "retina_lungs"])
+@pytest.mark.parametrize("name", ["retina_14cls", "retina_5cls+votes", "retina_phantom+gate", "retina_lungs"])
 def test_a_retinanets_loss_is_divided_by_a_mean_as_detectron2s(name):
     init_default_scope("mmdet")
-    head = MODELS.build(copy.deepcopy(load(name).model)).bbox_head
+    name, *on = name.split("+")
+    head = MODELS.build(configs.load_config(name, switches=on).model).bbox_head
     assert isinstance(head, SteadyLoss)
     assert (head.momentum, head.mean_positives) == (0.9, 100)
-    assert not isinstance(MODELS.build(configs.load_config(name, switches=["stock_loss"]).model).bbox_head, SteadyLoss)
+    stock = MODELS.build(configs.load_config(name, switches=[*on, "stock_loss"]).model).bbox_head
+    assert not isinstance(stock, SteadyLoss)
 
 
 def rates(name: str, iterations: int) -> list[float]:
@@ -349,11 +465,11 @@ class TestLoadConfig:
             configs.check_class_counts(load("retina_5cls"), ("Right lung", "Left lung"))
 
     def test_every_head_with_another_class_count_is_in_the_remedy_and_it_helps(self):
-        with pytest.raises(ConfigError, match=r"model\.roi_head\.bbox_head\.0\.num_classes is 14") as caught:
-            configs.check_class_counts(load("cascade_rcnn_14cls"), ("Right lung", "Left lung"))
-        remedy = re.search(r"--cfg-options (.+), or", str(caught.value))[1].split()
+        with pytest.raises(ConfigError, match=r"model\.roi_head\.bbox_head\.0\.num_classes is 3") as caught:
+            configs.check_class_counts(load("cascade_rcnn", "classes=A,B,C"), ("Right lung", "Left lung"))
+        remedy = re.search(r"pass --cfg-options (.+)\.$", str(caught.value))[1].split()
         assert remedy == [f"model.roi_head.bbox_head.{stage}.num_classes=2" for stage in range(3)]
-        configs.check_class_counts(load("cascade_rcnn_14cls", *remedy), ("Right lung", "Left lung"))
+        configs.check_class_counts(load("cascade_rcnn", *remedy), ("Right lung", "Left lung"))
 
     def test_a_random_start_touches_only_switches_that_the_backbone_has(self):
         from mmengine.config import ConfigDict

@@ -97,10 +97,22 @@ def test_two_processes_train_a_gated_detector_and_score_like_one(prepared_folder
         return done.stdout
 
     options = [*TINY, "train_cfg.max_iters=4", "train_cfg.val_interval=4", "model.test_cfg.score_thr=0.0"]
-    distributed("train", "retina_phantom_gate", "--data-root", str(root), "--work-dir", "run", options=options)
+    distributed(
+        "train", "retina_phantom", "--with", "gate", "--data-root", str(root), "--work-dir", "run", options=options
+    )
     assert (tmp_path / "run" / "iter_4.pth").is_file()
 
-    arguments = ["retina_phantom_gate", "run/iter_4.pth", "--data-root", str(root), "--work-dir", "run", "--out"]
+    arguments = [
+        "retina_phantom",
+        "run/iter_4.pth",
+        "--with",
+        "gate",
+        "--data-root",
+        str(root),
+        "--work-dir",
+        "run",
+        "--out",
+    ]
     table = distributed("test", *arguments, "two", options=options)
     assert table.count("mean of findings") == 1  # one process prints
     run("test", *arguments, "one", cwd=tmp_path, options=options)
@@ -355,17 +367,17 @@ class TestBadInput:
 
     def test_a_gate_without_normal_studies(self, prepared_folder, tmp_path):
         root = prepared_folder(train=3)  # the fourth would be normal
-        message = failing(["train", "retina_phantom_gate", "--data-root", str(root)], tmp_path, 1)
+        message = failing(["train", "retina_phantom", "--with", "gate", "--data-root", str(root)], tmp_path, 1)
         assert "train_5.json: every training image holds a finding" in message
         assert "without --drop-normals, or choose the recipe without a gate" in message
         assert not list(tmp_path.rglob("*.pth"))
 
     def test_a_gate_and_no_normal_study_drawn(self, prepared_folder, tmp_path):
-        arguments = ["train", "retina_phantom_gate", "--data-root", str(prepared_folder()), "--with", "abnormal_only"]
+        arguments = ["train", "retina_phantom", "--data-root", str(prepared_folder()), "--with", "gate,abnormal_only"]
         assert "normal_share is 0, so that no normal study is drawn" in failing(arguments, tmp_path, 2)
 
     def test_a_gate_option_that_cannot_be(self, prepared_folder, tmp_path):
-        arguments = ["train", "retina_phantom_gate", "--data-root", str(prepared_folder())]
+        arguments = ["train", "retina_phantom", "--with", "gate", "--data-root", str(prepared_folder())]
         for option, words in (("cut=2.0", "cut is 2"), ("widht=3", "widht")):
             options = [*TINY, f"model.gate.{option}"]
             assert words in failing(arguments, tmp_path, 2, options)

@@ -91,16 +91,16 @@ def test_model_switches_change_the_model_to_what_they_say(name):
 
 
 def test_votes_reach_every_stage_of_a_cascade():
-    config = configs.load_config("cascade_rcnn_5cls", switches=["votes"])
+    config = configs.load_config("cascade_rcnn", switches=["votes"])
     assert {head.type for head in config.model.roi_head.bbox_head} == {"VoteWeightedShared2FCBBoxHead"}
     assert {stage.sampler.type for stage in config.model.train_cfg.rcnn} == {"VoteRandomSampler"}
-    plain = configs.load_config("cascade_rcnn_5cls")
+    plain = configs.load_config("cascade_rcnn")
     assert [head.loss_bbox for head in config.model.roi_head.bbox_head] == [
         head.loss_bbox for head in plain.model.roi_head.bbox_head
     ]
 
 
-@pytest.mark.parametrize(("name", "head"), [("rtmdet_s_5cls", "RTMDetSepBNHead"), ("dino_r50_14cls", "DINOHead")])
+@pytest.mark.parametrize(("name", "head"), [("rtmdet_s", "RTMDetSepBNHead"), ("dino_r50", "DINOHead")])
 def test_votes_on_a_head_that_cannot_weigh_them_are_a_sentence(name, head):
     with pytest.raises(
         ConfigError, match=rf"switch votes: no {head} weighs readers' votes; .*GFLHead, RPNHead, Retina"
@@ -108,24 +108,16 @@ def test_votes_on_a_head_that_cannot_weigh_them_are_a_sentence(name, head):
         configs.load_config(name, switches=["votes"])
 
 
-@pytest.mark.parametrize(
-    ("leaf", "base", "switches"),
-    [
-        ("retina_14cls_rare", "retina_14cls", ["repeat_factor", "normal_share", "gentle_augmentation"]),
-        ("retina_14cls_gate", "retina_14cls", ["gate"]),
-        ("retina_5cls_gate", "retina_5cls", ["gate"]),
-        ("retina_phantom_gate", "retina_phantom", ["gate"]),
-        *((f"{model}_{count}cls_votes", f"{model}_{count}cls", ["votes"])
-          for model in ("retina", "faster_rcnn") for count in (14, 5)),
-    ],
-)  # fmt: skip
-def test_leaves_are_their_recipes_with_switches(leaf, base, switches):
-    laid_over = configs.load_config(base, switches=switches, work_dir="w")
-    assert configs.load_config(leaf, work_dir="w").to_dict() == laid_over.to_dict()
+def test_the_switches_for_rare_findings_mirror_nothing():
+    config = configs.load_config("retina_14cls", switches=["repeat_factor,normal_share,gentle_augmentation"])
+    assert not {"RandomFlip", "MinorityFlipRot90"} & set(steps(config))
 
 
-def test_the_leaf_for_rare_findings_mirrors_nothing():
-    assert not {"RandomFlip", "MinorityFlipRot90"} & set(steps(configs.load_config("retina_14cls_rare")))
+def test_copies_of_classes_that_the_data_do_not_hold_are_refused(prepared_folder: PreparedFolder):
+    root = prepared_folder(labels=("Right lung", "Left lung"), name="auto")
+    config = configs.load_config("retina_small", data_root=root, switches=["minority_copies"])
+    with pytest.raises(ConfigError, match=r"minority class Atelectasis, .* is not one of Right lung, Left lung"):
+        DATASETS.build(config.train_dataloader.dataset)
 
 
 def test_switches_work_from_the_command_line_too():

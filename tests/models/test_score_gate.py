@@ -202,7 +202,7 @@ def test_copies_of_a_detector_have_gates_of_their_own():
 
 
 def test_the_switch_gives_it_to_dense_heads_alone():
-    for name, source in {"retina_14cls": "scores", "rtmdet_s_14cls": "scores", "faster_rcnn_14cls": "neck"}.items():
+    for name, source in {"retina_14cls": "scores", "rtmdet_s": "scores", "faster_rcnn_14cls": "neck"}.items():
         gate = with_gate(load_config(name, load_from="none").model)["gate"]
         assert gate["source"] == source
         assert gate.get("exponent") == (0.25 if source == "scores" else None)

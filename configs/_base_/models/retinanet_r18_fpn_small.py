@@ -1,8 +1,8 @@
 _base_ = "retinanet_r50_fpn.py"
 
-# Small enough to train on a CPU in minutes, from random weights: ResNet-18 of half the width (res3 to res5 then have
-# 64, 128, 256 channels), half the head's width and depth, norms in neck and head too, all of it trainable. GIoU on
-# decoded boxes fits them tighter in a short training than the base's L1 on deltas.
+# Small enough to train on a CPU in minutes, from random weights: ResNet-18 of half the width (res3 to res5 have 64, 128
+# and 256 channels), half the head's width and depth, norms in neck and head too, and all of it trained. In a short
+# training GIoU on decoded boxes fits them tighter than the base's L1 on deltas.
 model = dict(
     backbone=dict(depth=18, base_channels=32, stem_channels=32, frozen_stages=-1, norm_eval=False),
     neck=dict(in_channels=[64, 128, 256], out_channels=128, norm_cfg=dict(type="BN")),

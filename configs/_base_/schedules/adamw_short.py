@@ -1,4 +1,4 @@
-# For random weights and minutes of CPU: AdamW, a short warm-up, one half cosine over all iterations.
+# For random weights and minutes on a CPU: AdamW, a warm-up of 30 iterations, a half cosine over all iterations.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),

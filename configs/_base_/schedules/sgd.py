@@ -1,5 +1,5 @@
-# Detectron2's solver defaults (momentum 0.9, weight decay 1e-4) with the reference's learning rate, for one image a
-# step; --auto-scale-lr multiplies it by the real batch size.
+# Detectron2's solver defaults (momentum 0.9, weight decay 1e-4) with the reference's learning rate, for one image
+# per iteration; --auto-scale-lr multiplies it by the batch size.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.001, momentum=0.9, weight_decay=0.0001),

@@ -1,11 +1,10 @@
+# DINO with 4 scales, ResNet-50, from COCO weights.
 _base_ = [
     "_base_/models/dino_r50.py",
-    "_base_/datasets/radiographs_14cls.py",
+    "_base_/datasets/radiographs.py",
     "_base_/schedules/adamw_dino.py",
     "_base_/default_runtime.py",
 ]
 
-model = dict(bbox_head=dict(num_classes=14))
-
-# DINO R50 with 4 scales, 12 epochs on COCO. Replace it by --load-from FILE, or by --load-from none for random weights.
+# DINO R50 with 4 scales, 12 epochs on COCO.
 load_from = "https://download.openmmlab.com/mmdetection/v3.0/dino/dino-4scale_r50_8xb2-12e_coco/dino-4scale_r50_8xb2-12e_coco_20221202_182705-55b2bba2.pth"

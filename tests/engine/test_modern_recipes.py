@@ -1,4 +1,4 @@
-"""The leaves of mmdet's modern detectors, tiny: trained, scored, resumed and used, normal studies included."""
+"""The recipes of mmdet's modern detectors, tiny: trained, scored, resumed and used, normal studies included."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_trains_validates_saves_resumes_scores_and_predicts(prepared_folder: Pre
             "default_hooks.checkpoint.interval=1",
             "default_hooks.logger.interval=1",
         ]
-        return load_config(f"{name}_5cls", data_root=root, work_dir=work_dir, load_from="none", cfg_options=options)
+        return load_config(name, data_root=root, work_dir=work_dir, load_from="none", cfg_options=options)
 
     outcome = train(config(1))
     assert outcome.best_checkpoint is not None
@@ -101,7 +101,7 @@ def test_a_random_start_lets_the_whole_backbone_train(name):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_with_coco_weights_the_backbones_norms_keep_their_statistics(name):
     init_default_scope("mmdet")
-    model = MODELS.build(load_config(f"{name}_5cls").model).train()
+    model = MODELS.build(load_config(name).model).train()
     norms = [module for module in model.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(module.training for module in norms)

@@ -1,3 +1,0 @@
-_base_ = "faster_rcnn_14cls.py"
-
-switches = ["votes"]

@@ -1,3 +1,0 @@
-_base_ = "retina_14cls.py"
-
-switches = ["gate"]

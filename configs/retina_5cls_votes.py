@@ -1,3 +1,0 @@
-_base_ = "retina_5cls.py"
-
-switches = ["votes"]
