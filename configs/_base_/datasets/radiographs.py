@@ -4,7 +4,8 @@
 data_root = "data/prepared"
 
 load_steps = [dict(type="LoadGreyImage"), dict(type="LoadVotedAnnotations", with_bbox=True)]
-test_load_steps = [dict(type="cxr_mmdet.LoadImageFromFile")]  # as LoadGreyImage; mmdet.apis asks for the name
+# Does what LoadGreyImage does, under the name that mmdet.apis looks for.
+test_load_steps = [dict(type="cxr_mmdet.LoadImageFromFile")]
 resize_steps = [
     # The short edge is drawn from these, the long edge is at most 1333.
     dict(
