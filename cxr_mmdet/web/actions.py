@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import math
 import re
 import threading
 from dataclasses import replace
@@ -85,7 +86,11 @@ class Actions:
         self, session: Session, score: float, nms: float, classes: list[str], event: gr.EventData
     ) -> Changes:
         """Predict a phantom."""
-        example = self._examples[int(event.index)]
+        try:
+            (index,) = _numbers(event, "index", 1)
+            example = self._examples[int(index)]
+        except (ReadingError, IndexError):
+            return {self.parts.message: _message("there is no such example.", error=True)}
         cases, problems = self._room.open_uploads([example.upload], self._filter(score, nms, classes))
         return self._opened(session, cases, problems)
 
@@ -117,8 +122,9 @@ class Actions:
         def change(case: Case) -> Changes:
             part = visible_part(case.size_hw, case.look)
             height, width = case.size_hw
-            x = ((part.left + part.right) / 2 + float(event.by[0]) * (part.right - part.left)) / width
-            y = ((part.top + part.bottom) / 2 + float(event.by[1]) * (part.bottom - part.top)) / height
+            right, down = _numbers(event, "by", 2)
+            x = ((part.left + part.right) / 2 + right * (part.right - part.left)) / width
+            y = ((part.top + part.bottom) / 2 + down * (part.bottom - part.top)) / height
             case.look = replace(case.look, center=(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)))
             return self._pictures(case, session)
 
@@ -128,7 +134,8 @@ class Actions:
         """Zoom in or out from the keyboard."""
 
         def change(case: Case) -> Changes:
-            zoom = round(min(max(case.look.zoom * float(event.factor), 1.0), MAX_ZOOM), 2)
+            (factor,) = _numbers(event, "factor", 1)
+            zoom = round(min(max(case.look.zoom * factor, 1.0), MAX_ZOOM), 2)
             case.look = replace(case.look, zoom=zoom)
             return {self.parts.zoom: zoom} | self._pictures(case, session)
 
@@ -145,7 +152,7 @@ class Actions:
 
     def choose_finding(self, session: Session, event: gr.EventData) -> Changes:
         """Remember which finding a verdict is about; the page has marked it already."""
-        return {self.parts.session: {**session, "selected": str(event.key)}}
+        return {self.parts.session: {**session, "selected": str(_value(event, "key"))}}
 
     def draw(self, session: Session, event: gr.EventData) -> Changes:
         """Write down the box that was drawn over what is shown."""
@@ -153,8 +160,9 @@ class Actions:
         def change(case: Case) -> Changes:
             part = visible_part(case.size_hw, case.look)
             height, width = part.size_hw
-            xs = sorted(part.left + float(x) * width for x in event.box[::2])
-            ys = sorted(part.top + float(y) * height for y in event.box[1::2])
+            box = _numbers(event, "box", 4)
+            xs = sorted(part.left + x * width for x in box[::2])
+            ys = sorted(part.top + y * height for y in box[1::2])
             return {self.parts.box: f"{xs[0]:.1f}, {ys[0]:.1f}, {xs[1]:.1f}, {ys[1]:.1f}"}
 
         return self._with_case(session, change)
@@ -286,6 +294,30 @@ def parse_box(text: str | None) -> Box | None:
     except ValueError:
         raise ReadingError("the box is four numbers, x_min, y_min, x_max, y_max, in pixels.") from None
     return x_min, y_min, x_max, y_max
+
+
+def _value(event: gr.EventData, name: str) -> Any:
+    """Return what an event holds under a name; None where a request that no page of ours made holds nothing."""
+    try:
+        return getattr(event, name)
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+def _numbers(event: gr.EventData, name: str, count: int) -> list[float]:
+    """Return the finite numbers that an event holds under a name.
+
+    Raises:
+        ReadingError: it holds something else there, or another count of them.
+    """
+    value = _value(event, name)
+    try:
+        numbers = [float(each) for each in (value if isinstance(value, list) else [value])]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ReadingError(f"the request's {name} must be {count} finite numbers.")
+    return numbers
 
 
 def _reader(typed: str, request: gr.Request) -> str:

@@ -145,6 +145,28 @@ def test_the_actions_themselves_refuse_whatever_gradio_hands_them(room, secret, 
         predict_files(room, folder, [str(secret)], None, None)
 
 
+NO_NUMBERS = [None, {}, {"by": [], "factor": "x", "box": [1]}, {"by": "ab", "factor": None, "box": ["nan"] * 4}]
+
+
+def test_events_that_no_page_sends_get_a_sentence(url, actions):
+    ids = {action["api_name"]: action["id"] for action in actions}
+
+    def send(name, data, event):
+        body = {"data": data, "fn_index": ids[name], "session_hash": "events", "event_data": event}
+        return reply(url, "run/predict", body)
+
+    shown = [None, 0.3, 0.5, []]
+    for index in (99, "x", None, [0, 1]):
+        assert "there is no such example" in send("open_example", shown, {"index": index})[1]
+    assert send("open_example", shown, {"index": 0})[0] == 200
+    for event in NO_NUMBERS:
+        for name, held in (("pan", "by"), ("zoom_by", "factor"), ("draw", "box")):
+            status, text = send(name, [None], event)
+            assert (status, f"the request&#x27;s {held} must be" in text) == (200, True), (name, event, text[:200])
+        assert send("choose_finding", [None], event)[0] == 200
+    assert "must be" not in send("zoom_by", [None], {"factor": 2})[1]
+
+
 def test_an_address_is_not_fetched(url):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
