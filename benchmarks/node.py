@@ -17,7 +17,8 @@ from benchmarks.harness import Alternative, Comparison, compare
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.inference.predictor import Thresholds
-from cxr_mmdet.pacs.job_store import JobStore, State
+from cxr_mmdet.pacs.job_database import State
+from cxr_mmdet.pacs.job_store import JobStore
 from cxr_mmdet.pacs.node import DicomNode, NodeOptions
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, describe_findings, predict_content
 from cxr_mmdet.pacs.sender import Destination, send

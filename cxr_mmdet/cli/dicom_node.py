@@ -14,7 +14,7 @@ from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cxr_mmdet.pacs.job_store import Job
+    from cxr_mmdet.pacs.job_database import Job
     from cxr_mmdet.pacs.node import NodeOptions
 
 DEFAULT_STATE = Path("work_dirs/dicom_node")
@@ -168,16 +168,16 @@ def status(
     """Show how many radiographs are waiting, done or failed, and why. The node may be running."""
     import json
 
-    from cxr_mmdet.pacs import job_store
+    from cxr_mmdet.pacs import job_database, job_folder
 
-    with job_store.open_queue(state) as queue:
-        counts = job_store.count_states(queue)
-        quarantine = job_store.list_quarantine(state)
-        failed = job_store.list_jobs(queue, job_store.State.failed)
+    with job_database.open_queue(state) as queue:
+        counts = job_database.count_states(queue)
+        quarantine = job_folder.list_quarantine(state)
+        failed = job_database.list_jobs(queue, job_database.State.failed)
         waiting = [
             job
-            for step in (job_store.State.queued, job_store.State.predicted)
-            for job in job_store.list_jobs(queue, step)
+            for step in (job_database.State.queued, job_database.State.predicted)
+            for job in job_database.list_jobs(queue, step)
             if job.reason
         ]
     if as_json:
@@ -193,7 +193,7 @@ def status(
     if quarantine:
         names = ", ".join(quarantine[:SHOWN_JOBS]) + (", …" if len(quarantine) > SHOWN_JOBS else "")
         stdout.print(
-            f"set aside in {state / job_store.QUARANTINE}, which the node leaves alone: {names}",
+            f"set aside in {state / job_folder.QUARANTINE}, which the node leaves alone: {names}",
             highlight=False,
             markup=False,
         )
@@ -202,10 +202,10 @@ def status(
 @app.command()
 def retry(state: State = DEFAULT_STATE) -> None:
     """Put failed radiographs back into the queue once the cause is mended. The node may be running."""
-    from cxr_mmdet.pacs import job_store
+    from cxr_mmdet.pacs import job_database
 
-    with job_store.open_queue(state) as queue:
-        count = job_store.retry_failed(state, queue)
+    with job_database.open_queue(state) as queue:
+        count = job_database.retry_failed(state, queue)
     stdout.print(f"{count} queued again", highlight=False)
 
 

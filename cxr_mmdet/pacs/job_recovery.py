@@ -20,20 +20,8 @@ from pydicom import dcmread
 from cxr_mmdet.dicom.identity import hash_content
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import sync_folder
-from cxr_mmdet.pacs.job_store import (
-    DATABASE,
-    IMAGES,
-    LOCK,
-    RESULTS,
-    Job,
-    State,
-    connect,
-    explained,
-    file_stem,
-    lock_folder,
-    set_aside,
-    tidy,
-)
+from cxr_mmdet.pacs.job_database import Job, State, connect, explained
+from cxr_mmdet.pacs.job_folder import DATABASE, IMAGES, LOCK, RESULTS, file_stem, lock_folder, set_aside, tidy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,9 @@ from pynetdicom import AE, evt
 from cxr_mmdet.dicom.codecs import DECODABLE
 from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
-from cxr_mmdet.pacs.job_store import DiskError, JobStore, OtherContentError, State
+from cxr_mmdet.pacs.job_database import State
+from cxr_mmdet.pacs.job_folder import DiskError
+from cxr_mmdet.pacs.job_store import JobStore, OtherContentError
 from cxr_mmdet.pacs.listener import POLL_S, ConnectionLimits, NodeServer
 from cxr_mmdet.pacs.worker import Worker
 

@@ -13,9 +13,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from cxr_mmdet.dicom.identity import identify
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import CxrError
-from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S, State, identify
+from cxr_mmdet.pacs.job_database import State
+from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S
 from cxr_mmdet.pacs.reporting import describe_findings, predict_content
 from cxr_mmdet.pacs.sender import NotDeliveredError, send
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.pacs.job_store import Job, JobStore
+    from cxr_mmdet.pacs.job_database import Job
+    from cxr_mmdet.pacs.job_store import JobStore
     from cxr_mmdet.pacs.reporting import ReportOptions
     from cxr_mmdet.pacs.sender import Destination
 

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli.dicom_node import app
 from cxr_mmdet.cli.main import build_app
-from cxr_mmdet.pacs.job_store import DiskError, JobStore, State
+from cxr_mmdet.pacs.job_database import State
+from cxr_mmdet.pacs.job_folder import DiskError
+from cxr_mmdet.pacs.job_store import JobStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -53,6 +53,7 @@ def test_predictions_go_out_and_come_back(tmp_path: Path):
 def test_a_file_is_parsed_and_decoded_once(tmp_path: Path, reads):
     write_phantoms(tmp_path / "in", 2)
     arguments = ["write", str(bundle_of("retina", "onnx")), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    reads.clear()  # the model may just have been exported, and compared on radiographs
     assert run(*arguments, "--presentation").exit_code == 0
     assert reads == {"parsed": 2, "decoded": 2}
 

@@ -18,7 +18,9 @@ from node_builders import FINDINGS, HEADER, radiograph_file
 
 from cxr_mmdet.dicom.report import structured_report, to_bytes
 from cxr_mmdet.pacs import worker as worker_module
-from cxr_mmdet.pacs.job_store import JobStore, State, file_stem, list_quarantine, open_queue
+from cxr_mmdet.pacs.job_database import State, open_queue
+from cxr_mmdet.pacs.job_folder import file_stem, list_quarantine
+from cxr_mmdet.pacs.job_store import JobStore
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, Reports
 from cxr_mmdet.pacs.sender import Destination
 from cxr_mmdet.pacs.worker import Worker

@@ -11,24 +11,16 @@ from node_builders import FINDINGS, HEADER, radiograph_file
 
 from cxr_mmdet.dicom.report import structured_report, to_bytes
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.pacs.job_database import QueueDamagedError, State, count_states, list_jobs, open_queue, retry_failed
+from cxr_mmdet.pacs.job_folder import file_stem, list_quarantine
 from cxr_mmdet.pacs.job_recovery import repair
-from cxr_mmdet.pacs.job_store import (
-    JobStore,
-    QueueDamagedError,
-    State,
-    count_states,
-    file_stem,
-    list_jobs,
-    list_quarantine,
-    open_queue,
-    retry_failed,
-)
+from cxr_mmdet.pacs.job_store import JobStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cxr_mmdet.pacs.job_store import Job
+    from cxr_mmdet.pacs.job_database import Job
 
 QUEUED, PREDICTED, DONE, FAILED = "1.2.1", "1.2.2", "1.2.3", "1.2.4"
 

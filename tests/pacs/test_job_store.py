@@ -16,23 +16,13 @@ import pytest
 from node_builders import radiograph_file
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
+from cxr_mmdet.dicom.identity import identify
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import read_header
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.pacs.job_store import (
-    LONGEST_DELAY_S,
-    MIN_RESERVE_BYTES,
-    DiskError,
-    JobStore,
-    OtherContentError,
-    State,
-    count_states,
-    identify,
-    list_jobs,
-    list_quarantine,
-    open_queue,
-    retry_failed,
-)
+from cxr_mmdet.pacs.job_database import State, count_states, list_jobs, open_queue, retry_failed
+from cxr_mmdet.pacs.job_folder import MIN_RESERVE_BYTES, DiskError, list_quarantine
+from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S, JobStore, OtherContentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -324,7 +314,7 @@ def test_without_its_reserve_a_node_accepts_nothing(store: JobStore, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cxr_mmdet.pacs.job_store.write_durably", full)
+        patch.setattr("cxr_mmdet.pacs.job_folder.write_durably", full)
         with pytest.raises(DiskError, match="No space left"):
             store.accept("1", b"image", "A@b")
     assert store.accept("1", b"image", "A@b")

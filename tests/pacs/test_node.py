@@ -38,7 +38,7 @@ from pydicom.uid import (
 from pynetdicom import AE
 
 from cxr_mmdet.dicom.report import read_structured_report
-from cxr_mmdet.pacs.job_store import State, count_states, list_jobs, open_queue
+from cxr_mmdet.pacs.job_database import State, count_states, list_jobs, open_queue
 from cxr_mmdet.pacs.node import MAX_PDU_BYTES, VERIFICATION, parse_networks
 from cxr_mmdet.pacs.reporting import ReportOptions
 

@@ -76,8 +76,10 @@ def test_neither_pixels_nor_the_file_are_held():
 
 
 def test_an_upload_is_parsed_and_decoded_once_up_to_its_last_export(reads):
-    decoded = _decode(phantom_dicom(), "a.dicom", 10**6)
-    case = Case("a.dicom", decoded, find_candidates(predictor(), decoded.radiograph), (0.0, 0.0))
+    content, model = phantom_dicom(), predictor()
+    reads.clear()
+    decoded = _decode(content, "a.dicom", 10**6)
+    case = Case("a.dicom", decoded, find_candidates(model, decoded.radiograph), (0.0, 0.0))
     decoded.viewable.render()
     kinds = formats_of(case)
     assert {Format.sr, Format.sc, Format.pr} <= set(kinds)
