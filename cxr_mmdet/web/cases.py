@@ -99,9 +99,10 @@ class Case:
         """Memory it takes, nearly all of it pixels."""
         return self.decoded.nbytes + self.candidates.nbytes
 
-    def findings(self) -> Findings:
-        """Return what is shown."""
-        found = self.candidates.findings(Thresholds(self.filter.score, self.filter.nms_iou))
+    def findings(self, *, min_score: float | None = None) -> Findings:
+        """Return the findings of the classes that are shown, from ``min_score`` on, by default the filter's."""
+        score = self.filter.score if min_score is None else min_score
+        found = self.candidates.findings(Thresholds(score, self.filter.nms_iou))
         if not self.filter.hidden:
             return found
         return found.filter({name: math.inf if name in self.filter.hidden else 0.0 for name in found.class_names})

@@ -67,7 +67,8 @@ def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Pictures:
     """Return the two pictures of what is shown now."""
     part = visible_part(case.size_hw, case.look)
     pixels = _at_size(_pixels(case, part), long_edge, case.decoded.radiograph.pixel_aspect)
-    overlay = _draw(case.findings(), pixels, part)
+    findings = case.findings()
+    overlay = _draw(findings, pixels, part, None if len(findings) else _caption(case))
     height, width = pixels.shape
     return Pictures(_jpeg(pixels), _jpeg(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)), part, (height, width))
 
@@ -75,7 +76,19 @@ def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Pictures:
 def render_overlay(case: Case) -> NDArray[np.uint8]:
     """Return the whole radiograph at full size as RGB, in the window that is shown, with the findings that are."""
     look = case.look
-    return case.findings().draw(case.decoded.viewable.render(look.window, invert=look.invert))
+    pixels = case.decoded.viewable.render(look.window, invert=look.invert)
+    return _all_findings(case).draw(pixels, min_score=case.filter.score)
+
+
+def _caption(case: Case) -> str | None:
+    """Return the caption of a picture without findings; None where the classes that are shown have none at all."""
+    findings = _all_findings(case)
+    return findings.caption(case.filter.score) if len(findings) else None
+
+
+def _all_findings(case: Case) -> Findings:
+    """Return the findings of the classes that are shown, whatever their score."""
+    return case.findings(min_score=case.candidates.floor)
 
 
 def _pixels(case: Case, part: Part) -> NDArray[np.uint8]:
@@ -91,13 +104,14 @@ def _at_size(pixels: NDArray[np.uint8], long_edge: int, pixel_aspect: float) -> 
     return np.asarray(cv2.resize(pixels, size_wh, interpolation=interpolation), dtype=np.uint8)
 
 
-def _draw(findings: Findings, pixels: NDArray[np.uint8], part: Part) -> NDArray[np.uint8]:
+def _draw(findings: Findings, pixels: NDArray[np.uint8], part: Part, caption: str | None) -> NDArray[np.uint8]:
     part_height, part_width = part.size_hw
     boxes = translate(findings.boxes_xyxy, -part.left, -part.top)
     seen = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < part_width) & (boxes[:, 1] < part_height)
     height, width = pixels.shape
     boxes = scale(boxes[seen], width / part_width, height / part_height)
-    return draw_boxes(pixels, boxes, findings.labels[seen], findings.scores[seen], findings.class_names)
+    shown = findings[seen]
+    return draw_boxes(pixels, boxes, shown.labels, shown.scores, shown.class_names, caption=caption)
 
 
 def _jpeg(picture: NDArray[np.uint8]) -> bytes:

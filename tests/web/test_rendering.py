@@ -84,8 +84,18 @@ def test_findings_are_drawn_where_they_are_and_only_there(case):
     np.testing.assert_array_equal(decoded(pictures.overlay), decoded(pictures.original))
 
 
+def test_a_picture_without_a_box_says_how_many_lie_below_the_threshold(case):
+    case.filter = Filter(1.0, 0.5)
+    assert len(case.findings()) == 0
+    pictures = render_case(case)
+    added = np.abs(decoded(pictures.overlay).astype(int) - decoded(pictures.original)).max(axis=2) > 60
+    assert added[:60, :300].any()
+    assert not added[60:].any()
+
+
 def test_the_overlay_to_take_along_is_what_predict_draws(case):
-    expected = case.findings().draw(read_radiograph(phantom_dicom()).pixels)
+    case.filter = Filter(0.1, 0.5)
+    expected = case.findings().draw(read_radiograph(phantom_dicom()).pixels, min_score=0.1)
     np.testing.assert_array_equal(render_overlay(case), expected)
 
 
