@@ -53,7 +53,6 @@ BRIDGES = frozenset(
         "export/export",
         "export/formats",
         "export/graphs",
-        "torch_bundle",
     }
 )
 """The files of ``inference`` that know torch or mmdet; the others predict with an exported model, without them."""

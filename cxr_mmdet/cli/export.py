@@ -42,6 +42,10 @@ def export(
             "which adds mAP.",
         ),
     ] = None,
+    winograd: Annotated[
+        bool,
+        typer.Option(help="Use Winograd's algorithm and boxes on demand in onnx and openvino bundles: faster on CPUs."),
+    ] = True,
     short_edge: Annotated[
         int, typer.Option(min=0, help="Short edge of the prepared images, as in tools/prepare_data.py; 0: full size.")
     ] = 1024,
@@ -67,6 +71,7 @@ def export(
         int8=int8,
         calibration=tuple(find_radiographs(calibration)) if calibration else (),
         check=check,
+        winograd=winograd,
         short_edge=short_edge,
         trust_checkpoint=trust_checkpoint,
         force=force,

@@ -90,8 +90,7 @@ def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedMode
 
         backend = OpenVinoBackend(bundle, streams=streams)
     else:
-        from cxr_mmdet.inference.backends.torch import TorchBackend
-        from cxr_mmdet.inference.torch_bundle import load_torch_bundle
+        from cxr_mmdet.inference.backends.torch import TorchBackend, load_torch_bundle
 
         backend = TorchBackend(load_torch_bundle(bundle), device=device, streams=streams)
     return LoadedModel(

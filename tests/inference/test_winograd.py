@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from detectors import checkpoint_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cxr_mmdet.inference.cpu_kernels.tiles import plan_tiles
+from cxr_mmdet.inference.cpu_kernels.on_demand import plan_tiles
 from cxr_mmdet.inference.cpu_kernels.winograd import Branch, Grid, TileConv2d, is_eligible, replace_convolutions
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.structures.enums import ExportFormat
 
 EXACT = {"rtol": 0, "atol": 1e-11}
 """In double precision both ways of adding give the same."""
@@ -115,3 +118,12 @@ def test_which_convolutions_are_replaced():
     replace_convolutions(model, 8)
     assert list(model)[:-1] == kept
     assert isinstance(model[-1][0], TileConv2d)
+
+
+def test_export_without_winograd_has_the_runtimes_convolutions(tmp_path):
+    """Exporting compares the bundle with torch, so that it returns only where both agree."""
+    checkpoint = str(checkpoint_of("retina"))
+    options = ExportOptions(format=ExportFormat.ONNX, winograd=False)
+    bundle = export_model(checkpoint, tmp_path / "plain", options)
+    assert bundle.box_depth == 0
+    assert {path.name for path in bundle.path.glob("*.onnx")} == {"maps.onnx"}

@@ -3,7 +3,7 @@
 * ``maps``: ``image`` (N, 3, H, W) → ``scores_i`` (N, H_i, W_i, A * K) of each level; where the bundle has no graph
   ``boxes``, ``deltas_i`` (N, H_i, W_i, A * 4); where it has another graph, ``rows`` (cells + 1, C): the feature
   pyramid, level by level, in each picture by picture, then a row of zeros.
-* ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.cpu_kernels.tiles`) →
+* ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.cpu_kernels.on_demand`) →
   ``deltas`` (n, A * 4).
 * ``regions``: ``pooled`` (R, bins * C) → ``logits`` and ``deltas``.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cxr_mmdet.inference.bundle import Bundle
-    from cxr_mmdet.inference.cpu_kernels.tiles import Plan
+    from cxr_mmdet.inference.cpu_kernels.on_demand import Plan
     from cxr_mmdet.inference.spec import DetectorSpec, Pooling
 
     Array = NDArray[np.float32]

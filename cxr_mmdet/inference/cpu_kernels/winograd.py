@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cxr_mmdet.inference.cpu_kernels.tiles import RING, TILE
+from cxr_mmdet.inference.cpu_kernels.on_demand import RING, TILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -55,6 +55,7 @@ class ExportOptions:
         int8: quantise convolutions and linear layers to eight bits; OpenVINO only.
         calibration: radiographs that show which values occur; needed for ``int8``.
         check: radiographs to compare on besides phantoms: a folder, or a prepared folder's COCO file for mAP.
+        winograd: use the kernels of :mod:`cxr_mmdet.inference.cpu_kernels` for convolutions; never with ``int8``.
         short_edge: of the prepared pictures the checkpoint was trained on.
         trust_checkpoint: load a checkpoint that would run code.
         force: replace an earlier bundle.
@@ -65,6 +66,7 @@ class ExportOptions:
     int8: bool = False
     calibration: tuple[RadiographFile, ...] = ()
     check: Path | None = None
+    winograd: bool = True
     short_edge: int = DEFAULT_SHORT_EDGE
     trust_checkpoint: bool = False
     force: bool = False
@@ -145,13 +147,13 @@ def _write_weights(
 ) -> tuple[Sequence[Path], int]:
     """Write the weights; return the files and the depth of the box branch where that is a graph of its own."""
     if options.format is ExportFormat.TORCH:
-        from cxr_mmdet.inference.torch_bundle import save_torch_bundle
+        from cxr_mmdet.inference.backends.torch import save_torch_bundle
 
         return save_torch_bundle(detector, folder), 0
     from cxr_mmdet.inference.export.formats import export_onnx
 
     # Tracing and fusing change a model in place.
-    graphs = export_onnx(copy.deepcopy(detector.model), folder, winograd=not options.int8)
+    graphs = export_onnx(copy.deepcopy(detector.model), folder, winograd=options.winograd and not options.int8)
     if options.format is ExportFormat.ONNX:
         return graphs.paths, graphs.box_depth
     from cxr_mmdet.inference.export.formats import export_openvino
