@@ -32,16 +32,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class View:
+class AugmentationView:
     """One look at a radiograph: the input's size as a multiple of the usual one, and whether it is mirrored."""
 
     scale: float = 1.0
     flip: bool = False
 
 
-def make_views(scales: Sequence[float] = (1.0,), *, flip: bool = False) -> tuple[View, ...]:
+def make_views(scales: Sequence[float] = (1.0,), *, flip: bool = False) -> tuple[AugmentationView, ...]:
     """Return every combination of the scales with plain and, if asked for, mirrored."""
-    return tuple(View(scale, mirrored) for mirrored, scale in itertools.product((False, True)[: 1 + flip], scales))
+    return tuple(
+        AugmentationView(scale, mirrored) for mirrored, scale in itertools.product((False, True)[: 1 + flip], scales)
+    )
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Augmentation:
         iou_threshold: overlap above which two views mean the same finding.
     """
 
-    views: tuple[View, ...] = (View(),)
+    views: tuple[AugmentationView, ...] = (AugmentationView(),)
     method: DetectionFusion = DetectionFusion.WBF
     iou_threshold: float = 0.5
 
@@ -233,7 +235,9 @@ class Predictor:
             for radiograph, *views in zip(radiographs, *by_view, strict=True)
         ]
 
-    def _look(self, radiographs: Sequence[Radiograph], view: View, thresholds: Thresholds) -> list[Detections]:
+    def _look(
+        self, radiographs: Sequence[Radiograph], view: AugmentationView, thresholds: Thresholds
+    ) -> list[Detections]:
         preprocessing = self.model.preprocessing.scaled(view.scale)
         inputs = [preprocessing(entry.pixels, entry.pixel_aspect, flip=view.flip) for entry in radiographs]
         found: list[Detections] = []

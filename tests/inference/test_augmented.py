@@ -9,7 +9,7 @@ from detectors import checkpoint_of, make_picture, write_picture
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.inference.fusion import Ensemble
-from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
+from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor, Thresholds, make_views
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.enums import DetectionFusion
 
@@ -24,7 +24,7 @@ def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(tmp_path, predictor):
     picture = make_picture(120, 120)
     cv2.imwrite(str(tmp_path / "plain.png"), picture)
     cv2.imwrite(str(tmp_path / "mirrored.png"), cv2.flip(picture, 1))
-    flipped = predictor.predict(tmp_path / "plain.png", augmentation=Augmentation((View(flip=True),)))
+    flipped = predictor.predict(tmp_path / "plain.png", augmentation=Augmentation((AugmentationView(flip=True),)))
     mirrored = predictor.predict(tmp_path / "mirrored.png")
     assert len(mirrored) > 5
     np.testing.assert_allclose(flipped.boxes_xyxy, boxes.flip_horizontal(mirrored.boxes_xyxy, 120), atol=1e-4)
@@ -49,7 +49,9 @@ def test_a_look_twice_the_size_sees_a_larger_input(tmp_path, predictor):
 def test_the_same_look_twice_changes_nothing_when_nothing_overlaps(tmp_path, predictor):
     path = write_picture(tmp_path / "a.png")
     plain = predictor.predict(path)
-    twice = predictor.predict(path, augmentation=Augmentation((View(), View()), iou_threshold=0.999))
+    twice = predictor.predict(
+        path, augmentation=Augmentation((AugmentationView(), AugmentationView()), iou_threshold=0.999)
+    )
     assert len(plain) > 5
     np.testing.assert_allclose(twice.scores, plain.scores, atol=1e-7)
     np.testing.assert_allclose(np.sort(twice.boxes_xyxy, axis=0), np.sort(plain.boxes_xyxy, axis=0), atol=1e-4)

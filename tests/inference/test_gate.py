@@ -21,7 +21,7 @@ from cxr_mmdet.inference.cpu_kernels.on_demand import WholeMaps
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, compare_findings
 from cxr_mmdet.inference.fusion import Ensemble, mean_p_abnormal
-from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View
+from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor, Thresholds
 from cxr_mmdet.models.gate_rule import GateRule
 from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import ExportFormat
@@ -118,7 +118,7 @@ def test_no_finding_leaves_the_gates_word(pictures):
 
 def test_several_views_are_averaged(pictures):
     predictor = Predictor.load(checkpoint_of("retina_gate"))
-    views = View(), View(1.5), View(flip=True)
+    views = AugmentationView(), AugmentationView(1.5), AugmentationView(flip=True)
     each = [predictor.predict(pictures[0], augmentation=Augmentation((view,))).p_abnormal for view in views]
     assert len(set(each)) == 3
     together = predictor.predict(pictures[0], augmentation=Augmentation(views))

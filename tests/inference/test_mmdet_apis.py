@@ -18,7 +18,7 @@ from mmdet_oracle import BOX_PX, SCORE, assert_same
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 
-from cxr_mmdet.inference.predictor import Augmentation, Predictor, View
+from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor
 from cxr_mmdet.structures.boxes import suppress
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ def test_test_time_augmentation_merges_our_views(tmp_path, kind):
         path = detectors.write_picture(tmp_path / "a.png", *size)
         with torch.no_grad():
             (result,) = tta.test_step(pseudo_collate([pipeline({"img_path": str(path), "img_id": 1})]))
-        views = [predictor.predict(path, augmentation=Augmentation((View(flip=flip),))) for flip in (False, True)]
+        views = [
+            predictor.predict(path, augmentation=Augmentation((AugmentationView(flip=flip),))) for flip in (False, True)
+        ]
         merged = np.concatenate([view.boxes_xyxy for view in views])
         scores, labels = (np.concatenate([getattr(view, name) for view in views]) for name in ("scores", "labels"))
         kept = suppress(merged, scores, labels, 0.5, 100)

@@ -19,7 +19,7 @@ from cxr_mmdet.inference.backends.mmdet import MmdetBackend, describe_whole
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.fusion import Ensemble
-from cxr_mmdet.inference.predictor import Augmentation, Predictor, Thresholds, View, make_views
+from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor, Thresholds, make_views
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.radiograph_files import find_radiographs
@@ -107,7 +107,7 @@ def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(tmp_path):
     cv2.imwrite(str(tmp_path / "plain.png"), picture)
     cv2.imwrite(str(tmp_path / "mirrored.png"), cv2.flip(picture, 1))
     predictor = Predictor.load(checkpoint_of("atss"))
-    flipped = predictor.predict(tmp_path / "plain.png", augmentation=Augmentation((View(flip=True),)))
+    flipped = predictor.predict(tmp_path / "plain.png", augmentation=Augmentation((AugmentationView(flip=True),)))
     mirrored = predictor.predict(tmp_path / "mirrored.png")
     assert len(mirrored) > 5
     np.testing.assert_allclose(flipped.boxes_xyxy, boxes.flip_horizontal(mirrored.boxes_xyxy, 120), atol=1e-4)
@@ -210,7 +210,7 @@ def test_the_model_given_stays_as_it_is():
 def test_an_input_with_fewer_cells_than_queries_is_one_sentence(tmp_path):
     """DINO chooses its queries among the cells of its maps."""
     predictor = Predictor.load(checkpoint_of("dino_r50"))
-    small = Augmentation((View(scale=0.25),))
+    small = Augmentation((AugmentationView(scale=0.25),))
     with pytest.raises(CxrError, match=r"DINO cannot look at 1 input\(s\) of 32 x 32 px \(.*--tta-scale"):
         predictor.predict(detectors.write_picture(tmp_path / "a.png"), augmentation=small)
 

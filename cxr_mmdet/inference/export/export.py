@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cxr_mmdet.inference.checkpoint import TrainedDetector
-    from cxr_mmdet.inference.export.parity import CheckSet, Limits
+    from cxr_mmdet.inference.export.parity import CheckSet, ParityLimits
     from cxr_mmdet.structures.radiograph_files import RadiographFile
 
     Progress = Callable[[int, int], None]
@@ -194,7 +194,7 @@ def _compare_on(pictures: CheckSet, reference: Predictor, exported: Predictor, d
     )
 
 
-def _require(checkpoint: str, results: Sequence[Parity], limits: Limits) -> None:
+def _require(checkpoint: str, results: Sequence[Parity], limits: ParityLimits) -> None:
     for result in results:
         problems = result.problems(limits)
         if problems:

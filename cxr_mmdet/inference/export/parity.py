@@ -128,7 +128,7 @@ CLEAR_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
-class Limits:
+class ParityLimits:
     """What an exported model may differ by.
 
     Attributes:
@@ -144,9 +144,9 @@ class Limits:
     mean_ap: float
 
 
-EXACT = Limits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001)
+EXACT = ParityLimits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001)
 
-QUANTISED = Limits(box_px=None, score=None, unmatched_share=None, mean_ap=0.005)
+QUANTISED = ParityLimits(box_px=None, score=None, unmatched_share=None, mean_ap=0.005)
 """Eight bits move every score a little; what counts is the mAP."""
 
 
@@ -181,7 +181,7 @@ class Parity:
         """Return plain values."""
         return asdict(self)
 
-    def problems(self, limits: Limits) -> list[str]:
+    def problems(self, limits: ParityLimits) -> list[str]:
         """Return what exceeds the limits, in words."""
         found = []
         if limits.box_px is not None and self.largest_box_difference_px > limits.box_px:
