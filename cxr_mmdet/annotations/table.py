@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.errors import TableError, UsageError
+from cxr_mmdet.errors import TableError, UsageError, counted
 from cxr_mmdet.files import plain_cell, spreadsheet_cell
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.coco import NEARLY_ALL
 from cxr_mmdet.structures.labels import NO_FINDING, is_no_finding, spelling_key
 
 if TYPE_CHECKING:
@@ -264,7 +265,9 @@ def _one_spelling(names: pd.Series, notes: list[str]) -> pd.Series:
         spelling = NO_FINDING if is_no_finding(str(name)) else chosen.setdefault(spelling_key(str(name)), str(name))
         if spelling != name:
             renamed[str(name)] = spelling
-            notes.append(f"{count} rows of class {name!r} are taken as {spelling!r}.")
+            notes.append(
+                f"{counted(count, 'row')} of class {name!r} {'is' if count == 1 else 'are'} taken as {spelling!r}."
+            )
     return names.replace(renamed) if renamed else names
 
 
@@ -331,6 +334,16 @@ def _check_boxes(rows: pd.DataFrame, boxes: pd.DataFrame, check: Checker) -> Non
             "expected four coordinates."
         ),
     )
+    drawn = boxes.to_numpy()
+    within_one = finding.to_numpy() & ((drawn >= 0) & (drawn <= 1)).all(axis=1)
+    if (drawn[within_one] % 1 != 0).any() and within_one.sum() >= NEARLY_ALL * finding.sum():
+        check.refuse(
+            within_one,
+            lambda i: (
+                f"the box {_show(boxes, i)} looks normalised to 0…1, expected pixels of the radiograph; multiply x by "
+                "its width and y by its height."
+            ),
+        )
     _check_extent(boxes["x_min"], boxes["x_max"], check)
     _check_extent(boxes["y_min"], boxes["y_max"], check)
 

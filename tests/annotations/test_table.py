@@ -221,7 +221,7 @@ def test_no_finding_is_known_in_its_spellings_and_trains_no_class(table, name, b
     assert rows["class_name"].tolist() == ["ILD", "No finding", "No finding"]
     assert rows["class_id"].tolist() == [5, 14, 14]
     assert rows.loc[1:, XYXY_COLUMNS].isna().all(axis=None)
-    assert notes == [f"1 rows of class {name!r} are taken as 'No finding'."]
+    assert notes == [f"1 row of class {name!r} is taken as 'No finding'."]
 
 
 def test_a_normal_image_with_a_box_is_refused_under_the_name_it_has(table):
@@ -244,8 +244,8 @@ def test_names_that_differ_in_case_or_blanks_alone_are_one_class(table):
     assert class_names(rows) == ("Lung Opacity",)
     assert set(rows["class_id"]) == {7}
     assert notes == [
-        "1 rows of class 'LungOpacity' are taken as 'Lung Opacity'.",
-        "1 rows of class 'lung  opacity' are taken as 'Lung Opacity'.",
+        "1 row of class 'LungOpacity' is taken as 'Lung Opacity'.",
+        "1 row of class 'lung  opacity' is taken as 'Lung Opacity'.",
     ]
 
 
@@ -264,3 +264,11 @@ def test_texts_that_spreadsheets_would_compute_are_read_back(tmp_path):
     assert sorted(table["image_id"].unique()) == sorted(names)
     assert set(table["reader"]) == {"=R1()"}
     assert table["x_max"].tolist() == [3.0] * 4
+
+
+def test_normalised_boxes_are_refused(table):
+    """Before, they became boxes below a pixel that training took for findings."""
+    with pytest.raises(TableError, match=r"line 2 \(and 1 more\): the box 0.1, 0.2, 0.5, 0.75 looks normalised to 0…1"):
+        read_table(table("a,ILD,5,R1,0.1,0.2,0.5,0.75", "b,ILD,5,R1,0,0,1,1", "c,No finding,14,R1,,,,"))
+    read_table(table("a,ILD,5,R1,0.1,0.2,0.5,0.75", "b,ILD,5,R1,0,0,9,9"))
+    read_table(table("a,ILD,5,R1,0,0,1,1"))
