@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.evaluation.image_level import image_name, p_abnormal_path, read_p_abnormal
 from cxr_mmdet.inference.fusion import check_weights, fuse_findings, mean_p_abnormal
 from cxr_mmdet.structures.boxes import as_boxes, scale, xywh_to_xyxy
@@ -30,6 +30,7 @@ def fuse_files(
     method: DetectionFusion = DetectionFusion.WBF,
     iou_threshold: float = 0.5,
     weights: Sequence[float] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Detection]:
     """Return the fused detections, numbered as the first annotation file numbers images and classes.
 
@@ -40,6 +41,7 @@ def fuse_files(
         method: see :class:`DetectionFusion`.
         iou_threshold: overlap above which two models mean the same finding.
         weights: of the models, above 0; equal by default.
+        notes: where to append what a user should know although nothing is refused.
 
     Raises:
         DatasetError: a file that cannot be read, images or classes that do not match.
@@ -50,7 +52,8 @@ def fuse_files(
     truths = {path: read_coco(path, strict=False) for path in dict.fromkeys(paths)}
     first = truths[paths[0]]
     images = _by_name(first, paths[0])
-    found = [_of_file(file, truths[path], path, images, first) for file, path in zip(files, paths, strict=True)]
+    notes = [] if notes is None else notes
+    found = [_of_file(file, truths[path], path, images, first, notes) for file, path in zip(files, paths, strict=True)]
     class_names = [category["name"] for category in first["categories"]]
     category_ids = np.array([category["id"] for category in first["categories"]])
     fused: list[Detection] = []
@@ -99,7 +102,12 @@ def _by_name(truth: CocoDict, path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _of_file(
-    file: Path, truth: CocoDict, path: Path, images: Mapping[str, dict[str, Any]], first: CocoDict
+    file: Path,
+    truth: CocoDict,
+    path: Path,
+    images: Mapping[str, dict[str, Any]],
+    first: CocoDict,
+    notes: list[str],
 ) -> dict[int, Findings]:
     """Return the findings of each image of the first annotation file, with this file's own classes."""
     names = [category["name"] for category in truth["categories"]]
@@ -112,8 +120,14 @@ def _of_file(
         )
     label_of = {category["id"]: label for label, category in enumerate(truth["categories"])}
     entries: dict[int, list[Detection]] = defaultdict(list)
+    without_extent = 0
     for entry in read_detections(file, truth):
-        entries[entry["image_id"]].append(entry)
+        if min(entry["bbox"][2:]) == 0:
+            without_extent += 1
+        else:
+            entries[entry["image_id"]].append(entry)
+    if without_extent:
+        notes.append(f"{file}: left out {counted(without_extent, 'detection')} without width or height.")
     own = _by_name(truth, path)
     missing = [name for name in images if name not in own]
     if missing:

@@ -48,9 +48,12 @@ def ensemble(
         raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
     if len(coco) not in (1, len(detections)):
         raise UsageError(f"{len(coco)} times --coco for {len(detections)} files: give it once, or once for each file.")
-    fused = fuse_files(detections, coco, method=fusion, iou_threshold=fusion_iou, weights=weight)
+    notes: list[str] = []
+    fused = fuse_files(detections, coco, method=fusion, iou_threshold=fusion_iou, weights=weight, notes=notes)
     gated = fuse_p_abnormal(detections, coco, weights=weight)
     write_detections(out, fused)
     write_p_abnormal(out, gated)
+    for note in notes:
+        stderr.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     stderr.print(f"{len(fused)} detections out of {len(detections)} files", highlight=False)
     stdout.print(out, highlight=False)

@@ -172,3 +172,16 @@ def test_values_of_an_option_up_to_the_next():
         *("--ensemble", "a", "--ensemble", "b", "--out", "o", "x")
     ]
     assert repeat_option(["m", "x"], "--ensemble") == ["m", "x"]
+
+
+def test_fusing_notes_boxes_without_extent(tmp_path):
+    """They cannot overlap anything; before, they went without a word."""
+    coco, found = tmp_path / "coco.json", tmp_path / "found.json"
+    image = {"id": 1, "file_name": "a.png", "width": 20, "height": 20}
+    coco.write_text(json.dumps({"images": [image], "annotations": [], "categories": [{"id": 1, "name": "ILD"}]}))
+    boxes = ([1, 1, 5, 5], [20, 1, 0, 5])
+    found.write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5} for box in boxes]))
+    fused = run(found, found, "--coco", coco, "--out", tmp_path / "fused.json", of=ensemble_app)
+    assert fused.exit_code == 0, fused.output
+    assert f"note: {found}: left out 1 detection without width or height." in fused.stderr
+    assert len(json.loads((tmp_path / "fused.json").read_text())) == 1
