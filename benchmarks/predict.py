@@ -25,7 +25,7 @@ from cxr_mmdet.engine.config import class_names
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import Parity, compare_findings
 from cxr_mmdet.inference.predictor import Predictor
-from cxr_mmdet.preparation.images import PNG_OPTIONS
+from cxr_mmdet.preparation.images import write_grey_png
 from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.radiograph_files import find_radiographs
 
@@ -139,7 +139,7 @@ def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
         rng = np.random.default_rng(number)
         picture = sum(cv2.resize(rng.uniform(0, 85, (cells, cells)), (size, size)) for cells in (4, 16, 64))
         paths.append(folder / f"{number}.png")
-        cv2.imwrite(str(paths[-1]), np.rint(picture).astype(np.uint8), PNG_OPTIONS)
+        write_grey_png(paths[-1], np.rint(picture).astype(np.uint8))
     return paths
 
 
