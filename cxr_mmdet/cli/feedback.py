@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 
 app = CxrTyper(no_args_is_help=True)
 
@@ -75,5 +75,5 @@ def export(
         stderr.print(
             f"{summary.unknown} readings belong to radiographs whose names are unknown; pass --images", highlight=False
         )
-    stderr.print(f"{summary.rows} rows of {summary.images} radiographs", highlight=False)
+    stderr.print(f"{counted(summary.rows, 'row')} of {counted(summary.images, 'radiograph')}", highlight=False)
     stdout.print(out, highlight=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cxr_mmdet.cli.app import CxrCommand, CxrTyper, progress_bar, quiet_imports, stderr, stdout
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DetectionFusion
 
 if TYPE_CHECKING:
@@ -245,5 +245,6 @@ def _print(summary: RunSummary) -> None:
         count = len(summary.failures)
         stderr.print(f"{count} failed; all in {summary.out_dir / FAILURES_CSV}", style="bold red", highlight=False)
     earlier = f", {summary.reused} of them by an earlier run" if summary.reused else ""
-    stderr.print(f"{summary.findings} findings in {summary.images} radiographs{earlier}", highlight=False)
+    found = f"{counted(summary.findings, 'finding')} in {counted(summary.images, 'radiograph')}"
+    stderr.print(f"{found}{earlier}", highlight=False)
     stdout.print(summary.out_dir, highlight=False)
