@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mmdet.registry import HOOKS
+from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 
 from cxr_mmdet.errors import CheckpointError, ConfigError
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from mmengine.optim import OptimWrapper
     from mmengine.runner import Runner
 
-_ITERATION = re.compile(r"iter_(\d+)\.pth")
+_ITERATION = re.compile(r"iter_\d+\.pth")
 _PROGRESS = {"last_step", "_global_step", "_last_value", "base_values", "verbose"}
 """State of a scheduler that says how far it is, not what it does; base values are the optimizer's ``initial_…``."""
 _CHANGES_SHOWN = 4
+_BATCH_KEY = "images_per_iteration"
 
 
 def newest_checkpoint(work_dir: Path, out_dir: str | None = None) -> Path | None:
@@ -39,9 +41,21 @@ def newest_checkpoint(work_dir: Path, out_dir: str | None = None) -> Path | None
     name = PurePath(note.read_text(errors="replace").strip()).name if note.is_file() else ""
     if name and zipfile.is_zipfile(folder / name):
         return folder / name
-    numbered = {path: match for path in folder.glob("iter_*.pth") if (match := _ITERATION.fullmatch(path.name))}
-    whole = [path for path in numbered if zipfile.is_zipfile(path)]
-    return max(whole, key=lambda path: int(numbered[path][1]), default=None)
+    return max((path for path in _numbered(folder) if zipfile.is_zipfile(path)), key=_iteration, default=None)
+
+
+def damaged_checkpoints(work_dir: Path, out_dir: str | None = None) -> list[Path]:
+    """Return the run's numbered checkpoints that are cut or no checkpoints, by iteration."""
+    numbered = _numbered(checkpoint_folder(work_dir, out_dir))
+    return sorted((path for path in numbered if not zipfile.is_zipfile(path)), key=_iteration)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("iter_*.pth") if _ITERATION.fullmatch(path.name)]
+
+
+def _iteration(path: Path) -> int:
+    return int(path.stem.removeprefix("iter_"))
 
 
 def checkpoint_folder(work_dir: Path, out_dir: str | None) -> Path:
@@ -62,12 +76,23 @@ class ResumeHook(Hook):
         CheckpointError: the run was trained with another optimizer.
     """
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep what the position in the stream of images depends on."""
+        checkpoint[_BATCH_KEY] = _images_per_iteration(runner)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Change ``checkpoint`` in place."""
         if not runner._resume:
             return
         _keep_paths_inside(runner, checkpoint)
         done = checkpoint["meta"]["iter"]
+        before, now = checkpoint.get(_BATCH_KEY), _images_per_iteration(runner)
+        if before and now and before != now:
+            runner.logger.warning(
+                f"Resumed with another batch size ({before} -> {now} images per iteration): training goes on at image "
+                f"{done * now:,} of the random order, where the run had come to {done * before:,}; train_cfg.max_iters "
+                "still counts iterations."
+            )
         if done > runner.max_iters:
             raise ConfigError(
                 f"--resume: the run has trained {done} iterations, train_cfg.max_iters is {runner.max_iters}; ask for "
@@ -93,6 +118,11 @@ class ResumeHook(Hook):
             f"Resumed with other settings ({', '.join(shown[:_CHANGES_SHOWN])}{more}): the schedule is rebuilt. After "
             f"{done} of {runner.max_iters} iterations the learning rate is {rates[1]:.3g}; it was {rates[0]:.3g}."
         )
+
+
+def _images_per_iteration(runner: Runner) -> int | None:
+    size = getattr(getattr(runner, "train_dataloader", None), "batch_size", None)
+    return size * get_world_size() if size else None
 
 
 def _keep_paths_inside(runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -21,9 +21,11 @@ from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
 from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training
 from cxr_mmdet.engine.config import annotated_parts, check_annotation_files, check_class_counts, check_start
+from cxr_mmdet.engine.hooks import CurvesHook
 from cxr_mmdet.engine.metrics import CxrMetric
-from cxr_mmdet.engine.resuming import newest_checkpoint
-from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, UsageError
+from cxr_mmdet.engine.resuming import damaged_checkpoints, newest_checkpoint
+from cxr_mmdet.engine.stopping import NonFiniteHook
+from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, TrainingError, UsageError
 from cxr_mmdet.models.finite import refuse_non_finite_outputs
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6
+_NAN_IN_MATCHING = "invalid numeric entries"
 _OPTIONS_OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context")
 
 
@@ -81,11 +84,14 @@ def train(
     """
     work_dir = Path(config.work_dir)
     out_dir = config.get("default_hooks", {}).get("checkpoint", {}).get("out_dir")
+    damaged: list[Path] = []
     if resume:
         newest = newest_checkpoint(work_dir, out_dir)
+        damaged = damaged_checkpoints(work_dir, out_dir)
         if newest is None:
             raise CheckpointError(
-                f"{work_dir}: holds no checkpoint to resume; omit --resume, or name the run's folder by --work-dir."
+                f"{work_dir}: holds no checkpoint to resume{_but(damaged)}; omit --resume, or name the run's folder by "
+                "--work-dir."
             )
         config.resume, config.load_from = True, str(newest)
     else:
@@ -94,8 +100,10 @@ def train(
     check_training(runner)
     if is_main_process():
         announce_draws(runner.train_dataloader, runner.logger)
+        if damaged:
+            runner.logger.warning(f"Resuming from {Path(config.load_from).name}{_but(damaged)}.")
     with trusting(trust_checkpoint), _errors_of_workers():
-        runner.train()
+        _run_training(runner)
     curves = work_dir / "curves.png"
     return TrainingOutcome(
         work_dir=work_dir,
@@ -194,6 +202,29 @@ def _errors_of_workers() -> Iterator[None]:
         raise (type(error)(sentence.strip()) if around else error) from None
 
 
+def _run_training(runner: Runner) -> None:
+    """Run the training; where it diverges, its curves are drawn all the same."""
+    try:
+        try:
+            runner.train()
+        except ValueError as error:
+            # DINO's matching by SciPy raises at the first NaN, before there is a loss to look at.
+            hook = next((hook for hook in runner.hooks if isinstance(hook, NonFiniteHook)), None)
+            if hook is None or _NAN_IN_MATCHING not in str(error):
+                raise
+            hook.stop(runner, "the detector's outputs are not finite")
+    except TrainingError:
+        for hook in runner.hooks:
+            if isinstance(hook, CurvesHook):
+                hook.after_train(runner)
+        raise
+
+
+def _but(damaged: list[Path]) -> str:
+    names = ", ".join(path.name for path in damaged)
+    return f", but {names}, cut or damaged as after a full disk" if damaged else ""
+
+
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     check_annotation_files(config)
     check_numbers(config)
@@ -210,6 +241,10 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
         raise ConfigError(
             f"visualizer.vis_backends: a back end needs a package that is not installed ({error}); install it, or "
             "remove the back end from the config."
+        ) from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the config's general settings (seed, log level, environment) do not fit: {error}"
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from mmdet.registry import HOOKS
@@ -160,15 +160,21 @@ class NonFiniteHook(Hook):
         self.patience = patience
         self.scaled_patience = scaled_patience
         self.losses_lost = 0
+        self.batch: Any = None
 
     def before_train(self, runner: Runner) -> None:
         """Check the weights that were loaded."""
         self._check_loaded(runner)
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember the batch, should the detector itself raise."""
+        self.batch = data_batch
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Check the loss, and the weights after the step."""
+        self.batch = data_batch
         losses = {
             name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items() if "loss" in name
         }
@@ -181,11 +187,11 @@ class NonFiniteHook(Hook):
             loss = (
                 f"the loss ({lost[0]}) is not finite and neither are" if lost else "the step gave non-finite values to"
             )
-            self._stop(runner, data_batch, f"{loss} the weights (first {weight})")
+            self.stop(runner, f"{loss} the weights (first {weight})")
         if self.losses_lost >= patience:
-            self._stop(runner, data_batch, f"the loss ({lost[0]}) is not finite, {self.losses_lost} times in a row")
+            self.stop(runner, f"the loss ({lost[0]}) is not finite, {self.losses_lost} times in a row")
         if scaler is not None and 0 < scaler.get_scale() < _SMALLEST_LOSS_SCALE:
-            self._stop(runner, data_batch, "the float16 gradients are not finite at any scale of the loss")
+            self.stop(runner, "the float16 gradients are not finite at any scale of the loss")
 
     def _check_loaded(self, runner: Runner) -> None:
         weight = first_non_finite(runner.model)
@@ -195,7 +201,8 @@ class NonFiniteHook(Hook):
                 "that wrote it had failed. Use an earlier checkpoint."
             )
 
-    def _stop(self, runner: Runner, data_batch: Any, what: str) -> None:
+    def stop(self, runner: Runner, what: str) -> NoReturn:
+        """Raise the sentence that ends the training, ``what`` having happened in this iteration."""
         rates = runner.optim_wrapper.get_lr()
         rate = rates["lr"][0] if isinstance(rates.get("lr"), list) else next(iter(rates.values()))[0]
         noted = [hook.last_ckpt for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.last_ckpt]
@@ -203,7 +210,7 @@ class NonFiniteHook(Hook):
         again = f"go on from {Path(saved).name} by --resume" if saved else "no checkpoint was saved yet; start again"
         raise TrainingError(
             f"training stopped in iteration {runner.iter + 1} (learning rate {rate:.3g}, images "
-            f"{_listed_images(data_batch)}): {what}; {again} with a lower learning rate, as in --cfg-options "
+            f"{_listed_images(self.batch)}): {what}; {again} with a lower learning rate, as in --cfg-options "
             f"optim_wrapper.optimizer.lr={runner.optim_wrapper.optimizer.defaults.get('lr', rate) / 10:.3g}, or "
             "--with clip_gradients, or without these images."
         )

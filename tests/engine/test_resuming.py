@@ -176,3 +176,18 @@ def test_a_run_longer_than_the_config_is_refused():
     first.train(20)
     with pytest.raises(ConfigError, match=r"has trained 20 iterations, train_cfg\.max_iters is 10"):
         Run(length=10).resume(first.save())
+
+
+def test_another_batch_size_and_a_cut_checkpoint_are_told(prepared_folder: PreparedFolder, tmp_path: Path):
+    root, run = prepared_folder(), tmp_path / "run"
+    train_here(root, run, *SHORT)
+    (run / "iter_4.pth").write_bytes((run / "iter_4.pth").read_bytes()[:1000])
+    stderr = train_here(root, run, *SHORT, "train_dataloader.batch_size=3", more=("--resume",))
+    assert "Resuming from iter_2.pth, but iter_4.pth, cut or damaged" in stderr.replace("\n", " ")
+    assert "(2 -> 3 images per iteration): training goes on at image 6 of the random order" in stderr
+    assert "had come to 4" in stderr
+
+    for path in run.glob("iter_*.pth"):
+        path.write_bytes(b"cut")
+    message = error_of(train_here(root, run, *SHORT, code=1, more=("--resume",)))
+    assert "holds no checkpoint to resume, but iter_2.pth, iter_4.pth, cut or damaged" in message

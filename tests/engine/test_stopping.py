@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import PreparedFolder
+from mmdet.models.detectors import RetinaNet
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 from training_runs import error_of, train_here
 
@@ -27,6 +29,7 @@ def test_a_learning_rate_that_is_too_high(prepared_folder: PreparedFolder, tmp_p
     assert (tmp_path / "run" / "last_checkpoint").read_text().endswith("iter_1.pth")
     saved = sorted(path.name for path in (tmp_path / "run").glob("*.pth"))
     assert saved == ["best_bbox_mAP_50_iter_1.pth", "iter_1.pth"]
+    assert (tmp_path / "run" / "curves.png").is_file()
     for name in saved:
         state = torch.load(tmp_path / "run" / name, weights_only=False)["state_dict"]
         assert all(value.isfinite().all() for value in state.values())
@@ -98,3 +101,16 @@ def test_statistics_of_norms_count_and_frozen_weights_are_looked_at_once():
     assert first_non_finite(training.model, trained_only=True) is None
     with pytest.raises(CheckpointError, match=r"run: its weights are not finite \(first 0.weight\)"):
         training.hook.before_train(training)
+
+
+def test_matching_that_raises_at_nan(monkeypatch: pytest.MonkeyPatch, prepared_folder: PreparedFolder, tmp_path: Path):
+    """DINO's matching by SciPy raises within the forward pass; before, that was a traceback."""
+
+    def match(*_: object, **__: object) -> None:
+        linear_sum_assignment([[NAN]])
+
+    monkeypatch.setattr(RetinaNet, "loss", match)
+    message = error_of(train_here(prepared_folder(), tmp_path / "run", code=1))
+    assert "training stopped in iteration 1" in message
+    assert "images train" in message
+    assert "the detector's outputs are not finite" in message
