@@ -44,7 +44,8 @@ def fuse_readers(
     Boxes of one image and class are taken by descending score, equal scores by descending coordinates. WBF: a box
     joins the fused box it overlaps most, when that is above the threshold, and moves it to the weighted mean; else it
     founds a new one. NMS: a box that overlaps an earlier kept one is dropped, and its reader votes for that one. Vote:
-    as WBF, but only boxes that enough readers stand behind are kept.
+    as WBF, but only boxes that enough readers stand behind are kept. Readers: see
+    :func:`cxr_mmdet.annotations.reader_consensus.fuse_by_readers`, which the other arguments do not change.
 
     Args:
         rows: readers' rows as :func:`cxr_mmdet.annotations.table.read_table` gives them; a column ``score`` in (0, 1]
@@ -61,6 +62,10 @@ def fuse_readers(
         readers) and readers (tuple of their names, sorted). Regions to ignore come through as they are, with True in a
         column iscrowd, which is there only where they are.
     """
+    if ReaderFusion(method) is ReaderFusion.READERS:
+        from cxr_mmdet.annotations.reader_consensus import fuse_by_readers  # it is built on this file
+
+        return fuse_by_readers(rows)[0]
     region = is_region(rows)
     if region.any():
         boxes = fuse_readers(
@@ -70,7 +75,7 @@ def fuse_readers(
             skip_threshold=skip_threshold,
             min_votes=min_votes,
         )
-        return _with_regions(boxes, rows[region])
+        return with_regions(boxes, rows[region])
     scores = rows["score"].to_numpy(np.float64) if "score" in rows else np.ones(len(rows))
     kept = np.flatnonzero((rows["class_name"] != NO_FINDING).to_numpy() & (scores >= skip_threshold))
     readings = _Readings.of(rows, scores).take(kept)
@@ -85,7 +90,7 @@ def fuse_readers(
     return fused[fused["votes"] >= min_votes].reset_index(drop=True)
 
 
-def _with_regions(boxes: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
+def with_regions(boxes: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
     """Return the consensus and the regions to ignore, each once, whoever marked it."""
     keys = ["image_id", "class_name", *XYXY_COLUMNS]
     marked_by = [(*key, tuple(sorted(set(own["reader"])))) for key, own in regions.groupby(keys)]

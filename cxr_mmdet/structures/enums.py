@@ -15,6 +15,7 @@ class ReaderFusion(str, Enum):
     NMS = "nms"
     VOTE = "vote"
     NONE = "none"
+    READERS = "readers"
 
 
 class DetectionFusion(str, Enum):

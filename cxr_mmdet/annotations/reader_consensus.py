@@ -1,0 +1,498 @@
+"""A consensus of readers whose scores say how likely a further reader marks the box: fitted by hiding one reader.
+
+Three layers, each learned from the readers' table itself:
+
+1. :class:`cxr_mmdet.annotations.readers.Reliability`, by EM: how much each mark and each missing mark tells.
+2. Corners: precision-weighted mean of the marks with the readers' biases removed, then a ridge regression of how a
+   further reader's box differs from it.
+3. Score: of each image one reader after the other is hidden; a logistic regression learns whether the hidden reader
+   marks the box, given who marked it, who looked and did not, its place, size and spread, and what else was marked.
+
+Every regression has effects shared by all classes and deviations of each class from them, the latter shrunk more, so
+that a rare class with few rows behaves like the others. An unknown reader has the mean effect of the known ones.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_mmdet.annotations.consensus import REFERENCE_IOU_THRESHOLD, fuse_readers, with_regions
+from cxr_mmdet.annotations.reader_regression import Blocks, Layer
+from cxr_mmdet.annotations.readers import RESAMPLES, Candidates, Marks, Reliability
+from cxr_mmdet.annotations.table import is_region, without_regions
+from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.evaluation.matching import DetectionTable, Pairs, TruthTable, overlapping_pairs
+from cxr_mmdet.files import write_json
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, area, intersection, xyxy_to_xywh
+from cxr_mmdet.structures.labels import NO_FINDING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cxr_mmdet.annotations.readers import Flags, Floats, Indices
+
+SCHEMA_VERSION = 1
+_EXAMPLE = pd.DataFrame([["", "", 0.0, 0.0, 1.0, 1.0]], columns=["image_id", "reader", *XYXY_COLUMNS])
+"""A box by which a file is tried before it is trusted."""
+CORNER_FEATURES = ("log_width", "log_height", "aspect", "x", "y", "width", "height", "spread", "marks", "all_marks")
+ALTERNATIVE_FEATURES = (
+    "log_width", "log_height", "aspect", "x_px", "y_px", "x", "y", "several", "marks", "all_marks",
+    "all_marks_of_missing", "other_by_missing_iou", "other_by_marking_iou", "same_by_missing_inside",
+)  # fmt: skip
+BY_MARKING_READER, BY_MISSING_READER, *NEIGHBOURS = range(6)
+"""Places of the linear blocks: who marked, who did not; which classes both found, anywhere and overlapping."""
+CORNER_IOU = 0.3
+"""Boxes of the hidden reader that overlap less are not taken for the same finding."""
+RELATED = 0.01
+"""Least share of a class's candidates that the hidden reader marks as the other class."""
+
+
+@dataclass(frozen=True)
+class ReaderModel:
+    """What a readers' table teaches about its readers; :func:`fit_readers` makes it, :meth:`consensus` applies it.
+
+    Attributes:
+        reliability: sensitivity, false marks, bias and spread.
+        reading_shares: (readers,) share of the readings, by which an unknown reader is the mean of the known.
+        unit: length in pixels by which places and sizes are measured.
+        corners: gives the four sides of a further reader's box, in shares of the candidate's width and height.
+        score: gives the log odds that a further reader marks the candidate.
+        alternatives: gives the log odds that a further reader marks it as another class; None: not fitted.
+        related: (classes, classes) which other classes are considered for candidates of a class.
+    """
+
+    reliability: Reliability
+    reading_shares: Floats
+    unit: float
+    corners: Layer
+    score: Layer
+    alternatives: Layer | None
+    related: Flags
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Classes that the model knows."""
+        return self.reliability.labels
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a file of reader parameters holds."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "reliability": self.reliability.to_json(),
+            "reading_shares": self.reading_shares.tolist(),
+            "unit_px": self.unit,
+            "corners": self.corners.to_json(),
+            "score": self.score.to_json(),
+            "alternatives": self.alternatives and self.alternatives.to_json(),
+            "related": self.related.tolist(),
+        }
+
+    @classmethod
+    def load(cls, path: Path, labels: Sequence[str]) -> ReaderModel:
+        """Return the model of a file that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            labels: classes that it has to know.
+
+        Raises:
+            UsageError: it does not know them all.
+            DatasetError: it cannot be read, or is damaged.
+        """
+        remedy = "give a readers_<labels>.json of a folder that tools/prepare_data.py build --fusion readers wrote"
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DatasetError(f"{path}: is not JSON ({error}); {remedy}.") from None
+        try:
+            if entry["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {entry['schema_version']}, expected {SCHEMA_VERSION}")
+            reliability = Reliability.from_json(entry["reliability"])
+            n_labels, n_readers = len(reliability.labels), len(reliability.readers)
+            corners, score = (Layer.from_json(entry[name], n_labels) for name in ("corners", "score"))
+            other = entry["alternatives"] and Layer.from_json(entry["alternatives"], n_labels)
+            shares = np.array(entry["reading_shares"], dtype=np.float64)
+            related = np.array(entry["related"], dtype=bool)
+            unit = float(entry["unit_px"])
+            if shares.shape != (n_readers,) or related.shape != (n_labels, n_labels) or not 0 < unit < np.inf:
+                raise ValueError("its arrays do not fit its readers and classes")
+            model = cls(reliability, shares, unit, corners, score, other, related)
+            model.consensus(_EXAMPLE.assign(class_name=reliability.labels[0]))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise DatasetError(f"{path}: is no complete file of reader parameters ({reason}); {remedy}.") from None
+        unknown = [label for label in labels if label not in model.labels]
+        if unknown:
+            raise UsageError(
+                f"{path}: holds the parameters of {', '.join(model.labels[:3])} … ({len(model.labels)} classes), not "
+                f"of {', '.join(unknown[:3])}; give those of the same label set, or omit --reader-model to learn them "
+                "from this table."
+            )
+        return model
+
+    def save(self, path: Path) -> None:
+        """Write the parameters; same model, same bytes."""
+        write_json(path, self.to_json())
+
+    def consensus(self, rows: pd.DataFrame, *, alternatives: bool = False) -> pd.DataFrame:
+        """Return the consensus of the readers of each image, as :func:`fuse_readers` does, sorted.
+
+        Boxes of classes that the model does not know are left out.
+
+        Args:
+            rows: validated readers' rows; images and readers may be others than those of the fit.
+            alternatives: add each box under the other classes that readers confuse its class with, scored likewise;
+                ``votes`` 0 and no reader stand behind those.
+
+        Returns:
+            image_id, class_name, x_min, y_min, x_max, y_max, score (probability that a further reader marks the box),
+            votes and readers.
+        """
+        marks = Marks.of(rows, self.labels, self.reliability.readers)
+        candidates = Candidates.of(marks)
+        boxes, scores, extra = self.rank(marks, candidates, alternatives=alternatives)
+        names = np.array(marks.readers, dtype=object)
+        behind = [tuple(sorted(names[row])) for row in candidates.marked]
+        frame = _frame(marks, candidates.images, candidates.classes, boxes, scores).assign(
+            votes=candidates.marked.sum(axis=1), readers=pd.Series(behind, dtype=object)
+        )
+        if extra is not None:
+            place, classes, extra_scores = extra
+            other = _frame(marks, candidates.images[place], classes, boxes[place], extra_scores)
+            nobody = pd.Series([()] * len(place), dtype=object)
+            frame = pd.concat([frame, other.assign(votes=0, readers=nobody)])
+        return frame.sort_values(["image_id", "class_name", *XYXY_COLUMNS], kind="stable", ignore_index=True)
+
+    def rank(
+        self, marks: Marks, candidates: Candidates, *, alternatives: bool = False
+    ) -> tuple[Floats, Floats, tuple[Indices, Indices, Floats] | None]:
+        """Return (K, 4) corners and (K,) scores of candidates, and their alternatives: candidate, class and score."""
+        blocks = _describe(marks, candidates, self.reliability, self.reading_shares, self.unit)
+        boxes = self._corners(marks, candidates, blocks)
+        odds = self.score.predict(blocks, candidates.classes)[:, 0]
+        if not alternatives or self.alternatives is None:
+            return boxes, _probability(odds), None
+        place, classes = _other_classes(candidates, self.related, self.labels)
+        also = _as_other_class(blocks, candidates, odds, place, len(self.labels))
+        return boxes, _probability(odds), (place, classes, _probability(self.alternatives.predict(also, classes)[:, 0]))
+
+    def _corners(self, marks: Marks, candidates: Candidates, blocks: Blocks) -> Floats:
+        boxes = unbiased_boxes(marks, candidates, self.reliability)
+        moved = boxes + self.corners.predict(blocks, candidates.classes) * candidates.sizes
+        return _if_proper(moved, boxes)
+
+
+def fuse_by_readers(rows: pd.DataFrame, model: ReaderModel | None = None) -> tuple[pd.DataFrame, ReaderModel | None]:
+    """Return the consensus by a model of the readers, and the model; regions to ignore come through as they are.
+
+    Where no two readers share an image there is nothing to learn: the consensus is that of WBF, and the model None.
+
+    Args:
+        rows: validated readers' rows.
+        model: parameters to use instead of those that ``rows`` teach.
+    """
+    found = without_regions(rows)
+    if model is None:
+        labels = sorted(set(found["class_name"]) - {NO_FINDING})
+        if not labels or found.groupby("image_id")["reader"].nunique().max() < 2:
+            return fuse_readers(rows), None
+        model = fit_readers(found, labels, resamples=RESAMPLES)
+    boxes = model.consensus(found)
+    region = is_region(rows)
+    return (with_regions(boxes, rows[region]) if region.any() else boxes), model
+
+
+def fit_readers(
+    rows: pd.DataFrame, labels: Sequence[str], *, alternatives: bool = True, resamples: int = 0
+) -> ReaderModel:
+    """Return what a readers' table teaches about its readers: deterministic, and blind to the order of the rows.
+
+    Args:
+        rows: validated readers' rows.
+        labels: classes to learn.
+        alternatives: also learn which classes readers confuse.
+        resamples: draws of images for the intervals of the reliability; 0: none.
+
+    Raises:
+        TableError: no image has two readers.
+    """
+    return fit_marks(Marks.of(rows, labels), alternatives=alternatives, resamples=resamples)
+
+
+def fit_marks(marks: Marks, *, alternatives: bool = True, resamples: int = 0) -> ReaderModel:
+    """Return the model of :func:`fit_readers`, of marks."""
+    reliability = Reliability.of(marks, resamples=resamples)
+    shares = marks.looked.sum(axis=0) / marks.looked.sum()
+    extents = _extents(marks)
+    unit = float(np.median(extents[extents > 0])) if (extents > 0).any() else 1.0
+    others, of_reading, hidden = marks.hide_each_reader()
+    candidates = Candidates.of(others)
+    blocks = _describe(others, candidates, reliability, shares, unit)
+    truth = hidden_boxes(marks, of_reading, hidden)
+
+    base = unbiased_boxes(others, candidates, reliability)
+    pairs = _pairs(candidates, base, truth)
+    best = _best(pairs, len(base))
+    met = best >= 0
+    met[met] = pairs.iou[best[met]] > CORNER_IOU
+    offsets = (truth.boxes_xyxy[pairs.truth[best[met]]] - base[met]) / candidates.sizes[met]
+    n_labels = len(marks.labels)
+    corners = Layer.prepare(blocks, CORNER_FEATURES, [BY_MARKING_READER])
+    corners = corners.fit_linear(_take(blocks, met), candidates.classes[met], np.clip(offsets, -1, 1), n_labels)
+    related: Flags = np.zeros((n_labels, n_labels), dtype=bool)
+    unscored = Layer.prepare(blocks)
+    model = ReaderModel(reliability, shares, unit, corners, unscored, None, related)
+
+    boxes = model._corners(others, candidates, blocks)
+    pairs = _pairs(candidates, boxes, truth, same_class=False)
+    near = pairs.iou > REFERENCE_IOU_THRESHOLD
+    marked_as = np.zeros((len(boxes), n_labels), dtype=bool)
+    marked_as[pairs.found[near], truth.category_index[pairs.truth[near]]] = True
+    own_class = marked_as[np.arange(len(boxes)), candidates.classes]
+    score = unscored.fit_logistic(blocks, candidates.classes, own_class, n_labels)
+    if not alternatives:
+        return ReaderModel(reliability, shares, unit, corners, score, None, related)
+    totals = np.zeros((n_labels, n_labels))
+    np.add.at(totals, candidates.classes, marked_as)
+    per_class = np.bincount(candidates.classes, minlength=n_labels)
+    related = totals > RELATED * np.maximum(per_class, 1)[:, None]
+    np.fill_diagonal(related, False)
+    place, classes = _other_classes(candidates, related, marks.labels)
+    layer = None
+    if len(place):
+        odds = score.predict(blocks, candidates.classes)[:, 0]
+        also = _as_other_class(blocks, candidates, odds, place, n_labels)
+        layer = Layer.prepare(also).fit_logistic(also, classes, marked_as[place, classes], n_labels)
+    return ReaderModel(reliability, shares, unit, corners, score, layer, related)
+
+
+def unbiased_boxes(marks: Marks, candidates: Candidates, reliability: Reliability) -> Floats:
+    """Return (K, 4) precision-weighted means of the marks of each candidate, without their readers' biases."""
+    n_known = len(reliability.readers)
+    known = marks.drawn_by < n_known
+    reader = np.where(known, marks.drawn_by, 0)
+    bias = np.where(known[:, None], reliability.bias[reader, marks.classes], 0.0)
+    spread = np.where(
+        known[:, None], reliability.spread[reader, marks.classes], reliability.class_spread[marks.classes]
+    )
+    weights = spread**-2.0
+    sides = marks.boxes_xyxy - bias * candidates.sizes[candidates.of_mark]
+    length = len(candidates.images)
+    total = np.stack([np.bincount(candidates.of_mark, column, minlength=length) for column in weights.T], axis=1)
+    summed = [np.bincount(candidates.of_mark, column, minlength=length) for column in (weights * sides).T]
+    boxes = np.stack(summed, axis=1) / total
+    return _if_proper(boxes, candidates.boxes_xyxy)
+
+
+def _if_proper(boxes_xyxy: Floats, others_xyxy: Floats) -> Floats:
+    """Return the boxes, but the others where a side would be 0 or less."""
+    proper = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1, keepdims=True)
+    return np.where(proper, boxes_xyxy, others_xyxy)
+
+
+def _describe(marks: Marks, candidates: Candidates, reliability: Reliability, shares: Floats, unit: float) -> Blocks:
+    """Return what is known of candidates without the hidden reader."""
+    images, classes, boxes = candidates.images, candidates.classes, candidates.boxes_xyxy
+    n_images, n_readers = marks.looked.shape
+    marked, missed = candidates.marked, candidates.missed
+    lengths = candidates.sizes[:, :2] / unit
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, extents = _corner_of_all(marks), np.maximum(_extents(marks), 1.0)
+    place = (centres - low[images]) / extents[images]
+    drawn = np.zeros((n_images, n_readers, len(marks.labels)), dtype=np.int16)
+    np.add.at(drawn, (marks.images, marks.drawn_by, marks.classes), 1)
+    of_class, of_all = drawn[images, :, classes], drawn.sum(axis=2)[images]
+    overlaps = _Neighbours.of(candidates, marks.labels)
+    seen, unseen = reliability.evidence(candidates)
+    votes = marked.sum(axis=1)
+    smooth = {
+        "log_width": np.log(lengths[:, 0]),
+        "log_height": np.log(lengths[:, 1]),
+        "log_area": np.log(lengths.prod(axis=1)),
+        "aspect": np.log(lengths[:, 0] / lengths[:, 1]),
+        "x_px": centres[:, 0] / unit,
+        "y_px": centres[:, 1] / unit,
+        "x": place[:, 0],
+        "y": place[:, 1],
+        "width": candidates.sizes[:, 0] / extents[images, 0],
+        "height": candidates.sizes[:, 1] / extents[images, 1],
+        "all_width": extents[images, 0] / unit,
+        "all_height": extents[images, 1] / unit,
+        "spread": np.log1p(10 * candidates.spread.mean(axis=1)),
+        "share": votes / marks.looked[images].sum(axis=1),
+        "several": (votes > 1).astype(np.float64),
+        "repeated": np.minimum(candidates.n_marks - votes, 2).astype(np.float64),
+        "seen": np.clip(seen, -6, 6),
+        "unseen": np.clip(unseen, -6, 0),
+        **overlaps.features,
+        "marks": np.log1p(_mean(of_class, marked)),
+        "marks_of_missing": np.log1p(_mean(of_class, missed)),
+        "all_marks": np.log1p(_mean(of_all, marked)),
+        "all_marks_of_missing": np.log1p(_mean(of_all, missed)),
+        "missing_empty": ((of_all == 0) & missed).sum(axis=1).astype(np.float64),
+    }
+    present = (drawn > 0)[images]
+    company = [
+        np.einsum("kr,krc->kc", who, present, dtype=np.float32).astype(np.float64)
+        / np.maximum(who.sum(axis=1), 1)[:, None]
+        for who in (marked, missed)
+    ]
+    who = [_known(flags, shares) for flags in (marked, missed)]
+    return Blocks(smooth, (*who, *company, overlaps.by_missing, overlaps.by_marking))
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Candidates that overlap others of their image: features, and by class of the neighbour (K, classes)."""
+
+    features: Mapping[str, Floats]
+    by_missing: Floats
+    by_marking: Floats
+
+    @classmethod
+    def of(cls, candidates: Candidates, labels: Sequence[str]) -> _Neighbours:
+        boxes, count = candidates.boxes_xyxy, len(candidates.images)
+        pairs = _pairs_of_candidates(candidates, labels)
+        found, other = pairs.found, pairs.truth
+        shared = intersection(boxes[found], boxes[other])
+        areas = area(boxes)
+        inside = shared / np.maximum(np.minimum(areas[found], areas[other]), 1e-9)
+        same = candidates.classes[found] == candidates.classes[other]
+        missing = (candidates.marked[other] & candidates.missed[found]).any(axis=1)
+        marking = (candidates.marked[other] & candidates.marked[found]).any(axis=1)
+        features = {}
+        for name, chosen in (
+            ("same_by_missing", same & missing),
+            ("same_by_marking", same & ~missing),
+            ("other_by_missing", ~same & missing),
+            ("other_by_marking", ~same & marking),
+        ):
+            for kind, values in (("iou", pairs.iou), ("inside", inside)):
+                features[f"{name}_{kind}"] = largest = np.zeros(count)
+                np.maximum.at(largest, found[chosen], values[chosen])
+        tables = []
+        for chosen in (~same & missing, ~same & marking):
+            table = np.zeros((count, len(labels)))
+            np.maximum.at(table, (found[chosen], candidates.classes[other[chosen]]), pairs.iou[chosen])
+            tables.append(table)
+        return cls(features, *tables)
+
+
+def _as_other_class(blocks: Blocks, candidates: Candidates, odds: Floats, place: Indices, n_labels: int) -> Blocks:
+    """Return what is known of candidates as members of another class: their own class and score as well."""
+    own = np.zeros((len(place), n_labels))
+    own[np.arange(len(place)), candidates.classes[place]] = 4.0
+    smooth = {name: blocks.smooth[name][place] for name in ALTERNATIVE_FEATURES}
+    linear = (blocks.linear[number][place] for number in NEIGHBOURS)
+    return Blocks({**smooth, "odds": odds[place]}, (own, *linear))
+
+
+def _other_classes(candidates: Candidates, related: Flags, labels: Sequence[str]) -> tuple[Indices, Indices]:
+    """Return candidates and other classes for them, where no candidate of that class lies already."""
+    taken = np.zeros((len(candidates.images), len(related)), dtype=bool)
+    pairs = _pairs_of_candidates(candidates, labels)
+    near = pairs.iou > REFERENCE_IOU_THRESHOLD
+    taken[pairs.found[near], candidates.classes[pairs.truth[near]]] = True
+    place, classes = np.nonzero(related[candidates.classes] & ~taken)
+    return place, classes
+
+
+def _take(blocks: Blocks, chosen: Any) -> Blocks:
+    return Blocks(
+        {name: values[chosen] for name, values in blocks.smooth.items()},
+        tuple(columns[chosen] for columns in blocks.linear),
+    )
+
+
+def _known(flags: Flags, shares: Floats) -> Floats:
+    """Return (K, known readers) who did something; an unknown reader counts as the mean of the known."""
+    n_known = len(shares)
+    return flags[:, :n_known] + flags[:, n_known:].sum(axis=1)[:, None] * shares
+
+
+def _mean(values: NDArray[Any], chosen: Flags) -> Floats:
+    return np.asarray((values * chosen).sum(axis=1) / np.maximum(chosen.sum(axis=1), 1))
+
+
+def _corner_of_all(marks: Marks) -> Floats:
+    low = np.full((len(marks.looked), 2), np.inf)
+    np.minimum.at(low, marks.images, marks.boxes_xyxy[:, :2])
+    return low
+
+
+def _extents(marks: Marks) -> Floats:
+    """Return (images, 2) width and height around all marks of each image; 0 without any."""
+    high = np.full((len(marks.looked), 2), -np.inf)
+    np.maximum.at(high, marks.images, marks.boxes_xyxy[:, 2:])
+    return np.maximum(np.nan_to_num(high - _corner_of_all(marks), neginf=0.0), 0.0)
+
+
+def hidden_boxes(marks: Marks, of_reading: Indices, hidden: Indices) -> TruthTable:
+    """Return the boxes of the hidden readers of :meth:`Marks.hide_each_reader`, each on the image of its reading."""
+    reading = np.full(marks.looked.shape, -1)
+    reading[of_reading, hidden] = np.arange(len(hidden))
+    own = reading[marks.images, marks.drawn_by]
+    kept = own >= 0
+    return _truth(own[kept], marks.classes[kept], marks.boxes_xyxy[kept], len(hidden), marks.labels)
+
+
+def _truth(images: Indices, classes: Indices, boxes_xyxy: Floats, n_images: int, labels: Sequence[str]) -> TruthTable:
+    return TruthTable(
+        image_ids=np.arange(n_images),
+        category_ids=np.arange(len(labels)),
+        names=tuple(labels),
+        image_index=images,
+        category_index=classes,
+        boxes_xywh=xyxy_to_xywh(boxes_xyxy),
+        areas=area(boxes_xyxy),
+        crowd=np.zeros(len(images), dtype=bool),
+    )
+
+
+def _pairs(candidates: Candidates, boxes_xyxy: Floats, truth: TruthTable, *, same_class: bool = True) -> Pairs:
+    """Return the overlapping pairs of candidates, at these corners, and boxes of their images."""
+    scores = np.ones(len(candidates.classes))
+    found = DetectionTable(candidates.images, candidates.classes, xyxy_to_xywh(boxes_xyxy), scores)
+    return overlapping_pairs(truth, found, same_class=same_class)
+
+
+def _pairs_of_candidates(candidates: Candidates, labels: Sequence[str]) -> Pairs:
+    """Return the overlapping pairs of different candidates of one image, whatever their class."""
+    boxes, n_images = candidates.boxes_xyxy, int(candidates.images.max(initial=-1)) + 1
+    truth = _truth(candidates.images, candidates.classes, boxes, n_images, labels)
+    pairs = _pairs(candidates, boxes, truth, same_class=False)
+    different = pairs.found != pairs.truth
+    return Pairs(pairs.found[different], pairs.truth[different], pairs.iou[different])
+
+
+def _best(pairs: Pairs, length: int) -> Indices:
+    """Return (length,) the row of ``pairs`` of the largest overlap of each candidate; -1 without any."""
+    best = np.full(length, -1)
+    order = np.lexsort((-pairs.truth, pairs.iou))
+    best[pairs.found[order]] = order
+    return best
+
+
+def _frame(marks: Marks, images: Indices, classes: Indices, boxes_xyxy: Floats, scores: Floats) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": marks.image_names[images],
+            "class_name": np.array(marks.labels, dtype=object)[classes],
+            **dict(zip(XYXY_COLUMNS, boxes_xyxy.T, strict=True)),
+            "score": scores,
+        }
+    )
+
+
+def _probability(odds: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
