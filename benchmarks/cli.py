@@ -258,6 +258,41 @@ def fuse_annotations(
     _print(comparisons, as_json)
 
 
+@app.command(no_args_is_help=True)
+def readers(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", exists=True, help="A readers' table, or the folder that holds one.")
+    ],
+    labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="Classes to score.")] = "14",
+    resamples: Annotated[int, typer.Option(min=0, help="Draws of images for the intervals; 0: none.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Score the consensus of readers against a hidden reader: weighted boxes fusion, votes and the model of readers."""
+    import json
+
+    from benchmarks.machine import describe_machine
+    from benchmarks.readers import benchmark_readers, measure_fit, study_tables
+    from benchmarks.report import machine_line
+    from cxr_mmdet.annotations.sources import find_table, read_source
+    from cxr_mmdet.structures.labels import LABELS_14, resolve_labels
+
+    rows = read_source(find_table(table) if table.is_dir() else table).rows
+    names = resolve_labels(labels, LABELS_14)
+    cost = measure_fit(rows, names)
+    studies = benchmark_readers(rows, names, resamples=resamples)
+    machine = describe_machine()
+    if as_json:
+        document = {"machine": machine, "fit": vars(cost), "studies": [study.to_json() for study in studies]}
+        typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    for study in studies:
+        for part in study_tables(study):
+            stdout.print(part)
+    peak = f", peak of resident memory {cost.peak_bytes / 1e6:.0f} MB" if cost.peak_bytes else ""
+    stdout.print(f"Fit on the whole table: {cost.cpu_s:.1f} s of CPU time, {cost.wall_s:.1f} s{peak}", highlight=False)
+    stdout.print(machine_line(machine), highlight=False)
+
+
 @app.command()
 def radiographs(
     width: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 2500,
