@@ -170,8 +170,8 @@ def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequenc
     Args:
         images: all images of the split, also those without a box.
         boxes: image_id, class_name, x_min, y_min, x_max, y_max in prepared-image pixels, votes and, where known, the
-            readers behind each box and iscrowd, True for regions to ignore. Rows of other images or of classes outside
-            ``labels`` are left out; boxes are clipped to the image.
+            readers behind each box, confidence (written as ``score``) and iscrowd, True for regions to ignore. Rows
+            of other images or of classes outside ``labels`` are left out; boxes are clipped to the image.
         labels: the class names; their order is the categories' order.
 
     Raises:
@@ -211,6 +211,7 @@ def _annotation_entries(
     kept = kept.sort_values(["image", "category", *XYXY_COLUMNS], kind="stable")
     sizes_whwh = np.array([(image.width, image.height) * 2 for image in images]).reshape(-1, 4)
     clipped = np.clip(kept[XYXY_COLUMNS].to_numpy(np.float64), 0, sizes_whwh[kept["image"].to_numpy(np.int64)])
+    scores = [{"score": round(value, DECIMALS)} for value in kept.get("confidence", ())] or [{}] * len(kept)
     readers = [{"readers": list(names)} for names in kept["readers"]] if "readers" in kept else [{}] * len(kept)
     regions = is_region(kept).astype(int).tolist()
     return [
@@ -222,15 +223,17 @@ def _annotation_entries(
             "area": round(bbox_xywh[2] * bbox_xywh[3], DECIMALS),
             "iscrowd": region,
             "votes": votes,
+            **score,
             **names,
         }
-        for number, (image, category, votes, region, bbox_xywh, names) in enumerate(
+        for number, (image, category, votes, region, bbox_xywh, score, names) in enumerate(
             zip(
                 kept["image"].tolist(),
                 kept["category"].tolist(),
                 kept["votes"].tolist(),
                 regions,
                 np.round(xyxy_to_xywh(clipped), DECIMALS).tolist(),
+                scores,
                 readers,
                 strict=True,
             ),

@@ -19,6 +19,7 @@ from cxr_mmdet.cli.prepare_data_annotations import (
     JoinDuplicatesOption,
     LabelsOption,
     MinVotesOption,
+    ReaderModelOption,
     SeedOption,
     SplitOption,
     TrainReadersOption,
@@ -82,6 +83,7 @@ def build(
     short_edge: ShortEdgeOption = 1024,
     reduced_jpeg2000: ReducedOption = False,
     fusion: FusionOption = ReaderFusion.WBF,
+    reader_model: ReaderModelOption = None,
     fusion_iou: FusionIouOption = 0.4,
     min_votes: MinVotesOption = 2,
     minority: Annotated[
@@ -141,6 +143,7 @@ def build(
         short_edge=short_edge,
         reduced_jpeg2000=reduced_jpeg2000,
         fusion=fusion,
+        reader_model=reader_model,
         fusion_iou=fusion_iou,
         min_votes=min_votes,
         minority=tuple(minority) if minority else None,

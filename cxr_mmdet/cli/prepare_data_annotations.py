@@ -31,7 +31,20 @@ LabelsOption = Annotated[
     ),
 ]
 FusionOption = Annotated[
-    ReaderFusion, typer.Option(help="Method that fuses the boxes of several readers; vote: WBF, then --min-votes.")
+    ReaderFusion,
+    typer.Option(
+        help="Method that fuses the boxes of several readers; vote: WBF, then --min-votes; readers: corners and scores "
+        "by what the table teaches about each reader."
+    ),
+]
+ReaderModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="With --fusion readers, use the parameters of this readers_<labels>.json of another prepared folder.",
+    ),
 ]
 FusionIouOption = Annotated[float, typer.Option(min=0, max=1, help="IoU above which two boxes are the same finding.")]
 MinVotesOption = Annotated[int, typer.Option(min=1, help="Readers that must have marked a box, with --fusion vote.")]

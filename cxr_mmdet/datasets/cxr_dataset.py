@@ -62,6 +62,7 @@ class CxrDataset(BaseDetDataset):
                     "bbox_label": label_of[annotation["category_id"]],
                     "ignore_flag": int(annotation.get("iscrowd", 0)),
                     "votes": annotation.get("votes", 1),
+                    "score": annotation.get("score"),
                 }
             )
         return [

@@ -80,6 +80,8 @@ class VotedBoxes(HorizontalBoxes):
 class LoadVotedAnnotations(LoadAnnotations):
     """mmdet's ``LoadAnnotations``, same arguments; boxes also know the share of their image's readers who drew them.
 
+    Where the COCO file scores its boxes (``--fusion readers``), the score stands for the share.
+
     Where the COCO file does not say how many readers read an image, it is mmdet's to the bit.
     """
 
@@ -87,8 +89,10 @@ class LoadVotedAnnotations(LoadAnnotations):
         """Add what mmdet's adds; ``gt_bboxes`` are :class:`VotedBoxes` where the readers are known."""
         results = super().transform(results)
         if READERS_KEY in results and isinstance(results.get("gt_bboxes"), HorizontalBoxes):
-            votes = [instance["votes"] for instance in results["instances"]]
-            shares = torch.tensor(votes, dtype=torch.float32) / results[READERS_KEY]
+            readers = results[READERS_KEY]
+            # A consensus of `--fusion readers` says how likely another reader marks the box: a better share.
+            known = [instance.get("score") or instance["votes"] / readers for instance in results["instances"]]
+            shares = torch.tensor(known, dtype=torch.float32)
             results["gt_bboxes"] = VotedBoxes(results["gt_bboxes"].tensor, clone=False, vote_shares=shares)
             results[_VOTED_KEY] = True
         return results

@@ -13,6 +13,8 @@ from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.coco import CocoImage
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.placement import scale_to_prepared
+from cxr_mmdet.annotations.reader_consensus import ReaderModel, fuse_by_readers
+from cxr_mmdet.annotations.readers import RESAMPLES, Marks, Reliability
 from cxr_mmdet.annotations.table import (
     READER_COLUMN,
     REGION_COLUMN,
@@ -33,7 +35,7 @@ from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 from cxr_mmdet.structures.labels import spelling_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cxr_mmdet.preparation.images import PreparedImage
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.options import BuildOptions
 
 ANNOTATIONS = "annotations"
+PARAMETERS_NAME = "readers_{}.json"
+"""Among the annotations: what ``--fusion readers`` learned under a label set's names."""
 READERS_NAME = "readers.csv"
 """Among the annotations: the readers' boxes on the prepared radiographs, in pixels of the originals."""
 
@@ -63,6 +67,7 @@ class _Labelled:
     splits: Splits
     folds: tuple[Splits, ...]
     outvoted: int
+    model: ReaderModel | None
 
 
 def annotate(
@@ -73,12 +78,14 @@ def annotate(
     options: BuildOptions,
     *,
     jobs: int | None = 1,
+    models: Mapping[str, ReaderModel] | None = None,
 ) -> Annotated:
     """Split the pictures, fuse the readers for every label set, and write ``out/annotations`` anew.
 
     Written: ``{train,val}_<labels>.json``, the same in ``fold<k>/`` for each of several folds,
-    ``without_boxes_<labels>.csv`` (which images are kept without a box, and what readers saw instead) and
-    ``readers.csv`` (the readers' boxes, from which another split can be made).
+    ``readers_<labels>.json`` (what ``--fusion readers`` learned), ``without_boxes_<labels>.csv`` (which images are
+    kept without a box, and what readers saw instead) and ``readers.csv`` (the readers' boxes, from which another split
+    can be made).
 
     Args:
         out: the prepared folder.
@@ -87,6 +94,7 @@ def annotate(
         label_sets: the label sets to write.
         options: how.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
+        models: parameters of the readers by the name of a label set, where an earlier build learned them.
 
     Raises:
         UsageError: an option does not fit these images.
@@ -96,9 +104,17 @@ def annotate(
     twins = find_twins(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
     findings = without_regions(rows)
     split = split_images(images, findings, twins, options)
-    plain = _fuse(rows, images, options)
     coco_images = _coco_images(images, rows, split)
-    labelled = [_label(label_set, rows, plain, images, coco_images, split, options) for label_set in label_sets]
+    labelled: list[_Labelled] = []
+    plain: tuple[pd.DataFrame, ReaderModel | None] | None = None
+    for label_set in label_sets:
+        own = merge_classes(rows, label_set.label_map)
+        given = _given_model(label_set, own, options, models)
+        if own is not rows or given:
+            fused = _fuse(own, images, options, given)
+        else:
+            fused = plain = plain or _fuse(rows, images, options, None)
+        labelled.append(_label(label_set, own, fused, coco_images, split, options))
 
     folder = out / ANNOTATIONS
     # Killed from here on, the folder is not finished.
@@ -124,36 +140,54 @@ def annotate(
     return Annotated(counts, manifest, tuple(notes))
 
 
-def _fuse(rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions) -> pd.DataFrame:
-    """Return the consensus in prepared pixels; readers are fused in the original's, in which they drew."""
+def _given_model(
+    label_set: LabelSet, rows: pd.DataFrame, options: BuildOptions, models: Mapping[str, ReaderModel] | None
+) -> ReaderModel | None:
+    """Return parameters of the readers that were learned elsewhere, if there are any."""
+    if options.fusion is not ReaderFusion.READERS:
+        return None
+    if options.reader_model and not models:
+        present = set(rows["class_name"])
+        return ReaderModel.load(options.reader_model, [label for label in label_set.labels if label in present])
+    return (models or {}).get(label_set.name)
+
+
+def _fuse(
+    rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions, model: ReaderModel | None
+) -> tuple[pd.DataFrame, ReaderModel | None]:
+    """Return the consensus in prepared pixels, with a column ``confidence`` where the readers' parameters score it.
+
+    Readers are fused in the pixels of the original, in which they drew.
+    """
+    if options.fusion is ReaderFusion.READERS:
+        fused, model = fuse_by_readers(rows, model)
+        fused = fused.assign(confidence=fused["score"]) if model else fused
+    else:
+        fused = fuse_readers(rows, **options.fusion_arguments)
     original_sizes_hw = {image.image_id: image.original_size_hw for image in images}
-    fused = fuse_readers(rows, **options.fusion_arguments)
-    return scale_to_prepared(fused, original_sizes_hw, {image.image_id: image.size_hw for image in images})
+    return scale_to_prepared(fused, original_sizes_hw, {image.image_id: image.size_hw for image in images}), model
 
 
 def _label(
     label_set: LabelSet,
     rows: pd.DataFrame,
-    plain: pd.DataFrame,
-    images: Sequence[PreparedImage],
+    fused: tuple[pd.DataFrame, ReaderModel | None],
     coco_images: Sequence[CocoImage],
     split: Split,
     options: BuildOptions,
 ) -> _Labelled:
-    own = merge_classes(rows, label_set.label_map)
-    boxes = plain if own is rows else _fuse(own, images, options)
+    boxes, model = fused
     outvoted = 0
     if options.fusion is ReaderFusion.VOTE:
-        everything = fuse_readers(own, **options.fusion_arguments | {"method": ReaderFusion.WBF})
+        everything = fuse_readers(rows, **options.fusion_arguments | {"method": ReaderFusion.WBF})
         outvoted = int(everything["class_name"].isin(label_set.labels).sum())
         outvoted -= int(boxes["class_name"].isin(label_set.labels).sum())
 
     def divide(val: frozenset[str]) -> Splits:
         return build_splits(label_set, coco_images, boxes, val, drop_normals=options.drop_normals)
 
-    return _Labelled(
-        without_regions(own), boxes, divide(split.val), tuple(divide(fold) for fold in split.folds), outvoted
-    )
+    folds = tuple(divide(fold) for fold in split.folds)
+    return _Labelled(without_regions(rows), boxes, divide(split.val), folds, outvoted, model)
 
 
 def _coco_images(images: Sequence[PreparedImage], rows: pd.DataFrame, split: Split) -> list[CocoImage]:
@@ -187,14 +221,19 @@ def _measure_readers(each: _Labelled, split: Split, options: BuildOptions) -> di
     labels = each.splits.label_set.labels
     groups = {image_id: split.group_of[image_id] for image_id in sides["all"]}
     rows = each.rows[each.rows["image_id"].isin(groups)]
+    marks = Marks.of(rows, labels)
+    shared = (marks.looked.sum(axis=1) > 1).any()
     return {
         "agreement": measure_agreement(rows, labels),
+        "reliability": Reliability.of(marks, resamples=RESAMPLES).to_rows() if shared else None,
         "human_ceiling": human_ceiling(rows, labels, groups, sides, fusion=options.fusion_arguments),
     }
 
 
 def _write_label_set(folder: Path, each: _Labelled) -> None:
     _write_splits(folder, each.splits)
+    if each.model:
+        each.model.save(folder / PARAMETERS_NAME.format(each.splits.label_set.name))
     for number, fold in enumerate(each.folds, start=1):
         _write_splits(folder / f"fold{number}", fold)
     findings = each.boxes[~is_region(each.boxes)]
@@ -252,6 +291,8 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
     if len(left_out):
         names = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.value_counts().items()))
         notes.append(f"{len(left_out)} boxes of {left_out.nunique()} other classes are left out: {names}.")
+    if options.fusion is ReaderFusion.READERS and each.model is None:
+        notes.append("no two readers share an image, so their boxes are fused by wbf and every box counts alike.")
     if each.outvoted:
         notes.append(f"{each.outvoted} boxes of fewer than {options.min_votes} readers are voted out.")
     dropped = len(images) - len(each.splits.train["images"]) - len(each.splits.val["images"])

@@ -83,6 +83,7 @@ class BuildOptions(SplitOptions):
         short_edge: the pictures' shorter side at most, in pixels; 0 keeps the full size.
         reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         fusion: how several readers' boxes become one set.
+        reader_model: file of parameters for ``readers``, learned elsewhere; None learns them from the table.
         fusion_iou: overlap above which two boxes are one finding.
         fusion_skip: boxes with a lower score are left out; readers' boxes have score 1.
         min_votes: how many readers a box needs with ``vote``.
@@ -97,6 +98,7 @@ class BuildOptions(SplitOptions):
     short_edge: int = 1024
     reduced_jpeg2000: bool = False
     fusion: ReaderFusion = ReaderFusion.WBF
+    reader_model: Path | None = None
     fusion_iou: float = REFERENCE_IOU_THRESHOLD
     fusion_skip: float = REFERENCE_SKIP_THRESHOLD
     min_votes: int = MAJORITY
@@ -105,11 +107,25 @@ class BuildOptions(SplitOptions):
     clip_boxes: bool = False
     unread_as_normal: bool = False
 
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            UsageError: with the pair that does.
+        """
+        super().check()
+        if self.reader_model and self.fusion is not ReaderFusion.READERS:
+            raise UsageError(f"--reader-model and --fusion {self.fusion.value} do not fit; expected --fusion readers.")
+
     @property
     def fusion_arguments(self) -> dict[str, Any]:
-        """What :func:`cxr_mmdet.annotations.consensus.fuse_readers` takes."""
+        """What :func:`cxr_mmdet.annotations.consensus.fuse_readers` takes; ``readers`` has a function of its own.
+
+        With ``readers`` these are WBF's, which the human ceiling then takes for the truth: scores do not matter there.
+        """
+        readers = self.fusion is ReaderFusion.READERS
         return {
-            "method": self.fusion,
+            "method": ReaderFusion.WBF if readers else self.fusion,
             "iou_threshold": self.fusion_iou,
             "skip_threshold": self.fusion_skip,
             "min_votes": self.min_votes,
@@ -123,6 +139,7 @@ class BuildOptions(SplitOptions):
             "fusion": self.fusion.value,
             "split": self.split.value,
             "val_list": self.val_list.name if self.val_list else None,
+            "reader_model": self.reader_model.name if self.reader_model else None,
         }
 
     @classmethod
@@ -136,4 +153,5 @@ class BuildOptions(SplitOptions):
             "fusion": ReaderFusion(known.get("fusion", ReaderFusion.WBF)),
             "split": SplitMethod(known.get("split", "random")),
         }
-        return cls(**known | {"val_list": Path(known["val_list"]) if known.get("val_list") else None})
+        known |= {name: Path(known[name]) if known.get(name) else None for name in ("val_list", "reader_model")}
+        return cls(**known)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from cxr_mmdet.annotations.reader_consensus import ReaderModel
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.files import write_json
-from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME, annotate
+from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME, READERS_NAME, annotate
 from cxr_mmdet.preparation.folder import MANIFEST_NAME
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report import write_report
@@ -50,7 +51,13 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
             f"{folder}: {len(missing)} pictures of {ANNOTATIONS}/{READERS_NAME} are gone, such as {missing[0]}.png; "
             "build it again with tools/prepare_data.py build --force."
         )
-    annotated = annotate(folder, prepared.rows, images, prepared.label_sets, options, jobs=jobs)
+    models = {}
+    for label_set in prepared.label_sets:
+        parameters = folder / ANNOTATIONS / PARAMETERS_NAME.format(label_set.name)
+        if parameters.is_file():
+            models[label_set.name] = ReaderModel.load(parameters, ())
+    options = replace(options, reader_model=None)
+    annotated = annotate(folder, prepared.rows, images, prepared.label_sets, options, jobs=jobs, models=models)
     manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
     manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
     write_report(folder, manifest)

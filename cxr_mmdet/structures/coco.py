@@ -407,6 +407,9 @@ def _strict_annotation_problems(
             yield f"area is {annotation['area']}, expected {width * height:g}"
     votes, readers = annotation["votes"], annotation.get("readers")
     read_by = image.get("readers") if image else None
+    score = annotation.get("score", 1)
+    if not _is_a(score, (int, float)) or not 0 < score <= 1:
+        yield f"score is {score}, expected a number above 0 and at most 1"
     if votes < 1:
         yield f"votes is {votes}, expected at least 1"
     if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != votes):

@@ -59,6 +59,7 @@ def test_every_option_reaches_the_manifest(src, tmp_path):
         "short_edge": 40,
         "reduced_jpeg2000": True,
         "fusion": "nms",
+        "reader_model": None,
         "fusion_iou": 0.5,
         "fusion_skip": 0.21,
         "minority": ["ILD"],
