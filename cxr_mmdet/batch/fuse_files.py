@@ -1,4 +1,4 @@
-"""Detection files of several models → one, whatever order each model has its classes in."""
+"""Fusion of several models' detection files into one; classes are matched by name."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def fuse_files(
     """Return the fused detections, numbered as the first annotation file numbers images and classes.
 
     Args:
-        files: COCO results, one a model.
+        files: COCO results, one per model.
         annotations: the COCO file that each results file belongs to, or one for all. Images are matched by file name
             and scaled to the first file's size, classes by name.
         method: see :class:`DetectionFusion`.
-        iou_threshold: overlap above which two models mean the same finding.
-        weights: of the models, above 0; equal by default.
+        iou_threshold: overlap above which detections of two models are fused.
+        weights: weights of the models, above 0; equal by default.
         notes: where to append what a user should know although nothing is refused.
 
     Raises:
         DatasetError: a file that cannot be read, images or classes that do not match.
-        UsageError: weights that do not fit.
+        UsageError: not one weight per model.
     """
     check_weights(weights, len(files))
     paths = _for_each(files, annotations)
@@ -67,7 +67,7 @@ def fuse_files(
 def fuse_p_abnormal(
     files: Sequence[Path], annotations: Sequence[Path], *, weights: Sequence[float] | None = None
 ) -> dict[str, float] | None:
-    """Return image id → what the gates behind several files say together; None where no gate left a file beside one.
+    """Return image id → mean p_abnormal of the gates of several files; None where no file has gate output beside it.
 
     Arguments and errors are :func:`fuse_files`'s. Models without a gate are passed over.
     """

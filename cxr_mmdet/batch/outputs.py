@@ -36,7 +36,7 @@ CSV_COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", "sc
 
 @dataclass(frozen=True)
 class CocoIds:
-    """How detections.json numbers images and classes, and in which pixels its boxes are.
+    """Image and category ids of detections.json, and the size of the images that its boxes are scaled to.
 
     Attributes:
         images: image id → number, and height and width to scale boxes into; None
@@ -90,13 +90,13 @@ def write_results(
     """Write the files in the order of ``items``, one radiograph in memory at a time.
 
     Args:
-        out_dir: where.
+        out_dir: output folder.
         items: all radiographs.
-        places: where the journal has the results of those that are done.
-        failures: why others failed, by image id.
-        class_names: the model's.
+        places: position in the journal of each finished radiograph's results.
+        failures: reasons why others failed, by image id.
+        class_names: classes of the model.
         coco: numbers for detections.json.
-        settings: how the results were made; stands at the head of findings.json.
+        settings: settings of the prediction, written at the head of findings.json.
         has_gate: write each radiograph's ``p_abnormal`` beside detections.json too, where tools/evaluate.py finds it.
 
     Raises:
@@ -136,7 +136,7 @@ def write_overlay(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def csv_rows(image_id: str, source: str, found: Findings) -> list[list[str]]:
-    """Return the rows of findings.csv of one radiograph; without findings one that says so."""
+    """Return the rows of findings.csv of one radiograph; a single row with "No finding" where nothing was found."""
     if not len(found):
         return [[image_id, NO_FINDING, "", "", "", "", "", source]]
     return [

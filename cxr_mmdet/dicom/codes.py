@@ -1,4 +1,4 @@
-"""What findings are called in DICOM: public codes where one exists, and one private scheme, declared as such.
+"""DICOM codes of findings: public codes where one exists, otherwise those of one private scheme.
 
 Every public code here stands in the concept dictionary that pydicom takes from PS3.16; a test looks each of them up.
 Where the dictionary has no code of the same meaning (consolidation, pleural thickening, nodule *or* mass ...), the
@@ -33,7 +33,7 @@ _PLEURA = Code("3120008", "SCT", "Pleura")
 
 
 class FindingCode(NamedTuple):
-    """The public code of a finding, and where it is; None where there is none or it may be anywhere."""
+    """Public code and site of a finding; None where there is no code or no fixed site."""
 
     finding: Code | None
     site: Code | None
@@ -79,7 +79,7 @@ def class_code(class_name: str) -> Code:
 
 
 def finding_code(class_name: str) -> Code:
-    """Return what the class is called: a public code, or its private one."""
+    """Return the public code of a class, or else its private one."""
     return _known(class_name).finding or class_code(class_name)
 
 

@@ -1,4 +1,4 @@
-"""What all objects made from a radiograph share: whose they are, what they refer to, UIDs that follow from content."""
+"""Attributes that all objects made from a radiograph share: patient, study, references and derived UIDs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CARRIED_IF_KNOWN = (
     "PatientSize",
     "PatientWeight",
 )
-"""What else belongs to patient and study, and not to how one picture was taken."""
+"""Further attributes of patient and study, none of the acquisition of a picture."""
 
 # An archive files by these texts: they are carried as they are, even where they break a limit of their VR. A date or
 # code that breaks the rules would only damage the new object too.
@@ -75,10 +75,10 @@ class Origin:
 
     Attributes:
         header: its dataset; the pixels are not needed.
-        sop_class_uid: what kind of object it is.
-        sop_instance_uid: which.
-        study_instance_uid: its study, and the new object's.
-        series_instance_uid: its series.
+        sop_class_uid: SOP Class UID.
+        sop_instance_uid: SOP Instance UID.
+        study_instance_uid: UID of its study, which is the new object's too.
+        series_instance_uid: UID of its series.
     """
 
     header: Dataset
@@ -110,7 +110,7 @@ class Origin:
         )
 
     def evidence(self) -> Dataset:
-        """Return what highdicom wants to know of the radiograph; :meth:`fill` carries patient and study over."""
+        """Return the attributes that highdicom needs of the radiograph; :meth:`fill` copies patient and study."""
         evidence = Dataset()
         for keyword in EMPTY_IF_UNKNOWN:
             setattr(evidence, keyword, None)
@@ -142,7 +142,7 @@ class Origin:
 
 
 def fingerprint(findings: Findings) -> str:
-    """Return a digest of all that is reported: equal findings of one model give equal UIDs."""
+    """Return a digest of everything reported, so that equal findings of one model give equal UIDs."""
     content = {
         "boxes": findings.boxes_xyxy.tolist(),
         "classes": [finding.class_name for finding in findings],

@@ -1,4 +1,4 @@
-"""Findings as objects that an archive keeps: structured report, Secondary Capture, presentation state; the way back.
+"""Findings as DICOM objects: structured report, Secondary Capture and presentation state; reading reports back.
 
 * :func:`read_header`: a radiograph's dataset without decoding its picture, from a file or its content;
 * :func:`structured_report`: findings + that dataset → Comprehensive SR (TID 1500), one measurement group a finding;
@@ -42,7 +42,7 @@ def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
 
     Args:
         source: a DICOM file or its content.
-        name: how messages call it; its path by default.
+        name: name used in error messages; the path by default.
 
     Raises:
         DicomError: it is not DICOM; a PNG has no patient and no study to report on.
@@ -67,11 +67,11 @@ def structured_report(findings: Findings, source: Dataset, *, created: datetime.
     Args:
         findings: boxes in pixels of the radiograph.
         source: the radiograph's dataset; its pixels are not needed.
-        created: written as the time of the report; now by default.
+        created: time of the report; now by default.
 
     Raises:
-        DicomError: nothing can refer to the radiograph, the findings are of another picture, or a class has a name
-            that DICOM cannot hold.
+        DicomError: the radiograph has no valid UIDs to refer to, the findings are of another picture, or DICOM cannot
+            hold the name of a class.
         UsageError: highdicom is not installed.
     """
     try:
@@ -89,17 +89,17 @@ def secondary_capture(
     created: datetime.datetime | None = None,
     jpeg_quality: int | None = None,
 ) -> Dataset:
-    """Return a drawing of the findings as a Secondary Capture.
+    """Return a picture of the findings as a Secondary Capture.
 
     Args:
         picture: (H, W, 3) uint8 RGB, of any size, such as ``Findings.draw`` returns.
-        findings: what is drawn.
+        findings: the findings that it shows.
         source: the radiograph's dataset; its pixels are not needed.
-        created: written as the time of the capture; now by default.
-        jpeg_quality: of JPEG Baseline, 1…100, which is lossy and a tenth as large; None: as it is.
+        created: time of the capture; now by default.
+        jpeg_quality: quality of JPEG Baseline, 1…100, which is lossy and a tenth as large; None: uncompressed.
 
     Raises:
-        DicomError: nothing can refer to the radiograph, or the findings are of another picture.
+        DicomError: the radiograph has no valid UIDs to refer to, or the findings are of another picture.
     """
     return build_secondary_capture(picture, findings, source, created or datetime.datetime.now(), jpeg_quality)
 
@@ -112,7 +112,7 @@ def presentation_state(
     window: Window | None = None,
     invert: bool = False,
 ) -> Dataset:
-    """Return how to show a radiograph with the findings over it, for viewers that apply presentation states.
+    """Return a presentation state that shows the findings over the original radiograph.
 
     A box is a polyline and a text, on a layer of its class, in the coordinates of :func:`structured_report`. The
     values are shown as the radiograph's own file asks for, by the view that the model saw.
@@ -120,7 +120,7 @@ def presentation_state(
     Args:
         findings: boxes in pixels of the radiograph.
         source: the radiograph's dataset; its pixels are not needed.
-        created: written as the time of creation; now by default.
+        created: time of creation; now by default.
         window: instead of the file's own.
         invert: swap black and white.
 
@@ -143,7 +143,7 @@ def read_structured_report(source: str | Path | bytes | Dataset, name: str | Non
 
     Args:
         source: a DICOM file, its content or its dataset.
-        name: how messages call it; its path by default.
+        name: name used in error messages; the path by default.
 
     Raises:
         DicomError: it is something else.

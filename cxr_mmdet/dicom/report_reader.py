@@ -1,4 +1,4 @@
-"""Findings out of a structured report that this project wrote: the way back."""
+"""Reading the findings back from a structured report of this project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drawn picture as a DICOM Secondary Capture, for viewers that show no structured report."""
+"""A picture of the findings as a DICOM Secondary Capture, for viewers that show no structured reports."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def build_secondary_capture(
 
 
 def uncompress_capture(capture: Dataset) -> None:
-    """Decode a capture of ours for who takes no JPEG; that it was one stays written in it."""
+    """Decode a capture for a destination that accepts no JPEG; its attributes still state the lossy compression."""
     if capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
         frame = np.frombuffer(get_frame(capture.PixelData, 0, number_of_frames=1), np.uint8)
         picture = cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -66,11 +66,11 @@ def fuse(
 
 
 def mean_p_abnormal(probabilities: Sequence[float | None], weights: Sequence[float] | None = None) -> float | None:
-    """Return the weighted mean of what gates say of one radiograph; None where none of the models has a gate.
+    """Return the weighted mean of the gates' p_abnormal of one radiograph; None where no model has a gate.
 
     Args:
-        probabilities: one entry a model or view, None for those without a gate.
-        weights: of the models, above 0; equal by default.
+        probabilities: one entry per model or view, None for those without a gate.
+        weights: weights of the models, above 0; equal by default.
     """
     pairs = zip(probabilities, [1.0] * len(probabilities) if weights is None else weights, strict=True)
     known = [(p_abnormal, weight) for p_abnormal, weight in pairs if p_abnormal is not None]
@@ -80,16 +80,16 @@ def mean_p_abnormal(probabilities: Sequence[float | None], weights: Sequence[flo
 
 
 class Ensemble:
-    """Fuses what its members find.
+    """A predictor that fuses the findings of its members.
 
     Args:
-        members: at least one; a class that only some of them know is fused among those.
+        members: at least one; a class that only some members know is fused among those.
         method: see :class:`DetectionFusion`.
-        iou_threshold: overlap above which two members mean the same finding.
-        weights: of the members, above 0; equal by default.
+        iou_threshold: overlap above which detections of two members are fused.
+        weights: weights of the members, above 0; equal by default.
 
     Raises:
-        UsageError: no member, or weights that do not fit.
+        UsageError: no member, or not one weight per member.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Ensemble:
 
     @property
     def model_id(self) -> str:
-        """Names the members and how they are fused."""
+        """Name of the ensemble: its members and the rule of fusion."""
         weights = "" if self.weights is None else ":" + ",".join(f"{weight:g}" for weight in self.weights)
         names = "+".join(member.model_id for member in self.members)
         return f"{self.method.value}@{self.iou_threshold:g}{weights}({names})"
@@ -132,13 +132,13 @@ class Ensemble:
 
     @property
     def has_gate(self) -> bool:
-        """Whether any member has a head of its own for ``p_abnormal``; those that have answer for all."""
+        """Whether any member has an abnormality gate; p_abnormal is the mean of those that have one."""
         return any(member.has_gate for member in self.members)
 
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
-        """Return the fused findings of each radiograph; score thresholds act after fusion, each member's own before."""
+        """Return the fused findings of each radiograph; thresholds apply after fusion, each member's own before."""
         self.check(thresholds)
         by_member = [
             member.predict_radiographs(radiographs, _before_fusion(member, thresholds), augmentation)
@@ -160,7 +160,7 @@ class Ensemble:
 
 
 def _before_fusion(member: Predictor, thresholds: Thresholds) -> Thresholds:
-    """Return a member's own score threshold, or the lowest one asked for, should that be lower."""
+    """Return a member's own score threshold, or the lowest one asked for where that is lower."""
     lowest = thresholds.lowest
     if lowest is not None and lowest > member.model.spec.score_threshold:
         lowest = None

@@ -1,4 +1,4 @@
-"""A loaded model, whatever runs it: its network, how to feed it and how to read it."""
+"""Loading of models: checkpoints and exported bundles, whatever runs them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from cxr_mmdet.inference.spec import Spec
 
 DEFAULT_SHORT_EDGE = 1024
-"""What tools/prepare_data.py shrinks pictures to unless told otherwise."""
+"""Short edge of prepared pictures by default in tools/prepare_data.py."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network and all that is needed to predict with it.
+    """A network with everything that prediction needs.
 
     Attributes:
-        backend: runs the network, or all of a detector of which ``spec`` is a WholeDetector.
-        spec: how to read its outputs.
-        preprocessing: how to feed it.
-        class_names: in the order of its outputs.
-        model_id: names the model and its weights.
-        streams: radiographs that may be in the network at once; threads beyond them that predict wait or decode.
+        backend: runs the network, or the whole detector where ``spec`` is a WholeDetector.
+        spec: description of its outputs.
+        preprocessing: steps from a radiograph to its input.
+        class_names: classes in the order of its outputs.
+        model_id: name of the model and its weights.
+        streams: radiographs that may be in the network at once; other threads wait for a slot.
     """
 
     backend: Backend | WholeBackend
@@ -54,24 +54,24 @@ def load_model(
     """Return the model in a bundle that tools/export.py wrote, or in a checkpoint of tools/train.py.
 
     Args:
-        name: a bundle's folder, a checkpoint, or a run's folder, which stands for its best checkpoint.
-        device: ``cpu``, or for torch a GPU such as ``cuda``.
-        threads: processor threads of the network; None leaves it to the runtime.
-        trust_checkpoint: load a checkpoint that would run code.
-        short_edge: of the prepared pictures a checkpoint was trained on; a bundle knows it.
+        name: folder of a bundle, a checkpoint, or folder of a run, which stands for its best checkpoint.
+        device: ``cpu``, or a GPU such as ``cuda`` for torch.
+        threads: processor threads of the network; None leaves the number to the runtime.
+        trust_checkpoint: load a checkpoint that runs code.
+        short_edge: short edge of the prepared pictures that a checkpoint was trained on; a bundle holds it.
         streams: radiographs that may be in the network at once, where several threads predict; they share its threads.
-            What only mmdet can decode takes one at a time.
+            A detector that only mmdet can decode takes one at a time.
 
     Raises:
-        CheckpointError: there is no such model, it is damaged, changed or of an unknown kind.
-        UsageError: what runs it is not installed, or an option that does not fit it.
+        CheckpointError: the model does not exist, is damaged, was changed or is of an unknown kind.
+        UsageError: its runtime is not installed, or an option does not apply to it.
     """
     path = Path(name)
     if not path.exists():
         raise CheckpointError(f"{path}: no such model; give a checkpoint, a run's folder or an exported bundle.")
     if (path / MODEL_FILE).is_file():
         if short_edge is not None:
-            raise UsageError(f"{path}: a bundle knows the size of its pictures; leave --short-edge away.")
+            raise UsageError(f"{path}: a bundle holds the size of its pictures; omit --short-edge.")
         return _load_bundle(Bundle.open(path), device=device, streams=Streams(streams, threads))
     return _load_checkpoint(path, device, Streams(streams, threads), trust_checkpoint, short_edge)
 
@@ -79,7 +79,7 @@ def load_model(
 def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedModel:
     kind = ExportFormat(bundle.format)
     if kind is not ExportFormat.TORCH and device != "cpu":
-        raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; leave --device away.")
+        raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; omit --device.")
     backend: Backend
     if kind is ExportFormat.ONNX:
         from cxr_mmdet.inference.backends.onnx import OnnxBackend
@@ -118,7 +118,7 @@ def _load_checkpoint(path: Path, device: str, streams: Streams, trust: bool, sho
 def _in_torch(
     detector: TrainedDetector, source: str, device: str, streams: Streams
 ) -> tuple[Backend | WholeBackend, Spec]:
-    """Return what runs and describes a detector: for us to decode where we can, else for mmdet."""
+    """Return the backend and description of a detector; mmdet decodes where this package cannot."""
     from cxr_mmdet.inference.export.describe import OtherArchitectureError, describe_detector
 
     try:

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AugmentationView:
-    """One look at a radiograph: the input's size as a multiple of the usual one, and whether it is mirrored."""
+    """View of test-time augmentation: size of the input as a multiple of the usual one, and whether it is mirrored."""
 
     scale: float = 1.0
     flip: bool = False
 
 
 def make_views(scales: Sequence[float] = (1.0,), *, flip: bool = False) -> tuple[AugmentationView, ...]:
-    """Return every combination of the scales with plain and, if asked for, mirrored."""
+    """Return a view per scale and, with ``flip``, a mirrored one per scale."""
     return tuple(
         AugmentationView(scale, mirrored) for mirrored, scale in itertools.product((False, True)[: 1 + flip], scales)
     )
@@ -48,12 +48,12 @@ def make_views(scales: Sequence[float] = (1.0,), *, flip: bool = False) -> tuple
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What becomes a finding.
+    """Thresholds that decide which detections become findings.
 
     Attributes:
-        score: findings below this score are left out; None: findings up to the model's own, from its training config.
-        nms_iou: overlap above which the weaker of two findings of a class goes; None: the model's own.
-        per_class: a score for single classes, by name.
+        score: lowest score of a finding; None: a score must exceed the model's own threshold, from its training config.
+        nms_iou: overlap above which the weaker of two findings of a class is removed; None: the model's own.
+        per_class: lowest score of single classes, by name.
     """
 
     score: float | None = None
@@ -77,16 +77,16 @@ class Thresholds:
 
     @property
     def lowest(self) -> float | None:
-        """The lowest score asked for, of any class; None where none is."""
+        """Lowest score that is asked for, of any class; None where none is."""
         asked = [score for score in (self.score, *(self.per_class or {}).values()) if score is not None]
         return min(asked, default=None)
 
     def of_classes(self, class_names: Sequence[str], own: float) -> NDArray[np.float32]:
-        """Return the (K,) scores that findings of each class must reach.
+        """Return the (K,) lowest scores of the classes.
 
         Args:
-            class_names: the model's.
-            own: the model's own threshold, which scores must exceed, as in mmdet, where no other is asked for.
+            class_names: classes of the model.
+            own: the model's own threshold, which a score must exceed, as in mmdet, where no other is asked for.
         """
         asked = [(self.per_class or {}).get(name, self.score) for name in class_names]
         limits = [beyond(own) if score is None else in_single_precision(score) for score in asked]
@@ -95,12 +95,12 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Views of a radiograph and how their findings become one set.
+    """Test-time augmentation: the views of a radiograph and the rule by which their findings are fused.
 
     Attributes:
         views: at least one.
         method: see :class:`cxr_mmdet.structures.enums.DetectionFusion`.
-        iou_threshold: overlap above which two views mean the same finding.
+        iou_threshold: overlap above which detections of two views are fused.
     """
 
     views: tuple[AugmentationView, ...] = (AugmentationView(),)
@@ -109,7 +109,7 @@ class Augmentation:
 
 
 class Predictor:
-    """A model ready to predict; may be used from several threads at once.
+    """A model that predicts; may be used from several threads at once.
 
     Args:
         model: see :func:`cxr_mmdet.inference.model.load_model`.
@@ -143,17 +143,17 @@ class Predictor:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the model finds, in its order."""
+        """Classes of the model, in its order."""
         return self.model.class_names
 
     @property
     def model_id(self) -> str:
-        """Names the model and its weights."""
+        """Name of the model and its weights."""
         return self.model.model_id
 
     @property
     def has_gate(self) -> bool:
-        """Whether the model has a head of its own for ``p_abnormal``."""
+        """Whether the model has an abnormality gate, which gives ``p_abnormal``."""
         return self.model.spec.gate is not None
 
     @overload
@@ -197,8 +197,8 @@ class Predictor:
             score_threshold: see :class:`Thresholds`.
             nms_iou: see :class:`Thresholds`.
             class_thresholds: see :class:`Thresholds`.
-            augmentation: look several times.
-            batch_size: so many radiographs of a list at once, where their inputs have one size.
+            augmentation: predict several views; one by default.
+            batch_size: radiographs of a list per run of the network, where their inputs have one size.
 
         Raises:
             DicomError: a source that cannot be read.
@@ -225,23 +225,23 @@ class Predictor:
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:
-        """Return the findings of radiographs that are read already."""
+        """Return the findings of radiographs that have been read."""
         self.check(thresholds)
         augmentation = augmentation or Augmentation()
-        by_view = [self._look(radiographs, view, thresholds) for view in augmentation.views]
+        by_view = [self._detect_view(radiographs, view, thresholds) for view in augmentation.views]
         limits = thresholds.of_classes(self.class_names, self.model.spec.score_threshold)
         return [
             self._findings(radiograph, views, augmentation, limits)
             for radiograph, *views in zip(radiographs, *by_view, strict=True)
         ]
 
-    def _look(
+    def _detect_view(
         self, radiographs: Sequence[Radiograph], view: AugmentationView, thresholds: Thresholds
     ) -> list[Detections]:
         preprocessing = self.model.preprocessing.scaled(view.scale)
         inputs = [preprocessing(entry.pixels, entry.pixel_aspect, flip=view.flip) for entry in radiographs]
         found: list[Detections] = []
-        # Inputs of unlike sizes would have to be padded, which changes what the network sees at their borders.
+        # Inputs of different sizes would have to be padded, which changes the network's input at their borders.
         for _, group in itertools.groupby(inputs, key=lambda entry: entry.batch.shape):
             found += self._detect(list(group), thresholds)
         return found
@@ -284,7 +284,7 @@ def in_source_pixels(entry: ModelInput, detections: Detections, class_names: Seq
 
 
 def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
-    """Return the radiograph that ``source`` is, or holds; messages call it ``name``, by default its path."""
+    """Return a source as a radiograph; ``name`` stands in error messages, by default the path."""
     if isinstance(source, Radiograph):
         return source
     with quiet_pydicom():

@@ -1,6 +1,6 @@
-"""One radiograph through the model to what an archive keeps: structured report, Secondary Capture, presentation state.
+"""From a radiograph to the objects that an archive keeps: structured report, Secondary Capture, presentation state.
 
-Two steps: what the model finds, and what is said of it.
+Two steps: prediction, and the report of it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is reported, and how.
+    """Options of reports.
 
     Attributes:
         score_threshold: lowest score that is reported; also below the model's own threshold.
-        overlay_size: the longest side of the Secondary Capture; smaller radiographs keep their size.
-        capture: whether to make one.
-        presentation: whether to make a presentation state.
-        jpeg_quality: of the Secondary Capture, 1…100; None leaves it uncompressed, ten times as large.
-        max_findings: report those with the highest scores only, at most so many; None: all.
+        overlay_size: maximum longer side of the Secondary Capture; smaller radiographs keep their size.
+        capture: make a Secondary Capture.
+        presentation: make a presentation state.
+        jpeg_quality: JPEG quality of the Secondary Capture, 1…100; None: uncompressed, ten times as large.
+        max_findings: maximum findings, the highest scores first; None: all.
     """
 
     score_threshold: float = DEFAULT_SCORE_THRESHOLD
@@ -62,11 +62,11 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one radiograph.
+    """Prediction of one radiograph.
 
     Attributes:
         dataset: the radiograph's file with its pixel data, parsed once.
-        radiograph: what was looked at.
+        radiograph: the radiograph that was predicted.
         found: the findings by :meth:`ReportOptions.thresholds`.
     """
 
@@ -77,13 +77,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Reports:
-    """What is said of one radiograph.
+    """Reports of one radiograph.
 
     Attributes:
         findings: those that reach the threshold.
         report: the structured report.
-        capture: the Secondary Capture, if wanted.
-        presentation: the presentation state, if wanted; None for a radiograph in colour, which cannot have one.
+        capture: the Secondary Capture; None where it is switched off.
+        presentation: the presentation state; None where it is switched off, or for a radiograph in colour.
     """
 
     findings: Findings
@@ -93,9 +93,9 @@ class Reports:
 
 
 def quiet_libraries() -> None:
-    """Keep what DICOM libraries remark on every oddity out of warnings and log; for a tool, as it is for the process.
+    """Silence the DICOM libraries' remarks on odd files, for the whole process.
 
-    What matters of it is in the radiograph's own warnings, and the remarks quote what a header says of the patient.
+    Those that matter are in ``Radiograph.warnings``, and the remarks quote what a header says of the patient.
     """
     for library in ("pydicom", "highdicom"):
         warnings.filterwarnings("ignore", module=library)
@@ -104,16 +104,16 @@ def quiet_libraries() -> None:
 
 
 def predict_content(predictor: Predictor, content: bytes, name: str, options: ReportOptions) -> Prediction:
-    """Return what the model finds in a radiograph.
+    """Return the prediction of a radiograph.
 
     Args:
         predictor: the model.
-        content: of a DICOM file.
+        content: content of a DICOM file.
         name: name used in error messages.
         options: see :meth:`ReportOptions.thresholds`.
 
     Raises:
-        DicomError: it is no radiograph.
+        DicomError: the content is no radiograph.
     """
     dataset = read_header(content, name)
     radiograph = read_radiograph(dataset, name=name)
@@ -123,12 +123,12 @@ def predict_content(predictor: Predictor, content: bytes, name: str, options: Re
 
 
 def describe_findings(prediction: Prediction, options: ReportOptions, created: datetime.datetime) -> Reports:
-    """Return what the model found as DICOM objects.
+    """Return the findings as DICOM objects.
 
     Args:
-        prediction: what is reported on.
-        options: what is reported.
-        created: the time that is written into the objects.
+        prediction: the prediction that is reported.
+        options: options of the reports.
+        created: time of creation of the objects.
 
     Raises:
         DicomError: nothing can refer to the radiograph.

@@ -1,4 +1,4 @@
-"""What a visitor takes along: the findings that are shown, as picture, JSON, CSV and DICOM objects."""
+"""Downloads: the findings that are shown as a picture, JSON, CSV and DICOM objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Format(str, Enum):
-    """What can be taken along."""
+    """Format of a download."""
 
     png = "png"
     json = "json"
@@ -53,11 +53,11 @@ NAMES = {
     Format.sc: ("capture.dcm", "application/dicom", "Secondary Capture"),
     Format.pr: ("presentation.dcm", "application/dicom", "Presentation State"),
 }
-"""End of the file's name, its type, and what the page calls it."""
+"""Suffix of the file name, media type, and name on the page."""
 
 
 def formats_of(case: Case) -> list[Format]:
-    """Return what a case can be taken along as: a picture has no patient and study that a DICOM object needs."""
+    """Return the formats of a case; DICOM objects need the patient and study that only DICOM files have."""
     missing: frozenset[Format] = frozenset()
     if case.decoded.radiograph.header is None:
         missing = DICOM_OBJECTS
@@ -67,7 +67,7 @@ def formats_of(case: Case) -> list[Format]:
 
 
 def export(case: Case, kind: Format) -> Download:
-    """Return what is shown of a case as a file.
+    """Return the findings that are shown as a file.
 
     Raises:
         DicomError, UsageError: a DICOM object was asked for and cannot be made.
@@ -80,7 +80,7 @@ def export(case: Case, kind: Format) -> Download:
 
 
 def describe(case: Case) -> dict[str, object]:
-    """Return the findings that are shown as findings.json has them, with the verdicts beside them."""
+    """Return the findings that are shown in the form of findings.json, with the verdicts."""
     shown = case.filter
     found = case.findings()
     verdicts = [

@@ -1,4 +1,4 @@
-"""A case as HTML: pictures with a place to click on each finding, the table beside them, what to take along."""
+"""HTML of a case: pictures with a clickable area per finding, the table of findings and the downloads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Place:
 
 
 def viewer_html(case: Case | None, selected: str | None) -> str:
-    """Return the two pictures; without a case, an invitation."""
+    """Return the two pictures; without a case, an invitation to upload."""
     if case is None:
         return _template("viewer.html").render(pictures=None)
     pictures = render_case(case)
@@ -71,7 +71,7 @@ def viewer_html(case: Case | None, selected: str | None) -> str:
 
 
 def findings_html(case: Case | None, selected: str | None) -> str:
-    """Return the table of findings and of what was missed."""
+    """Return the table of findings and of missed ones."""
     if case is None:
         return ""
     names = case.candidates.model.class_names
@@ -90,14 +90,14 @@ def findings_html(case: Case | None, selected: str | None) -> str:
 
 
 def about_html(case: Case | None, room: ReadingRoom) -> str:
-    """Return what is known of the picture and how it was predicted."""
+    """Return the facts of the radiograph and of its prediction."""
     if case is None:
         return ""
     return _template("about.html").render(case=case, radiograph=case.decoded.radiograph, room=room)
 
 
 def downloads_html(case: Case | None) -> str:
-    """Return links to all that a case can be taken along as."""
+    """Return the links to the downloads of a case."""
     if case is None:
         return ""
     links = [(f"download/{case.token}/{kind.value}", NAMES[kind][2], kind.value) for kind in formats_of(case)]
@@ -110,7 +110,7 @@ def examples_html(examples: Sequence[Example]) -> str:
 
 
 def header_html(room: ReadingRoom) -> str:
-    """Return the page's head: what it is, and what it is not."""
+    """Return the head of the page, with its intended use."""
     return _template("header.html").render(room=room)
 
 
@@ -124,7 +124,7 @@ def _words(verdict: Verdict | None) -> str:
 
 
 def _place(box_xyxy: Box, part: Part) -> _Place | None:
-    """Return where a box is in the part that is shown; None where nothing of it is."""
+    """Return the place of a box in the visible part; None where no part of it is visible."""
     height, width = part.size_hw
     left, right = (min(max(side - part.left, 0.0), width) for side in box_xyxy[::2])
     top, bottom = (min(max(side - part.top, 0.0), height) for side in box_xyxy[1::2])

@@ -1,4 +1,4 @@
-"""A case as pictures: the part that is shown, windowed from full depth, without and with its findings."""
+"""Pictures of a case: the visible part, windowed from full depth, without and with its findings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ZOOM = 8.0
 
 @dataclass(frozen=True)
 class Part:
-    """The pixels of a radiograph that are shown: first and last-but-one column and row."""
+    """Visible pixels of a radiograph: first column and row, and those after the last."""
 
     left: int
     top: int
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the page shows: JPEG contents, and where they are from."""
+    """Pictures on the page as JPEG, and the part of the radiograph that they show."""
 
     original: bytes
     overlay: bytes
@@ -54,7 +54,7 @@ class Pictures:
 
 
 def visible_part(size_hw: tuple[int, int], look: Look) -> Part:
-    """Return what zoom and centre show; a part never leaves the radiograph, so it may be off-centre."""
+    """Return the part that zoom and centre select; it never leaves the radiograph, so it may be off-centre."""
     height, width = size_hw
     zoom = min(max(look.zoom, 1.0), MAX_ZOOM)
     part_height, part_width = max(1, round(height / zoom)), max(1, round(width / zoom))
@@ -64,7 +64,7 @@ def visible_part(size_hw: tuple[int, int], look: Look) -> Part:
 
 
 def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Pictures:
-    """Return the two pictures of what is shown now."""
+    """Return the two pictures of the visible part."""
     part = visible_part(case.size_hw, case.look)
     pixels = _at_size(_pixels(case, part), long_edge, case.decoded.radiograph.pixel_aspect)
     findings = case.findings()

@@ -1,4 +1,4 @@
-"""What a radiologist says about a model's findings on one radiograph."""
+"""Verdicts of a radiologist on a model's findings on one radiograph."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class ReadingError(CxrError):
-    """A verdict that cannot be taken down; the message says what is missing."""
+    """A verdict that cannot be recorded; the message says what is missing."""
 
 
 class Kind(str, Enum):
-    """What is said of a finding; ``missed`` is said of a place where there is none."""
+    """Kind of verdict on a finding; ``missed`` is the verdict on a place without a finding."""
 
     agree = "agree"
     absent = "nothing there"
@@ -31,13 +31,13 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader says.
+    """A reader's verdict.
 
     Attributes:
         kind: of the verdict.
-        class_name: the class that is right; for ``absent`` the model's.
-        box_xyxy: the box that is right, in pixels of the source image; for ``absent`` the model's.
-        finding_key: the finding it is about; None for ``missed``.
+        class_name: the correct class; for ``absent`` the model's.
+        box_xyxy: the correct box, in pixels of the radiograph; for ``absent`` the model's.
+        finding_key: key of the finding; None for ``missed``.
     """
 
     kind: Kind
@@ -60,17 +60,17 @@ class Reading:
 
     @property
     def missed(self) -> list[Verdict]:
-        """What the model missed."""
+        """The verdicts on places without a finding."""
         return [verdict for verdict in self.said if verdict.finding_key is None]
 
     def judge(
         self, kind: Kind, finding: Finding | None, *, class_name: str | None, box: Box | None, size_hw: tuple[int, int]
     ) -> Verdict:
-        """Take down a verdict; a finding's later verdict replaces its earlier one.
+        """Record a verdict; a finding's later verdict replaces its earlier one.
 
         Args:
             kind: of the verdict.
-            finding: that it is about; None for ``missed``.
+            finding: the finding; None for ``missed``.
             class_name: for ``wrong_class`` and ``missed``; for ``wrong_box`` where the class is another, too.
             box: for ``wrong_box`` and ``missed``.
             size_hw: of the radiograph.
@@ -90,7 +90,7 @@ class Reading:
         return verdict
 
     def take_back(self, key: str | None) -> Verdict | None:
-        """Forget the verdict on a finding, or the last one where there is none on it; return what was forgotten."""
+        """Remove and return the verdict on a finding, or the last verdict where the finding has none."""
         if not self.said:
             return None
         forgotten = self.verdicts.get(key or "", self.said[-1])
@@ -99,7 +99,7 @@ class Reading:
         return forgotten
 
     def finish(self, shown: Iterable[Finding]) -> None:
-        """Close the reading: what has no box now counts as read and without finding.
+        """Finish the reading: classes without a box count as read and absent from now on.
 
         Raises:
             ReadingError: a finding that is shown has no verdict.

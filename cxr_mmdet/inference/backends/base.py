@@ -1,4 +1,4 @@
-"""Several radiographs in a network at once, which share its processor threads."""
+"""Backends of prediction, and the steps from a batch to detections that all of them share."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 
 class Streams:
-    """How many may be in the network at once, and with how many threads.
+    """Number of radiographs that may be in the network at once, and of the threads that they share.
 
-    The threads of one radiograph wait for each other at the end of every layer: several at once, on fewer threads each,
-    get through the network faster than one after another, but each of them later.
+    The threads of one radiograph wait for each other at the end of every layer. Several radiographs at once, on fewer
+    threads each, therefore take less time in all, but each of them takes longer.
 
     Args:
-        count: at most so many at once, and no more than threads; others wait for a slot.
-        threads: of all together; None: one a core.
+        count: maximum radiographs at once, at most the number of threads; others wait for a slot.
+        threads: threads of all streams together; None: one per core.
 
     Attributes:
-        slots: to hold while in the network.
+        slots: semaphore to hold while in the network.
     """
 
     def __init__(self, count: int = 1, threads: int | None = None) -> None:
@@ -60,14 +60,14 @@ class Streams:
 
 
 class Backend(Protocol):
-    """A network somewhere; may be called from several threads at once."""
+    """A network that returns raw maps; may be called from several threads at once."""
 
     name: str
 
     def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any, Array | None]:
-        """Return scores, one (N, C, H, W) a level, deltas, and the feature pyramid for :meth:`regions`.
+        """Return scores, one (N, C, H, W) per level, deltas, the pyramid for :meth:`regions` and the gate's logits.
 
-        The last is an abnormality gate's (N,) logits; None without a gate.
+        The gate's logits are (N,); None without an abnormality gate.
 
         Args:
             batch: (N, C, H, W) normalised pictures.

@@ -1,4 +1,4 @@
-"""The graphs of a bundle: their names, inputs and outputs, and how to run them, whatever runtime does it.
+"""The graphs of a bundle: names, inputs, outputs, and the backend that runs them by any runtime.
 
 * ``maps``: ``image`` (N, 3, H, W) → ``scores_i`` (N, H_i, W_i, A * K) of each level; where the bundle has no graph
   ``boxes``, ``deltas_i`` (N, H_i, W_i, A * 4); where it has another graph, ``rows`` (cells + 1, C): the feature
@@ -55,18 +55,18 @@ def graph_names(spec: DetectorSpec, box_depth: int) -> list[str]:
 
 
 def maps_outputs(levels: int, *, deltas: bool, rows: bool, gate: bool) -> list[str]:
-    """Return the names of what the first graph gives."""
+    """Return the names of the outputs of the first graph."""
     kinds = ["scores", "deltas"] if deltas else ["scores"]
     return [*(f"{kind}_{level}" for kind in kinds for level in range(levels)), *["rows"] * rows, *[ABNORMAL] * gate]
 
 
 def boxes_inputs(depth: int) -> list[str]:
-    """Return the names of what the graph of the box branch takes."""
+    """Return the names of the inputs of the graph of the box branch."""
     return ["rows", *(f"table_{layer}" for layer in range(depth)), "cells"]
 
 
 def check_outputs(bundle: Bundle, outputs: Mapping[str, Sequence[tuple[str, int | None]]]) -> None:
-    """Check that the graphs give what ``model.json`` describes.
+    """Check that the outputs of the graphs are those that ``model.json`` describes.
 
     Args:
         bundle: the bundle they are in.
@@ -101,13 +101,13 @@ def check_outputs(bundle: Bundle, outputs: Mapping[str, Sequence[tuple[str, int 
 
 
 class GraphBackend:
-    """A detector whose graphs a runtime runs.
+    """Backend that runs the graphs of a detector by a runtime.
 
     Args:
         spec: of the detector.
-        box_depth: 3x3 convolutions of the box branch where that is a graph of its own; else 0.
-        run: runs a graph on inputs by name, and returns its outputs in their order; from any thread.
-        streams: how many runs at once, and with how many threads; by default one, with a thread a core.
+        box_depth: number of 3x3 convolutions of the box branch where that is a graph of its own; else 0.
+        run: runs a graph on inputs by name and returns its outputs in their order; callable from any thread.
+        streams: number of runs at once and of their threads; by default one run with a thread per core.
     """
 
     name = "graphs"
@@ -164,5 +164,5 @@ def pool_pyramid(
 
 
 def _channels_first(level: Array) -> Array:
-    """Return a view: nothing is copied until somebody wants it otherwise, and decoding wants the channels last."""
+    """Return a view, so that nothing is copied: decoding reads the channels last."""
     return level.transpose(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Detectors that only mmdet itself can decode: all but the kinds of RetinaNet, GFL and Faster R-CNN."""
+"""Backend for detectors that only mmdet can decode: all but the kinds of RetinaNet, GFL and Faster R-CNN."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _ALL = 1_000_000
 
 
 def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
-    """Return what prediction must know of a detector that decodes its outputs itself.
+    """Return the description of a detector that decodes its outputs itself.
 
     Args:
         model: built by mmdet.
-        source: what messages call the model.
+        source: name of the model in error messages.
 
     Raises:
-        CheckpointError: it does not test by a head's ``test_cfg``, so that nobody knows its thresholds.
+        CheckpointError: it has no head with a ``test_cfg``, so that its thresholds are unknown.
     """
     test = getattr(_last_head(model), "test_cfg", None)
     if test is None or "max_per_img" not in test:
         raise CheckpointError(
-            f"{source}: is a {type(model).__name__} without a bbox_head or roi_head that says max_per_img in its "
-            "test_cfg, so how to predict with it is unknown; use one of the recipes' detectors."
+            f"{source}: is a {type(model).__name__} without a bbox_head or roi_head whose test_cfg has max_per_img, "
+            "so its detections per image are unknown; use a detector of one of the recipes."
         )
     plain_nms, gate = _uses_plain_nms(test), gate_of(model)
     with in_range(source):
@@ -60,16 +60,16 @@ def describe_whole(model: BaseDetector, source: str) -> WholeDetector:
 
 
 class MmdetBackend(WholeBackend):
-    """Runs a detector of mmdet with its own decoding, one batch at a time.
+    """Backend that runs a detector of mmdet with its own decoding, one batch at a time.
 
     Plain class-wise NMS is switched off here and left to :func:`cxr_mmdet.inference.decoding.apply_nms`, which can
     repeat it with another overlap; any other kind of suppression stays the model's own. Norms are not folded into
     convolutions: some heads share convolutions among norms.
 
     Args:
-        model: in evaluation mode; it stays as it is.
+        model: in evaluation mode; it is not changed.
         device: such as ``cpu`` or ``cuda:0``.
-        threads: of torch in this process; None leaves them.
+        threads: number of torch's threads in this process; None does not change it.
     """
 
     name = "torch"
@@ -107,7 +107,7 @@ class MmdetBackend(WholeBackend):
                 # torch's, from deep inside: DINO has more queries than a small input has cells.
                 reason = first_line(error)
                 raise CxrError(
-                    f"{type(self.model).__name__} cannot look at {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
+                    f"{type(self.model).__name__} cannot predict {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
                     f"({reason}); give larger radiographs or another --tta-scale or --batch-size."
                 ) from error
         return [

@@ -66,7 +66,7 @@ class OpenVinoBackend(GraphBackend):
 
 
 class _Graph:
-    """A compiled model with one request a thread that is using it; a request must not be shared."""
+    """A compiled model with one request per thread that uses it; threads must not share a request."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled

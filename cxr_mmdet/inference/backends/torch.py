@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 def dense_outputs(head: Any, pyramid: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Return a head's scores (N, A * K, H, W) and deltas (N, A * 4, H, W), one of each a level.
+    """Return a head's scores (N, A * K, H, W) and deltas (N, A * 4, H, W), one of each per level.
 
-    GFL says how likely each side is so many cells away; what is read off is the mean.
+    GFL gives a distribution over the distance of each side, in cells; its mean is returned.
     """
     scores, deltas = head(pyramid)
     if isinstance(head, GFLHead):
@@ -56,13 +56,13 @@ def _means(level: Tensor, values: Tensor) -> Tensor:
 
 
 class TorchBackend:
-    """Runs an anchor-based detector of mmdet without its own decoding.
+    """Backend that runs an anchor-based detector of mmdet without mmdet's decoding.
 
     Args:
-        model: in evaluation mode; it stays as it is.
+        model: in evaluation mode; it is not changed.
         device: such as ``cpu`` or ``cuda:0``.
-        streams: radiographs at once and their threads, which become all of this process; by default one at a time,
-            with as many as torch has.
+        streams: radiographs at once and their threads, which are then all threads of torch in this process; by default
+            one radiograph with the threads that torch has.
     """
 
     name = "torch"
@@ -80,15 +80,15 @@ class TorchBackend:
         """See :class:`cxr_mmdet.inference.backends.base.Backend`."""
         pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
-        with self._streams.slots, gate_logits() as said:
+        with self._streams.slots, gate_logits() as logits:
             pyramid = self.model.extract_feat(pictures)
             scores, deltas = dense_outputs(head, pyramid)
-        abnormal = _numpy(said[0]) if said else None
+        abnormal = _numpy(logits[0]) if logits else None
         return [_numpy(level) for level in scores], WholeMaps([_numpy(level) for level in deltas]), pyramid, abnormal
 
     @torch.inference_mode()
     def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
-        """See :class:`cxr_mmdet.inference.backends.base.Backend`; mmdet finds the levels itself."""
+        """See :class:`cxr_mmdet.inference.backends.base.Backend`; mmdet assigns the levels itself."""
         with self._streams.slots:
             results = self.model.roi_head._bbox_forward(pyramid, torch.from_numpy(rois).to(self.device))
         return _numpy(results["cls_score"]), _numpy(results["bbox_pred"])
@@ -119,7 +119,7 @@ def load_torch_bundle(bundle: Bundle) -> BaseDetector:
     """Return the detector of a bundle of the format ``torch``.
 
     Raises:
-        CheckpointError: it is damaged, or asks for what is no part of mmdet.
+        CheckpointError: it is damaged, or names a type that is no part of mmdet.
     """
     path = bundle.path / ARCHITECTURE
     try:

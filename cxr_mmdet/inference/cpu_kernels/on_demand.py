@@ -158,7 +158,7 @@ def _table(before: NDArray[np.int64], tiles: NDArray[np.int64], beyond: int) -> 
 
 
 def _rows_of(shape: tuple[int, ...], tiles: NDArray[np.int64], start: int, count: int) -> NDArray[np.int64]:
-    """Return the row of each cell of a level among what a convolution gives; negative for cells of no tile."""
+    """Return the row of each cell of a level among the rows of a convolution; negative for cells of no tile."""
     height, width = shape
     down, right = -(-height // TILE), -(-width // TILE)
     rows = np.full((down, right, TILE, TILE), -1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""RoI align (He et al., Mask R-CNN, 2017) as one sparse matrix over the cells of a feature pyramid.
+"""RoIAlign (He et al., Mask R-CNN, 2017) as one sparse matrix over the cells of a feature pyramid.
 
 Every bin of every region is a weighted sum of cells. The weights, which bilinear sampling and averaging over samples
 give, follow from the boxes alone; the sums are one product of a sparse matrix and the cells' features. Runtimes' own
@@ -36,12 +36,12 @@ def pool_regions(
     """Return the (R, bins * C) features of regions, bins row by row.
 
     Args:
-        pooling: how.
+        pooling: bins and sampling points.
         features: (cells, C), level by level, in each picture by picture, in each row by row; more may follow.
-        sizes: (N, H, W) of each level.
+        sizes: per level, (N, H, W).
         rois: (R, 5): index of the picture, then x_min, y_min, x_max, y_max in pixels of the input.
         levels: (R,) the level that each region is taken from.
-        threads: share the regions among so many.
+        threads: number of threads that share the regions.
     """
     bins = pooling.size_hw[0] * pooling.size_hw[1]
     pooled = np.empty((len(rois), bins, features.shape[1]), dtype=np.float32)

@@ -6,7 +6,7 @@ of it is gathers and matrix products, which ONNX Runtime and OpenVINO do at the 
 convolutions on x86 have no such way. Sums are the same up to rounding.
 
 Cells are rows here: (cells, channels), whatever picture and level of a pyramid they belong to, and a row of zeros at
-the end, which stands for everything beyond a border. A layer gives 16 rows a tile, all tiles' first cells first;
+the end, which stands for everything beyond a border. A layer gives 16 rows per tile, all tiles' first cells first;
 *tables* say which 36 rows a tile of the next layer is made of.
 """
 
@@ -177,7 +177,7 @@ class Grid:
         return cls(rows, torch.cat(first, dim=1), torch.cat(inner, dim=1), tuple(last), sizes)
 
     def maps(self, rows: Tensor) -> list[Tensor]:
-        """Return a convolution's rows as one (N, H, W, C) map a level."""
+        """Return a convolution's rows as one (N, H, W, C) map per level."""
         return [
             rows.index_select(0, cells).reshape(pictures, height, width, rows.shape[1])
             for cells, (pictures, height, width) in zip(self.last, self.sizes, strict=True)
