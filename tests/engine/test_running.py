@@ -214,9 +214,10 @@ def test_a_back_end_of_the_visualizer_that_cannot_start(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("option", ["randomness.seed=abc", "log_level=LOUD", "env_cfg.mp_cfg.mp_start_method=jump"])
-def test_general_settings_that_do_not_fit(tmp_path: Path, option):
+def test_general_settings_that_do_not_fit(prepared_folder, tmp_path: Path, option):
     """Before, a traceback: mmengine reads these before it builds a part."""
-    message = failing(["train", "retina_phantom"], tmp_path, 2, [option])
+    data = ["--data-root", str(prepared_folder())]
+    message = failing(["train", "retina_phantom", *data], tmp_path, 2, [option])
     assert "the config's general settings (seed, log level, environment) do not fit" in message
     assert option.partition("=")[2] in message or "seed" in option
 
