@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.harness import Alternative, compare
 from benchmarks.memory import peak_memory_growth
+from cxr_mmdet.errors import counted
 from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.headline import match_all, point_values, resampled_values
 from cxr_mmdet.files import atomic_path
@@ -126,7 +127,7 @@ def benchmark_coco(
         value: Any = alternative.run(0)
         assert abs(value - reference) <= TOLERANCE, f"{alternative.name} gives {value}, pycocotools {reference}"
     return compare(
-        f"COCO, {images:,} images with {detections} detections each",
+        f"COCO, {counted(images, 'image')} with {counted(detections, 'detection')} each",
         alternatives,
         item="run",
         items_per_round=1,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.annotations.table import SIZE_COLUMNS
-from cxr_mmdet.errors import TableError
+from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 FIRST_ON_ITS_SIDE = 5
@@ -103,14 +103,14 @@ def fit_to_pictures(
     notes = _undecided(undecided, path)
     if turned:
         notes.append(
-            f"{len(turned)} images, such as {turned[0]}, are turned upright by their EXIF orientation; by its sizes "
-            f"{path.name} was drawn before that, so their boxes were turned too."
+            f"{counted(len(turned), 'image')}, such as {turned[0]}, turned upright by EXIF orientation: by its sizes "
+            f"{path.name} was drawn before that, so the boxes were turned too."
         )
     if scaled:
         stated, size = (f"{width} x {height}" for height, width in (stated_hw[scaled[0]], sizes_hw[scaled[0]]))
         notes.append(
-            f"the boxes of {len(scaled)} images were drawn on pictures of another size and were scaled, such as "
-            f"{scaled[0]}: {stated} in {path.name}, {size} here."
+            f"the boxes of {counted(len(scaled), 'image')} were drawn on pictures of another size and were scaled, "
+            f"such as {scaled[0]}: {stated} in {path.name}, {size} here."
         )
     return rows.assign(**dict(zip(XYXY_COLUMNS, boxes.T, strict=True))).drop(columns=SIZE_COLUMNS), notes
 
@@ -142,7 +142,7 @@ def _undecided(orientations: Mapping[str, int], path: Path) -> list[str]:
     if not orientations:
         return []
     return [
-        f"{len(orientations)} images, such as {min(orientations)}, are turned upright by their EXIF orientation, and "
+        f"{counted(len(orientations), 'image')}, such as {min(orientations)}, turned upright by EXIF orientation: "
         f"{path.name} does not say whether its boxes were drawn before or after; they are taken as drawn after, as "
         "annotation tools show pictures."
     ]

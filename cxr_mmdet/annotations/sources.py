@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxr_mmdet.annotations.coco import read_coco_table
 from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, Checker, read_csv, read_table
-from cxr_mmdet.errors import TableError
+from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import LABELS_22, NO_FINDING, is_no_finding
 
@@ -97,8 +97,8 @@ def disagreements_with_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> 
         if len(odd):
             first = odd.iloc[0]
             sentences.append(
-                f"{len(odd)} findings have {what}, the first is {first['class_name']} by {first['reader']} on image "
-                f"{first['image_id']}; the boxes decide."
+                f"{counted(len(odd), 'finding has', 'findings have')} {what}, the first is {first['class_name']} by "
+                f"{first['reader']} on image {first['image_id']}; the boxes decide."
             )
     return sentences
 
@@ -172,7 +172,7 @@ def read_source(path: Path, *, group_column: str | None = None) -> ReadersTable:
     notes += disagreements_with_boxes(rows, image_labels)
     rows, added = add_readings_without_boxes(rows, image_labels)
     if added:
-        notes.insert(0, f"{added} readings stand in {labels_path.name} only: these readers drew no box.")
+        notes.insert(0, f"{counted(added, 'reading without a box', 'readings without a box')} from {labels_path.name}.")
     if group_column:
         rows["group"] = rows["group"].fillna(rows.groupby("image_id")["group"].transform("first"))
         lost = rows["group"].isna()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.structures.labels import strip_comment
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def split_groups(groups: Sequence[str], val_ratio: float, seed: int) -> frozense
     sizes = Counter(groups)
     if len(sizes) < 2:
         raise DatasetError(
-            f"{len(groups)} images of {len(sizes)} patient(s) cannot be split into training and validation; expected "
-            "at least 2 patients. If the PatientID is only a placeholder, pass --group-by image."
+            f"{counted(len(groups), 'image')} of {counted(len(sizes), 'patient')} cannot be split into training and "
+            "validation; expected at least 2 patients. If the PatientID is only a placeholder, pass --group-by image."
         )
     # At least one image for each side, however small the ratio.
     wanted = min(max(round(val_ratio * len(groups)), 1), len(groups) - 1)
@@ -177,7 +177,9 @@ def listed_split(image_ids: Collection[str], path: Path) -> tuple[frozenset[str]
     val = frozenset(name for name in listed if name in image_ids)
     if not val or len(val) == len(image_ids):
         which = "none" if not val else "all"
-        raise UsageError(f"--val-list {path}: names {which} of {len(image_ids)} images; expected those to validate on.")
+        raise UsageError(
+            f"--val-list {path}: names {which} of {counted(len(image_ids), 'image')}; expected those to validate on."
+        )
     return val, [name for name in listed if name not in val]
 
 
@@ -228,9 +230,9 @@ def check_groups(group_of: Mapping[str, str], val: Collection[str]) -> None:
     if torn:
         images = sides[torn[0]]
         raise DatasetError(
-            f"{len(torn)} groups stand on both sides of the split, such as {torn[0]}: {images[False]} trains and "
-            f"{images[True]} validates; expected each patient on one side. Choose the split by groups, or pass "
-            "--group-by image when they are not the same patient's."
+            f"{counted(len(torn), 'group stands', 'groups stand')} on both sides of the split, such as {torn[0]}: "
+            f"{images[False]} trains and {images[True]} validates; expected each patient on one side. "
+            "Choose the split by groups, or pass --group-by image when they are not the same patient's."
         )
 
 
@@ -242,8 +244,9 @@ def _members(group_of: Mapping[str, str], folds: int) -> dict[str, list[str]]:
         members[group_of[image]].append(image)
     if len(members) < folds:
         raise DatasetError(
-            f"{len(group_of)} images of {len(members)} patient(s) cannot be divided in {folds}; expected at least one "
-            "patient for each part. If the PatientID is only a placeholder, pass --group-by image."
+            f"{counted(len(group_of), 'image')} of {counted(len(members), 'patient')} cannot be divided in {folds}; "
+            "expected at least one patient for each part. If the PatientID is only a placeholder, pass --group-by "
+            "image."
         )
     return members
 

@@ -131,7 +131,9 @@ def _of_file(
     own = _by_name(truth, path)
     missing = [name for name in images if name not in own]
     if missing:
-        raise DatasetError(f"{path}: lacks {len(missing)} images of the first annotation file, such as {missing[0]}.")
+        raise DatasetError(
+            f"{path}: lacks {counted(len(missing), 'image')} of the first annotation file, such as {missing[0]}."
+        )
     found: dict[int, Findings] = {}
     for name, image in images.items():
         mine = own[name]

@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
 from cxr_mmdet.cli.predict import FusionIouOption, FusionOption, WeightsOption
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import DetectionFusion
 
 app = CxrTyper(help=__doc__)
@@ -55,5 +55,5 @@ def ensemble(
     write_p_abnormal(out, gated)
     for note in notes:
         stderr.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    stderr.print(f"{len(fused)} detections out of {len(detections)} files", highlight=False)
+    stderr.print(f"{counted(len(fused), 'detection')} from {counted(len(detections), 'file')}", highlight=False)
     stdout.print(out, highlight=False)

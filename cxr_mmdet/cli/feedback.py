@@ -69,11 +69,9 @@ def export(
         kept.close()
     if summary.unfinished:
         stderr.print(
-            f"{summary.unfinished} unfinished readings are omitted; --unfinished includes them", highlight=False
+            f"omitted: {counted(summary.unfinished, 'unfinished reading')}; --unfinished includes them", highlight=False
         )
     if summary.unknown:
-        stderr.print(
-            f"{summary.unknown} readings belong to radiographs whose names are unknown; pass --images", highlight=False
-        )
+        stderr.print(f"names unknown for {counted(summary.unknown, 'reading')}; pass --images", highlight=False)
     stderr.print(f"{counted(summary.rows, 'row')} of {counted(summary.images, 'radiograph')}", highlight=False)
     stdout.print(out, highlight=False)

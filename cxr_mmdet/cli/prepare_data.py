@@ -36,7 +36,7 @@ from cxr_mmdet.cli.prepare_data_images import (
     ShortEdgeOption,
     print_failures,
 )
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _print_phantom(summary: PhantomSummary) -> None:
         table.add_row(label, str(count), str(summary.reader_boxes[label]))
     stdout.print(table)
     stderr.print(
-        f"wrote {summary.images} radiographs of {summary.patients} patients to {summary.path}, "
+        f"wrote {counted(summary.images, 'radiograph')} of {counted(summary.patients, 'patient')} to {summary.path}, "
         f"{summary.abnormal_images} of them with findings",
         highlight=False,
     )
@@ -238,4 +238,4 @@ def _print_build(summary: BuildSummary) -> None:
     for note in summary.notes:
         stderr.print(f"note: {note}", markup=False, highlight=False)
     print_failures(summary.failures, summary.out / FAILURES_NAME)
-    stderr.print(f"wrote {summary.images} radiographs to {summary.out}", highlight=False)
+    stderr.print(f"wrote {counted(summary.images, 'radiograph')} to {summary.out}", highlight=False)

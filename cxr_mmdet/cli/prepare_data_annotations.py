@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def check(folder: FolderArgument) -> None:
     for problem in problems:
         stdout.print(problem, markup=False, highlight=False)
     if problems:
-        stderr.print(f"{len(problems)} problems in {folder}", style="bold red", highlight=False)
+        stderr.print(f"{counted(len(problems), 'problem')} in {folder}", style="bold red", highlight=False)
         raise typer.Exit(1)
     stderr.print(f"{folder} has no problems", highlight=False)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +73,7 @@ def images(
         stderr.print(f"note: {note}", markup=False, highlight=False)
     print_failures(prepared.failures, out / FAILURES_NAME)
     reused = f", {prepared.reused} of them reused" if prepared.reused else ""
-    stderr.print(f"{len(prepared.images)} images in {out / IMAGES}{reused}", highlight=False)
+    stderr.print(f"{counted(len(prepared.images), 'image')} in {out / IMAGES}{reused}", highlight=False)
     if len(prepared.failures) > max_failures:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ from mmdet.registry import DATASETS
 from cxr_mmdet.datasets.augmentation import CLASSES_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.structures.coco import read_coco
 
 _MISSING_SHOWN = 3
@@ -112,8 +112,8 @@ class CxrDataset(BaseDetDataset):
         if missing:
             shown = ", ".join(missing[:_MISSING_SHOWN]) + (", …" if len(missing) > _MISSING_SHOWN else "")
             raise DatasetError(
-                f"{self.ann_file}: {len(missing)} of {len(images)} images are not in {folder} ({shown}); run "
-                "tools/prepare_data.py build again, or correct --data-root."
+                f"{self.ann_file}: {len(missing)} of {counted(len(images), 'image')} missing in {folder} ({shown}); "
+                "run tools/prepare_data.py build again, or correct --data-root."
             )
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cxr_mmdet.datasets.draw_plan import DrawPlan, plan_draws
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
+from cxr_mmdet.errors import counted
 
 if TYPE_CHECKING:
     import logging
@@ -80,7 +81,7 @@ def draws_table(counts: DrawCounts, plan: DrawPlan) -> Table:
     threshold = "off" if plan.repeat_threshold is None else f"{plan.repeat_threshold:g}"
     share = "off" if plan.normal_share is None else f"{float(plan.normal_share):g}"
     table = Table(
-        title=f"Training draws from {counts.images} images{copies}",
+        title=f"Training draws from {counted(counts.images, 'image')}{copies}",
         title_style="bold",
         title_justify="left",
         caption=f"repeat_threshold {threshold}, normal_share {share}",

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.engine.switches import lay_switches_over
-from cxr_mmdet.errors import ConfigError, DatasetError, UsageError
+from cxr_mmdet.errors import ConfigError, DatasetError, UsageError, counted
 from cxr_mmdet.recipes import config_folder as config_folder
 from cxr_mmdet.recipes import config_names as config_names
 from cxr_mmdet.recipes import resolve_config, resolve_switches
@@ -151,8 +151,8 @@ def check_class_counts(config: Config, classes: Sequence[str]) -> None:
         where, count = wrong[0]
         options = " ".join(f"{place}.num_classes={len(classes)}" for place, _ in wrong)
         raise ConfigError(
-            f"{where}.num_classes is {count}, the data hold {len(classes)} classes ({', '.join(classes)}); remove it "
-            f"from the config and from --cfg-options, or pass --cfg-options {options}."
+            f"{where}.num_classes is {count}, the data hold {counted(len(classes), 'class')} ({', '.join(classes)}); "
+            f"remove it from the config and from --cfg-options, or pass --cfg-options {options}."
         )
 
 

@@ -11,6 +11,7 @@ from mmdet.registry import HOOKS, LOG_PROCESSORS
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.runner import LogProcessor
 
+from cxr_mmdet.errors import counted
 from cxr_mmdet.memory import peak_bytes
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ class ThroughputHook(Hook):
         images = iterations * images_per_iteration(runner)
         whole = timedelta(seconds=round(time.monotonic() - began))
         runner.logger.info(
-            f"Trained {iterations} iterations, {images} images, in {timedelta(seconds=round(seconds))}: "
-            f"{images / seconds:.1f} images/s, {waited / seconds:.0%} of the time waiting for data; "
+            f"Trained {counted(iterations, 'iteration')}, {counted(images, 'image')}, in "
+            f"{timedelta(seconds=round(seconds))}: {images / seconds:.1f} images/s, "
+            f"{waited / seconds:.0%} of the time waiting for data; "
             f"with validation and saving {whole}.{_peak()}"
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.evaluation.matching import ClassMatches, first_of_runs
 from cxr_mmdet.evaluation.voc import as_weights
 from cxr_mmdet.files import plain_cell, write_json
@@ -68,7 +68,7 @@ def read_p_abnormal(path: Path, ground_truth: CocoDict) -> NDArray[np.float64]:
     missing = [name for name in names if name not in given]
     if missing:
         raise DatasetError(
-            f"{path}: lacks p_abnormal of {len(missing)} of {len(names)} images, {missing[0]!r} for one."
+            f"{path}: lacks p_abnormal of {len(missing)} of {counted(len(names), 'image')}, such as {missing[0]!r}."
         )
     return np.array([given[name] for name in names], dtype=np.float64)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path, plain_cell
 from cxr_mmdet.structures.boxes import clip_to_image
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING_ID
@@ -122,7 +122,7 @@ def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Sub
         clipped += _read_predictions(where, text, sources[name], category_of, detections, p_no_finding)
     missing = sorted(set(sources) - seen)
     if missing:
-        raise DatasetError(f"{path}: lacks {len(missing)} of {len(sources)} images, {missing[0]!r} for one.")
+        raise DatasetError(f"{path}: lacks {len(missing)} of {counted(len(sources), 'image')}, such as {missing[0]!r}.")
     return Submission(detections, p_no_finding, clipped)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.errors import CheckpointError, ConfigError
+from cxr_mmdet.errors import CheckpointError, ConfigError, counted
 from cxr_mmdet.files import write_json
 from cxr_mmdet.inference.backends.graphs import graph_names
 from cxr_mmdet.inference.preprocessing import Preprocessing
@@ -129,7 +129,9 @@ class Bundle:
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
             raise ValueError("labels must be at least one, each different")
         if self.spec.class_count not in (None, len(self.class_names)):
-            raise ValueError(f"labels has {len(self.class_names)} names, channels has {self.spec.class_count} classes")
+            raise ValueError(
+                f"labels has {counted(len(self.class_names), 'name')}, channels has {self.spec.class_count} classes"
+            )
         missing = sorted(set(self._needed()) - set(self.files))
         if missing:
             raise ValueError(f"files does not list {', '.join(missing)}")

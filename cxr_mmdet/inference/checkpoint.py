@@ -19,7 +19,7 @@ import cxr_mmdet.models.data_preprocessor  # noqa: F401 (registers our preproces
 from cxr_mmdet.engine.checkpoint_file import TRUST, read_checkpoint_file
 from cxr_mmdet.engine.pretrained import compare_weights
 from cxr_mmdet.engine.running import find_checkpoint
-from cxr_mmdet.errors import CheckpointError, first_line
+from cxr_mmdet.errors import CheckpointError, counted, first_line
 from cxr_mmdet.inference.bundle import sha256_of
 from cxr_mmdet.inference.export.model_card import summarise
 from cxr_mmdet.inference.safe_config import parse_config
@@ -215,7 +215,8 @@ def require_labels(path: Path, model: BaseDetector, class_names: Sequence[str]) 
     count = getattr(head, "num_classes", len(class_names))
     if count != len(class_names):
         raise CheckpointError(
-            f"{path}: names {len(class_names)} classes, its network scores {count}; it was put together by hand."
+            f"{path}: names {counted(len(class_names), 'class')}, its network scores {count}; the file was "
+            "put together by hand."
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.boxes import as_boxes
 from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import DetectionFusion
@@ -174,7 +174,9 @@ def check_weights(weights: Sequence[float] | None, count: int) -> None:
         UsageError: see above.
     """
     if weights is not None and (len(weights) != count or min(weights) <= 0):
-        raise UsageError(f"{len(weights)} weights for {count} models: each model needs one, above 0.")
+        raise UsageError(
+            f"{counted(len(weights), 'weight')} for {counted(count, 'model')}: each model needs one, above 0."
+        )
 
 
 def fuse_findings(

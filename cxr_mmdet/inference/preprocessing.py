@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from cxr_mmdet.errors import counted
 from cxr_mmdet.inference.spec import require_flag, require_number, require_whole
 from cxr_mmdet.preparation.images import shrink
 from cxr_mmdet.structures import boxes
@@ -82,7 +83,7 @@ class Preprocessing:
             width, height = scale
             require_whole("scale", max(scale), 1, _LARGEST_SIDE)
         if len(value["mean"]) != CHANNELS:
-            raise ValueError(f"mean has {len(value['mean'])} numbers, expected {CHANNELS}")
+            raise ValueError(f"mean has {counted(len(value['mean']), 'number')}, expected {CHANNELS}")
         return cls(
             short_edge=value["short_edge"],
             pad_to_square=value["pad_to_square"],

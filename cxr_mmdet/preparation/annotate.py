@@ -24,6 +24,7 @@ from cxr_mmdet.annotations.table import (
     unknown_classes,
     without_regions,
 )
+from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.folder import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
@@ -290,14 +291,18 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
     left_out = boxes.loc[~boxes["class_name"].isin(label_set.labels), "class_name"]
     if len(left_out):
         names = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.value_counts().items()))
-        notes.append(f"{len(left_out)} boxes of {left_out.nunique()} other classes are left out: {names}.")
+        notes.append(
+            f"left out: {counted(len(left_out), 'box')} of {counted(left_out.nunique(), 'other class')}: {names}."
+        )
     if options.fusion is ReaderFusion.READERS and each.model is None:
         notes.append("no two readers share an image, so their boxes are fused by wbf and every box counts alike.")
     if each.outvoted:
-        notes.append(f"{each.outvoted} boxes of fewer than {options.min_votes} readers are voted out.")
+        notes.append(
+            f"voted out: {counted(each.outvoted, 'box')} of fewer than {counted(options.min_votes, 'reader')}."
+        )
     dropped = len(images) - len(each.splits.train["images"]) - len(each.splits.val["images"])
     if dropped:
-        notes.append(f"{dropped} images without any of these classes are dropped.")
+        notes.append(f"dropped: {counted(dropped, 'image')} without any of these classes.")
     for split, split_counts in (("train", counts.train), ("val", counts.val)):
         empty = [label for label, count in split_counts.by_class.items() if not count.boxes]
         if empty:

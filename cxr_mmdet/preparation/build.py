@@ -10,7 +10,7 @@ from cxr_mmdet.annotations.agreement import label_agreement
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
 from cxr_mmdet.annotations.sources import find_table, label_names, read_source
 from cxr_mmdet.annotations.table import is_region
-from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.files import write_json
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, annotate
 from cxr_mmdet.preparation.folder import (
@@ -104,7 +104,8 @@ def build_dataset(
     if not found:
         write_failures(out / FAILURES_NAME, [*missing, *unread])
         raise DatasetError(
-            f"{readers.path}: names none of the {len(sources)} radiographs in {next(iter(sources.values())).parent}; "
+            f"{readers.path}: names none of the {counted(len(sources), 'radiograph')} in "
+            f"{next(iter(sources.values())).parent}; "
             f"expected image_id to be the file's name without suffix, got {missing[0].image_id!r} in the table and "
             f"{next(iter(sources))!r} there; {out / FAILURES_NAME} lists all."
         )
@@ -126,7 +127,9 @@ def build_dataset(
         key=key,
     )
     if not prepared.images:
-        raise DatasetError(f"none of {len(readable)} radiographs could be read; {prepared.failures[0].reason}")
+        raise DatasetError(
+            f"none of {counted(len(readable), 'radiograph')} could be read; {prepared.failures[0].reason}"
+        )
     failures = tuple(sorted([*missing, *unread, *prepared.failures], key=lambda failure: failure.image_id))
     # Before anything that may be refused because of them.
     write_failures(out / FAILURES_NAME, failures)
@@ -144,11 +147,11 @@ def build_dataset(
     if respelled:
         notes.insert(
             0,
-            f"{len(respelled)} images are spelled otherwise in {readers.path.name} than their files (accents or "
+            f"{counted(len(respelled), 'image')} spelled otherwise in {readers.path.name} than the file (accents or "
             f"suffix), such as {respelled[0]!r} for {found[respelled[0]]!r}.",
         )
     if clipped:
-        notes.insert(0, f"{clipped} readers' boxes reached beyond their picture and were clipped.")
+        notes.insert(0, f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the picture.")
     manifest = {
         "parameters": options.to_json(),
         "inputs": describe_inputs(readers.path, sources),
@@ -212,7 +215,7 @@ def _match(
 def _describe_missing(missing: Sequence[Failure], rows: pd.DataFrame, table: Path, out: Path) -> str:
     """Return that images of the table have no file: it is often why nothing else is as expected."""
     return (
-        f"{len(missing)} of {rows['image_id'].nunique()} images in {table} have no radiograph, such as "
+        f"{len(missing)} of {rows['image_id'].nunique()} images in {table} without a radiograph, such as "
         f"{missing[0].image_id!r} ({missing[0].reason}); {out / FAILURES_NAME} lists them"
     )
 

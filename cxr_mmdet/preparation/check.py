@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from cxr_mmdet.errors import CxrError, DatasetError
+from cxr_mmdet.errors import CxrError, DatasetError, counted
 from cxr_mmdet.preparation.annotate import ANNOTATIONS
 from cxr_mmdet.preparation.folder import IMAGES
 from cxr_mmdet.preparation.label_sets import count_split
@@ -42,7 +42,9 @@ def check_folder(folder: Path) -> list[str]:
     else:
         missing = sorted(set(prepared.rows["image_id"]).difference(prepared.images))
         if missing:
-            problems.append(f"{len(missing)} images that readers saw have no picture, such as {missing[0]}.")
+            problems.append(
+                f"{counted(len(missing), 'image has', 'images have')} readers but no picture, such as {missing[0]}."
+            )
     named: dict[str, tuple[int, int]] = {}
     for name, entry in sorted(manifest["label_sets"].items()):
         for part in _parts(folder):
@@ -112,7 +114,7 @@ def _leaks(where: str, train: Any, val: Any, manifest: dict[str, Any]) -> Iterat
     for kind, found in sides.items():
         both = sorted(name for name, where_is in found.items() if len(where_is) > 1)
         if both:
-            yield f"{where}: {len(both)} {kind}s stand on both sides, such as {both[0]}."
+            yield f"{where}: {counted(len(both), f'{kind} stands', f'{kind}s stand')} on both sides, such as {both[0]}."
     if manifest["parameters"].get("allow_duplicates"):
         return
     side = sides["image"]
@@ -138,4 +140,4 @@ def _picture_problems(folder: Path, named: dict[str, tuple[int, int]], *, all_ar
             yield f"{folder.name}/{name}: is {size}, but its COCO entry says {said}."
     strange = sorted(name for name in there - named.keys() if not name.startswith("."))
     if strange and all_are_named:
-        yield f"{folder.name}: {len(strange)} pictures that no COCO file names, such as {strange[0]}."
+        yield f"{folder.name}: {counted(len(strange), 'picture')} that no COCO file names, such as {strange[0]}."

@@ -15,7 +15,7 @@ from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.pictures import picture_format
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import parse_dataset, quiet_pydicom
-from cxr_mmdet.errors import DatasetError, DicomError
+from cxr_mmdet.errors import DatasetError, DicomError, counted
 from cxr_mmdet.files import atomic_path, write_json
 from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
@@ -351,7 +351,7 @@ def image_notes(images: Sequence[PreparedImage]) -> list[str]:
     burned_in = sum(image.burned_in_annotation is True for image in images)
     if burned_in:
         notes.append(
-            f"{burned_in} radiographs say that text is burnt into their pixels (BurnedInAnnotation YES), which may "
+            f"{counted(burned_in, 'radiograph')} with text burnt into the pixels (BurnedInAnnotation YES), which may "
             f"name the patient; {INDEX_NAME} lists them."
         )
     return notes

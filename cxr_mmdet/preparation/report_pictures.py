@@ -11,6 +11,7 @@ import numpy as np
 
 from cxr_mmdet.annotations.split import order_of_groups
 from cxr_mmdet.drawing import DASHES, PALETTE, draw_boxes
+from cxr_mmdet.errors import counted
 from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
 from cxr_mmdet.preparation.report_numbers import place_map
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xywh_to_xyxy
@@ -166,15 +167,17 @@ def _study(
     )
     after = _panel(
         "Consensus",
-        f"{len(fused)} boxes, {alone} of one reader only",
+        f"{counted(len(fused), 'box')}, {alone} of one reader only",
         pixels,
         xywh_to_xyxy([annotation["bbox"] for annotation in fused]),
         [f"{labels[annotation['category_id'] - 1]} {annotation['votes']}/{len(readers)}" for annotation in fused],
         [vote_style(annotation["votes"], len(readers)) for annotation in fused],
     )
     several = len(readers) > 1
-    who = f"{len(readers)} readers" if several else readers[0]
-    return Study(str(image["image_id"]), f"{who}, {len(drawn)} boxes", (before, after) if several else (before,))
+    who = counted(len(readers), "reader") if several else readers[0]
+    return Study(
+        str(image["image_id"]), f"{who}, {counted(len(drawn), 'box')}", (before, after) if several else (before,)
+    )
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.annotations.reader_consensus import ReaderModel
-from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.files import write_json
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME, READERS_NAME, annotate
 from cxr_mmdet.preparation.folder import MANIFEST_NAME
@@ -48,8 +48,8 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
     missing = sorted(named.difference(prepared.images))
     if missing:
         raise DatasetError(
-            f"{folder}: {len(missing)} pictures of {ANNOTATIONS}/{READERS_NAME} are gone, such as {missing[0]}.png; "
-            "build it again with tools/prepare_data.py build --force."
+            f"{folder}: {counted(len(missing), 'picture')} of {ANNOTATIONS}/{READERS_NAME} missing, such as "
+            f"{missing[0]}.png; build it again with tools/prepare_data.py build --force."
         )
     models = {}
     for label_set in prepared.label_sets:

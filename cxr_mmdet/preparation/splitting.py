@@ -17,7 +17,7 @@ from cxr_mmdet.annotations.split import (
     stratified_folds,
     stratified_split,
 )
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, twins_across
 from cxr_mmdet.preparation.options import BY_IMAGE
 from cxr_mmdet.structures.enums import SplitMethod
@@ -114,7 +114,7 @@ def _divide(
         assert options.val_list is not None, "SplitOptions.check sees to it"
         val, unknown = listed_split(group_of.keys(), options.val_list)
         names = ", ".join(unknown[:SHOWN_NAMES])
-        note = f"{len(unknown)} names in {options.val_list.name} are no prepared images, such as {names}."
+        note = f"{counted(len(unknown), 'name')} in {options.val_list.name} without a prepared image, such as {names}."
         return val, [], [note] if unknown else []
     if options.split is SplitMethod.READERS:
         readers_of = {image: frozenset[str]() for image in group_of} | _sets(rows, "reader")
@@ -145,8 +145,9 @@ def _judge_twins(across: Sequence[Twins], options: SplitOptions) -> list[str]:
         return []
     closest = across[0]
     found = (
-        f"{len(across)} pairs of near-identical pictures stand on both sides of the split (perceptual hashes within "
-        f"{MAX_DISTANCE} of 256 bits), the closest are {closest.first} and {closest.second} ({closest.distance} bits)"
+        f"{counted(len(across), 'pair')} of near-identical pictures on both sides of the split (perceptual hashes "
+        f"within {MAX_DISTANCE} of 256 bits), the closest are {closest.first} and {closest.second} "
+        f"({closest.distance} bits)"
     )
     if options.allow_duplicates:
         return [f"{found}."]

@@ -18,7 +18,7 @@ from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
-from cxr_mmdet.errors import DatasetError, DicomError, TableError
+from cxr_mmdet.errors import DatasetError, DicomError, TableError, counted
 from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
@@ -337,7 +337,7 @@ def survey_lines(survey: Survey) -> Iterator[str]:
     yield _patients(survey)
     if survey.identical:
         copies = sum(len(names) - 1 for names in survey.identical)
-        yield f"{copies:,} pictures are identical to another: {_listed([' = '.join(g) for g in survey.identical])}"
+        yield f"{counted(copies, 'picture')} identical to another: {_listed([' = '.join(g) for g in survey.identical])}"
     if survey.burned_in:
         yield f"{len(survey.burned_in):,} say that text is burnt into the pixels: {_listed(survey.burned_in)}"
     yield from _unreadable(survey)
@@ -365,16 +365,16 @@ def _table(table: TableMatch | None) -> Iterator[str]:
     elif table.problem:
         yield f"table: {table.problem}"
     elif table.is_complete:
-        yield f"table: {table.images:,} images, each with its file; every box lies in its picture"
+        yield f"table: {counted(table.images, 'image')}, each with its file; every box lies in its picture"
     else:
-        yield f"table: {table.images:,} images"
+        yield f"table: {counted(table.images, 'image')}"
         if table.without_file:
-            yield f"table: {len(table.without_file):,} images without a file: {_listed(table.without_file)}"
+            yield f"table: {counted(len(table.without_file), 'image')} without a file: {_listed(table.without_file)}"
         if table.without_row:
-            yield f"table: {len(table.without_row):,} files without a row: {_listed(table.without_row)}"
+            yield f"table: {counted(len(table.without_row), 'file')} without a row: {_listed(table.without_row)}"
         if table.boxes_outside:
             outside = sum(table.boxes_outside.values())
-            yield f"table: {outside:,} boxes reach beyond their picture: {_listed(list(table.boxes_outside))}"
+            yield f"table: {counted(outside, 'box', 'boxes')} beyond the picture: {_listed(list(table.boxes_outside))}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.sources import find_table, read_source
 from cxr_mmdet.annotations.table import is_region, merge_classes, spreadsheet_frame, without_regions
+from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.pages import format_percent, format_score
 from cxr_mmdet.preparation.label_sets import choose_label_sets
@@ -118,8 +119,8 @@ def _report_label_set(label_set: LabelSet, rows: pd.DataFrame, options: TableOpt
 def table_lines(report: TableReport) -> Iterator[str | Table]:
     """Yield what to print: a line on the table, then a table for each label set."""
     yield (
-        f"{report.rows:,} rows, {report.images:,} images ({report.normal_images:,} without a box), "
-        f"{report.readers} readers"
+        f"{counted(report.rows, 'row')}, {counted(report.images, 'image')} ({report.normal_images:,} without a box), "
+        f"{counted(report.readers, 'reader')}"
     )
     for each in report.label_sets:
         yield _label_set_table(each)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures.boxes import xyxy_to_xywh
 
@@ -235,8 +235,8 @@ def notes_on_detections(ground_truth: CocoDict, detections: Sequence[Detection])
     empty = sum(min(entry["bbox"][2:]) == 0 for entry in detections)
     notes = []
     if empty:
-        which = f"{empty:,} of {len(detections):,} detections"
-        notes.append(f"{which} have a box without width or height and count as false positives, as in pycocotools.")
+        which = f"{empty:,} of {counted(len(detections), 'detection')}"
+        notes.append(f"{which} without width or height; such boxes count as false positives, as in pycocotools.")
     return notes + hints_on_boxes(ground_truth, detections, "detections")
 
 

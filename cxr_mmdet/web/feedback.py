@@ -11,7 +11,7 @@ from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
-from cxr_mmdet.errors import DatasetError, DicomError
+from cxr_mmdet.errors import DatasetError, DicomError, counted
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import NO_FINDING
@@ -97,7 +97,7 @@ def _nothing(all_readings: int, finished: int, unknown: int) -> str:
     if not all_readings:
         return "the store holds no reading; give verdicts on the page first."
     if not finished:
-        return f"none of {all_readings} readings is finished; finish them on the page, or pass --unfinished."
+        return f"none of {counted(all_readings, 'reading')} is finished; finish them on the page, or pass --unfinished."
     return f"none of the {unknown} radiographs that were read is known by name; give their folder by --images."
 
 

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.errors import CxrError
+from cxr_mmdet.errors import CxrError, counted
 from cxr_mmdet.structures.radiograph_files import HEAD_BYTES, UNZIP_ERRORS, image_id_of, is_radiograph, unique_ids
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo], limits: Limits
     if sum(info.file_size for info in members) > limits.total_bytes:
         raise UploadError(f"{name}: unpacks to more than {_mib(limits.total_bytes)}; it is refused.")
     if len(members) > _MOST_MEMBERS:
-        raise UploadError(f"{name}: holds {len(members)} files, more than {_MOST_MEMBERS}; it is refused.")
+        raise UploadError(f"{name}: holds {counted(len(members), 'file')}, more than {_MOST_MEMBERS}; it is refused.")
 
 
 def _leaves_its_folder(member: str) -> bool:

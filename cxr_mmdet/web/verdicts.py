@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.errors import CxrError
+from cxr_mmdet.errors import CxrError, counted
 from cxr_mmdet.structures.boxes import as_boxes, clip_to_image
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Reading:
         """
         waiting = [finding for finding in shown if finding.key not in self.verdicts]
         if waiting:
-            count = "1 finding waits" if len(waiting) == 1 else f"{len(waiting)} findings wait"
+            count = counted(len(waiting), "finding waits", "findings wait")
             raise ReadingError(f"{count} for a verdict, the first is {waiting[0].class_name}.")
         self.finished = True
 

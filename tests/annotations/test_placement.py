@@ -84,7 +84,7 @@ def test_boxes_of_a_resized_copy_are_scaled_and_it_is_said():
     np.testing.assert_allclose(rows[XYXY_COLUMNS].to_numpy(), [[100, 200.2, 300, 600.6]])
     assert not set(SIDES) & set(rows.columns)
     assert notes == [
-        "the boxes of 1 images were drawn on pictures of another size and were scaled, such as a: 50 x 100 in t.json, "
+        "the boxes of 1 image were drawn on pictures of another size and were scaled, such as a: 50 x 100 in t.json, "
         "500 x 1001 here."
     ]
 
@@ -114,7 +114,7 @@ def test_boxes_drawn_before_a_picture_was_turned_are_turned_with_it(orientation)
     )
     assert rows[XYXY_COLUMNS].to_numpy().tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
     assert len(notes) == 1
-    assert "their boxes were turned too" in notes[0]
+    assert "the boxes were turned too" in notes[0]
     # Drawn on the upright picture, they stay.
     rows, notes = fit_to_pictures(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": orientation}, Path("t.json"))
     assert (rows[XYXY_COLUMNS].to_numpy().tolist(), notes) == ([[1, 2, 3, 4]], [])

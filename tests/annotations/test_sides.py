@@ -83,7 +83,7 @@ def test_random_folds_are_of_one_size_where_groups_allow():
 
 def test_too_few_groups_or_folds_are_refused():
     two = {"a": "p", "b": "p", "c": "q"}
-    with pytest.raises(DatasetError, match=re.escape("3 images of 2 patient(s) cannot be divided in 3")):
+    with pytest.raises(DatasetError, match=re.escape("3 images of 2 patients cannot be divided in 3")):
         random_folds(two, 3, 0)
     with pytest.raises(UsageError, match="--folds 1"):
         stratified_folds(two, {}, 1, 0)
@@ -130,7 +130,7 @@ def test_readers_that_divide_nothing_are_refused(names, message):
 
 
 def test_a_torn_group_is_named_with_both_its_images():
-    with pytest.raises(DatasetError, match="1 groups stand on both sides of the split, such as p: a trains and b val"):
+    with pytest.raises(DatasetError, match="1 group stands on both sides of the split, such as p: a trains and b val"):
         check_groups({"a": "p", "b": "p", "c": "q"}, {"b"})
     check_groups({"a": "p", "b": "p", "c": "q"}, {"c"})
 

@@ -39,7 +39,7 @@ def test_readings_without_a_box_are_readings(release):
     ]
     assert set(table.rows["class_id"]) == {0, 1, 2}
     assert last[["x_min", "y_max"]].isna().all(axis=None)
-    assert table.notes == ("2 readings stand in image_labels_train.csv only: these readers drew no box.",)
+    assert table.notes == ("2 readings without a box from image_labels_train.csv.",)
     assert label_names(table.image_labels) == ["Edema", "Rib fracture", "Pneumonia", "Other diseases"]
     assert table.image_labels["Pneumonia"].tolist() == [True, False, False, False, True]
 
@@ -47,8 +47,8 @@ def test_readings_without_a_box_are_readings(release):
 def test_boxes_and_image_labels_that_differ_are_noted(release):
     labels = (LABELS, "a,R1,0,1,0,0,0", *READINGS[1:])
     notes = read_source(find_table(release(labels=labels))).notes
-    assert "1 findings have a box but no image-level label, the first is Edema by R1 on image a" in notes[1]
-    assert "1 findings have an image-level label but no box, the first is Rib fracture by R1 on image a" in notes[2]
+    assert "1 finding has a box but no image-level label, the first is Edema by R1 on image a" in notes[1]
+    assert "1 finding has an image-level label but no box, the first is Rib fracture by R1 on image a" in notes[2]
 
 
 def test_the_test_part_has_one_consensus_reader(release):

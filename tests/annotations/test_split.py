@@ -52,7 +52,7 @@ def test_two_large_patients_are_still_two_sides():
 
 
 def test_one_patient_cannot_be_split():
-    with pytest.raises(DatasetError, match=re.escape("3 images of 1 patient(s)")):
+    with pytest.raises(DatasetError, match=re.escape("3 images of 1 patient cannot")):
         split_groups(["a", "a", "a"], 0.2, 0)
     with pytest.raises(DatasetError):
         split_groups([], 0.2, 0)

@@ -198,5 +198,5 @@ def test_odd_results_are_noted_and_no_operating_threshold_is_said_in_words(invok
     truth, results = write(tmp_path / "gt.json", make_ground_truth()), write(tmp_path / "d.json", found)
     result = invoke("run", truth, results, "--resamples", 0)
     assert result.exit_code == 0, result.output
-    assert "1 of 5 detections have a box without width or height" in result.stderr
+    assert "1 of 5 detections without width or height" in result.stderr
     assert "Operating threshold: none" in result.stdout

@@ -124,7 +124,7 @@ def test_models_of_other_label_orders_are_fused_by_name(tmp_path):
         (("MODEL", "IN", "--out", "OUT", "--score-threshold", "2"), 2, "--score-threshold"),
         (("MODEL", "IN", "--out", "OUT", "--device", "cuda"), 2, "run on the CPU"),
         (("MODEL", "IN", "--out", "OUT", "--short-edge", "512"), 2, "--short-edge"),
-        (("--ensemble", "MODEL", "MODEL", "--weight", "1", "--out", "OUT", "IN"), 2, "1 weights for 2 models"),
+        (("--ensemble", "MODEL", "MODEL", "--weight", "1", "--out", "OUT", "IN"), 2, "1 weight for 2 models"),
     ],
 )
 def test_one_sentence_each(pictures, tmp_path, arguments, exit_code, message):

@@ -203,7 +203,7 @@ class TestPhantom:
         before = sorted(src.rglob("*"))
         result = run("phantom", src, *self.SMALL, "--force")
         assert result.exit_code == 2
-        assert "so no phantom" in result.stderr
+        assert "so they are not phantoms" in result.stderr
         assert sorted(src.rglob("*")) == before
 
     def test_only_the_asked_findings_are_drawn(self, tmp_path):

@@ -73,7 +73,7 @@ class TestAnnotations:
         (tmp_path / "boxes.json").write_text(json.dumps(coco))
         result = run("annotations", tmp_path / "boxes.json", "--labels", "auto")
         assert result.exit_code == 0, result.output
-        assert "1 images (0 without a box), 1 readers" in result.stdout
+        assert "1 image (0 without a box), 1 reader" in result.stdout
         assert "there is no agreement" in result.stderr
         assert "kappa" not in result.stdout
 
@@ -113,7 +113,7 @@ class TestSplit:
         (tmp_path / "val.txt").write_text("i04\n")
         result = run("split", built, "--split", "list", "--val-list", tmp_path / "val.txt")
         assert result.exit_code == 1
-        assert "1 groups stand on both sides of the split" in result.stderr
+        assert "1 group stands on both sides of the split" in result.stderr
 
     @pytest.mark.parametrize(
         ("args", "message"),
@@ -149,7 +149,7 @@ class TestReportAndCheck:
         picture.write_bytes(content)
         assert result.exit_code == 1
         assert result.stdout.strip() == "images/i00.png: cannot be decoded."
-        assert "1 problems in" in result.stderr
+        assert "1 problem in" in result.stderr
         assert "has no problems" in run("check", built).stderr
 
     @pytest.mark.parametrize("command", ["split", "report"])

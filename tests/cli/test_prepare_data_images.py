@@ -33,10 +33,10 @@ class TestImages:
     def test_a_second_run_has_nothing_to_do(self, src, tmp_path):
         result = run("images", src, tmp_path / "out", "--short-edge", "20", "--jobs", "2")
         assert result.exit_code == 0, result.stderr
-        assert f"5 pictures in {tmp_path / 'out/images'}\n" in result.stderr
+        assert f"5 images in {tmp_path / 'out/images'}\n" in result.stderr
         again = run("images", src, tmp_path / "out", "--short-edge", "20")
         assert again.exit_code == 0
-        assert "5 pictures" in again.stderr
+        assert "5 images" in again.stderr
         assert "5 of them reused" in again.stderr
 
     def test_failures_make_the_exit_code_unless_allowed(self, src, tmp_path):
@@ -49,7 +49,7 @@ class TestImages:
 
     def test_burnt_in_text_is_reported(self, src, tmp_path):
         write_radiograph(src / "i0.dcm", BurnedInAnnotation="YES")
-        assert "note: 1 radiographs say that text is burnt" in run("images", src, tmp_path / "out").stderr
+        assert "note: 1 radiograph with text burnt" in run("images", src, tmp_path / "out").stderr
 
     @pytest.mark.parametrize(
         ("args", "code", "message"),
@@ -106,7 +106,7 @@ class TestDoctor:
         for word in ("syntax", "photometric", "MONOCHROME2", "modality", "CR", "view", "PA"):
             assert word in words
         assert "2 patients, 2 with several pictures (at most 3)" in result.stdout
-        assert "4 pictures are identical to another" in result.stdout
+        assert "4 pictures identical to another" in result.stdout
         assert max(map(len, result.stdout.splitlines()[:30])) <= 100
 
     def test_json_and_the_exit_code_of_a_folder_that_is_not_ready(self, src):

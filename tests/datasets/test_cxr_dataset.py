@@ -84,7 +84,7 @@ def test_takes_the_classes_of_the_file_when_told_none(prepared_folder: PreparedF
 def test_names_missing_pictures(prepared_folder: PreparedFolder):
     root = prepared_folder()
     (root / "images" / "train2.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 6 images are not in .*train2\.png.*--data-root"):
+    with pytest.raises(DatasetError, match=r"1 of 6 images missing in .*train2\.png.*--data-root"):
         build(root)
 
 

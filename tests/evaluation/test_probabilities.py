@@ -42,7 +42,7 @@ def test_every_form_gives_the_images_in_file_order(tmp_path, name, content):
         ("p.json", [{"image_id": "a"}], "entry 0: is not an object with"),
         ("p.json", ROWS | {"a": 1.2}, "p_abnormal 1.2 of image 'a'"),
         ("p.json", ROWS | {"a": True}, "p_abnormal True of image 'a'"),
-        ("p.json", {"b": 0.5}, "lacks p_abnormal of 2 of 3 images, 'a' for one"),
+        ("p.json", {"b": 0.5}, "lacks p_abnormal of 2 of 3 images, such as 'a'"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, name, content, message):

@@ -78,7 +78,7 @@ def test_what_was_written_is_read_back(tmp_path_factory, detections, p):
         ("image_id,PredictionString\nb,14 1 0 0 1 1,7\n", "line 2: has 3 columns"),
         ("image_id,PredictionString\nz,14 1 0 0 1 1\n", "line 2: image 'z' is not among"),
         ("image_id,PredictionString\nb,14 1 0 0 1 1\nb,14 1 0 0 1 1\n", "line 3: image 'b' has a line already"),
-        ("image_id,PredictionString\nb,14 1 0 0 1 1\n", "lacks 1 of 2 images, 'a'"),
+        ("image_id,PredictionString\nb,14 1 0 0 1 1\n", "lacks 1 of 2 images, such as 'a'"),
         ("image_id,PredictionString\nb,\n", "line 2: the prediction string holds 0 words"),
         ("image_id,PredictionString\nb,14 1 0 0 1\n", "holds 5 words"),
         ("image_id,PredictionString\nb,x 1 0 0 1 1\n", "is not a class and five numbers"),

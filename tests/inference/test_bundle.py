@@ -176,7 +176,7 @@ def test_a_number_of_the_detector_that_cannot_be(bundle, place, value, message):
         ({"scale": [10**6, 10**6]}, "scale is 1000000"),
         ({"std": [0, 1, 1]}, "std is 0"),
         ({"std": [1, 1]}, "mean has 3 numbers, std has 2"),
-        ({"mean": [0], "std": [1]}, "mean has 1 numbers, expected 3"),
+        ({"mean": [0], "std": [1]}, "mean has 1 number, expected 3"),
         ({"size_divisor": 0}, "size_divisor is 0"),
         ({"keep_ratio": "no"}, "keep_ratio is 'no'"),
     ],

@@ -211,7 +211,7 @@ def test_dropped_normals_leave_the_images_with_the_labels(src, out):
     summary = build_dataset(src, out, BuildOptions(labels=("5",), drop_normals=True))
     kept = {image["image_id"] for coco in both(out, "5") for image in coco["images"]}
     assert kept == {image_id for image_id, (_, label) in IMAGES.items() if label in LABELS_5}
-    assert "labels 5: 8 images without any of these classes are dropped." in summary.notes
+    assert "labels 5: dropped: 8 images without any of these classes." in summary.notes
 
 
 def test_several_label_sets_share_pictures_and_split(src, out, tmp_path):
@@ -316,7 +316,7 @@ def test_ids_match_their_files_whatever_the_form_of_accents_and_with_a_suffix(sr
     write_table(src / "train.csv", [(other.get(row[0], row[0]), *row[1:]) for row in table_rows(IMAGES)])
     summary = build_dataset(src, out, OPTIONS)
     assert not summary.failures
-    assert summary.notes[0].startswith("2 images are spelled otherwise in train.csv than their files")
+    assert summary.notes[0].startswith("2 images spelled otherwise in train.csv than the file")
     images = {image["image_id"] for coco in both(out, "5") for image in coco["images"]}
     assert images == {unicodedata.normalize("NFD", "Müller"), *IMAGES} - {"image00"}
 
@@ -370,7 +370,7 @@ def test_what_matches_nothing_is_named_before_what_follows_from_it(src, out):
     with pytest.raises(DatasetError) as caught:
         build_dataset(src, out, OPTIONS)
     message = str(caught.value)
-    assert message.startswith(f"18 of 20 images in {src / 'train.csv'} have no radiograph, such as 'image02' (")
+    assert message.startswith(f"18 of 20 images in {src / 'train.csv'} without a radiograph, such as 'image02' (")
     assert f"holds no file of this name; move {src / 'train/sub/image02.dicom'} there)" in message
     assert len(pd.read_csv(out / "failures.csv")) == 18
 
@@ -389,7 +389,7 @@ def test_a_box_beyond_its_picture_is_refused_or_clipped(src, out):
     with pytest.raises(TableError, match=r"train.csv, line 2: x_max 5000 is beyond the image width 90"):
         build_dataset(src, out, OPTIONS)
     summary = build_dataset(src, out, BuildOptions(labels=("5",), clip_boxes=True))
-    assert "1 readers' boxes reached beyond their picture and were clipped." in summary.notes
+    assert "clipped: 1 box of a reader beyond the picture." in summary.notes
 
 
 @pytest.mark.parametrize(("fusion", "boxes"), [(ReaderFusion.WBF, 12), (ReaderFusion.NMS, 12), (ReaderFusion.NONE, 36)])
@@ -483,7 +483,7 @@ def test_a_label_set_finds_its_classes_in_another_spelling():
 def test_a_class_without_boxes_is_noted(src, out):
     notes = build_dataset(src, out, OPTIONS).notes
     assert any(note.startswith("labels 5: no box of Aortic enlargement, Infiltration") for note in notes)
-    assert "labels 5: 4 boxes of 1 other classes are left out: Pneumothorax (4)." in notes
+    assert "labels 5: left out: 4 boxes of 1 other class: Pneumothorax (4)." in notes
 
 
 def test_a_side_without_any_box_is_refused(src, out):

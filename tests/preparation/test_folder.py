@@ -68,7 +68,7 @@ def test_burnt_in_text_is_reported_and_stands_in_the_index(src: Path, tmp_path: 
     write_radiograph(src / "train" / "i1.dicom", BurnedInAnnotation="YES")
     prepared = prepare_folder(src, tmp_path / "out")
     (note,) = image_notes(prepared.images)
-    assert note.startswith("1 radiographs say that text is burnt into their pixels (BurnedInAnnotation YES)")
+    assert note.startswith("1 radiograph with text burnt into the pixels (BurnedInAnnotation YES)")
     index = json.loads((tmp_path / "out/images.json").read_text())["images"]
     assert [name for name, entry in index.items() if entry["burned_in_annotation"]] == ["i1"]
 

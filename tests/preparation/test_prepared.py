@@ -222,7 +222,7 @@ class TestBuild:
     def test_outvoted_boxes_are_counted(self, src, tmp_path):
         options = BuildOptions(labels=("auto",), group_by="image", fusion=ReaderFusion.VOTE)
         notes = build_dataset(src, tmp_path / "out", options).notes
-        assert "labels auto: 1 boxes of fewer than 2 readers are voted out." in notes
+        assert "labels auto: voted out: 1 box of fewer than 2 readers." in notes
 
     def test_twins_on_both_sides_are_refused_joined_or_allowed(self, src, tmp_path):
         for number in range(0, 16, 2):
@@ -309,7 +309,7 @@ class TestSplitAgain:
 
     def test_missing_pictures_are_named(self, built):
         (built / "images/i03.png").unlink()
-        with pytest.raises(DatasetError, match=r"1 pictures of annotations/readers.csv are gone, such as i03\.png"):
+        with pytest.raises(DatasetError, match=r"1 picture of annotations/readers.csv missing, such as i03\.png"):
             resplit(built, SplitOptions(group_by="image"))
 
 
@@ -331,18 +331,18 @@ class TestCheck:
         cv2.imwrite(str(built / "images/stranger.png"), np.zeros((60, 50), np.uint8))
         problems = "\n".join(check_folder(built))
         for expected in (
-            "images that readers saw have no picture",
+            "readers but no picture",
             "train_auto.json: annotation 1: category_id 9 is not among the ground truth's categories",
             "train_auto.json: annotation 1: bbox [0, 0, 500, 5] is beyond its image",
             "train_auto.json: its classes are Cardiomegaly, ILD, Nodule/Mass, but the manifest's Cardiomegaly, Edema",
             "images, but the manifest counts",
-            "1 images stand on both sides",
-            "1 groups stand on both sides",
+            "1 image stands on both sides",
+            "1 group stands on both sides",
             f"images/{names[0]}: no such file, but a COCO file names it",
             f"images/{names[1]}: is uint8 of shape (60, 50, 3), expected 8-bit grey",
             f"images/{names[2]}: is 50 x 10, but its COCO entry says 50 x 60",
             f"images/{first['file_name']}: cannot be decoded",
-            "1 pictures that no COCO file names, such as stranger.png",
+            "1 picture that no COCO file names, such as stranger.png",
         ):
             assert expected in problems
 
@@ -391,7 +391,7 @@ class TestReport:
         summary = build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), group_by="image"))
         assert "of one reader, R1" in summary.notes[0]
         page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-        assert "What one reader saw" in page
+        assert "What 1 reader saw" in page
         assert "human mAP" not in page
         entry = json.loads((tmp_path / "out/manifest.json").read_text())["label_sets"]["auto"]
         assert entry["agreement"] is None
@@ -404,7 +404,7 @@ class TestReport:
         table.write_text(table.read_text().replace("Cardiomegaly", "<b>Heart</b>"))
         build_dataset(src, tmp_path / "out", BuildOptions(labels=("auto",), group_by="image", join_duplicates=True))
         page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-        assert "1 radiographs could not be prepared" in page
+        assert "1 radiograph could not be prepared" in page
         assert "i05.png" in page
         assert "1 pair by perceptual hash" in page
         assert "&lt;b&gt;Heart&lt;/b&gt;" in page

@@ -59,11 +59,11 @@ def test_folds_cover_everything_once_and_the_chosen_one_validates(method):
 def test_a_list_that_tears_a_patient_apart_is_refused(tmp_path):
     (tmp_path / "val.txt").write_text("i3\nnobody\n")
     options = SplitOptions(split=SplitMethod.LIST, val_list=tmp_path / "val.txt")
-    with pytest.raises(DatasetError, match="1 groups stand on both sides of the split, such as patient-1"):
+    with pytest.raises(DatasetError, match="1 group stands on both sides of the split, such as patient-1"):
         split(options)
     by_image = split(SplitOptions(split=SplitMethod.LIST, val_list=tmp_path / "val.txt", group_by="image"))
     assert by_image.val == {"i3"}
-    assert by_image.notes == ("1 names in val.txt are no prepared images, such as nobody.",)
+    assert by_image.notes == ("1 name in val.txt without a prepared image, such as nobody.",)
 
 
 def test_images_of_other_readers_validate():
@@ -87,7 +87,7 @@ def torn(tmp_path):
 
 
 def test_twins_on_both_sides_are_refused_with_the_ways_out(torn):
-    with pytest.raises(DatasetError, match=r"1 pairs of near-identical .* closest are i4 and i9 \(12 bits\)") as caught:
+    with pytest.raises(DatasetError, match=r"1 pair of near-identical .* closest are i4 and i9 \(12 bits\)") as caught:
         split(SplitOptions(**torn), TWINS)
     for option in ("--join-duplicates", "--allow-duplicates"):
         assert option in str(caught.value)

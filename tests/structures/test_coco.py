@@ -230,5 +230,5 @@ def test_a_detection_without_extent_is_read_and_noted(tmp_path):
     path = write(tmp_path / "detections.json", [make_detection(bbox=[5, 5, 4, 0]), make_detection()])
     found = read_detections(path, make_ground_truth())
     assert notes_on_detections(make_ground_truth(), found) == [
-        "1 of 2 detections have a box without width or height and count as false positives, as in pycocotools."
+        "1 of 2 detections without width or height; such boxes count as false positives, as in pycocotools."
     ]

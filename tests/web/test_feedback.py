@@ -147,7 +147,7 @@ def test_behind_an_existing_table_its_class_ids_count(tmp_path):
     ("readings", "message"),
     [
         ([], "holds no reading"),
-        ([stored("a", finished=False, name="x")], "none of 1 readings is finished"),
+        ([stored("a", finished=False, name="x")], "none of 1 reading is finished"),
         ([stored("a")], "give their folder by --images"),
     ],
 )
