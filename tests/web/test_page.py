@@ -166,7 +166,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
     # All of it is in the store, as drawn.
     (reading,) = room.store.readings()
     assert (reading.reader, reading.finished) == ("Dr Test", True)
-    kinds = [verdict.kind for verdict in reading.verdicts]
+    kinds = [verdict.kind.name for verdict in reading.verdicts]
     assert sorted(kinds) == sorted(["agree", *["absent"] * (fewer - 1), "missed"])
     height, width = reading.image.size_hw
     drawn = reading.verdicts[-1].box_xyxy
