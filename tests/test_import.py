@@ -1,10 +1,12 @@
 """``import cxr_mmdet`` in fresh interpreters: what it costs, and in which orders mmcv's operators then import."""
 
+import ast
 import os
 import subprocess
 import sys
 import textwrap
 from importlib.machinery import PathFinder
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,54 @@ def test_import_loads_nothing_heavy():
     loaded = run("import sys, cxr_mmdet; print(*sys.modules, sep='\\n')")
     roots = {name.partition(".")[0] for name in loaded}
     assert roots.isdisjoint({"torch", "torchvision", "mmcv", "mmengine", "mmdet", "numpy", "cv2"})
+
+
+def test_public_names_are_imported_when_they_are_used():
+    code = """
+        import sys, cxr_mmdet
+        assert set(cxr_mmdet.__all__) <= set(dir(cxr_mmdet))
+        heavy = {"torch", "numpy", "cv2", "pandas", "pydicom"}
+        print(*sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+        from cxr_mmdet import *
+        for name in cxr_mmdet.__all__:
+            assert globals()[name] is getattr(cxr_mmdet, name)
+        print(Predictor.load.__qualname__, evaluate.__name__, issubclass(CxrError, Exception), "torch" in sys.modules)
+        try:
+            cxr_mmdet.predict
+        except AttributeError as error:
+            print(error)
+    """
+    assert run(code) == [
+        "",
+        "Predictor.load evaluate True False",
+        "module 'cxr_mmdet' has no attribute 'predict'",
+    ]
+
+
+def test_type_checkers_and_the_running_program_know_the_same_names():
+    tree = ast.parse(Path(cxr_mmdet.__file__).read_text())
+    (checking,) = [
+        node for node in tree.body if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+    ]
+    homes = {
+        alias.name: node.module
+        for node in checking.body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("cxr_mmdet.")
+        for alias in node.names
+    }
+    assert homes == cxr_mmdet._HOMES
+    assert sorted([*homes, "__version__"]) == sorted(cxr_mmdet.__all__)
+
+
+def test_mmdet_itself_may_come_first():
+    code = """
+        import mmdet
+        import cxr_mmdet
+        from mmdet.apis import inference_detector
+        import mmdet.apis.inference
+        print(mmdet.apis.inference.RoIPool.__module__)
+    """
+    assert run(code, warnings="error:mmdet was imported")[-1] == "mmcv.ops.roi_pool"
 
 
 def test_whatever_comes_after_imports():

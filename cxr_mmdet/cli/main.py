@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+from typing import Annotated
 
 import typer
 
+from cxr_mmdet import __version__
 from cxr_mmdet.cli.app import CxrTyper
 
 TOOLS = (
@@ -27,7 +29,8 @@ TOOLS = (
 
 def build_app() -> typer.Typer:
     """Return the app that holds the app of each tool under its name."""
-    app = CxrTyper(name="cxr", no_args_is_help=True, help="Chest X-ray abnormality detection.")
+    app = CxrTyper(name="cxr", no_args_is_help=True, add_completion=True)
+    app.callback()(_cxr)
     for name in TOOLS:
         _add_tool(app, name, importlib.import_module(f"cxr_mmdet.cli.{name}").app)
     return app
@@ -41,6 +44,20 @@ def _add_tool(app: typer.Typer, name: str, tool: typer.Typer) -> None:
     command = copy.copy(tool.registered_commands[0])
     command.name = name
     app.registered_commands.append(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cxr_mmdet {__version__}")
+        raise typer.Exit
+
+
+def _cxr(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Chest X-ray abnormality detection."""
 
 
 def main() -> None:

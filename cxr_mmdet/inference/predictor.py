@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.inference.model import LoadedModel
     from cxr_mmdet.inference.preprocessing import ModelInput
 
-    Source = Radiograph | str | Path | bytes
+    Source = Radiograph | str | Path | bytes | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,8 @@ class Predictor:
         """Return the findings of one radiograph, or of each in a list.
 
         Args:
-            source: a radiograph, the path or content of a DICOM file or picture, or a list of these.
+            source: a radiograph, the path or content of a DICOM file or picture, grey pixels (H, W) uint8 with black
+                as 0, or a list of these.
             score_threshold: see :class:`Thresholds`.
             nms_iou: see :class:`Thresholds`.
             class_thresholds: see :class:`Thresholds`.
@@ -202,8 +203,8 @@ class Predictor:
 
         Raises:
             DicomError: a source that cannot be read.
-            UsageError: a threshold outside 0…1, for a class that the model does not have, or an NMS IoU for a model
-                without adjustable NMS.
+            UsageError: an array that is no grey picture; a threshold outside 0…1, for a class that the model does not
+                have, or an NMS IoU for a model without adjustable NMS.
         """
         thresholds = Thresholds(score_threshold, nms_iou, class_thresholds)
         sources = source if isinstance(source, list) else [source]
@@ -287,5 +288,13 @@ def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
     """Return a source as a radiograph; ``name`` stands in error messages, by default the path."""
     if isinstance(source, Radiograph):
         return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 2 or not source.size:
+            raise UsageError(
+                f"the picture is an array of {source.dtype} of the shape {source.shape}; give grey levels as uint8 of "
+                "the shape (height, width)."
+            )
+        height, width = source.shape
+        return Radiograph(np.ascontiguousarray(source), (height, width), None, 1.0, "MONOCHROME2", "as given", "none")
     with quiet_pydicom():
         return read_radiograph(source, name=name)

@@ -1,7 +1,13 @@
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from cxr_mmdet import __version__
 from cxr_mmdet.cli import main
 from cxr_mmdet.cli.app import CxrTyper
 
@@ -25,7 +31,8 @@ def cxr(monkeypatch):
 
     tools = {"cxr_mmdet.cli.single": single, "cxr_mmdet.cli.several": several}
     monkeypatch.setattr(main, "TOOLS", ("single", "several"))
-    monkeypatch.setattr(main.importlib, "import_module", lambda name: type("Module", (), {"app": tools[name]}))
+    importer = SimpleNamespace(import_module=lambda name: SimpleNamespace(app=tools[name]))
+    monkeypatch.setattr(main, "importlib", importer)
     return lambda *args: CliRunner().invoke(main.build_app(), args)
 
 
@@ -42,3 +49,24 @@ def test_help_names_every_tool(cxr):
     result = cxr("--help")
     assert "single" in result.stdout
     assert "several" in result.stdout
+
+
+def test_version_and_completion(cxr):
+    assert cxr("--version").stdout == f"cxr_mmdet {__version__}\n"
+    assert "--install-completion" in cxr("--help").stdout
+
+
+def test_the_package_is_a_command():
+    command = [sys.executable, "-m", "cxr_mmdet", "predict", "--no-such-option"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 2
+    assert "no-such-option" in finished.stderr
+
+
+def test_the_shell_completes_the_names_of_tools():
+    code = "import sys; sys.argv = ['cxr']; from cxr_mmdet.cli.main import main; main()"
+    environment = {"_CXR_COMPLETE": "complete_bash", "COMP_WORDS": "cxr pre", "COMP_CWORD": "1"}
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert finished.stdout.split() == ["predict", "prepare_data"]

@@ -98,10 +98,16 @@ def test_every_kind_of_source_gives_the_same(tmp_path):
     path = write_picture(tmp_path / "a.png")
     predictor = Predictor.load(checkpoint_of("retina"))
     expected = predictor.predict(path).to_json()
-    for source in (str(path), path.read_bytes(), read_radiograph(path)):
+    for source in (str(path), path.read_bytes(), read_radiograph(path), read_radiograph(path).pixels):
         assert predictor.predict(source).to_json() == expected
     assert [found.to_json() for found in predictor.predict([path, path])] == [expected, expected]
     assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("array", [np.zeros((9, 8, 3), np.uint8), np.zeros((9, 8)), np.zeros((0, 8), np.uint8)])
+def test_an_array_that_is_no_grey_picture(array):
+    with pytest.raises(UsageError, match=r"array of .* give grey levels as uint8 of the shape \(height, width\)"):
+        as_radiograph(array)
 
 
 @pytest.mark.parametrize("kind", ["retina_wide", "faster"])
