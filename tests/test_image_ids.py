@@ -21,7 +21,7 @@ from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.survey import survey_folder
 from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.radiograph_files import find_radiographs
-from cxr_mmdet.web.uploads import Limits, read_uploads
+from cxr_mmdet.web.uploads import UploadLimits, read_uploads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +131,7 @@ def test_a_coco_file_that_names_two_images_alike(src: Path, tmp_path: Path):
 
 def test_uploads(src: Path, archive: Path):
     for paths in ([src / "train" / uid for uid in UIDS], [archive]):
-        uploads, notes = read_uploads(paths, Limits())
+        uploads, notes = read_uploads(paths, UploadLimits())
         assert notes == []
         assert sorted(upload.image_id for upload in uploads) == sorted(UIDS)
         assert sorted(upload.name for upload in uploads) == sorted(UIDS)
@@ -148,7 +148,7 @@ def test_files_of_one_name_get_the_same_numbers_in_folders_archives_and_uploads(
     in_folder = {file.image_id: file.read() for file in find_radiographs([str(tmp_path / "in")])}
     assert list(in_folder) == [UIDS[0], f"{UIDS[0]}-2", f"{UIDS[0]}-3"]
     assert {file.image_id: file.read() for file in find_radiographs([str(tmp_path / "study.zip")])} == in_folder
-    uploads, _ = read_uploads([tmp_path / "study.zip"], Limits())
+    uploads, _ = read_uploads([tmp_path / "study.zip"], UploadLimits())
     assert {upload.image_id: upload.content for upload in uploads} == in_folder
 
 

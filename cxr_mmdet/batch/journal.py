@@ -1,4 +1,4 @@
-"""What is predicted so far, a line a radiograph, so that a killed run goes on where it stopped."""
+"""Journal of a run, one line per radiograph, so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 

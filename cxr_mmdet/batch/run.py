@@ -33,12 +33,12 @@ class Predicts(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What it finds."""
+        """Classes that it finds."""
         ...
 
     @property
     def model_id(self) -> str:
-        """Names it."""
+        """Name of the model and its weights."""
         ...
 
     def check(self, thresholds: Thresholds) -> None:
@@ -59,7 +59,7 @@ class Predicts(Protocol):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How many radiographs are predicted.
+    """Options of a run over many radiographs.
 
     Attributes:
         thresholds: see :class:`Thresholds`.
@@ -97,7 +97,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What came of a run; ``failures`` maps image ids to the reason, ``reused`` were there from an earlier run."""
+    """Result of a run; ``failures`` maps image ids to the reason, ``reused`` were there from an earlier run."""
 
     out_dir: Path
     images: int
@@ -108,7 +108,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Process:
-    """Which of several processes this is, as torchrun says."""
+    """Rank of this process among several, as torchrun counts them."""
 
     rank: int = 0
     count: int = 1

@@ -95,7 +95,7 @@ def serve(
     from cxr_mmdet.web.auth import read_users
     from cxr_mmdet.web.examples import draw_examples
     from cxr_mmdet.web.room import ReadingRoom
-    from cxr_mmdet.web.uploads import Limits
+    from cxr_mmdet.web.uploads import UploadLimits
 
     users = read_users(auth_file) if auth_file else None
     kept = Store.open(store) if store else None
@@ -103,7 +103,7 @@ def serve(
         predictor = Predictor.load(
             model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge
         )
-    limits = Limits(max_files, max_file_mib << 20, max_upload_mib << 20, max_megapixels * 1_000_000)
+    limits = UploadLimits(max_files, max_file_mib << 20, max_upload_mib << 20, max_megapixels * 1_000_000)
     room = ReadingRoom(
         predictor, device=device, limits=limits, store=kept, keep_identity=keep_identity, decoders=decoders
     )

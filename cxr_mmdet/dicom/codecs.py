@@ -88,7 +88,7 @@ _NAMES = {
     _GE_BIG_ENDIAN: "GE Private Implicit VR Little Endian with Big Endian Pixels",
     **dict(zip(_JPEG_XL, ("JPEG XL Lossless", "JPEG XL JPEG Recompression", "JPEG XL"), strict=True)),
 }
-"""Of transfer syntaxes that pydicom's dictionary lacks."""
+"""Names of transfer syntaxes that pydicom's dictionary lacks."""
 
 _FAMILIES: dict[str, Family] = {
     **dict.fromkeys((*_DCT_JPEG, *(f"1.2.840.10008.1.2.4.{number}" for number in range(52, 57))), Family.jpeg),
@@ -451,7 +451,7 @@ def _checked_codestream(frame: bytes, dataset: Dataset) -> Codestream:
         )
     if stream.precision > dataset.BitsAllocated:
         raise CodecError(
-            f"the codestream has {stream.precision} bits a value, the header allocates {dataset.BitsAllocated}"
+            f"the codestream has {stream.precision} bits per value, the header allocates {dataset.BitsAllocated}"
         )
     return stream
 

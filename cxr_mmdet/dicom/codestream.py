@@ -1,4 +1,4 @@
-"""What a JPEG, JPEG-LS, JPEG 2000 or JPEG XL codestream says of itself, before a decoder allocates or guesses anything.
+"""Headers of JPEG, JPEG-LS, JPEG 2000 and JPEG XL codestreams, read before a decoder allocates or guesses anything.
 
 Decoders fill what is missing from a cut stream with grey or black and call it a success; the checks here make that an
 error. The first families stuff their data so that an end marker cannot occur inside it (ITU-T T.81 B.1.1.5, T.800 A.1).
@@ -42,7 +42,7 @@ class Family(Enum):
 
 @dataclass(frozen=True)
 class Codestream:
-    """What a codestream states of itself.
+    """Header of a codestream.
 
     Attributes:
         family: by its first bytes and its frame header, whatever the file's transfer syntax is.

@@ -1,4 +1,4 @@
-"""The one way from a file to the pixels of a radiograph, whatever the scanner wrote (DICOM PS3.3 C.7.6.3, C.11)."""
+"""Reading of radiographs: the only way from a file to pixels, whatever the scanner wrote (PS3.3 C.7.6.3, C.11)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Radiograph:
 
     @property
     def is_grey(self) -> bool:
-        """Whether its file holds one value a pixel, and says how to window it; else colours."""
+        """Whether the file holds one value per pixel and says how to window it, rather than colours."""
         return self.photometric.startswith("MONOCHROME")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MAX_PIXELS = 150_000_000
-"""Five times the largest detector's picture; a header that asks for more is damaged or hostile."""
+"""Limit on the pixels of a picture, five times the largest detector's; a header beyond it is damaged or hostile."""
 
 MAX_ATTRIBUTE_BYTES = 256 << 10
 """Size limit of an attribute in a header; twice the largest lookup table."""
@@ -52,7 +52,7 @@ _DEFAULTS: dict[str, Any] = {
     "PhotometricInterpretation": "MONOCHROME2",
     "PixelRepresentation": 0,
 }
-"""What files that predate DICOM 3 leave out (ACR-NEMA knew no other kind of picture)."""
+"""Defaults for what files that predate DICOM 3 leave out (ACR-NEMA knew no other kind of picture)."""
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def picture_dataset(
         raise DicomError(f"{name}: the header gives an impossible NumberOfFrames")
     samples = _positive_int(dataset, "SamplesPerPixel", name)
     if samples not in (1, 3):
-        raise DicomError(f"{name}: has {samples} samples a pixel; a picture has 1 or 3")
+        raise DicomError(f"{name}: has {samples} samples per pixel; a picture has 1 or 3")
     return dataset
 
 

@@ -56,7 +56,7 @@ class Rendering:
 
 
 @dataclass(frozen=True)
-class View:
+class GreyView:
     """One of the file's ways to show its values (PS3.3 C.11.2): a VOI LUT or a window.
 
     Attributes:
@@ -121,7 +121,7 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
     return Rendering(look_up(levels, table.index), how, tuple(warnings))
 
 
-def own_view(dataset: Dataset) -> View | None:
+def own_view(dataset: Dataset) -> GreyView | None:
     """Return the view that :func:`render_grey` takes by default; None where the file has no usable one."""
     return next(iter(_views(dataset, [])), None)
 
@@ -260,11 +260,11 @@ def modality_transformation(dataset: Dataset, warnings: list[str]) -> Lut | tupl
     return slope[0], intercept[0]
 
 
-def _views(dataset: Dataset, warnings: list[str]) -> list[View]:
+def _views(dataset: Dataset, warnings: list[str]) -> list[GreyView]:
     return _lut_views(dataset, warnings) + _window_views(dataset, warnings)
 
 
-def _lut_views(dataset: Dataset, warnings: list[str]) -> list[View]:
+def _lut_views(dataset: Dataset, warnings: list[str]) -> list[GreyView]:
     sequence = items(dataset, "VOILUTSequence")
     views = []
     for number, item in enumerate(sequence, 1):
@@ -275,11 +275,11 @@ def _lut_views(dataset: Dataset, warnings: list[str]) -> list[View]:
             continue
         if lut.overstates:
             warnings.append(f"{how} states {lut.stated_bits} bits, its entries need {lut.bits}, which were used")
-        views.append(View(how, text_of(item, "LUTExplanation"), lut.shade, lut=lut))
+        views.append(GreyView(how, text_of(item, "LUTExplanation"), lut.shade, lut=lut))
     return views
 
 
-def _window_views(dataset: Dataset, warnings: list[str]) -> list[View]:
+def _window_views(dataset: Dataset, warnings: list[str]) -> list[GreyView]:
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     names = strings(dataset, "WindowCenterWidthExplanation")
     function = code_of(dataset, "VOILUTFunction") or "LINEAR"
@@ -296,7 +296,7 @@ def _window_views(dataset: Dataset, warnings: list[str]) -> list[View]:
             warnings.append(f"{how} has the impossible width {width:g}")
             continue
         name = names[number - 1] if number <= len(names) else ""
-        view = View(how, name, window_shade(function, center, width), window=(function, center, width))
+        view = GreyView(how, name, window_shade(function, center, width), window=(function, center, width))
         views.append(view)
     return views
 
@@ -326,7 +326,7 @@ def _sigmoid(values: np.ndarray, center: float, width: float) -> np.ndarray:
 _WINDOW_FUNCTIONS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
 
 
-def _choose(views: Sequence[View], window: int | str) -> View | None:
+def _choose(views: Sequence[GreyView], window: int | str) -> GreyView | None:
     if not views:
         return None
     if isinstance(window, str):

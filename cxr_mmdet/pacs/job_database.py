@@ -48,7 +48,7 @@ _KNOWN_STATE = "CASE WHEN state IN ('queued', 'predicted', 'done') THEN state EL
 
 
 class State(str, Enum):
-    """How far a radiograph is."""
+    """Progress of a radiograph."""
 
     queued = "queued"
     predicted = "predicted"
@@ -72,7 +72,7 @@ class Job:
 
     Attributes:
         number: in order of arrival.
-        sop_instance_uid: which.
+        sop_instance_uid: the radiograph.
         file: the stem of its files.
         sender: who sent it, ``AE@host``.
         received: seconds since 1970.

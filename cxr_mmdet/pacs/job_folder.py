@@ -34,7 +34,7 @@ MIN_RESERVE_BYTES, MAX_RESERVE_BYTES = 128 << 10, 16 << 20
 
 
 class DiskError(CxrError):
-    """The disk did not take it: full, read-only or gone."""
+    """A disk that is full, read-only or gone."""
 
 
 class Reserve:

@@ -1,4 +1,4 @@
-"""What a DICOM node has accepted and how far each radiograph is, on a disk that survives being killed at any point.
+"""Queue of a DICOM node: accepted radiographs and their progress, on a disk that survives a kill at any point.
 
 A folder holds ``queue.sqlite`` (one row per radiograph, kept for good: it recognises duplicates), ``images`` (until
 they are predicted) and ``results`` (until they are sent). The order of writing makes it safe: a file is on the disk

@@ -34,9 +34,9 @@ ASSOCIATE_RQ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 0x01, 0x04, 0x05, 0x06, 0x
 HEADER_BYTES = 6
 """Type, a reserved byte and the length of what follows (PS3.8 9.3.1)."""
 POLL_S = 0.5
-"""How often overdue connections are looked for."""
+"""Interval at which overdue connections are looked for."""
 ABORT_S = 1
-"""How long a stop waits for aborted associations to say goodbye, and again for their threads to end."""
+"""Seconds that a stop waits for aborted associations to close, and again for their threads to end."""
 
 
 @dataclass(frozen=True)

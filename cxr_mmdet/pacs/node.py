@@ -45,17 +45,17 @@ RADIOGRAPHS = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresen
 VERIFICATION = "1.2.840.10008.1.1"
 
 OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
-"""Of PS3.4 B.2.3; the second is for a data set that is not the object that its request names."""
+"""Status codes of PS3.4 B.2.3; the second is for a data set that is not the object that its request names."""
 DUPLICATE_INSTANCE = 0x0111
 """The SOP Instance UID belongs to another object (PS3.7 C.5.7)."""
 TIMEOUT_S = 60
 MAX_PDU_BYTES = 1 << 18
-"""What a peer may send in one piece, if it can: a third less work a picture than with the usual 16 KiB."""
+"""Longest PDU that a peer may send; a third less work per picture than with the usual 16 KiB."""
 
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """How a node listens.
+    """Options of listening.
 
     Attributes:
         ae_title: what it calls itself; associations to another title are rejected.
@@ -104,8 +104,8 @@ class DicomNode:
         self._options = options
         self._store = JobStore(state)
         # Beside those in the network, one is read before it and one reported on after it.
-        lanes = predictor.model.streams + 2
-        self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options, lanes=lanes)
+        workers = predictor.model.streams + 2
+        self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options, workers=workers)
         self._server: NodeServer | None = None
         self._admission = threading.Lock()
         self._admitted: set[Association] = set()
@@ -207,6 +207,8 @@ class DicomNode:
         except Exception as error:
             log.warning("refused an object of %s: its header cannot be written (%s)", sender, error)
             return CANNOT_UNDERSTAND
+        # Parsed here and again at prediction, which may be days and a restart later: only now can the sender be told
+        # that its object is damaged or not the one it names.
         try:
             dataset = parse_dataset(content, uid, max_inflated_bytes=self._options.limits.message_bytes)
         except DicomError as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30
 DELIVERY_S = 600
-"""How long everything of one delivery may take, also at a destination that answers byte by byte."""
+"""Seconds that one delivery may take in all, also at a destination that answers byte by byte."""
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _DUPLICATE_INSTANCE = 0x0111
 """The archive has the instance already (PS3.7 C.5.7)."""
@@ -37,7 +37,7 @@ _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 @dataclass(frozen=True)
 class Destination:
-    """Where results go.
+    """Destination of results.
 
     Attributes:
         ae_title: what the archive calls itself.

@@ -36,7 +36,7 @@ Made = TypeVar("Made")
 
 FIRST_DELAY_S = 1.0
 POLL_S = 0.5
-"""How often a loop with nothing to do looks whether a delay is over."""
+"""Interval at which an idle loop looks whether a delay is over."""
 
 MAX_UNFINISHED = 5
 """A radiograph during which the process died so often is given up: something in it kills the process."""
@@ -65,7 +65,7 @@ class Worker:
         destination: where results go.
         ae_title: what the node calls itself.
         options: what is reported.
-        lanes: radiographs under way at once; each takes its memory.
+        workers: radiographs under way at once; each takes its memory.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Worker:
         ae_title: str,
         options: ReportOptions,
         *,
-        lanes: int,
+        workers: int,
     ) -> None:
         self._store = store
         self._predictor = predictor
@@ -90,7 +90,7 @@ class Worker:
         self._one_is_done = threading.Condition()
         self._stopping = threading.Event()
         self._woken = {State.queued: threading.Event(), State.predicted: threading.Event()}
-        steps = [(State.queued, self.predict_next, f"predict-{lane}") for lane in range(lanes)]
+        steps = [(State.queued, self.predict_next, f"predict-{number}") for number in range(workers)]
         steps.append((State.predicted, self.deliver_next, "send"))
         self._threads = [
             threading.Thread(target=self._loop, args=(state, step), name=name) for state, step, name in steps

@@ -28,7 +28,7 @@ from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.folder import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
-from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_twins, fingerprint_pictures
+from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_near_duplicates, fingerprint_pictures
 from cxr_mmdet.preparation.splitting import Split, split_images
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.coco import findings_of, write_coco
@@ -52,7 +52,7 @@ READERS_NAME = "readers.csv"
 
 @dataclass(frozen=True)
 class Annotated:
-    """What was written: counts for each label set, what the manifest says, and notes for the user."""
+    """Summary of what was written: counts per label set, entries for the manifest, and notes for the user."""
 
     counts: tuple[LabelSetCounts, ...]
     manifest: dict[str, Any]
@@ -102,9 +102,9 @@ def annotate(
         DatasetError: there is nothing to train on or to validate on, or something leaks from one side to the other.
     """
     pictures = {image.image_id: image.path for image in images}
-    twins = find_twins(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
+    near_duplicates = find_near_duplicates(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
     findings = without_regions(rows)
-    split = split_images(images, findings, twins, options)
+    split = split_images(images, findings, near_duplicates, options)
     coco_images = _coco_images(images, rows, split)
     labelled: list[_Labelled] = []
     plain: tuple[pd.DataFrame, ReaderModel | None] | None = None
@@ -127,7 +127,7 @@ def annotate(
     counts = tuple(count_splits(each.splits) for each in labelled)
     manifest = {
         "groups": {"all": len(set(split.group_of.values())), "val": len({split.group_of[i] for i in split.val})},
-        "near_identical": [pair._asdict() | {"across": pair in split.across} for pair in split.twins],
+        "near_identical": [pair._asdict() | {"across": pair in split.across} for pair in split.near_duplicates],
         "label_sets": {
             each.label_set.name: describe_label_set(each) | _measure_readers(label, split, options)
             for each, label in zip(counts, labelled, strict=True)

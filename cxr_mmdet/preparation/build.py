@@ -47,7 +47,7 @@ __all__ = ["BuildOptions", "BuildSummary", "build_dataset"]
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build made: counts for each label set, the radiographs that failed, and notes for the user."""
+    """Result of a build: counts per label set, the radiographs that failed, and notes for the user."""
 
     out: Path
     images: int

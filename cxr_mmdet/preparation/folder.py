@@ -49,7 +49,7 @@ PACKAGES = (
     "pydicom",
     "pylibjpeg-openjpeg",
 )
-"""What the prepared pictures and boxes depend on."""
+"""Packages that the prepared pictures and boxes depend on."""
 
 
 def describe_inputs(table: Path, sources: Mapping[str, Path]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The note beside a prepared folder that says which pictures are finished and what they were made from."""
+"""Preparation of pictures, and the index beside them that says which are finished and what they were made from."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class PreparedImage:
     """One finished picture.
 
     Attributes:
-        image_id: the picture's name without suffix.
-        path: where the PNG lies.
-        size_hw: its height and width.
-        original_size_hw: the source's; boxes scale by the ratio, per axis.
-        patient: what stands for its Patient ID, equal for pictures of one patient; None when the source names none.
+        image_id: name of the picture without suffix.
+        path: the PNG file.
+        size_hw: height and width of the picture.
+        original_size_hw: height and width of the source; boxes scale by the ratio, per axis.
+        patient: pseudonym of the Patient ID, equal for pictures of one patient; None when the source names none.
         windowing: how values became grey levels.
         warnings: what was odd about the source.
         burned_in_annotation: whether the source says that text is burnt into the pixels; None when it says nothing.
-        exif_orientation: what the source was turned by to stand upright; 1 for not at all.
+        exif_orientation: EXIF orientation that the source was turned upright from; 1 for not at all.
     """
 
     image_id: str
@@ -160,7 +160,7 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # since OpenCV 4.12; before, decoding ta
 _SAVE_EVERY = 200
 
 _UNFINISHED_SECONDS = 600
-"""No picture takes so long to write."""
+"""Age in seconds beyond which a temporary file is a leftover; no picture takes so long to write."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """What came of a folder: ``images`` and ``failures`` are sorted by image id, ``reused`` were already there."""
+    """Result of preparing a folder: ``images`` and ``failures`` sorted by image id, ``reused`` were already there."""
 
     images: tuple[PreparedImage, ...]
     failures: tuple[Failure, ...]

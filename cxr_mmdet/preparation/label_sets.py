@@ -50,7 +50,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class LabelSetCounts:
-    """What was written for one label set; ``train_augmented`` counts the virtual minority copies as well."""
+    """Counts of one label set; ``train_augmented`` counts the virtual minority copies as well."""
 
     label_set: LabelSet
     train: SplitCounts
@@ -154,7 +154,7 @@ MINORITY_COPIES = 3
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Of one class: the images that hold it and its boxes."""
+    """Numbers of images that hold a class, and of its boxes."""
 
     images: int
     boxes: int
@@ -162,7 +162,7 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Of one split; ``by_class`` is in label order and also names classes that do not occur."""
+    """Counts of one split; ``by_class`` is in label order and also names classes that do not occur."""
 
     images: int
     images_without_boxes: int

@@ -1,4 +1,4 @@
-"""Near-identical pictures in a prepared folder, by perceptual hash: one radiograph filed twice gives away its twin."""
+"""Near-duplicates among prepared pictures, by perceptual hash: one radiograph filed twice must not cross the split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIDE = 4 * HASH_SIZE
 _ROWS_AT_ONCE = 1024
 
 
-class Twins(NamedTuple):
+class NearDuplicates(NamedTuple):
     """Two pictures that are nearly the same, the first name first, and in how many bits their hashes differ."""
 
     first: str
@@ -40,7 +40,7 @@ class Twins(NamedTuple):
     distance: int
 
 
-def find_twins(fingerprints: Mapping[str, str], max_distance: int = MAX_DISTANCE) -> list[Twins]:
+def find_near_duplicates(fingerprints: Mapping[str, str], max_distance: int = MAX_DISTANCE) -> list[NearDuplicates]:
     """Return all pairs of near-identical pictures, the most alike first.
 
     Args:
@@ -51,19 +51,21 @@ def find_twins(fingerprints: Mapping[str, str], max_distance: int = MAX_DISTANCE
     if len(names) < 2:
         return []
     signs = np.stack([_bits(fingerprints[name]) for name in names]).astype(np.float32) * 2 - 1
-    twins = []
+    near_duplicates = []
     for start in range(0, len(names), _ROWS_AT_ONCE):
         rows = signs[start : start + _ROWS_AT_ONCE]
         # Equal bits minus different ones.
         distance = (signs.shape[1] - rows @ signs[start:].T) / 2
         for row, column in np.argwhere(np.triu(distance <= max_distance, 1)).tolist():
-            twins.append(Twins(names[start + row], names[start + column], int(distance[row, column])))
-    return sorted(twins, key=lambda pair: (pair.distance, pair.first, pair.second))
+            near_duplicates.append(
+                NearDuplicates(names[start + row], names[start + column], int(distance[row, column]))
+            )
+    return sorted(near_duplicates, key=lambda pair: (pair.distance, pair.first, pair.second))
 
 
-def twins_across(twins: Sequence[Twins], val: frozenset[str] | set[str]) -> list[Twins]:
+def pairs_across(near_duplicates: Sequence[NearDuplicates], val: frozenset[str] | set[str]) -> list[NearDuplicates]:
     """Return the pairs of which one picture trains and the other validates."""
-    return [pair for pair in twins if (pair.first in val) != (pair.second in val)]
+    return [pair for pair in near_duplicates if (pair.first in val) != (pair.second in val)]
 
 
 def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int | None = 1) -> dict[str, str]:

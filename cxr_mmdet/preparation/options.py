@@ -1,4 +1,4 @@
-"""How a folder is prepared and split; all of it stands in ``manifest.json``."""
+"""Options of preparing and splitting a folder; all of them stand in ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BY_PATIENT, BY_IMAGE = "patient", "image"
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How images are divided.
+    """Options of dividing the images.
 
     Attributes:
         split: by chance, by chance with every class spread alike, by a list, or by who read an image.
@@ -76,7 +76,7 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class BuildOptions(SplitOptions):
-    """How a folder is prepared.
+    """Options of preparing a folder.
 
     Attributes:
         labels: label sets to write, each ``14``, ``5``, ``auto`` or a file of class names.
@@ -119,7 +119,7 @@ class BuildOptions(SplitOptions):
 
     @property
     def fusion_arguments(self) -> dict[str, Any]:
-        """What :func:`cxr_mmdet.annotations.consensus.fuse_readers` takes; ``readers`` has a function of its own.
+        """Arguments for :func:`cxr_mmdet.annotations.consensus.fuse_readers`; ``readers`` has a function of its own.
 
         With ``readers`` these are WBF's, which the human ceiling then takes for the truth: scores do not matter there.
         """

@@ -62,7 +62,7 @@ class PreparedFolder:
 
     @property
     def options(self) -> BuildOptions:
-        """How the folder was made; the files that options named are names only."""
+        """Options the folder was made with; the files that options named are names only."""
         return _options(self.manifest, self.path)
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEAST_BYTES = 16
-"""Of a key: 128 bits cannot be found by trying."""
+"""Length of a key; 128 bits cannot be found by trying."""
 
 
 @dataclass(frozen=True)

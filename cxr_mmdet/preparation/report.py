@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.preparation.label_sets import LabelSet
     from cxr_mmdet.preparation.report_numbers import ClassRow, ReaderRow, SizeRow
-    from cxr_mmdet.preparation.report_pictures import PlaceMap, Study
+    from cxr_mmdet.preparation.report_pictures import PlaceMap, ReadersOfImage
 
 REPORT_NAME = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 STUDIES = 8
-SHOWN_TWINS = 6
+SHOWN_NEAR_DUPLICATES = 6
 SHOWN_FAILURES = 50
 SHOWN_WARNINGS = 12
 MATRIX_READERS = 12
@@ -51,7 +51,7 @@ MATRIX_READERS = 12
 
 @dataclass(frozen=True)
 class _LabelSetPage:
-    """What the page shows of one label set."""
+    """Content of the page for one label set."""
 
     label_set: LabelSet
     counts: dict[str, Any]
@@ -61,14 +61,14 @@ class _LabelSetPage:
     company: NDArray[Any]
     sizes: list[SizeRow]
     places: list[PlaceMap]
-    studies: list[Study]
+    studies: list[ReadersOfImage]
     crowded: list[str]
     pair_f1: dict[tuple[str, str], dict[str, Any]]
     matrix_readers: list[str]
 
 
 @dataclass(frozen=True)
-class _TwinPictures:
+class _PairPictures:
     first: str
     second: str
     distance: int
@@ -100,7 +100,7 @@ def write_report(folder: Path, manifest: dict[str, Any] | None = None) -> Path:
         for number, label_set in enumerate(prepared.label_sets)
     ]
     warnings = Counter(warning for image in prepared.images.values() for warning in image.warnings)
-    twins = prepared.manifest.get("near_identical", [])
+    near_duplicates = prepared.manifest.get("near_identical", [])
     target = folder / REPORT_NAME
     write_page(
         target,
@@ -113,8 +113,8 @@ def write_report(folder: Path, manifest: dict[str, Any] | None = None) -> Path:
         failures=_failures(folder / FAILURES_NAME),
         shown_failures=SHOWN_FAILURES,
         warnings=warnings.most_common(SHOWN_WARNINGS),
-        twin_count=len(twins),
-        twins=[_twin_pictures(pair, prepared) for pair in twins[:SHOWN_TWINS]],
+        near_duplicate_count=len(near_duplicates),
+        near_duplicates=[_pair_pictures(pair, prepared) for pair in near_duplicates[:SHOWN_NEAR_DUPLICATES]],
         crowd=CROWD,
     )
     return target
@@ -162,9 +162,9 @@ def _failures(path: Path) -> list[tuple[str, str]]:
     return list(frame[["image_id", "reason"]].itertuples(index=False, name=None))
 
 
-def _twin_pictures(pair: dict[str, Any], prepared: PreparedFolder) -> _TwinPictures:
+def _pair_pictures(pair: dict[str, Any], prepared: PreparedFolder) -> _PairPictures:
     first, second = pair["first"], pair["second"]
-    return _TwinPictures(
+    return _PairPictures(
         first,
         second,
         pair["distance"],

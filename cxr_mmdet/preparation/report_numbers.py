@@ -1,4 +1,4 @@
-"""What the report of a prepared folder counts, for one label set: classes, readers, company, sizes, places."""
+"""Numbers in the report of a prepared folder, for one label set: classes, readers, co-occurrence, sizes, places."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ReaderRow:
 
 @dataclass(frozen=True)
 class SizeRow:
-    """How much of the image a class's boxes cover: :data:`QUANTILES` of the share of its area, 0…1."""
+    """Share of the image that a class's boxes cover: :data:`QUANTILES` of it, 0…1."""
 
     label: int
     name: str

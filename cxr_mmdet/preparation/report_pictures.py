@@ -1,4 +1,4 @@
-"""The pictures of a prepared folder's report: places on a mean radiograph, readers before and after fusion, twins."""
+"""Pictures of a prepared folder's report: places on a mean radiograph, readers before and after fusion, duplicates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ONE_READER, SOME_READERS, ALL_READERS = 2 * len(PALETTE), 1, 2
 
 
 @dataclass(frozen=True)
-class Study:
+class ReadersOfImage:
     """A radiograph with its readers' boxes and, where several read it, with their consensus."""
 
     image_id: str
@@ -52,7 +52,7 @@ class Study:
 
 @dataclass(frozen=True)
 class PlaceMap:
-    """Where the boxes of a class lie; ``peak`` is the largest share of them that cover one place."""
+    """Map of the places of a class's boxes; ``peak`` is the largest share of them that cover one place."""
 
     label: int
     name: str
@@ -110,7 +110,7 @@ def lonely_boxes(rows: pd.DataFrame) -> dict[str, int]:
 
 def hardest_studies(
     labels: Sequence[str], rows: pd.DataFrame, cocos: Sequence[dict[str, Any]], folder: Path, count: int
-) -> tuple[list[Study], list[str]]:
+) -> tuple[list[ReadersOfImage], list[str]]:
     """Return the radiographs on which readers agree least, the hardest first, and those too crowded to be shown.
 
     Args:
@@ -150,7 +150,7 @@ def _study(
     image: dict[str, Any],
     coco: dict[str, Any],
     folder: Path,
-) -> Study:
+) -> ReadersOfImage:
     pixels = read_grey_picture(folder / image["file_name"])
     drawn = rows[rows["class_name"].isin(labels)]
     fused = [annotation for annotation in findings_of(coco) if annotation["image_id"] == image["id"]]
@@ -175,7 +175,7 @@ def _study(
     )
     several = len(readers) > 1
     who = counted(len(readers), "reader") if several else readers[0]
-    return Study(
+    return ReadersOfImage(
         str(image["image_id"]), f"{who}, {counted(len(drawn), 'box')}", (before, after) if several else (before,)
     )
 

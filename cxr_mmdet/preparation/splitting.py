@@ -18,7 +18,7 @@ from cxr_mmdet.annotations.split import (
     stratified_split,
 )
 from cxr_mmdet.errors import DatasetError, counted
-from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, twins_across
+from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, pairs_across
 from cxr_mmdet.preparation.options import BY_IMAGE
 from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cxr_mmdet.preparation.images import PreparedImage
-    from cxr_mmdet.preparation.near_duplicates import Twins
+    from cxr_mmdet.preparation.near_duplicates import NearDuplicates
     from cxr_mmdet.preparation.options import SplitOptions
 
 SHOWN_NAMES = 3
@@ -37,13 +37,13 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True)
 class Split:
-    """Who validates.
+    """Division of the images into training and validation.
 
     Attributes:
-        group_of: image → group, twins joined where asked.
+        group_of: image → group, near-duplicates joined where asked.
         val: the images to validate on.
         folds: the images of every fold; empty without folds.
-        twins: all near-identical pairs.
+        near_duplicates: all near-identical pairs.
         across: those of which one trains and the other validates.
         notes: what a user should know.
     """
@@ -51,20 +51,23 @@ class Split:
     group_of: Mapping[str, str]
     val: frozenset[str]
     folds: tuple[frozenset[str], ...]
-    twins: tuple[Twins, ...]
-    across: tuple[Twins, ...]
+    near_duplicates: tuple[NearDuplicates, ...]
+    across: tuple[NearDuplicates, ...]
     notes: tuple[str, ...]
 
 
 def split_images(
-    images: Sequence[PreparedImage], rows: pd.DataFrame, twins: Sequence[Twins], options: SplitOptions
+    images: Sequence[PreparedImage],
+    rows: pd.DataFrame,
+    near_duplicates: Sequence[NearDuplicates],
+    options: SplitOptions,
 ) -> Split:
     """Return who validates.
 
     Args:
         images: the prepared pictures.
         rows: the readers' rows of these pictures, with ``group`` where a column names it.
-        twins: near-identical pairs among the pictures.
+        near_duplicates: near-identical pairs among the pictures.
         options: how.
 
     Raises:
@@ -73,20 +76,22 @@ def split_images(
     """
     group_of = _groups(images, rows, options)
     if options.join_duplicates:
-        group_of = join_twins(group_of, twins)
+        group_of = join_near_duplicates(group_of, near_duplicates)
     val, folds, notes = _divide(group_of, rows, options)
     for part in folds or (val,):
         check_groups(group_of, part)
-    across = sorted({pair for part in folds or (val,) for pair in twins_across(twins, part)}, key=lambda pair: pair[2])
-    notes += _judge_twins(across, options)
-    return Split(group_of, val, tuple(folds), tuple(twins), tuple(across), tuple(notes))
+    across = sorted(
+        {pair for part in folds or (val,) for pair in pairs_across(near_duplicates, part)}, key=lambda pair: pair[2]
+    )
+    notes += _judge_near_duplicates(across, options)
+    return Split(group_of, val, tuple(folds), tuple(near_duplicates), tuple(across), tuple(notes))
 
 
-def join_twins(group_of: Mapping[str, str], twins: Sequence[Twins]) -> dict[str, str]:
+def join_near_duplicates(group_of: Mapping[str, str], near_duplicates: Sequence[NearDuplicates]) -> dict[str, str]:
     """Return the groups with those of near-identical pictures made one, under the first of their names."""
     names = sorted(set(group_of.values()))
     number = {name: place for place, name in enumerate(names)}
-    pairs = [(number[group_of[pair.first]], number[group_of[pair.second]]) for pair in twins]
+    pairs = [(number[group_of[pair.first]], number[group_of[pair.second]]) for pair in near_duplicates]
     left, right = zip(*pairs, strict=True) if pairs else ((), ())
     graph = coo_array(([1] * len(pairs), (left, right)), shape=(len(names), len(names)))
     _, component = connected_components(graph, directed=False)
@@ -140,7 +145,7 @@ def _sets(rows: pd.DataFrame, column: str) -> dict[str, frozenset[str]]:
     return {str(image): frozenset(values) for image, values in rows.groupby("image_id")[column]}
 
 
-def _judge_twins(across: Sequence[Twins], options: SplitOptions) -> list[str]:
+def _judge_near_duplicates(across: Sequence[NearDuplicates], options: SplitOptions) -> list[str]:
     if not across:
         return []
     closest = across[0]

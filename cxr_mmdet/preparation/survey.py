@@ -44,7 +44,7 @@ TABLE_NAME = "train.csv"
 
 @dataclass(frozen=True)
 class TableMatch:
-    """How ``train.csv`` fits the radiographs.
+    """Comparison of ``train.csv`` with the radiographs.
 
     Attributes:
         problem: why the two cannot be compared at all; then the rest is empty.
@@ -136,7 +136,7 @@ UNSTATED = "not stated"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What one file is; ``reason`` says why it cannot be shown, then the rest is empty.
+    """Facts of one file; ``reason`` says why it cannot be shown, then the rest is empty.
 
     Attributes:
         name: the path below the surveyed folder.
@@ -159,7 +159,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds; files are named by their path below it.
+    """Contents of a folder; files are named by their path below it.
 
     Attributes:
         readable: files that can be shown.

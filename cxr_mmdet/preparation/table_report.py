@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What to look at, and how readers are fused; see :class:`cxr_mmdet.preparation.options.BuildOptions`."""
+    """Options of the survey and of fusing readers; see :class:`cxr_mmdet.preparation.options.BuildOptions`."""
 
     labels: tuple[str, ...] = ("14",)
     fusion: str = "wbf"
@@ -52,7 +52,7 @@ class LabelSetReport:
 
 @dataclass(frozen=True)
 class TableReport:
-    """What a table holds.
+    """Contents of a table.
 
     Attributes:
         rows: how many.

@@ -1,4 +1,4 @@
-"""Radiographs on display: what was found, how it is looked at, what was said; the oldest go when memory ends."""
+"""Radiographs on display with their findings, view and verdicts; the oldest are dropped when memory runs out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CaseGoneError(CxrError):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which findings are shown.
+    """Choice of the findings that are shown.
 
     Attributes:
         score: those that reach it.
@@ -43,7 +43,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Look:
-    """How a radiograph is shown.
+    """Settings of the view of a radiograph.
 
     Attributes:
         window: None is the file's own view.

@@ -10,7 +10,7 @@ from cxr_mmdet.inference.candidates import find_candidates
 from cxr_mmdet.web.cases import Case, Cases, Filter
 from cxr_mmdet.web.decoding import DecodingPool
 from cxr_mmdet.web.store import StoredImage
-from cxr_mmdet.web.uploads import Limits, read_uploads
+from cxr_mmdet.web.uploads import UploadLimits, read_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ class ReadingRoom:
         predictor: Predictor,
         *,
         device: str = "cpu",
-        limits: Limits | None = None,
+        limits: UploadLimits | None = None,
         store: Store | None = None,
         keep_identity: bool = False,
         cases: Cases | None = None,
@@ -48,7 +48,7 @@ class ReadingRoom:
     ) -> None:
         self.predictor = predictor
         self.device = device
-        self.limits = limits or Limits()
+        self.limits = limits or UploadLimits()
         self.store = store
         self.cases = cases or Cases()
         self._keep_identity = keep_identity
@@ -61,7 +61,7 @@ class ReadingRoom:
 
     @property
     def default_filter(self) -> Filter:
-        """What is shown at first."""
+        """Choice of the findings that are shown at first."""
         return Filter(nms_iou=self.predictor.model.spec.nms_iou)
 
     def warm_up(self) -> None:

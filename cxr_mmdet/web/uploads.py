@@ -1,4 +1,4 @@
-"""What people upload, a file or an archive of files, as named contents within limits, or one sentence that refuses."""
+"""Uploads, files or archives of files, as named contents within limits, or a refusal in one sentence."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class UploadError(CxrError):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much one upload may hold.
+class UploadLimits:
+    """Limits on what one upload may hold.
 
     Attributes:
         files: radiographs at once, those in archives included.
@@ -105,7 +105,7 @@ def remove_unfinished(folder: Path, kept_s: float) -> None:
                 path.unlink()
 
 
-def read_uploads(paths: Sequence[Path], limits: Limits) -> tuple[list[Upload], list[str]]:
+def read_uploads(paths: Sequence[Path], limits: UploadLimits) -> tuple[list[Upload], list[str]]:
     """Return the radiographs in uploaded files, archives unpacked in memory, and notes on what was left out.
 
     Raises:
@@ -127,7 +127,7 @@ def read_uploads(paths: Sequence[Path], limits: Limits) -> tuple[list[Upload], l
     return [replace(upload, image_id=image_id) for upload, image_id in zip(uploads, ids, strict=True)], notes
 
 
-def _open(path: Path, limits: Limits) -> Iterator[Upload]:
+def _open(path: Path, limits: UploadLimits) -> Iterator[Upload]:
     name = path.name
     if path.stat().st_size > limits.file_bytes and not zipfile.is_zipfile(path):
         raise UploadError(f"{name}: is larger than {_mib(limits.file_bytes)}; no radiograph is.")
@@ -140,7 +140,7 @@ def _open(path: Path, limits: Limits) -> Iterator[Upload]:
         yield Upload(name, content)
 
 
-def _unpack(name: str, content: bytes, limits: Limits) -> Iterator[Upload]:
+def _unpack(name: str, content: bytes, limits: UploadLimits) -> Iterator[Upload]:
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
@@ -158,7 +158,7 @@ def _unpack(name: str, content: bytes, limits: Limits) -> Iterator[Upload]:
         raise UploadError(f"{name}: holds no radiograph; expected .dicom, .dcm, .png, .jpg or .tif files.")
 
 
-def _check_members(name: str, members: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
+def _check_members(name: str, members: Sequence[zipfile.ZipInfo], limits: UploadLimits) -> None:
     for info in members:
         if _leaves_its_folder(info.orig_filename):
             raise UploadError(f"{name}: holds a file whose name leads out of the archive; it is refused.")
@@ -173,7 +173,7 @@ def _leaves_its_folder(member: str) -> bool:
     return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in member
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: Limits) -> Upload | None:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: UploadLimits) -> Upload | None:
     def head() -> bytes:
         with archive.open(info) as file:
             return file.read(HEAD_BYTES)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
 import struct
+import weakref
 from io import BytesIO
 from typing import Any
 
@@ -24,6 +27,7 @@ from pydicom.uid import (
 )
 
 from cxr_mmdet.dicom.radiograph import Radiograph, read_radiograph
+from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.dicom.viewing import read_viewable
 from cxr_mmdet.errors import DicomError
 
@@ -521,12 +525,27 @@ def test_unknown_sequences_of_big_endian_files(tmp_path: Any) -> None:
     assert_shows(radiograph, windowed(RAMP12, 2048, 4096))
 
 
-def test_a_deflated_dataset_is_measured_whatever_length_its_file_meta_states(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_dataset_is_measured_whatever_length_its_file_meta_states() -> None:
     dataset = make_dataset(np.zeros((640, 640), np.uint16))
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     content = bytearray(content_of(dataset))
     content[140:144] = bytes(4)
     assert read_radiograph(bytes(content)).size_hw == (640, 640)
-    monkeypatch.setattr("cxr_mmdet.dicom.source.MAX_FILE_BYTES", 1 << 16)
     with pytest.raises(DicomError, match="unpacks to more than"):
-        read_radiograph(bytes(content))
+        parse_dataset(bytes(content), "a.dcm", max_inflated_bytes=1 << 16)
+
+
+def test_the_header_keeps_neither_pixels_nor_the_file_in_memory() -> None:
+    dataset = dcmread(get_testdata_file("CT_small.dcm"))
+    kept = weakref.ref(dataset)
+    radiograph = read_radiograph(dataset)
+    identity = str(dataset.PatientName), dataset.StudyInstanceUID, dataset.OtherPatientIDsSequence[0].PatientID
+    del dataset
+    gc.collect()
+    assert kept() is None
+    header = radiograph.header
+    assert header is not None
+    assert "PixelData" not in header
+    assert (str(header.PatientName), header.StudyInstanceUID, header.OtherPatientIDsSequence[0].PatientID) == identity
+    assert len(pickle.dumps(header)) < 20_000
+    assert str(header.PatientName) not in repr(radiograph)

@@ -63,7 +63,7 @@ def _live(folder: Path, life: int, ready: Event) -> None:
     worker_module.send = lambda paths, *_: _note(folder.parent / "arrived", paths[0].name.split("-")[0])
     ready.set()  # the start, which puts right what the last kill left, may be killed too
     store = JobStore(folder)
-    worker = Worker(store, None, Destination("A", "127.0.0.1", 9), "CXR", ReportOptions(), lanes=2)  # type: ignore[arg-type]
+    worker = Worker(store, None, Destination("A", "127.0.0.1", 9), "CXR", ReportOptions(), workers=2)  # type: ignore[arg-type]
     worker.start()
     for number in range(10_000):
         uid = f"1.{life}.{number}"

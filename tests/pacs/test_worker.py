@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.pacs.job_database import Job
 
-LANES = 3
+WORKERS = 3
 NOBODY = Destination("NOBODY", "127.0.0.1", 9)
 
 
@@ -79,7 +79,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
 
 
 def make_worker(store: JobStore) -> Worker:
-    return Worker(store, None, NOBODY, "CXR", ReportOptions(), lanes=LANES)  # type: ignore[arg-type]
+    return Worker(store, None, NOBODY, "CXR", ReportOptions(), workers=WORKERS)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -117,9 +117,9 @@ def test_others_are_predicted_while_one_is_reported_on_and_none_is_taken_twice(s
         store.accept(uid, b"image", "A@b")
     steps.may_report.clear()
     with run_worker(store, steps):
-        wait_for(lambda: len(steps.predicted) == LANES)
+        wait_for(lambda: len(steps.predicted) == WORKERS)
         time.sleep(0.2)
-        assert sorted(steps.predicted) == uids[:LANES], "pictures do not pile up in memory"
+        assert sorted(steps.predicted) == uids[:WORKERS], "pictures do not pile up in memory"
         assert states(store) == {"queued": 6}, "nothing has moved on before its results are on the disk"
         steps.may_report.set()
         wait_for(lambda: states(store) == {"done": 6})
@@ -132,7 +132,7 @@ def test_a_stop_finishes_what_is_under_way_and_leaves_the_rest(store: JobStore, 
         store.accept(uid, b"image", "A@b")
     steps.may_report.clear()
     with run_worker(store, steps) as worker:  # which stops it a second time, and that does no harm
-        wait_for(lambda: len(steps.predicted) == LANES)
+        wait_for(lambda: len(steps.predicted) == WORKERS)
         stopping = threading.Thread(target=worker.stop)
         stopping.start()
         time.sleep(0.1)
@@ -140,10 +140,10 @@ def test_a_stop_finishes_what_is_under_way_and_leaves_the_rest(store: JobStore, 
         steps.may_report.set()
         stopping.join(30)
         assert not stopping.is_alive()
-    assert sorted(steps.reported) == sorted(steps.predicted) == uids[:LANES]
+    assert sorted(steps.reported) == sorted(steps.predicted) == uids[:WORKERS]
     found = states(store)
-    assert found.pop("queued") == len(uids) - LANES
-    assert sum(found.values()) == LANES, "reported, and perhaps sent"
+    assert found.pop("queued") == len(uids) - WORKERS
+    assert sum(found.values()) == WORKERS, "reported, and perhaps sent"
 
 
 def test_an_error_in_reporting_postpones_its_radiograph_alone_until_it_is_given_up(store: JobStore, steps: Steps):
@@ -245,7 +245,7 @@ def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path
     exits = []
     while not exits or exits[-1] != 0:
         assert len(exits) <= MAX_UNFINISHED, "it kills for ever"
-        arguments = (store.folder, "1.1", 1 if exits else LANES)
+        arguments = (store.folder, "1.1", 1 if exits else WORKERS)
         process = multiprocessing.get_context("fork").Process(target=_run_until_death, args=arguments)
         process.start()
         process.join(60)
@@ -412,7 +412,7 @@ def test_a_radiograph_is_parsed_and_decoded_once_to_be_predicted_and_identified(
 ):
     monkeypatch.setattr(worker_module, "send", lambda *_: None)
     store.accept("1", radiograph_file("1"), "A@b")
-    worker = Worker(store, predictor(), NOBODY, "CXR", ReportOptions(presentation=True), lanes=1)
+    worker = Worker(store, predictor(), NOBODY, "CXR", ReportOptions(presentation=True), workers=1)
     reads.clear()  # the model may just have been exported, and compared on radiographs
     assert worker.predict_next()
     assert states(store) == {"predicted": 1}

@@ -9,7 +9,13 @@ import pytest
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.phantom import write_phantoms
 from cxr_mmdet.preparation.images import prepare_images
-from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, Twins, find_twins, fingerprint_pictures, twins_across
+from cxr_mmdet.preparation.near_duplicates import (
+    MAX_DISTANCE,
+    NearDuplicates,
+    find_near_duplicates,
+    fingerprint_pictures,
+    pairs_across,
+)
 from cxr_mmdet.structures.radiograph_files import find_originals
 
 
@@ -34,25 +40,31 @@ def brighter(pixels):
     return np.clip(pixels * 1.1, 0, 255).astype(np.uint8)
 
 
-def test_radiographs_of_different_patients_are_no_twins(pictures, tmp_path):
-    assert find_twins(fingerprint_pictures(pictures, tmp_path / "f.json")) == []
+def test_radiographs_of_different_patients_are_no_near_duplicates(pictures, tmp_path):
+    assert find_near_duplicates(fingerprint_pictures(pictures, tmp_path / "f.json")) == []
 
 
 @pytest.mark.parametrize("change", [np.copy, jpeg, half, brighter])
 def test_a_picture_in_other_clothes_is_found(pictures, tmp_path, change):
     name, path = next(iter(pictures.items()))
     cv2.imwrite(str(tmp_path / "again.png"), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
-    (twins,) = find_twins(fingerprint_pictures(pictures | {"again": tmp_path / "again.png"}, tmp_path / "f.json"))
-    assert {twins.first, twins.second} == {name, "again"}
-    assert twins.distance <= MAX_DISTANCE
+    (near_duplicates,) = find_near_duplicates(
+        fingerprint_pictures(pictures | {"again": tmp_path / "again.png"}, tmp_path / "f.json")
+    )
+    assert {near_duplicates.first, near_duplicates.second} == {name, "again"}
+    assert near_duplicates.distance <= MAX_DISTANCE
 
 
 def test_distances_are_counted_in_bits_and_sorted():
     one = f"{0:064x}"
     hashes = {"c": one, "a": f"{0b111:064x}", "b": one, "far": "f" * 64}
-    assert find_twins(hashes, 3) == [Twins("b", "c", 0), Twins("a", "b", 3), Twins("a", "c", 3)]
-    assert find_twins(hashes, 2) == [Twins("b", "c", 0)]
-    assert find_twins({"a": one}) == find_twins({}) == []
+    assert find_near_duplicates(hashes, 3) == [
+        NearDuplicates("b", "c", 0),
+        NearDuplicates("a", "b", 3),
+        NearDuplicates("a", "c", 3),
+    ]
+    assert find_near_duplicates(hashes, 2) == [NearDuplicates("b", "c", 0)]
+    assert find_near_duplicates({"a": one}) == find_near_duplicates({}) == []
 
 
 def test_pairs_are_found_beyond_one_block_of_rows():
@@ -60,12 +72,15 @@ def test_pairs_are_found_beyond_one_block_of_rows():
     hashes = {f"i{number:05}": rng.bytes(32).hex() for number in range(2100)}
     hashes["i02099"] = hashes["i00003"]
     hashes["i01500"] = hashes["i01400"]
-    assert find_twins(hashes) == [Twins("i00003", "i02099", 0), Twins("i01400", "i01500", 0)]
+    assert find_near_duplicates(hashes) == [
+        NearDuplicates("i00003", "i02099", 0),
+        NearDuplicates("i01400", "i01500", 0),
+    ]
 
 
 def test_only_pairs_across_the_split_matter():
-    twins = [Twins("a", "b", 0), Twins("c", "d", 1)]
-    assert twins_across(twins, {"a", "c", "d"}) == [Twins("a", "b", 0)]
+    near_duplicates = [NearDuplicates("a", "b", 0), NearDuplicates("c", "d", 1)]
+    assert pairs_across(near_duplicates, {"a", "c", "d"}) == [NearDuplicates("a", "b", 0)]
 
 
 def test_hashes_of_unchanged_pictures_are_kept(pictures, tmp_path):

@@ -224,7 +224,7 @@ class TestBuild:
         notes = build_dataset(src, tmp_path / "out", options).notes
         assert "labels auto: voted out: 1 box of fewer than 2 readers." in notes
 
-    def test_twins_on_both_sides_are_refused_joined_or_allowed(self, src, tmp_path):
+    def test_near_duplicates_on_both_sides_are_refused_joined_or_allowed(self, src, tmp_path):
         for number in range(0, 16, 2):
             (src / f"train/i{number + 1:02}.png").write_bytes((src / f"train/i{number:02}.png").read_bytes())
         out = tmp_path / "out"
@@ -357,7 +357,7 @@ class TestCheck:
         (built / "manifest.json").unlink()
         assert len(check_folder(built)) == 1
 
-    def test_twins_on_both_sides_are_a_problem_unless_allowed(self, built):
+    def test_near_duplicates_on_both_sides_are_a_problem_unless_allowed(self, built):
         sides = [json.loads((built / f"annotations/{s}_auto.json").read_text())["images"] for s in ("train", "val")]
         pair = {"first": sides[0][0]["image_id"], "second": sides[1][0]["image_id"], "distance": 3, "across": True}
         edit(built / "manifest.json", lambda manifest: manifest["near_identical"].append(pair))
@@ -397,7 +397,7 @@ class TestReport:
         assert entry["agreement"] is None
         assert entry["human_ceiling"] == {"all": None, "train": None, "val": None}
 
-    def test_failures_warnings_and_twins_are_shown_and_names_are_text(self, src, tmp_path):
+    def test_failures_warnings_and_near_duplicates_are_shown_and_names_are_text(self, src, tmp_path):
         (src / "train/i05.png").write_bytes(b"broken")
         (src / "train/i07.png").write_bytes((src / "train/i06.png").read_bytes())
         table = src / "train.csv"

@@ -1,4 +1,4 @@
-"""Which pictures validate: options that fit, groups kept whole, twins refused, joined or allowed."""
+"""Which pictures validate: options that fit, groups kept whole, near-duplicates refused, joined or allowed."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ import pytest
 
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.preparation.images import PreparedImage
-from cxr_mmdet.preparation.near_duplicates import Twins
+from cxr_mmdet.preparation.near_duplicates import NearDuplicates
 from cxr_mmdet.preparation.options import BuildOptions, SplitOptions
-from cxr_mmdet.preparation.splitting import join_twins, split_images
+from cxr_mmdet.preparation.splitting import join_near_duplicates, split_images
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
 
 NAMES = [f"i{number}" for number in range(20)]
-TWINS = [Twins("i0", "i1", 0), Twins("i4", "i9", 12)]
+NEAR_DUPLICATES = [NearDuplicates("i0", "i1", 0), NearDuplicates("i4", "i9", 12)]
 
 
 def picture(name):
@@ -36,9 +36,9 @@ def rows(**columns):
     return frame.assign(**columns)
 
 
-def split(options, twins=(), table=None):
+def split(options, near_duplicates=(), table=None):
     options.check()
-    return split_images(IMAGES, rows() if table is None else table, twins, options)
+    return split_images(IMAGES, rows() if table is None else table, near_duplicates, options)
 
 
 @pytest.mark.parametrize("method", [SplitMethod.RANDOM, SplitMethod.STRATIFIED])
@@ -86,35 +86,35 @@ def torn(tmp_path):
     return dict(split=SplitMethod.LIST, val_list=tmp_path / "val.txt", group_by="image")
 
 
-def test_twins_on_both_sides_are_refused_with_the_ways_out(torn):
+def test_near_duplicates_on_both_sides_are_refused_with_the_ways_out(torn):
     with pytest.raises(DatasetError, match=r"1 pair of near-identical .* closest are i4 and i9 \(12 bits\)") as caught:
-        split(SplitOptions(**torn), TWINS)
+        split(SplitOptions(**torn), NEAR_DUPLICATES)
     for option in ("--join-duplicates", "--allow-duplicates"):
         assert option in str(caught.value)
 
 
-def test_twins_on_both_sides_are_allowed_and_noted(torn):
-    result = split(SplitOptions(**torn, allow_duplicates=True), TWINS)
-    assert result.across == (TWINS[1],)
-    assert result.twins == tuple(TWINS)
+def test_near_duplicates_on_both_sides_are_allowed_and_noted(torn):
+    result = split(SplitOptions(**torn, allow_duplicates=True), NEAR_DUPLICATES)
+    assert result.across == (NEAR_DUPLICATES[1],)
+    assert result.near_duplicates == tuple(NEAR_DUPLICATES)
     assert "i4 and i9" in result.notes[0]
 
 
 @pytest.mark.parametrize("folds", [None, 5])
 @pytest.mark.parametrize("seed", range(3))
-def test_joined_twins_are_one_group(folds, seed):
-    twins = [Twins(f"i{number}", f"i{number + 9}", 3) for number in range(0, 10, 3)]
-    result = split(SplitOptions(join_duplicates=True, folds=folds, seed=seed), twins)
+def test_joined_near_duplicates_are_one_group(folds, seed):
+    near_duplicates = [NearDuplicates(f"i{number}", f"i{number + 9}", 3) for number in range(0, 10, 3)]
+    result = split(SplitOptions(join_duplicates=True, folds=folds, seed=seed), near_duplicates)
     assert result.across == ()
-    for pair in twins:
+    for pair in near_duplicates:
         assert (pair.first in result.val) == (pair.second in result.val)
 
 
-def test_twins_of_twins_are_joined_under_the_first_name():
+def test_near_duplicates_of_near_duplicates_are_joined_under_the_first_name():
     groups = {"a": "p3", "b": "p2", "c": "p1", "d": "p9"}
-    joined = join_twins(groups, [Twins("a", "b", 0), Twins("b", "c", 0)])
+    joined = join_near_duplicates(groups, [NearDuplicates("a", "b", 0), NearDuplicates("b", "c", 0)])
     assert joined == {"a": "p1", "b": "p1", "c": "p1", "d": "p9"}
-    assert join_twins(groups, []) == groups
+    assert join_near_duplicates(groups, []) == groups
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from serving_builders import make_room, phantom_dicom, running_site
 from cxr_mmdet.web.api import predict_files
 from cxr_mmdet.web.guard import Guard
 from cxr_mmdet.web.page import build_page
-from cxr_mmdet.web.uploads import NOT_UPLOADED, Limits, UploadError, remove_unfinished, uploaded_file
+from cxr_mmdet.web.uploads import NOT_UPLOADED, UploadError, UploadLimits, remove_unfinished, uploaded_file
 
 
 @pytest.fixture(scope="module")
 def room():
-    room = make_room(limits=Limits(files=4, file_bytes=4 << 20, total_bytes=8 << 20, pixels=1_000_000))
+    room = make_room(limits=UploadLimits(files=4, file_bytes=4 << 20, total_bytes=8 << 20, pixels=1_000_000))
     yield room
     room.close()
 

@@ -18,12 +18,12 @@ from serving_builders import make_room, phantom_dicom, predictor, running_site
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.web.auth import read_users
 from cxr_mmdet.web.cases import Cases, Filter
-from cxr_mmdet.web.uploads import Limits, Upload
+from cxr_mmdet.web.uploads import Upload, UploadLimits
 
 
 @pytest.fixture(scope="module")
 def room():
-    room = make_room(limits=Limits(files=4, file_bytes=4 << 20, total_bytes=8 << 20, pixels=1_000_000))
+    room = make_room(limits=UploadLimits(files=4, file_bytes=4 << 20, total_bytes=8 << 20, pixels=1_000_000))
     yield room
     room.close()
 

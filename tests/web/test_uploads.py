@@ -11,9 +11,9 @@ from serving_builders import phantom_dicom
 
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.web.decoding import DecodingPool
-from cxr_mmdet.web.uploads import Limits, Upload, UploadError, read_uploads
+from cxr_mmdet.web.uploads import Upload, UploadError, UploadLimits, read_uploads
 
-SMALL = Limits(files=4, file_bytes=1 << 20, total_bytes=3 << 20)
+SMALL = UploadLimits(files=4, file_bytes=1 << 20, total_bytes=3 << 20)
 
 
 def make_zip(tmp_path, members: dict[str, bytes], name: str = "a.zip", compression: int = zipfile.ZIP_DEFLATED):
