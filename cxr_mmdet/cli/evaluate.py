@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
 from cxr_mmdet.errors import DatasetError, UsageError, counted
-from cxr_mmdet.structures.enums import HitCriterion
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, HitCriterion
 
 if TYPE_CHECKING:
     from cxr_mmdet.evaluation.evaluate import EvaluationResult
@@ -298,7 +298,7 @@ def gallery(
     count: Annotated[int, typer.Option(min=1, help="Number of radiographs to show.")] = 12,
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Score that a detection needs to be drawn.")
-    ] = 0.3,
+    ] = DEFAULT_SCORE_THRESHOLD,
     title: Title = "Chest X-ray detections",
     force: Force = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cxr_mmdet.evaluation.panels import PictureBook, entries_by_image
 from cxr_mmdet.pages import page_environment, write_page
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +74,7 @@ def write_gallery(
     *,
     scores: CocoScores | None,
     images: int = 12,
-    score_threshold: float = 0.3,
+    score_threshold: float = DEFAULT_SCORE_THRESHOLD,
     title: str = "Chest X-ray detections",
 ) -> None:
     """Write one self-contained HTML file: the headline numbers, then radiographs with ground truth and detections.
