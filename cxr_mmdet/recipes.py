@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PACKAGE = Path(__file__).resolve().parent
+
+BY_NAME = "cxr::"
+"""In a config's ``_base_``: a recipe, as ``cxr::retina_5cls``, or a file of the configs' folder."""
 
 
 def config_folder() -> Path:
@@ -41,6 +46,62 @@ def resolve_config(name: str) -> Path:
     raise ConfigError(f"{name}: no such config; give a path, or one of the recipes: {', '.join(near)}.")
 
 
+def describe_config(name: str) -> str:
+    """Return what a recipe is: the comment in its first line."""
+    return _first_comment(config_folder() / f"{name}.py")
+
+
+def resolve_base(name: str, beside: Path) -> str:
+    """Return a name of a config's ``_base_`` as an absolute path; a config of another package (``mmdet::``) as it is.
+
+    Args:
+        name: ``cxr::`` and a recipe or a file of the configs' folder, or a path.
+        beside: the folder that a relative path starts from.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if not name.startswith(BY_NAME):
+        return name if "::" in name else str(beside.resolve() / name)
+    wanted = name.removeprefix(BY_NAME)
+    for path in (config_folder() / wanted, config_folder() / f"{wanted}.py"):
+        if path.is_file():
+            return str(path)
+    return str(resolve_config(wanted))
+
+
+def rename_bases(text: str, rename: Callable[[str], str]) -> str:
+    """Return the text of a config with each name in its ``_base_`` replaced by ``rename`` of it.
+
+    Raises:
+        SyntaxError: it is no Python.
+        ValueError: ``_base_`` is not a plain text or list of texts.
+    """
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and [getattr(to, "id", None) for to in statement.targets] == ["_base_"]:
+            names = ast.literal_eval(statement.value)
+            renamed = rename(names) if isinstance(names, str) else [rename(name) for name in names]
+            lines = text.splitlines(keepends=True)
+            several = isinstance(renamed, list) and len(renamed) > 1
+            value = json.dumps(renamed, indent=4 if several else None, ensure_ascii=False)
+            lines[statement.lineno - 1 : statement.end_lineno] = [f"_base_ = {value}\n"]
+            return "".join(lines)
+    return text
+
+
+def copy_of(name: str) -> str:
+    """Return the text of a config of one's own that starts as a copy of a recipe, for any folder."""
+    path = resolve_config(name)
+    folder = config_folder().resolve()
+
+    def by_name(base: str) -> str:
+        resolved = resolve_base(base, path.parent)
+        inside = Path(resolved).is_relative_to(folder)
+        return f"{BY_NAME}{Path(resolved).relative_to(folder).as_posix()}" if inside else resolved
+
+    return rename_bases(path.read_text(encoding="utf-8"), by_name)
+
+
 def switch_names() -> list[str]:
     """Return the names of the switches that lie beside the recipes' bases."""
     return sorted(path.stem for path in _switch_folder().glob("*.py"))
@@ -48,8 +109,7 @@ def switch_names() -> list[str]:
 
 def describe_switch(name: str) -> str:
     """Return what a switch does: the comment in its first line."""
-    with (_switch_folder() / f"{name}.py").open(encoding="utf-8") as lines:
-        return next(lines).removeprefix("#").strip()
+    return _first_comment(_switch_folder() / f"{name}.py")
 
 
 def resolve_switches(names: Sequence[str]) -> list[Path]:
@@ -75,6 +135,11 @@ def _resolve_switch(name: str) -> Path:
     near = difflib.get_close_matches(path.stem, known, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     raise ConfigError(f"{name}: no such switch; {guess}the switches are {', '.join(known)}, or give a file's path.")
+
+
+def _first_comment(path: Path) -> str:
+    with path.open(encoding="utf-8") as lines:
+        return next(lines).removeprefix("#").strip()
 
 
 def _switch_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +40,29 @@ def test_a_recipe_is_found_in_an_installed_wheel(wheel: Path, tmp_path: Path):
     script = "from cxr_mmdet.engine.config import load_config; print(load_config('retina_5cls').filename)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "cxr_mmdet" / "configs" / "retina_5cls.py")
+
+
+def test_a_config_of_ones_own_inherits_a_recipe_of_an_installed_wheel(wheel: Path, tmp_path: Path):
+    """From a copy of the package without the checkout's configs, in another folder."""
+    installed, own = tmp_path / "site", tmp_path / "own"
+    zipfile.ZipFile(wheel).extractall(installed)
+    own.mkdir()
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from cxr_mmdet.recipes import copy_of, config_folder\n"
+        "assert str(config_folder()).startswith(sys.argv[1]), config_folder()\n"
+        "open('mine.py', 'w').write(copy_of('retina_small'))\n"
+        "open('child.py', 'w').write('_base_ = \"cxr::faster_rcnn_5cls\"\\nclasses = (\"A\", \"B\")\\n')\n"
+        "from cxr_mmdet.engine.config import load_config\n"
+        "assert load_config('mine.py', work_dir='w').to_dict() == load_config('retina_small', work_dir='w').to_dict()\n"
+        "print(load_config('child.py').model.roi_head.bbox_head.num_classes)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(installed)], cwd=own, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "2"
 
 
 def test_no_oldest_version_has_the_holes_that_the_documentation_names():

@@ -13,6 +13,8 @@ from cxr_mmdet.cli.app import CxrTyper
 
 TOOLS = (
     "prepare_data",
+    "config",
+    "browse",
     "train",
     "test",
     "evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,9 @@ from mmengine.runner import Runner
 from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.engine.switches import lay_switches_over
 from cxr_mmdet.errors import ConfigError, DatasetError, UsageError, counted
+from cxr_mmdet.recipes import BY_NAME, rename_bases, resolve_base, resolve_config, resolve_switches
 from cxr_mmdet.recipes import config_folder as config_folder
 from cxr_mmdet.recipes import config_names as config_names
-from cxr_mmdet.recipes import resolve_config, resolve_switches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -253,9 +254,43 @@ def _annotation_file(labels: str, split: str) -> Path:
 
 def _read(path: Path) -> Config:
     try:
-        return Config.fromfile(path)
+        with tempfile.TemporaryDirectory() as folder:
+            readable = _with_paths_as_bases(path, Path(folder))
+            config = Config.fromfile(readable)
+        # Runs are named after the user's file.
+        return config if readable == path else Config(config.to_dict(), filename=str(path))
+    except ConfigError:
+        raise
     except Exception as error:  # a config is a program: anything can happen in it
         raise ConfigError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
+
+
+def _with_paths_as_bases(path: Path, folder: Path) -> Path:
+    """Return a config that mmengine can read: ``path``, or a copy in ``folder`` whose bases are paths, not names.
+
+    mmengine's own ``package::`` names are for installed packages with a model index, and set another scope.
+    """
+    if path.suffix != ".py" or path.resolve().is_relative_to(config_folder().resolve()):
+        return path
+    text = path.read_text(encoding="utf-8")
+    copied = False
+
+    def as_path(name: str) -> str:
+        nonlocal copied
+        base = resolve_base(name, path.parent)
+        if name.startswith(BY_NAME):
+            copied = True
+        elif Path(base).is_file():
+            readable = _with_paths_as_bases(Path(base), Path(tempfile.mkdtemp(dir=folder)))
+            copied |= readable != Path(base)
+            base = str(readable)
+        return base
+
+    renamed = rename_bases(text, as_path)
+    if not copied:
+        return path
+    (folder / path.name).write_text(renamed, encoding="utf-8")
+    return folder / path.name
 
 
 def _parse_options(options: Sequence[str], config: Config) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""``browse CONFIG``: the pictures that a training sees, with their boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
+from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, SwitchesOption
+from cxr_mmdet.errors import UsageError
+
+app = CxrTyper(help=__doc__)
+
+
+@app.command()
+def browse(
+    config: ConfigArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of pictures to write.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 16,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    data_root: DataRootOption = None,
+    labels: LabelsOption = None,
+    with_: SwitchesOption = None,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Save the first pictures of a training after its whole pipeline, boxes drawn: one PNG each, and grid.png."""
+    with quiet_imports():
+        from cxr_mmdet.engine.config import load_config
+        from cxr_mmdet.engine.inspection import TrainingPicture, training_pictures, write_grid, write_picture
+
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise UsageError(f"{out}: is not empty; pass --force to write into it, or choose another folder.")
+    loaded = load_config(
+        config, data_root=data_root, labels=labels, switches=with_ or [], cfg_options=cfg_options or []
+    )
+    pictures: list[TrainingPicture] = []
+    with progress_bar("pictures") as report:
+        for picture in training_pictures(loaded, count):
+            out.mkdir(parents=True, exist_ok=True)
+            write_picture(out / f"{len(pictures):03}_{picture.image}.png", picture.pixels)
+            pictures.append(picture)
+            report(len(pictures), count)
+    write_grid(out / "grid.png", pictures)
+    normal = sum(not picture.boxes for picture in pictures)
+    stdout.print(f"{len(pictures)} pictures, {normal} of them without a box: {out / 'grid.png'}", highlight=False)

@@ -1,0 +1,42 @@
+"""``browse``: the pictures of a training, drawn."""
+
+import cv2
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli import browse
+from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.engine.inspection import training_pictures
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(browse.app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_pictures_and_a_grid_are_written(prepared_folder, tmp_path):
+    root, out = prepared_folder(), tmp_path / "seen"
+    shown = run("retina_5cls", "--data-root", root, "--out", out, "--count", 5).stdout
+    files = sorted(path.name for path in out.iterdir())
+    assert len(files) == 6
+    assert files[-1] == "grid.png"
+    assert "5 pictures, " in shown
+    first = cv2.imread(str(out / files[0]))
+    assert min(first.shape[:2]) >= 640  # after the pipeline, not the prepared image
+    assert (first[..., 0] != first[..., 2]).any()  # a box in colour
+    assert cv2.imread(str(out / "grid.png")).shape == (2 * 320 + 8, 3 * 320 + 16, 3)
+    assert "not empty; pass --force" in run("retina_5cls", "--data-root", root, "--out", out, code=2).stderr
+
+
+def test_the_pictures_are_those_of_the_training(prepared_folder):
+    config = load_config("retina_small", data_root=prepared_folder())
+    one, again = (list(training_pictures(config, 3)) for _ in range(2))
+    assert [picture.image for picture in one] == [picture.image for picture in again]
+    assert all((a.pixels == b.pixels).all() for a, b in zip(one, again, strict=True))
+    assert sum(picture.boxes for picture in one) > 0
+
+
+def test_without_a_prepared_folder_it_is_one_sentence(tmp_path):
+    message = run("retina_small", "--data-root", tmp_path / "none", "--out", tmp_path / "x", code=1).stderr
+    assert "none: no such prepared folder" in message
+    assert not (tmp_path / "x").exists()
