@@ -190,7 +190,10 @@ def picture_dataset(
     """
     pixel_keywords = [keyword for keyword in PIXEL_KEYWORDS if keyword in dataset]
     if not pixel_keywords:
-        raise DicomError(f"{name}: holds no picture, it is {_kind(dataset) or 'cut off or an unknown kind of object'}")
+        kind = _kind(dataset) or "cut off or an unknown kind of object"
+        # Of a file whose end cuts compressed pixel data, pydicom gives no pixel data.
+        cut = ", and its pixel data are missing or cut off" if kind.endswith("Image Storage") else ""
+        raise DicomError(f"{name}: holds no picture, it is {kind}{cut}")
     if all(not value_of(dataset, keyword) for keyword in pixel_keywords):
         raise DicomError(f"{name}: holds no picture, its {dictionary_description(pixel_keywords[0])} is empty")
     dataset = _completed(dataset, [] if warnings is None else warnings)

@@ -549,3 +549,13 @@ def test_the_header_keeps_neither_pixels_nor_the_file_in_memory() -> None:
     assert (str(header.PatientName), header.StudyInstanceUID, header.OtherPatientIDsSequence[0].PatientID) == identity
     assert len(pickle.dumps(header)) < 20_000
     assert str(header.PatientName) not in repr(radiograph)
+
+
+def test_a_compressed_picture_that_the_files_end_cuts(tmp_path):
+    """Before, it "held no picture", though it is one: pydicom drops the cut element."""
+    dataset = dcmread(get_testdata_file("MR_small_RLE.dcm"))
+    dataset.save_as(tmp_path / "whole.dcm")
+    content = (tmp_path / "whole.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: len(content) - 2000])
+    with pytest.raises(DicomError, match="it is MR Image Storage, and its pixel data are missing or cut off"):
+        read_radiograph(tmp_path / "cut.dcm")
