@@ -57,7 +57,13 @@ class Trainer:
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
         """Train one iteration, wait for the device, and return the losses."""
         runner = SimpleNamespace(
-            seed=_SEED, iter=iteration, world_size=1, rank=0, model=self.model, message_hub=self._message_hub
+            seed=_SEED,
+            iter=iteration,
+            world_size=1,
+            rank=0,
+            model=self.model,
+            message_hub=self._message_hub,
+            optim_wrapper=self.optim_wrapper,
         )
         for hook in self.hooks:
             hook.before_train_iter(runner, iteration, batch)

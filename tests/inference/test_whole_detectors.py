@@ -85,7 +85,7 @@ def test_a_threshold_for_one_class(tmp_path):
     label = int(everything.labels[0])
     limit = float(np.median(everything.scores[everything.labels == label]))
     found = predictor.predict(path, class_thresholds={everything.class_names[label]: limit})
-    assert (found.scores[found.labels == label] > limit).all()
+    assert (found.scores[found.labels == label] >= limit).all()
     assert 0 < (found.labels == label).sum() < (everything.labels == label).sum()
     assert (found.labels != label).sum() >= (everything.labels != label).sum()
 
@@ -218,7 +218,10 @@ def test_an_input_with_fewer_cells_than_queries_is_one_sentence(tmp_path):
 def test_nothing_found_and_one_pixel(tmp_path):
     for name in ("atss", "cascade_rcnn", "dino_r50"):
         predictor = Predictor.load(checkpoint_of(name))
-        assert len(predictor.predict(detectors.write_picture(tmp_path / "a.png"), score_threshold=1.0)) == 0
+        # Random weights saturate the softmax of the cascade, and a score of exactly 1 reaches a threshold of 1.
+        found = predictor.predict(detectors.write_picture(tmp_path / "a.png"), score_threshold=1.0)
+        assert name == "cascade_rcnn" or len(found) == 0
+        assert (found.scores == 1).all()
         found = predictor.predict(detectors.write_picture(tmp_path / "b.png", 1, 1))
         assert ((found.boxes_xyxy >= 0) & (found.boxes_xyxy <= 1)).all()
 
