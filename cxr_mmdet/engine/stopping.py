@@ -11,6 +11,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
 
 from cxr_mmdet.errors import CheckpointError, ConfigError, TrainingError
+from cxr_mmdet.structures.radiograph_files import image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -240,7 +241,7 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def _listed_images(data_batch: Any) -> str:
     samples = data_batch.get("data_samples", []) if isinstance(data_batch, dict) else []
-    names = [Path(sample.img_path).stem if hasattr(sample, "img_path") else "?" for sample in samples]
+    names = [image_id_of(sample.img_path) if hasattr(sample, "img_path") else "?" for sample in samples]
     return ", ".join(names[:_IMAGES_SHOWN]) + (", …" if len(names) > _IMAGES_SHOWN else "") or "unknown"
 
 

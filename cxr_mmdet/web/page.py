@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 TITLE = "Chest radiographs, a second look"
 FOOTER = ["api", "settings"]
-SUFFIXES = [".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".zip"]
 
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace")
@@ -98,9 +97,10 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], folder: Path, *, 
         gr.HTML(header_html(room))
         with gr.Row(elem_id="cxr-top"):
             with gr.Column(scale=5, min_width=300):
+                # Without file_types, by which Gradio would refuse DICOM files that have no suffix.
                 upload = gr.File(
                     label="Radiographs: DICOM, PNG, JPEG or TIFF, several or a zip", file_count="multiple",
-                    file_types=SUFFIXES, height=150, elem_id="cxr-upload",
+                    height=150, elem_id="cxr-upload",
                 )  # fmt: skip
             with gr.Column(scale=4, min_width=300):
                 gallery = gr.HTML(examples_html(examples), js_on_load=asset("viewer.js"))

@@ -56,6 +56,17 @@ def test_programs_get_what_predict_says(client, dicom_path):
     assert answer["failures"] == []
 
 
+def test_files_named_by_a_uid_without_suffix_are_taken_under_it(client, tmp_path):
+    paths = [tmp_path / f"1.2.826.0.1.{number}" for number in (1, 2)]
+    for path in paths:
+        path.write_bytes(phantom_dicom())
+    answer = client.predict([handle_file(path) for path in paths], 0.4, 0.5, api_name="/predict")
+    assert [image["image_id"] for image in answer["images"]] == [path.name for path in paths]
+    uploads = [part for part in client.config["components"] if part["type"] == "file"]
+    assert uploads
+    assert all(part["props"].get("file_types") is None for part in uploads), "Gradio refuses by the suffix alone"
+
+
 def test_the_only_public_end_point_is_predict(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/predict"}
 
