@@ -87,6 +87,8 @@ def parity_table(bundle: Bundle) -> Table:
     from rich import box
     from rich.table import Table
 
+    from cxr_mmdet.pages import format_score
+
     table = Table(
         title=f"{bundle.model_id}: largest differences from torch",
         title_style="bold",
@@ -108,7 +110,7 @@ def parity_table(bundle: Bundle) -> Table:
             str(entry["unmatched"]),
             f"{entry['largest_box_difference_px']:.3g}",
             f"{entry['largest_score_difference']:.2g}",
-            *("n/a" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("reference_mean_ap", "mean_ap")),
+            *(format_score(entry[key]) for key in ("reference_mean_ap", "mean_ap")),
             *([f"{entry['largest_p_abnormal_difference']:.2g}"] if gated else []),
         )
     return table

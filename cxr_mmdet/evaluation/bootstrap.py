@@ -1,4 +1,4 @@
-"""How far a score would move with other patients: percentile bootstrap over groups, by weights instead of copies."""
+"""Uncertainty of scores over patients: percentile bootstrap over groups, by weights instead of copies."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 LEVEL = 0.95
 RESAMPLES_AT_ONCE = 50
-"""Bounds the memory: 50 weights an image and a few numbers for each of 50 resamples and each hit."""
+"""Resamples per block, which bounds the memory: 50 weights per image and a few numbers per resample and hit."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and the interval that holds 95 % of its resamples; ``None`` where it is undefined."""
+    """Score and the interval that holds 95 % of its resamples; ``None`` where it is undefined."""
 
     value: float | None
     low: float | None
     high: float | None
 
     def to_json(self) -> dict[str, float | None]:
-        """Return what files hold."""
+        """Return the content of files."""
         return dict(vars(self))
 
 
 def group_index(ground_truth: CocoDict) -> NDArray[np.int64]:
     """Return (images,) the number of each image's group, in file order.
 
-    The group is the image entry's ``group``, the patient in our own files; an image that lacks it is its own group.
+    The group is the image entry's ``group``, the patient in our own files; an image without one is its own group.
     """
     keys = [("group", image["group"]) if "group" in image else ("id", image["id"]) for image in ground_truth["images"]]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -51,14 +51,14 @@ def resampling_weights(
 ) -> Iterator[NDArray[np.int32]]:
     """Yield (up to ``at_once``, images) multiplicities of the images in ``resamples`` draws of groups with replacement.
 
-    Each draw takes as many groups as there are, and all images of a group together. The draws depend on ``seed`` and
-    the number of groups only, not on ``at_once``.
+    Each draw takes as many groups as there are, and all images of a group together. The draws depend only on
+    ``seed`` and the number of groups, not on ``at_once``.
 
     Args:
         groups: (images,) group numbers from 0.
-        resamples: how many draws.
-        seed: of the draws.
-        at_once: how many in one array.
+        resamples: number of draws.
+        seed: seed of the draws.
+        at_once: rows of one array.
     """
     random = np.random.default_rng(seed)
     count = int(groups.max()) + 1 if len(groups) else 0
@@ -82,11 +82,11 @@ def bootstrap(
     """Return (resamples,) values of every statistic.
 
     Args:
-        statistics: takes (R, images) weights, gives (R,) values by name, NaN where undefined.
+        statistics: function of (R, images) weights that returns (R,) values by name, NaN where undefined.
         groups: (images,) group numbers, from :func:`group_index`.
-        resamples: how many draws.
-        seed: of the draws: the same seed gives the same draws for two detectors on the same images.
-        at_once: how many draws ``statistics`` gets at a time.
+        resamples: number of draws.
+        seed: seed of the draws; the same seed gives the same draws for two detectors on the same images.
+        at_once: draws per call of ``statistics``.
     """
     parts: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for weights in resampling_weights(groups, resamples=resamples, seed=seed, at_once=at_once):
@@ -107,8 +107,8 @@ def percentile_interval(
     Args:
         value: the score itself.
         samples: (resamples,).
-        groups: how many groups were drawn from.
-        level: how much of the resamples the interval holds.
+        groups: number of groups that were drawn from.
+        level: share of the resamples that the interval holds.
     """
     defined = samples[~np.isnan(samples)]
     if value is None or groups < 2 or not len(defined):

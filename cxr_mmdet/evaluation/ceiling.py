@@ -1,4 +1,4 @@
-"""How well the readers agree among themselves, from the prepared folder's manifest: what a model can hope to reach."""
+"""Human ceiling: the scores of readers against each other, from the manifest of a prepared folder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 CEILING_NAMES = ("voc_mean_ap_40", "mean_ap_50", "mean_ap")
-"""What the manifest tells of readers, under the names that a model's own numbers have."""
+"""Scores of readers in the manifest, under the names of a model's own numbers."""
 
 
 @dataclass(frozen=True)
 class HumanCeiling:
-    """A reader against the others, on average over readers.
+    """Mean score of a reader against the consensus of the others.
 
     Attributes:
-        split: of the prepared folder.
-        images: how many images were compared.
-        readers: how many readers.
+        split: split of the prepared folder.
+        images: number of images that were compared.
+        readers: number of readers.
         values: by the names in :data:`CEILING_NAMES`.
         per_class: the same by class, ``voc_ap_40`` and ``ap_50``.
     """
@@ -39,12 +39,12 @@ class HumanCeiling:
     per_class: Mapping[str, Mapping[str, Interval]]
 
     def reached(self, name: str, value: float | None) -> float | None:
-        """Return what share of the ceiling ``value`` is; None where either is undefined or the ceiling is 0."""
+        """Return ``value`` as a share of the ceiling; None where either is undefined or the ceiling is 0."""
         ceiling = self.values[name].value if name in self.values else None
         return value / ceiling if value is not None and ceiling else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds."""
+        """Return the content of ``metrics.json``."""
         return {
             "split": self.split,
             "images": self.images,
@@ -58,15 +58,15 @@ class HumanCeiling:
 
 
 def find_ceiling(ground_truth_path: Path, ground_truth: CocoDict, manifest: Path | None = None) -> HumanCeiling | None:
-    """Return the ceiling of the ground truth's label set and split, or None where there is no such thing.
+    """Return the ceiling of the ground truth's label set and split, or None where there is none.
 
-    Without ``manifest``, ``<folder>/annotations/val_5.json`` has its in ``<folder>/manifest.json``, under label set 5
-    and split val. A manifest without a ceiling, such as one of a single reader, has nothing to say.
+    The manifest of ``<folder>/annotations/val_5.json`` is ``<folder>/manifest.json``, and its entry that of label set 5
+    and split val. A manifest of a single reader holds no ceiling.
 
     Args:
         ground_truth_path: ``<split>_<label set>.json``.
-        ground_truth: what it holds; its classes must be those of the label set.
-        manifest: where the manifest lies instead.
+        ground_truth: its content; the classes must be those of the label set.
+        manifest: path of another manifest.
 
     Raises:
         DatasetError: ``manifest`` is given but cannot be read, or a manifest contradicts itself or the ground truth.

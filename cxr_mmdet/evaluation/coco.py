@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.coco import CocoDict, Detection
 
 
-# Places in COCO's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
+# Axes of COCO's arrays: precision[iou, recall, class, area, cap], recall[iou, class, area, cap].
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 
 IOU_50, IOU_75 = 0, 5
@@ -33,7 +33,7 @@ class ClassScores:
     """One class's scores, 0…1; ``None`` where the ground truth holds no box of the class.
 
     ``ap`` averages over IoU 0.50:0.05:0.95 as ``ar_100`` does, which is the recall at the largest cap on detections.
-    ``ground_truth_boxes`` leaves crowd boxes out; ``detections`` counts all that were handed in, before any cap.
+    ``ground_truth_boxes`` leaves crowd boxes out; ``detections`` counts all detections, before any cap.
     """
 
     name: str
@@ -47,10 +47,10 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's numbers, 0…1, over all classes that have boxes; ``None`` where no class has any.
+    """COCO's scores, 0…1, over all classes that have boxes; ``None`` where no class has any.
 
     ``mean_ap`` is mAP@[.5:.95]. ``mean_ar`` maps the cap on detections per image and class to the average recall.
-    Small is an area under 32², large over 96² pixels of the prepared image. ``per_class`` stands in the order of the
+    Small is an area under 32², large over 96² pixels of the prepared image. ``per_class`` follows the order of the
     ground truth's categories.
     """
 
@@ -91,8 +91,8 @@ def evaluate_coco(
 ) -> CocoScores:
     """Return the scores of ``detections``, equal to those of pycocotools.
 
-    All images of the ground truth count, also those without boxes and those nothing was detected on. No detection at
-    all is a legal result: 0 for every class with boxes. Nothing is printed and the arguments stay as they are.
+    All images of the ground truth count, also those without boxes and those without detections. An empty list
+    of detections is legal and scores 0 for every class with boxes. Nothing is printed and no argument is changed.
 
     Args:
         ground_truth: COCO dict; ``area`` and ``iscrowd`` may be missing from annotations.
@@ -188,7 +188,7 @@ def _curves(
     arrays = evaluation.eval
     assert arrays is not None, "accumulate fills it"
     precision = np.reshape(arrays["precision"], shape)
-    # COCO divides by the count plus an epsilon, which a count of 1 alone feels: perfect shall be 1, not 1 - 2e-16.
+    # COCO divides by the count plus an epsilon, which changes a count of 1: a perfect score must be 1, not 1 - 2e-16.
     precision = np.where(precision == 1 / (1 + np.spacing(1)), 1.0, precision)
     return precision, np.reshape(arrays["recall"], recall_shape)
 
@@ -212,7 +212,7 @@ def _class_scores(
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """Return the mean of what is defined, as COCO does; ``None`` where nothing is."""
+    """Return the mean of the defined values, as COCO does; ``None`` where none is defined."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
 
@@ -223,19 +223,19 @@ RECALLS = np.linspace(0, 1, 101)
 """Precision is sampled at these; both grids are pycocotools', to the last bit."""
 
 MAX_DETECTIONS = 100
-"""COCO looks at so many detections of one class on one image."""
+"""Detections per image and class that COCO counts."""
 
 
 @dataclass(frozen=True)
 class CocoMatches:
-    """One class's detections in COCO's rank, and what became of each at each IoU.
+    """Detections of one class in COCO's rank, and whether each hits at each IoU.
 
     Attributes:
         name: the class.
         hits: (10, N) bool.
-        ignored: (10, N) bool: on a crowd box, neither right nor wrong.
+        ignored: (10, N) bool: in a crowd region, neither a hit nor a false positive.
         image_index: (N,), counting in the ground truth's images.
-        positives: (images,), how many boxes each image holds, without crowd boxes.
+        positives: (images,), number of boxes per image, without crowd regions.
     """
 
     name: str
@@ -246,12 +246,12 @@ class CocoMatches:
 
 
 def match_coco(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> tuple[CocoMatches, ...]:
-    """Return one entry a category in file order, by pycocotools' rule over all sizes of boxes.
+    """Return one entry per category in file order, by pycocotools' rule for boxes of all sizes.
 
     Args:
         truth: the ground truth.
         found: the detections; equal scores rank by image id, then by their order in the table.
-        pairs: the overlapping ones of one class.
+        pairs: overlapping pairs of one class.
     """
     capped = _capped(truth, found)
     hits, ignored = _greedy(truth, found, pairs, capped)
@@ -276,11 +276,11 @@ def match_coco(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> tuple[
 
 
 def coco_average_precision(matches: CocoMatches, weights: Weights | None = None) -> NDArray[np.float64]:
-    """Return (10, R) average precisions, one row an IoU, NaN where no box is to be found.
+    """Return (10, R) average precisions, one row per IoU, NaN where there is no box.
 
     Args:
         matches: one class's detections.
-        weights: how often each image counts, (images,) or (R, images); once each by default.
+        weights: weight of each image, (images,) or (R, images); 1 by default.
     """
     per_image: NDArray[Any] = np.ascontiguousarray(as_weights(weights, len(matches.positives)).T)
     positives = (matches.positives @ per_image).astype(np.float64)
@@ -311,9 +311,9 @@ def _capped(truth: TruthTable, found: DetectionTable) -> Indices:
 def _greedy(
     truth: TruthTable, found: DetectionTable, pairs: Pairs, rank: Indices
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return (10, N) what is hit and what is ignored: by rank, each detection takes the best box that is left.
+    """Return (10, N) hits and ignored detections: by rank, each detection takes the best box that is still free.
 
-    All images take their turn at once. A box that counts goes before a crowd box, and of equal IoUs the last one wins.
+    All images are processed together. A box that counts precedes a crowd region; of equal IoUs the last one wins.
     """
     overlap = np.where(truth.crowd[pairs.truth], share_of_detection(truth, found, pairs), pairs.iou)
     near = np.flatnonzero((overlap >= IOU_THRESHOLDS[0]) & (rank[pairs.found] >= 0))
@@ -343,7 +343,7 @@ def _greedy(
 def _ignored_until(
     per_image: NDArray[Any], image_index: Indices, ignored: NDArray[np.bool_], points: Indices
 ) -> NDArray[np.float64]:
-    """Return (points, R) the weight of what is ignored up to each point."""
+    """Return (points, R) the weight of the ignored detections up to each point."""
     places = np.flatnonzero(ignored)
     sums = np.zeros((len(places) + 1, per_image.shape[1]))
     np.cumsum(per_image[image_index[places]], axis=0, out=sums[1:])

@@ -1,4 +1,4 @@
-"""Two detectors on the same images: how far apart, and whether that could be chance."""
+"""Differences between two detectors on the same images, with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COMPARISON_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of two detectors.
+    """One score of two detectors.
 
     Attributes:
-        first: the first detector's, with its interval.
-        second: the second's.
+        first: score of the first detector, with its interval.
+        second: score of the second.
         difference: second minus first, with the interval of the paired resamples.
-        p: two-sided, of a difference this far from 0 by chance; None where the difference is undefined.
+        p: two-sided p-value; None where the difference is undefined.
     """
 
     first: Interval
@@ -38,7 +38,7 @@ class Difference:
     p: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what files hold."""
+        """Return the content of files."""
         return {
             "first": self.first.to_json(),
             "second": self.second.to_json(),
@@ -52,13 +52,13 @@ class Comparison:
     """Every headline number of two detectors.
 
     Attributes:
-        names: what the detectors are called.
+        names: names of the detectors.
         values: by the names of :data:`HEADLINE` and, of each class, of :data:`PER_CLASS`.
         classes: the classes' names.
-        images: how many.
-        groups: how many groups were drawn from.
-        resamples: how often.
-        seed: of the draws.
+        images: number of images.
+        groups: number of groups that were drawn from.
+        resamples: number of draws.
+        seed: seed of the draws.
     """
 
     names: tuple[str, str]
@@ -70,7 +70,7 @@ class Comparison:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``comparison.json`` holds."""
+        """Return the content of ``comparison.json``."""
         return {
             "schema_version": COMPARISON_SCHEMA_VERSION,
             "first": self.names[0],
@@ -95,8 +95,8 @@ def compare(
 ) -> Comparison:
     """Return the differences of two detectors that were matched against the same ground truth.
 
-    Each draw of patients is scored for both, so what makes an image hard for both cancels. The p-value is the smaller
-    share of resamples on one side of 0, twice, counting the observation itself as one (Davison and Hinkley, Bootstrap
+    Each draw of patients is scored for both, so that images that are hard for both cancel out. The p-value is twice
+    the smaller share of resamples on one side of 0, with the observation counted as one (Davison and Hinkley, Bootstrap
     Methods and their Application, 1997, section 4.2): at least 2 / (resamples + 1).
     """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 TIDE_IOU, TIDE_BACKGROUND_IOU = 0.5, 0.1
-"""TIDE's own: a hit from 0.5 on, background below 0.1."""
+"""TIDE's thresholds: a hit from 0.5 on, background below 0.1."""
 
 TIDE_NAMES = {
     "class": "Cls",
@@ -33,7 +33,7 @@ TIDE_NAMES = {
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """One kind of error: how often it occurs, and by how much AP@.5 rises when only that is mended."""
+    """One type of error: its count, and the rise of mAP@.5 if only this type is corrected."""
 
     name: str
     count: int
@@ -42,14 +42,14 @@ class ErrorKind:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What was found where something is, at a score and an IoU.
+    """Confusion matrix at a score and an IoU.
 
     Attributes:
         names: the classes; row and column ``len(names)`` stand for background.
-        counts: (classes + 1, classes + 1), rows what is there, columns what was said. The last column counts boxes
-            that were missed, the last row detections where nothing is.
-        score_threshold: detections below don't count; None: no detection counts.
-        iou_threshold: a detection must overlap by more.
+        counts: (classes + 1, classes + 1), rows are the ground truth, columns the detections. The last column counts
+            missed boxes, the last row false alarms.
+        score_threshold: detections below it do not count; None: no detection counts.
+        iou_threshold: IoU that a match exceeds.
     """
 
     names: tuple[str, ...]
@@ -58,16 +58,16 @@ class Confusion:
     iou_threshold: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds."""
+        """Return the content of ``metrics.json``."""
         return {**vars(self), "names": list(self.names), "counts": self.counts.tolist()}
 
 
 def split_errors(truth: TruthTable, found: DetectionTable) -> tuple[ErrorKind, ...]:
-    """Return TIDE's six kinds of error, or nothing where no class has a box.
+    """Return TIDE's six types of error; empty where no class has a box.
 
-    TIDE calls a detection that isn't a hit *class* (right box, wrong class), *localisation* (right class, IoU 0.1…0.5),
-    *both*, *duplicate*, or *background* (IoU below 0.1), and a box that no detection comes near *missed*. The costs
-    don't add up: mending one error can make another one visible.
+    TIDE calls a detection that is not a hit *class* (right box, wrong class), *localisation* (right class, IoU
+    0.1…0.5), *both*, *duplicate*, or *background* (IoU below 0.1), and a box without any detection near it *missed*.
+    The costs do not add up: the correction of one error can make another one visible.
     """
     if truth.crowd.any():
         truth, found = _without_regions(truth, found)
@@ -87,7 +87,7 @@ def confusion(
     """Return the confusion matrix.
 
     The highest score first, each detection takes the free box of its class that it overlaps most; those that got none
-    then look among the free boxes of other classes, so that two findings in one place aren't taken for a mistake.
+    then look among the free boxes of other classes, so that two findings in one place do not count as an error.
     Crowd regions are left out, and with them detections of their class that lie in one and hit no box of that class.
     """
     pairs = overlapping_pairs(truth, found, same_class=False)
@@ -120,7 +120,7 @@ def confusion(
 
 
 def _without_regions(truth: TruthTable, found: DetectionTable) -> tuple[TruthTable, DetectionTable]:
-    """Return the tables without crowd regions and without the detections that they excuse."""
+    """Return the tables without crowd regions and without the detections that lie in them."""
     matches = match_tables(truth, found, overlapping_pairs(truth, found), iou_threshold=TIDE_IOU)
     rows = np.sort(np.concatenate([entry.detection_index for entry in matches]))
     boxes = ~truth.crowd
@@ -169,7 +169,7 @@ class Calibration:
         return float(np.average(distance, weights=self.counts[filled]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds."""
+        """Return the content of ``metrics.json``."""
         rows = zip(self.counts.tolist(), self.scores.tolist(), self.precision.tolist(), strict=True)
         return {
             "ece": self.ece,
@@ -181,10 +181,11 @@ class Calibration:
 
 
 def calibrate(matches: ClassMatches, bins: int = BINS) -> Calibration:
-    """Return how scores and precision go together.
+    """Return precision over score.
 
-    A duplicate is wrong, as for average precision. Where many detections score almost nothing, their bin rules the
-    error (Guo et al., ICML 2017; for detectors, Küppers et al., CVPR workshops 2020): read it beside the curve.
+    A duplicate is a false positive, as for average precision. Where many detections score close to 0, their bin
+    dominates the error (Guo et al., ICML 2017; for detectors, Küppers et al., CVPR workshops 2020): read it beside the
+    curve.
 
     Args:
         matches: one class's detections, or all pooled.

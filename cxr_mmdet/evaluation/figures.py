@@ -1,4 +1,4 @@
-"""The curves of a report, drawn for a page that may be light or dark, wide or narrow."""
+"""Curves of a report for pages that are light or dark, wide or narrow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.evaluation.matching import ClassMatches
 
 SIZE = (4.8, 3.7)
-"""Inches: about as wide as a phone at 72 dots an inch, so that letters keep their size there."""
+"""Inches, about the width of a phone at 72 dots per inch, so that letters keep their size there."""
 FIRST_COLOR, SECOND_COLOR = INK["text"], INK["accent"]
 
 

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-"""False positives an image at which LUNA16 and most papers since report the sensitivity."""
+"""False positives per image at which LUNA16, and most papers after it, report the sensitivity."""
 
 ALL_FINDINGS = "all findings"
 
 
 @dataclass(frozen=True)
 class FrocCurve:
-    """A FROC curve: where something is hit, from the highest score down.
+    """FROC curve at the scores that hit a box, from the highest score down.
 
     Attributes:
         name: the class, or :data:`ALL_FINDINGS`.
         scores: (P,) thresholds, falling.
-        false_positives: (P,) an image.
+        false_positives: (P,) per image.
         sensitivity: (P,), 0…1.
     """
 
@@ -43,7 +43,7 @@ class FrocCurve:
 
 
 def pool(matches: Sequence[ClassMatches]) -> ClassMatches:
-    """Return the classes as one: every box of any class is to be found, by a detection of its own class."""
+    """Return all classes as one: every box is to be found, by a detection of its own class."""
     order = np.argsort(-_joined(matches, "scores", np.float64), kind="stable")
     return ClassMatches(
         name=ALL_FINDINGS,
@@ -62,19 +62,19 @@ def pool(matches: Sequence[ClassMatches]) -> ClassMatches:
 def sensitivities(
     matches: ClassMatches, weights: Weights | None = None, rates: Sequence[float] = RATES
 ) -> NDArray[np.float64]:
-    """Return (rates, R) the highest sensitivity at no more than each number of false positives an image.
+    """Return (rates, R) the highest sensitivity at each number of false positives per image or fewer.
 
-    The curve is a staircase, and no value between its steps is made up. A second detection of a box that was found is
-    neither a finding nor a false positive (LUNA16; Setio et al., Medical Image Analysis 42, 2017). Detections of one
+    The curve is a staircase without interpolation. A second detection of a box is neither a hit nor a false positive
+    (LUNA16; Setio et al., Medical Image Analysis 42, 2017). Detections of one
     score enter together.
 
     Args:
         matches: one class's detections, or all pooled.
-        weights: how often each image counts, (images,) or (R, images); once each by default.
-        rates: false positives an image.
+        weights: weight of each image, (images,) or (R, images); 1 by default.
+        rates: false positives per image.
 
     Returns:
-        NaN where there is no box to be found.
+        NaN where there is no box.
     """
     points = operating_points(matches, as_weights(weights, len(matches.positives)), count_duplicates=False)
     best = np.array(
@@ -87,7 +87,7 @@ def sensitivities(
 
 
 def froc_curve(matches: ClassMatches) -> FrocCurve:
-    """Return the whole curve; it is empty where nothing is hit."""
+    """Return the curve, which is empty where nothing is hit."""
     points = operating_points(matches, as_weights(None, len(matches.positives)), count_duplicates=False)
     return FrocCurve(
         name=matches.name,
@@ -103,14 +103,14 @@ def _joined(matches: Sequence[ClassMatches], name: str, dtype: type[np.generic])
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a class's detections with at least this score are worth; all but the name ``None`` where nothing will do.
+    """Score threshold of one class and its effect; all but the name is ``None`` where no score reaches the goal.
 
     Attributes:
         name: the class.
-        score: keep detections of this score and above, as prediction does.
-        printed: the score in as few decimals, three at least, as it takes to keep the same detections.
-        sensitivity: the share of boxes found, 0…1.
-        false_positives: an image.
+        score: detections of this score and above are kept, as in prediction.
+        printed: the score with the fewest decimals, at least three, that keep the same detections.
+        sensitivity: share of the boxes found, 0…1.
+        false_positives: per image.
     """
 
     name: str
@@ -120,21 +120,21 @@ class Threshold:
     false_positives: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what files hold: the score itself."""
+        """Return the content of files, with the exact score."""
         return {key: value for key, value in vars(self).items() if key != "printed"}
 
 
 def threshold_for_sensitivity(matches: ClassMatches, sensitivity: float) -> Threshold:
-    """Return the highest threshold that finds at least this share of the boxes; none if the detector never does."""
+    """Return the highest threshold that finds at least this share of the boxes, if there is one."""
     curve = froc_curve(matches)
     reached = np.flatnonzero(curve.sensitivity >= sensitivity)
     return _threshold(curve, int(reached[0]) if len(reached) else None, matches)
 
 
 def threshold_for_false_positives(matches: ClassMatches, rate: float) -> Threshold:
-    """Return the threshold with the highest sensitivity at no more than ``rate`` false positives an image.
+    """Return the threshold with the highest sensitivity at ``rate`` false positives per image or fewer.
 
-    Of those that find the same it is the highest. None if the first hit comes after more false positives.
+    Of thresholds with equal sensitivity it is the highest. There is none if more false positives precede the first hit.
     """
     curve = froc_curve(matches)
     allowed = np.flatnonzero(curve.false_positives <= rate)

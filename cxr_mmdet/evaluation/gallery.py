@@ -1,4 +1,4 @@
-"""Which radiographs a page shows: every class, some normal studies, chosen without looking at the scores."""
+"""Gallery of radiographs, chosen without looking at the detections: every class and some normal studies."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 NORMAL_SHARE = 4
-"""One picture in so many is a study without boxes."""
+"""One in this many pictures is a study without boxes."""
 
 
 def choose_images(ground_truth: CocoDict, count: int) -> list[int]:
     """Return up to ``count`` image ids, those with boxes first, each part in rising order.
 
     First images that together show as many classes as ``count`` allows, then others spread evenly over the file.
-    Nothing is drawn by chance and no detection is looked at, so the page neither flatters nor shames the detector.
+    The choice is not random and ignores the detections, so that it does not favour or disfavour the detector.
 
     Args:
         ground_truth: COCO dict.
-        count: how many images, at least 1; all of them where the file holds fewer.
+        count: number of images, at least 1; all of them where the file holds fewer.
     """
     classes_of: dict[int, set[int]] = defaultdict(set)
     for annotation in ground_truth["annotations"]:
@@ -49,7 +49,7 @@ def choose_images(ground_truth: CocoDict, count: int) -> list[int]:
 
 
 def _covering(image_ids: list[int], classes_of: dict[int, set[int]], count: int) -> list[int]:
-    """Return at most ``count`` images that together show every class, each time the one that adds most classes."""
+    """Return at most ``count`` images that together show every class, each time the image that adds most classes."""
     missing = set().union(*(classes_of[image_id] for image_id in image_ids))
     chosen: list[int] = []
     while missing and len(chosen) < count:
@@ -80,13 +80,13 @@ def write_gallery(
     """Write one self-contained HTML file: the headline numbers, then radiographs with ground truth and detections.
 
     Args:
-        path: the page to write.
+        path: HTML file.
         ground_truth: COCO dict, checked; its images need a ``file_name``.
         detections: COCO results, boxes in pixels of those files.
-        image_dir: where the files lie.
-        scores: the table on top; left out when ``None``.
-        images: how many radiographs; :func:`choose_images` says which.
-        score_threshold: detections below are not drawn.
+        image_dir: folder of the files.
+        scores: scores of the table on top; None omits it.
+        images: number of radiographs, chosen by :func:`choose_images`.
+        score_threshold: score from which detections are drawn.
         title: heading of the page.
 
     Raises:

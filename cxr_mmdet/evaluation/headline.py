@@ -1,4 +1,4 @@
-"""The numbers that stand first, each with its interval: detections are matched once, then counted a thousand times."""
+"""Headline numbers with their intervals: detections are matched once, then counted under many weights."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.coco import CocoDict, Detection
 
 IOU_50, IOU_75 = 0, 5
-"""Places in COCO's ten IoUs."""
+"""Indices in COCO's ten IoUs."""
 
 
 def sensitivity_name(rate: float) -> str:
-    """Return the name of the sensitivity at ``rate`` false positives an image, as ``sensitivity_at_0.125``."""
+    """Return the name of the sensitivity at ``rate`` false positives per image, as ``sensitivity_at_0.125``."""
     return f"sensitivity_at_{rate:g}"
 
 
@@ -49,29 +49,29 @@ HEADLINE = (
     "mean_sensitivity",
     "image_auc",
 )
-"""The names of the numbers over all classes; :func:`of_class` names those of one."""
+"""Names of the numbers over all classes; :func:`of_class` names those of one."""
 
 PER_CLASS = ("ap", "ap_50", "voc_ap_40", *(sensitivity_name(rate) for rate in RATES))
 
 
 def of_class(name: str, label: int) -> str:
-    """Return the name of class ``label``'s own number, as ``voc_ap_40/3``."""
+    """Return the name of a number of class ``label``, such as ``voc_ap_40/3``."""
     return f"{name}/{label}"
 
 
 @dataclass(frozen=True)
 class MatchedDetections:
-    """A detector's results, matched in every way that a number needs.
+    """Detections of a data set, matched by every rule that a number needs.
 
     Attributes:
         truth: the ground truth.
         found: the detections.
         pairs: the overlapping ones of one class.
-        groups: (images,) what is drawn together when resampling.
+        groups: (images,) group of each image; groups are drawn as a whole when resampling.
         voc: at the competition's IoU above 0.4, one entry per class.
         hits: at ``iou_threshold``, one entry per class.
-        coco: at COCO's ten IoUs, one entry a class.
-        froc: by the FROC curve's own criterion, one entry a class.
+        coco: at COCO's ten IoUs, one entry per class.
+        froc: by the FROC curve's criterion, one entry per class.
         pooled: the same, all classes as one.
         images: scores of whole images.
         no_finding: the competition's class for normal images.
@@ -102,13 +102,13 @@ def match_all(
     criterion: HitCriterion = HitCriterion.IOU,
     iou_threshold: float = COMPETITION_IOU,
 ) -> MatchedDetections:
-    """Return the detections matched in every way.
+    """Return the detections matched by every rule.
 
     Args:
         ground_truth: COCO dict, checked.
         detections: COCO results, checked.
-        p_abnormal: (images,) a classifier's, in file order; by default from the highest score.
-        criterion: when a detection counts on the FROC curve.
+        p_abnormal: (images,) from a classifier, in file order; by default each image's highest score.
+        criterion: rule for hits on the FROC curve.
         iou_threshold: IoU that a hit exceeds; the competition's metric and COCO's keep their own.
 
     Raises:
@@ -140,11 +140,11 @@ def match_all(
 def statistics(matched: MatchedDetections, weights: Weights) -> dict[str, NDArray[np.float64]]:
     """Return (R,) values of every headline number and every class's, NaN where undefined.
 
-    A mean over classes takes those that have boxes, in each resample anew.
+    A mean over classes covers, in each resample, the classes that have boxes in it.
 
     Args:
         matched: the detections.
-        weights: (R, images) how often each image counts.
+        weights: (R, images) weight of each image.
     """
     rows = len(weights)
     classes = len(matched.voc)
@@ -191,8 +191,8 @@ def intervals(
 
     Args:
         values: from :func:`point_values`.
-        samples: from :func:`resampled_values`; a number that lacks there gets no interval.
-        groups: (images,) what was drawn together.
+        samples: from :func:`resampled_values`; a number without samples gets no interval.
+        groups: (images,) group of each image.
     """
     count = len(np.unique(groups))
     nothing = np.zeros(0)

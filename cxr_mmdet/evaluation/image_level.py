@@ -1,4 +1,4 @@
-"""Image-level probabilities of an abnormality, and how well they separate."""
+"""Image-level probability of an abnormality: files of it, ROC curve, and the competition's "No finding"."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ COLUMNS = ["image_id", "p_abnormal"]
 
 
 def p_abnormal_path(detections: Path) -> Path:
-    """Return the file that holds a gate's probabilities beside a file of detections; it is there if there was a gate.
+    """Return the path of a gate's probabilities beside a file of detections.
 
-    It is called ``detections.p_abnormal.json`` for ``detections.json``.
+    It is ``detections.p_abnormal.json`` for ``detections.json``; a detector without a gate writes no such file.
     """
     return detections.with_suffix(".p_abnormal.json")
 
 
 def write_p_abnormal(detections: Path, p_abnormal: Mapping[str, float] | None) -> None:
-    """Write an object image_id → p beside a file of detections, or remove what an earlier run left; None: no gate."""
+    """Write an object image_id → p beside a file of detections, or, for None, remove the file of an earlier run."""
     path = p_abnormal_path(detections)
     if p_abnormal is None:
         path.unlink(missing_ok=True)
@@ -52,12 +52,12 @@ def read_p_abnormal(path: Path, ground_truth: CocoDict) -> NDArray[np.float64]:
 
     Args:
         path: a CSV file with the columns image_id and p_abnormal; or JSON: an object image_id → p, or a list of objects
-            with image_id and p_abnormal, or ``findings.json``. Images the ground truth lacks are passed over.
-        ground_truth: COCO dict. Its images go by their ``image_id``, else by the name of their file without suffix,
-            else by their number.
+            with image_id and p_abnormal, or ``findings.json``. Other images are ignored.
+        ground_truth: COCO dict. Its images are named by ``image_id``, else by the name of their file without suffix,
+            else by their id.
 
     Raises:
-        DatasetError: the file cannot be read, names an image twice, lacks one, or holds what is not in 0…1.
+        DatasetError: the file cannot be read, names an image twice, lacks one, or holds a value outside 0…1.
     """
     given: dict[str, float] = {}
     for name, value in _entries(path):
@@ -74,7 +74,7 @@ def read_p_abnormal(path: Path, ground_truth: CocoDict) -> NDArray[np.float64]:
 
 
 def image_name(image: Mapping[str, Any]) -> str:
-    """Return what an image of a COCO file goes by; see :func:`read_p_abnormal`."""
+    """Return the name of an image of a COCO file, as :func:`read_p_abnormal` defines it."""
     if "image_id" in image:
         return str(image["image_id"])
     return image_id_of(image["file_name"]) if isinstance(image.get("file_name"), str) else str(image["id"])
@@ -128,12 +128,13 @@ def _probability(path: Path, name: str, value: Any) -> float:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Each image's probability of being abnormal, and whether it is.
+    """Probability that each image is abnormal, and whether it is.
 
     Attributes:
         p_abnormal: (images,), 0…1.
         abnormal: (images,) bool: the ground truth holds a box.
-        unknown: (images,) bool: it holds crowd regions alone, so that the image counts as neither; None: no such image.
+        unknown: (images,) bool: it holds crowd regions only and counts as neither abnormal nor normal; None: no such
+            image.
     """
 
     p_abnormal: NDArray[np.float64]
@@ -153,7 +154,7 @@ def score_images(
 
     Args:
         truth: the ground truth; an image with a box of any of its classes is abnormal, one with crowd regions
-            alone neither abnormal nor normal.
+            only is neither abnormal nor normal.
         found: the detections.
         p_abnormal: (images,) from a classifier; without it the highest score of any detection, 0 without detections.
     """
@@ -168,9 +169,9 @@ def score_images(
 
 
 def no_finding_matches(images: ImageScores) -> ClassMatches:
-    """Return the competition's class 14: each image gets one box of fixed place, right where nothing is annotated.
+    """Return the competition's class 14: each image gets one box, which hits where nothing is annotated.
 
-    Its score is 1 - p_abnormal. A submission says ``14 <score> 0 0 1 1``, as the ground truth of normal images does.
+    Its score is 1 - p_abnormal. A submission writes ``14 <score> 0 0 1 1``, as does the ground truth of normal images.
     """
     scores = 1 - images.p_abnormal
     order = np.argsort(-scores, kind="stable")
@@ -195,7 +196,7 @@ def roc_auc(images: ImageScores, weights: Weights | None = None) -> NDArray[np.f
 
     Args:
         images: the images' scores.
-        weights: how often each image counts, (images,) or (R, images); once each by default.
+        weights: weight of each image, (images,) or (R, images); 1 by default.
 
     Returns:
         NaN where there is no abnormal or no normal image.
@@ -208,7 +209,7 @@ def roc_auc(images: ImageScores, weights: Weights | None = None) -> NDArray[np.f
 
 
 def roc_curve(images: ImageScores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return false positive and true positive rates from (0, 0) to (1, 1); both empty where a kind of image lacks."""
+    """Return false and true positive rates from (0, 0) to (1, 1), empty without abnormal or without normal images."""
     abnormal, normal = _counts_by_score(images, as_weights(None, len(images.abnormal)))
     if not abnormal.sum() or not normal.sum():
         return np.zeros(0), np.zeros(0)

@@ -1,4 +1,4 @@
-"""Match detections to ground truth boxes of one image, once for every metric."""
+"""Matches between detections and ground truth boxes, computed once for all metrics."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 
 PAIRS_AT_ONCE = 1_000_000
-"""How many pairs of boxes are compared at a time: about 150 MB."""
+"""Pairs of boxes per block, about 150 MB."""
 
 
 @dataclass(frozen=True)
 class TruthTable:
-    """Ground truth as columns; rows stand in the order of the file's annotations.
+    """Ground truth as columns; rows follow the order of the file's annotations.
 
     Attributes:
-        image_ids: (I,), in file order; ``image_index`` counts in it.
-        category_ids: (C,), in file order; ``category_index`` counts in it.
-        names: the categories' names.
+        image_ids: (I,), in file order; ``image_index`` refers to it.
+        category_ids: (C,), in file order; ``category_index`` refers to it.
+        names: names of the categories.
         image_index: (N,) of each box.
         category_index: (N,) of each box.
         boxes_xywh: (N, 4), absolute pixels.
-        areas: (N,) square pixels as the file states them, which COCO sorts boxes into small, medium and large by.
-        crowd: (N,) bool: COCO's ``iscrowd``: a region that is neither to be found nor wrong to find.
+        areas: (N,) square pixels as stated in the file, by which COCO calls boxes small, medium or large.
+        crowd: (N,) bool: COCO's ``iscrowd``, a region in which detections count neither for nor against.
     """
 
     image_ids: Indices
@@ -54,7 +54,7 @@ class TruthTable:
 
     @classmethod
     def of(cls, ground_truth: CocoDict) -> TruthTable:
-        """Return the table of a COCO dict that was checked."""
+        """Return the table of a validated COCO dict."""
         annotations = ground_truth["annotations"]
         image_ids = _column(ground_truth["images"], "id", np.int64)
         category_ids = _column(ground_truth["categories"], "id", np.int64)
@@ -77,11 +77,11 @@ class TruthTable:
 
 @dataclass(frozen=True)
 class DetectionTable:
-    """Detections as columns; rows stand in the order of the list, which is how equal scores rank where ranks matter.
+    """Detections as columns; rows follow the order of the list, by which equal scores rank.
 
     Attributes:
-        image_index: (N,), counting in the ground truth's images.
-        category_index: (N,), counting in the ground truth's categories.
+        image_index: (N,), index of the ground truth's images.
+        category_index: (N,), index of the ground truth's categories.
         boxes_xywh: (N, 4), absolute pixels.
         scores: (N,), 0…1.
     """
@@ -116,7 +116,7 @@ class DetectionTable:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A detection and a ground truth box of one image, a row each, ordered by detection, then by ground truth box.
+    """Pairs of a detection and a ground truth box of one image, ordered by detection, then by ground truth box.
 
     Attributes:
         found: (P,) row of the detection table.
@@ -130,12 +130,12 @@ class Pairs:
 
 
 def overlapping_pairs(truth: TruthTable, found: DetectionTable, *, same_class: bool = True) -> Pairs:
-    """Return every detection and ground truth box of one image (and class) that share some area.
+    """Return every pair of a detection and a ground truth box of one image (and class) that overlap.
 
     Args:
         truth: the ground truth.
         found: the detections.
-        same_class: whether boxes of two classes are left out.
+        same_class: leave out pairs of different classes.
     """
     classes = len(truth.category_ids) if same_class else 1
     truth_keys = truth.image_index * classes + (truth.category_index if same_class else 0)
@@ -153,14 +153,14 @@ def overlapping_pairs(truth: TruthTable, found: DetectionTable, *, same_class: b
 
 
 def share_of_detection(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> NDArray[np.float64]:
-    """Return (P,) the share of each detection's area in its box, which COCO takes for the IoU with a crowd region."""
+    """Return (P,) the share of each detection's area in its box, COCO's IoU with a crowd region."""
     areas = area(found.boxes_xyxy)[pairs.found]
     shared = intersection(found.boxes_xyxy[pairs.found], truth.boxes_xyxy[pairs.truth])
     return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
 def first_of_runs(sorted_values: NDArray[np.generic]) -> Indices:
-    """Return the places where a run of equal values starts."""
+    """Return the indices at which a run of equal values starts."""
     changes = np.flatnonzero(sorted_values[1:] != sorted_values[:-1]) + 1
     return np.concatenate([np.zeros(min(1, len(sorted_values)), np.int64), changes])
 
@@ -193,28 +193,28 @@ def _boxes_xywh(entries: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 
 def _places(ids: Indices, wanted: Indices) -> Indices:
-    """Return where each of ``wanted`` stands in ``ids``, all of which it names."""
+    """Return the index of each of ``wanted`` in ``ids``, which contain all of them."""
     order = np.argsort(ids)
     return order[np.searchsorted(ids[order], wanted)] if len(wanted) else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """One class's detections, the highest score first, and what became of each.
+    """Detections of one class, the highest score first, and whether each hits.
 
     Detections that lie in a crowd region and hit no other box are left out: they count neither for nor against.
 
     Attributes:
         name: the class.
-        scores: (N,), falling; equal scores stand in the order of the list.
+        scores: (N,), falling; equal scores follow the order of the list.
         hits: (N,) bool: the first detection of a ground truth box.
-        duplicates: (N,) bool: meets a ground truth box that a higher score, or an earlier entry of the same score, has
-            hit. VOC counts it as a false positive, a FROC curve leaves it out.
-        image_index: (N,), counting in the ground truth's images.
-        detection_index: (N,), counting in the list of detections.
-        annotation_index: (N,), the ground truth box that is hit or met again, counting in the ground truth's
-            annotations; -1 for other detections.
-        positives: (images,), how many ground truth boxes each image holds, without crowd boxes.
+        duplicates: (N,) bool: matches a ground truth box that a higher score, or an earlier entry of the same score,
+            has hit. VOC counts it as a false positive, a FROC curve leaves it out.
+        image_index: (N,), index of the ground truth's images.
+        detection_index: (N,), index of the list of detections.
+        annotation_index: (N,), ground truth box that is hit, for the first or another time, as an index of the ground
+            truth's annotations; -1 for other detections.
+        positives: (images,), number of ground truth boxes per image, without crowd regions.
     """
 
     name: str
@@ -228,7 +228,7 @@ class ClassMatches:
 
     @property
     def boxes(self) -> int:
-        """How many ground truth boxes there are to find."""
+        """Number of ground truth boxes."""
         return int(self.positives.sum())
 
 
@@ -239,19 +239,19 @@ def match_detections(
     iou_threshold: float = 0.4,
     criterion: HitCriterion = HitCriterion.IOU,
 ) -> tuple[ClassMatches, ...]:
-    """Return one entry a category, in the order of the ground truth's categories.
+    """Return one entry per category, in the order of the ground truth's categories.
 
     The rule of PASCAL VOC 2010 (VOCdevkit, ``VOCevaldet.m``): each detection belongs to the ground truth box of its
-    image and class with the highest IoU, the first of equals, whether taken or not; it hits when that IoU is above the
-    threshold and no detection of a higher score has hit the box. Crowd regions (``iscrowd``) are no boxes to find: a
-    detection of their class that hits nothing is left out if more than the threshold of its own area lies in one, as
-    COCO measures it, for a region may be much larger than what it holds. Boxes have continuous coordinates: a width is
-    ``x_max - x_min``. There is no cap on detections.
+    image and class with the highest IoU, the first of equals, taken or not; it hits if that IoU is above the
+    threshold and no detection of a higher score has hit the box. Crowd regions (``iscrowd``) are not to be found: a
+    detection of their class that hits nothing is left out if the share of its own area in a region is above the
+    threshold, which is COCO's measure, because a region may be much larger than the finding in it. Boxes have
+    continuous coordinates: a width is ``x_max - x_min``. There is no cap on detections.
 
     Args:
         ground_truth: COCO dict, checked.
         detections: COCO results, checked.
-        iou_threshold: IoU must be above it; the centre criterion doesn't look at it.
+        iou_threshold: IoU that a hit exceeds; the centre criterion ignores it.
         criterion: by :attr:`HitCriterion.CENTRE` a detection belongs to the box of the highest IoU among those that
             its centre lies in, and is left out if it lies in a crowd region.
 
@@ -271,7 +271,7 @@ def match_tables(
     iou_threshold: float = 0.4,
     criterion: HitCriterion = HitCriterion.IOU,
 ) -> tuple[ClassMatches, ...]:
-    """Return what :func:`match_detections` does, of tables whose overlapping pairs of one class are known already."""
+    """Return the matches of :func:`match_detections` for tables whose overlapping pairs of one class are known."""
     centre = criterion is HitCriterion.CENTRE
     near = _centre_inside(truth, found, pairs) if centre else pairs.iou > iou_threshold
     crowd = truth.crowd[pairs.truth]
@@ -290,7 +290,7 @@ def match_tables(
 
 
 def _best_pairs(pairs: Pairs, near: NDArray[np.bool_]) -> Indices:
-    """Return the rows of ``pairs`` that give each detection the box it belongs to, if it is near enough to any."""
+    """Return the rows of ``pairs`` that assign each detection to its box, if any is near enough."""
     rows = np.flatnonzero(near)
     best = rows[np.lexsort((pairs.truth[rows], -pairs.iou[rows], pairs.found[rows]))]
     return best[first_of_runs(pairs.found[best])]

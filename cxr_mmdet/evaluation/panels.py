@@ -1,4 +1,4 @@
-"""What to look at first: findings that were missed, false alarms that were sure, and where two detectors part."""
+"""Pictures of misses, of confident false alarms, and of findings that only one of two detectors finds."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Extreme:
     """A ground truth box or a detection to be shown.
 
     Attributes:
-        image: place of its image in the ground truth's images.
-        label: its class.
-        row: place of the box in the annotations, or of the detection in the list of detections.
-        score: the detection's, or the best of any detection that met the box, 0 where none did.
+        image: index of its image in the ground truth's images.
+        label: index of its class.
+        row: index of the box in the annotations, or of the detection in the list of detections.
+        score: score of the detection, or the highest of a detection that hits the box, 0 without a hit.
     """
 
     image: int
@@ -43,14 +43,14 @@ class Extreme:
 
 
 def worst_misses(matched: MatchedDetections, score_threshold: float | None, count: int) -> list[Extreme]:
-    """Return ground truth boxes that nothing at or above the threshold meets, one an image.
+    """Return ground truth boxes without a hit at or above the threshold, one per image.
 
-    The lowest score that was given to them first, boxes nothing met at all before all others; of those the largest.
+    They are sorted by the score of their hit, boxes without any hit first and of those the largest.
 
     Args:
-        matched: the detections; a box is met at the IoU of hits.
-        score_threshold: what counts as found; None: nothing does.
-        count: how many at most.
+        matched: the detections.
+        score_threshold: score from which a detection counts; None: none does.
+        count: maximum number.
     """
     best = best_scores(matched)
     truth = matched.truth
@@ -61,7 +61,7 @@ def worst_misses(matched: MatchedDetections, score_threshold: float | None, coun
 
 
 def worst_false_alarms(matched: MatchedDetections, score_threshold: float | None, count: int) -> list[Extreme]:
-    """Return detections at or above the threshold that meet no box of their class, the surest first, one an image."""
+    """Return detections at or above the threshold that hit no box of their class, by falling score, one per image."""
     found = matched.found
     false = np.concatenate([[], *(entry.detection_index[entry.annotation_index < 0] for entry in matched.hits)])
     false = false.astype(np.int64)
@@ -85,10 +85,10 @@ def best_scores(matched: MatchedDetections) -> NDArray[np.float64]:
 def found_by_one(
     finder: MatchedDetections, other: MatchedDetections, thresholds: tuple[float | None, float | None], count: int
 ) -> list[Extreme]:
-    """Return boxes that ``finder`` finds at its threshold and ``other`` misses at its own, one an image.
+    """Return boxes that ``finder`` finds at its threshold and ``other`` misses at its own, one per image.
 
-    Those with the greatest distance of scores first. Where a threshold is undefined there are none: a detector that
-    has no operating point neither finds nor misses.
+    The largest difference of scores comes first. Where a threshold is undefined there are none: a detector without an
+    operating point neither finds nor misses.
     """
     if None in thresholds:
         return []
@@ -111,7 +111,7 @@ def _one_an_image(rows: NDArray[np.int64], images: NDArray[np.int64], count: int
 
 
 PICTURE_LONG_EDGE = 900
-"""Pixels; shown at about 570 on a desk and 360 on a phone, so that names stay readable on both."""
+"""Pixels; shown at about 570 on a desktop and 360 on a phone, so that names stay readable on both."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class PictureBook:
 
     Args:
         ground_truth: COCO dict, checked; its images need a ``file_name``.
-        image_dir: where the files lie.
+        image_dir: folder of the files.
 
     Raises:
         DatasetError: an image names no file.
@@ -153,9 +153,9 @@ class PictureBook:
 
         Args:
             image_id: of the COCO file.
-            detectors: name, the image's detections and the score below which they aren't drawn; None: none is.
-            remark: why the study is shown.
-            long_edge: of the pictures, in pixels.
+            detectors: name, the image's detections and the score from which they are drawn; None: none is.
+            remark: reason why the study is shown.
+            long_edge: long edge of the pictures in pixels.
 
         Raises:
             DatasetError: the picture is missing or cannot be decoded.

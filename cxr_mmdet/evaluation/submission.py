@@ -1,4 +1,4 @@
-"""VinBigData's submission.csv: one line an image, ``class score x_min y_min x_max y_max …`` in source-image pixels."""
+"""VinBigData's submission.csv: one line per image, ``class score x_min y_min x_max y_max …`` in source-image pixels."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 HEADER = ["image_id", "PredictionString"]
 NO_FINDING_BOX = ("0", "0", "1", "1")
 CLIPPED_PX = 1
-"""How far a box may leave its image, in pixels of the source: rounding does that."""
+"""Pixels of the source by which rounding may move a box beyond its image."""
 SCORE_DIGITS = 9
-"""More than a float32 holds, so that no two scores of a detector become equal."""
+"""Significant digits, more than a float32 has, so that no two scores of a detector become equal."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What a submission says, in prepared-image pixels again.
+    """Content of a submission, in prepared-image pixels.
 
     Attributes:
         detections: COCO results.
-        p_no_finding: by COCO image id; an image whose line says nothing about it is missing.
-        clipped: how many boxes left their image by up to a pixel of the source and were cut at its border.
+        p_no_finding: by COCO image id; images whose line does not state it are missing.
+        clipped: number of boxes that left their image by up to a pixel of the source and were clipped.
     """
 
     detections: list[Detection]
@@ -54,18 +54,18 @@ def write_submission(
 ) -> int:
     """Write the submission: every image of the file in its order, its boxes by falling score, then "No finding".
 
-    Corners are rounded to whole pixels of the source image, as the competition's own boxes are, and hold one at least.
-    A detection that covers nothing of its image is left out, since no box could stand for it.
+    Corners are rounded to whole pixels of the source image, as the competition's own boxes are, and span at least one.
+    A detection outside its image is left out, because no box could represent it.
 
     Args:
-        path: the CSV file.
+        path: CSV file.
         ground_truth: COCO dict whose images name their source (``image_id``, ``original_width``, ``original_height``)
             and whose categories are among the competition's 14.
         detections: COCO results, checked.
         p_abnormal: (images,) in file order; "No finding" scores 1 - p_abnormal.
 
     Returns:
-        How many detections were left out.
+        Number of detections that were left out.
 
     Raises:
         DatasetError: an image lacks its source's name or size, or a class is not the competition's.
@@ -93,17 +93,17 @@ def write_submission(
 
 
 def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Submission:
-    """Return what a submission says about the images of ``ground_truth``, whatever blanks stand around its words.
+    """Return the content of a submission for the images of ``ground_truth``; additional blanks are ignored.
 
-    A box that leaves its image by up to a pixel of the source is cut at the border and counted, one that leaves it by
-    more is an error.
+    A box that leaves its image by up to a pixel of the source is clipped and counted; one that leaves it by more is an
+    error.
 
     Args:
-        path: the CSV file.
+        path: CSV file.
         ground_truth: COCO dict; the file must hold each of its images once, and no other.
 
     Raises:
-        DatasetError: names the line and what is wrong with it.
+        DatasetError: names the line and the problem.
     """
     category_of = {number: category_id for category_id, number in _competition_classes(ground_truth).items()}
     places = [(image["id"], _Source.of(image)) for image in ground_truth["images"]]
@@ -128,7 +128,7 @@ def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Sub
 
 @dataclass(frozen=True)
 class _Source:
-    """A prepared image's source: its name, its size, and how much larger it is."""
+    """Source of a prepared image: name, size, and scale to the prepared size."""
 
     name: str
     width: int
@@ -154,7 +154,7 @@ class _Source:
         return [str(left), str(top), str(right), str(bottom)]
 
     def covered(self, bbox_xywh: Sequence[float]) -> bool:
-        """Return whether a box reaches into the image."""
+        """Return whether a box overlaps the image."""
         x, y, width, height = bbox_xywh
         across = x * self.scale_x < self.width and x + width > 0
         return across and y * self.scale_y < self.height and y + height > 0
@@ -170,7 +170,7 @@ class _Source:
 
 
 def _whole_pixels(low: float, high: float, size: int) -> tuple[int, int]:
-    """Return the nearest whole numbers in 0…size, at least one apart."""
+    """Return the nearest integers in 0…size, at least one apart."""
     first = min(max(round(low), 0), size - 1)
     return first, min(max(round(high), first + 1), size)
 
@@ -192,7 +192,7 @@ def _competition_classes(ground_truth: CocoDict) -> dict[int, int]:
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield where a line stands, its image and its prediction string."""
+    """Yield the place of each line, its image and its prediction string."""
     try:
         rows = list(csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines(), strict=True))
     except OSError as error:

@@ -38,7 +38,7 @@ class VocClassScores:
 
 @dataclass(frozen=True)
 class VocScores:
-    """Average precision at one IoU: the mean over the classes that have boxes, and each class in file order."""
+    """Average precision at one IoU: the mean over the classes that have boxes, and every class in file order."""
 
     iou_threshold: float
     mean_ap: float | None
@@ -84,17 +84,17 @@ def average_precision(matches: ClassMatches, weights: Weights | None = None) -> 
     """Return the area under the precision envelope over recall, 0…1.
 
     Precision at a recall is the highest precision at that recall or more (VOC 2010, ``VOCevaldet.m``); the area is
-    exact, not sampled at 11 or 101 recalls. VOC ranks detections one by one; here those of one score are one operating
-    point, because no threshold can part them, so the result doesn't depend on how a file lists them. Without equal
-    scores both are the same.
+    exact, not sampled at 11 or 101 recalls. VOC ranks detections one by one; here detections of one score are one
+    operating point, because no threshold can separate them, so that the order of a file does not matter. Without equal
+    scores both are identical.
 
     Args:
         matches: one class's detections.
-        weights: how often each image counts, (images,) or (resamples, images), at least 0; once each by default.
+        weights: weight of each image, (images,) or (resamples, images), at least 0; 1 by default.
 
     Returns:
-        Without weights one number, ``None`` where there is no box to find. With weights (resamples,) numbers, NaN
-        where a resample holds no box.
+        Without weights one number, ``None`` without a box. With weights (resamples,) numbers, NaN where a resample
+        holds no box.
     """
     points = operating_points(matches, as_weights(weights, len(matches.positives)))
     found = points.hits + points.false_positives
@@ -162,7 +162,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the first axis of what is defined (not NaN); NaN where nothing is."""
+    """Return the mean of the defined values (not NaN) over the first axis; NaN where none is defined."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=0)
     total = np.where(defined, values, 0).sum(axis=0)
@@ -170,15 +170,15 @@ def mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 ELEMENTS_AT_ONCE = 4_000_000
-"""How many weights are looked up at a time: 32 MB of float64."""
+"""Weights per block: 32 MB of float64."""
 
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """What is found down to certain scores, for each weighting.
+    """Weighted hits and false positives at the scores of hits.
 
-    Only scores at which something is hit are kept: between them precision falls and nothing else changes. Detections of
-    one score enter together, since no threshold tells them apart.
+    Other scores are omitted: between hits only precision falls. Detections of one score form one point, because no
+    threshold can separate them.
 
     Attributes:
         scores: (P,), falling.
@@ -203,8 +203,9 @@ def operating_points(
     Args:
         matches: a class's detections.
         weights: (R, images), at least 0: multiplicities in a resample, or ones.
-        count_duplicates: whether a second detection of a box is a false positive (average precision) or nothing (FROC).
-        rank_ties: let equal scores enter one after the other, in the order of the list, as COCO does.
+        count_duplicates: count a second detection of a box as a false positive (average precision); otherwise ignore it
+            (FROC).
+        rank_ties: rank equal scores by the order of the list, as COCO does.
     """
     per_image = np.ascontiguousarray(weights.T)
     counted = np.ones(len(matches.hits), bool) if count_duplicates else ~matches.duplicates
@@ -231,7 +232,7 @@ def as_weights(weights: Weights | None, images: int) -> Weights:
 
 
 def _ends_of_ties(falling: NDArray[np.float64]) -> Indices:
-    """Return for each entry the place of the last entry of the same value."""
+    """Return for each entry the index of the last entry of the same value."""
     starts = first_of_runs(falling)
     lengths = np.diff(np.append(starts, len(falling)))
     return np.repeat(starts + lengths - 1, lengths)

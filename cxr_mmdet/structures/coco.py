@@ -231,7 +231,7 @@ def check_detections(detections: Any, ground_truth: CocoDict, *, source: str = "
 
 
 def notes_on_detections(ground_truth: CocoDict, detections: Sequence[Detection]) -> list[str]:
-    """Return what a user should know of detections that are legal but odd, a sentence each."""
+    """Return a sentence for each oddity of legal detections."""
     empty = sum(min(entry["bbox"][2:]) == 0 for entry in detections)
     notes = []
     if empty:
@@ -241,12 +241,12 @@ def notes_on_detections(ground_truth: CocoDict, detections: Sequence[Detection])
 
 
 def hints_on_boxes(ground_truth: CocoDict, entries: Sequence[dict[str, Any]], what: str) -> list[str]:
-    """Return hints where nearly all boxes look as if they were given in another format than COCO's.
+    """Return hints where nearly all boxes look as if they were in another format than COCO's.
 
     Args:
-        ground_truth: COCO dict, checked; images without a width and height are passed over where those matter.
+        ground_truth: COCO dict, checked; boxes of images without a width and height are not compared with the image.
         entries: its annotations, or detections, checked.
-        what: the plural noun for them.
+        what: plural noun for them.
     """
     if not entries:
         return []
@@ -282,7 +282,7 @@ def hints_on_boxes(ground_truth: CocoDict, entries: Sequence[dict[str, Any]], wh
 
 
 def require_known_ids(ground_truth: CocoDict, detections: Sequence[Detection]) -> None:
-    """Raise where a detection belongs to no image or class of the ground truth; nothing else is checked.
+    """Refuse detections of unknown images or classes; nothing else is checked.
 
     Raises:
         DatasetError: names one such id.

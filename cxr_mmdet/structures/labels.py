@@ -1,4 +1,4 @@
-"""The label sets: which findings exist, in which order, and where a user's own set comes from."""
+"""Label sets: the built-in ones, their order, and files of a user's own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LABELS_5 = ("Aortic enlargement", "Cardiomegaly", "ILD", "Infiltration", "Nodule
 """The reference project's reduced set."""
 
 MINORITY_LABELS_5 = ("ILD", "Infiltration", "Nodule/Mass")
-"""The classes whose radiographs the reference project flips and rotates."""
+"""Classes whose radiographs the reference project flips and rotates."""
 
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
@@ -46,7 +46,7 @@ _NO_FINDING_SPELLINGS = frozenset(
     {"nofinding", "nofindings", "normal", "none", "healthy", "noabnormality", "noabnormalities"}
 )
 _COMMENT = re.compile(r"(?:^|\s)#.*")
-"""A ``#`` within a word belongs to the word."""
+"""Comment of a line; a ``#`` within a word belongs to the word."""
 
 
 LABELS_22 = (
@@ -79,12 +79,12 @@ _MERGED = re.compile(r"(?P<label>.+?)\s*:\s*\[(?P<classes>[^\]]*)\]")
 
 
 def is_no_finding(name: str) -> bool:
-    """Return whether a class name says that there is no finding, in any of the usual spellings."""
+    """Return whether a class name means "No finding", in any of the usual spellings."""
     return re.sub(r"[\W_]+", "", name).casefold() in _NO_FINDING_SPELLINGS
 
 
 def spelling_key(name: str) -> str:
-    """Return what names share that differ in case, blanks or Unicode form alone."""
+    """Return a key that is equal for names that differ only in case, blanks or Unicode form."""
     return "".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
@@ -103,10 +103,10 @@ def resolve_label_map(spec: str, names_in_table: Iterable[str]) -> dict[str, tup
 
     Args:
         spec: ``14``, ``5``, ``auto`` (the classes of the table, by class id where it has one, as the caller orders
-            them) or the path of a text file: a label a line, either the name of a class or, to merge classes,
+            them) or the path of a text file: one label per line, either the name of a class or, to merge classes,
             ``Lung Opacity: [Lung Opacity, Infiltration]``. Classes that no line names are dropped; blank lines and
             ``#`` comments are skipped; a name that holds a comma is written in double quotes.
-        names_in_table: class names as they occur in the readers' table, in the order ``auto`` shall use.
+        names_in_table: class names as they occur in the readers' table, in the order that ``auto`` uses.
 
     Raises:
         UsageError: the file is missing, empty, or names a label or a class twice.
@@ -124,7 +124,7 @@ def resolve_label_map(spec: str, names_in_table: Iterable[str]) -> dict[str, tup
         return {name: (name,) for name in names}
     path = Path(spec)
     if not path.is_file():
-        raise UsageError(f"--labels {spec}: neither 14, 5 nor auto, and no such file; write one class name a line.")
+        raise UsageError(f"--labels {spec}: neither 14, 5 nor auto, and no such file; write one class name per line.")
     return _read_label_file(path)
 
 
@@ -132,7 +132,7 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text ({error.reason}); write one class name a line.") from None
+        raise UsageError(f"{path}: is not UTF-8 text ({error.reason}); write one class name per line.") from None
     labels: dict[str, tuple[str, ...]] = {}
     owners: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -155,7 +155,7 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
             owners[name] = number
         labels[label] = classes
     if not labels:
-        raise UsageError(f"{path}: holds no class name; write one a line.")
+        raise UsageError(f"{path}: holds no class name; write one per line.")
     return labels
 
 
@@ -169,7 +169,7 @@ def _parse_label(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def mirrored_labels(class_names: Sequence[str]) -> tuple[int, ...]:
-    """Return for each class the one its mirror image belongs to: "Left lung" for "Right lung", itself for most."""
+    """Return the class of each class's mirror image: "Left lung" for "Right lung", the class itself for most."""
     index = {name: label for label, name in enumerate(class_names)}
     swapped = [_SIDE.sub(lambda match: _OTHER_SIDE.get(match[0], match[0]), name) for name in class_names]
     return tuple(index.get(name, label) for label, name in enumerate(swapped))

@@ -214,6 +214,13 @@ def test_parity_of_gates_by_hand():
     assert compare_findings("two", reference, other, score_threshold=0.05).problems(EXACT) == []
 
 
+def test_a_loss_of_map_is_told_in_the_scale_of_all_maps():
+    """It was told in points of a hundred, beside an mAP of 0…1."""
+    parity = compare_findings("one", [nothing_found(0.5)], [nothing_found(0.5)], score_threshold=0.05)
+    lost = replace(parity, reference_mean_ap=0.2486, mean_ap=0.2366)
+    assert lost.problems(EXACT) == ["the mAP falls by 0.0120 (limit 0.001)"]
+
+
 @pytest.mark.parametrize("kind", ["retina_gate", "retina"])
 def test_files_of_a_run(pictures, tmp_path, kind):
     """p_abnormal stands in findings.json, and with a gate beside detections.json as well; both can be scored by."""

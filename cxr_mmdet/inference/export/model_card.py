@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.models.gate_rule import ScoreMode
+from cxr_mmdet.pages import format_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,8 +97,8 @@ def _parity(bundle: Bundle) -> str:
             str(entry["unmatched"]),
             f"{entry['largest_box_difference_px']:.3g}",
             f"{entry['largest_score_difference']:.2g}",
-            _points(entry["reference_mean_ap"]),
-            _points(entry["mean_ap"]),
+            format_score(entry["reference_mean_ap"]),
+            format_score(entry["mean_ap"]),
         )
         for entry in sets
     ]
@@ -106,17 +107,13 @@ def _parity(bundle: Bundle) -> str:
     if None not in gates:
         head = (*head, "p_abnormal")
         rows = [(*row, f"{gate:.2g}") for row, gate in zip(rows, gates, strict=True)]
-    return "## Agreement with torch\n\nLargest differences; mAP@[.5:.95] in points.\n\n" + _table(head, rows)
+    return "## Agreement with torch\n\nLargest differences; the mAP is mAP@[.5:.95].\n\n" + _table(head, rows)
 
 
 def _training(bundle: Bundle) -> str:
     rows = [(key.replace("_", " "), str(value)) for key, value in sorted(bundle.training.items())]
     versions = ", ".join(f"{name} {number}" for name, number in sorted(bundle.versions.items()))
     return f"## Training\n\n{_table(('', ''), rows)}\n\nExported with {versions}."
-
-
-def _points(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.2f}"
 
 
 def _numbers(values: Iterable[float]) -> str:

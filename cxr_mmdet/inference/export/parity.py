@@ -197,7 +197,7 @@ class Parity:
         if self.reference_mean_ap is not None and self.mean_ap is not None:
             lost = self.reference_mean_ap - self.mean_ap
             if lost > limits.mean_ap:
-                found.append(f"{100 * lost:.2f} mAP points are lost (limit {100 * limits.mean_ap:g})")
+                found.append(f"the mAP falls by {lost:.4f} (limit {limits.mean_ap:g})")
         return found
 
 
