@@ -34,6 +34,7 @@ class NothingFound:
 
     class_names = ("ILD",)
     has_gate = False
+    score_threshold = 0.05
     model_id = "nothing"
 
     def check(self, thresholds):

@@ -41,6 +41,11 @@ class Predicts(Protocol):
         """Name of the model and its weights."""
         ...
 
+    @property
+    def score_threshold(self) -> float:
+        """Score threshold that applies unless another is asked for."""
+        ...
+
     def check(self, thresholds: Thresholds) -> None:
         """Raise unless the thresholds make sense for it."""
         ...
@@ -66,7 +71,7 @@ class RunOptions:
         augmentation: see :class:`Augmentation`.
         batch_size: radiographs at once.
         overlays: draw findings into PNG files.
-        overlay_score: lowest score that is drawn; below the default only where the findings reach that far.
+        overlay_score: lowest score that is drawn; not below that of the findings.
         overlay_size: the longer side of the drawing in pixels.
         coco: an annotation file whose numbers and prepared-image pixels detections.json uses.
         force: replace results of another model or of other settings.
@@ -161,6 +166,7 @@ def predict_many(
     report = progress or (lambda done, total: None)
     settings = options.settings(predictor)
     predictor.check(options.thresholds)
+    _check_overlay_score(predictor, options)
     coco = CocoIds.of_file(options.coco, predictor.class_names) if options.coco else None
     if coco is not None:
         items = [item for item in items if item.image_id in coco.images]
@@ -186,6 +192,15 @@ def predict_many(
     if process.rank != 0:
         return None
     return _finish(predictor, items, out_dir, coco, log, settings, reused)
+
+
+def _check_overlay_score(predictor: Predicts, options: RunOptions) -> None:
+    score, own = options.overlay_score, predictor.score_threshold
+    if options.overlays and options.thresholds.score is None and score < min(own, DEFAULT_SCORE_THRESHOLD):
+        raise UsageError(
+            f"--overlay-score {score:g} is below the model's own score threshold of {own:g}, so there is nothing more "
+            f"to draw; add --score-threshold {score:g}."
+        )
 
 
 def _finish(

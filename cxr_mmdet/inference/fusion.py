@@ -131,6 +131,11 @@ class Ensemble:
             member.model.spec.resolve_nms_iou(thresholds.nms_iou)
 
     @property
+    def score_threshold(self) -> float:
+        """Lowest of the members' own score thresholds, which applies unless another is asked for."""
+        return min(member.score_threshold for member in self.members)
+
+    @property
     def has_gate(self) -> bool:
         """Whether any member has an abnormality gate; p_abnormal is the mean of those that have one."""
         return any(member.has_gate for member in self.members)
@@ -153,8 +158,7 @@ class Ensemble:
         fused = replace(fused, p_abnormal=mean_p_abnormal(gated, self.weights))
         first = found[0]
         findings = Findings.of(fused, size_hw=first.size_hw, model_id=self.model_id, warnings=first.warnings)
-        own = min(member.model.spec.score_threshold for member in self.members)
-        score = own if thresholds.score is None else thresholds.score
+        score = self.score_threshold if thresholds.score is None else thresholds.score
         limits = dict.fromkeys(names, score) | dict(thresholds.per_class or {})
         return findings.filter(limits)
 
@@ -162,7 +166,7 @@ class Ensemble:
 def _before_fusion(member: Predictor, thresholds: Thresholds) -> Thresholds:
     """Return a member's own score threshold, or the lowest one asked for where that is lower."""
     lowest = thresholds.lowest
-    if lowest is not None and lowest > member.model.spec.score_threshold:
+    if lowest is not None and lowest > member.score_threshold:
         lowest = None
     return replace(thresholds, score=lowest, per_class=None)
 

@@ -152,6 +152,11 @@ class Predictor:
         return self.model.model_id
 
     @property
+    def score_threshold(self) -> float:
+        """The model's own score threshold, which applies unless another is asked for."""
+        return self.model.spec.score_threshold
+
+    @property
     def has_gate(self) -> bool:
         """Whether the model has an abnormality gate, which gives ``p_abnormal``."""
         return self.model.spec.gate is not None
@@ -230,7 +235,7 @@ class Predictor:
         self.check(thresholds)
         augmentation = augmentation or Augmentation()
         by_view = [self._detect_view(radiographs, view, thresholds) for view in augmentation.views]
-        limits = thresholds.of_classes(self.class_names, self.model.spec.score_threshold)
+        limits = thresholds.of_classes(self.class_names, self.score_threshold)
         return [
             self._findings(radiograph, views, augmentation, limits)
             for radiograph, *views in zip(radiographs, *by_view, strict=True)

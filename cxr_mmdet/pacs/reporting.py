@@ -117,7 +117,7 @@ def predict_content(predictor: Predictor, content: bytes, name: str, options: Re
     """
     dataset = read_header(content, name)
     radiograph = read_radiograph(dataset, name=name)
-    thresholds = options.thresholds(predictor.model.spec.score_threshold)
+    thresholds = options.thresholds(predictor.score_threshold)
     (found,) = predictor.predict_radiographs([radiograph], thresholds)
     return Prediction(dataset, radiograph, found)
 

@@ -31,6 +31,7 @@ class OneBox:
 
     class_names = ("ILD", "Nodule/Mass")
     has_gate = False
+    score_threshold = 0.05
 
     def __init__(self, model_id="one-box", stop_after=None):
         self.model_id = model_id
@@ -178,6 +179,13 @@ def test_a_changed_picture_is_predicted_again(pictures, tmp_path):
     assert predictor.calls == 1
     images = json.loads((tmp_path / "out" / "findings.json").read_text())["images"]
     assert (images[1]["height"], images[1]["width"]) == (80, 60)
+
+
+def test_an_overlay_score_that_could_show_nothing_more_is_refused(pictures, tmp_path):
+    with pytest.raises(UsageError, match=r"own score threshold of 0\.05, .* add --score-threshold 0\.01"):
+        run(pictures, tmp_path / "out", overlays=True, overlay_score=0.01)
+    assert not (tmp_path / "out").exists()
+    run(pictures, tmp_path / "out", overlays=True, overlay_score=0.01, thresholds=Thresholds(0.01))
 
 
 def test_overlays_asked_for_later(pictures, tmp_path):
