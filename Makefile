@@ -25,9 +25,9 @@ demo: $(STAMP)
 	$(PY) tools/evaluate.py run $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --out $(DEMO)/report --force
 	@printf '%s\n' '' 'The data:             $(DEMO)/prepared/report.html' 'Training:             $(DEMO)/run/curves.png' 'Truth and detections: $(DEMO)/gallery.html' 'The detector:         $(DEMO)/report/report.html'
 
-# One thread a worker: the workers share the cores.
+# One thread per worker, since the workers share the cores; neighbouring tests stay in one worker and share its fixtures.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .
