@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, quiet_imports, stderr, stdout
 from cxr_mmdet.recipes import describe_switch, switch_names
+
+if TYPE_CHECKING:
+    from cxr_mmdet.engine.running import TrainingOutcome
 
 app = CxrTyper(help=__doc__)
 
@@ -107,10 +110,20 @@ def train(
     outcome = run(loaded, launcher=launcher.value, resume=resume, trust_checkpoint=trust_checkpoint)
     if not is_main_process():
         return
-    stdout.print(f"work dir         {outcome.work_dir}", highlight=False)
-    for title, path in {
+    for line in outcome_lines(outcome):
+        stdout.print(line, highlight=False)
+
+
+def outcome_lines(outcome: TrainingOutcome) -> list[str]:
+    """Return the files of a finished training as lines; paths in the work dir begin as the work dir itself does."""
+    paths = {
         "best checkpoint": outcome.best_checkpoint,
         "last checkpoint": outcome.last_checkpoint,
         "curves": outcome.curves,
-    }.items():
-        stdout.print(f"{title:<16} {path or 'none'}", highlight=False)
+    }
+    lines = [f"{'work dir':<16} {outcome.work_dir}"]
+    for title, path in paths.items():
+        if path is not None and path.resolve().is_relative_to(outcome.work_dir.resolve()):
+            path = outcome.work_dir / path.resolve().relative_to(outcome.work_dir.resolve())
+        lines.append(f"{title:<16} {path or 'none'}")
+    return lines

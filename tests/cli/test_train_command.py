@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -33,3 +36,20 @@ def test_amp_says_when_the_cpu_makes_it_slow(monkeypatch: pytest.MonkeyPatch, fa
     result = CliRunner().invoke(train.app, ["retina_phantom", "--amp"])
     assert "far enough" in result.stderr
     assert ("no bfloat16 arithmetic" in result.stderr) is noted
+
+
+def test_paths_of_a_run_are_printed_in_one_way(tmp_path, monkeypatch):
+    """The work dir was relative, the last checkpoint absolute."""
+    from cxr_mmdet.engine.running import TrainingOutcome
+
+    monkeypatch.chdir(tmp_path)
+    work_dir = Path("work_dirs/run")
+    outcome = TrainingOutcome(work_dir, work_dir / "best.pth", tmp_path / "work_dirs/run/last.pth", None)
+    assert train.outcome_lines(outcome) == [
+        "work dir         work_dirs/run",
+        "best checkpoint  work_dirs/run/best.pth",
+        "last checkpoint  work_dirs/run/last.pth",
+        "curves           none",
+    ]
+    elsewhere = replace(outcome, last_checkpoint=tmp_path / "other/last.pth")
+    assert train.outcome_lines(elsewhere)[2] == f"last checkpoint  {tmp_path / 'other/last.pth'}"
