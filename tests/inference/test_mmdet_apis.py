@@ -19,7 +19,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 
 from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor
-from cxr_mmdet.structures.boxes import suppress
+from cxr_mmdet.structures.boxes import batched_nms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +112,7 @@ def test_test_time_augmentation_merges_our_views(tmp_path, kind):
         ]
         merged = np.concatenate([view.boxes_xyxy for view in views])
         scores, labels = (np.concatenate([getattr(view, name) for view in views]) for name in ("scores", "labels"))
-        kept = suppress(merged, scores, labels, 0.5, 100)
+        kept = batched_nms(merged, scores, labels, 0.5, 100)
         found = result.pred_instances
         assert len(found) == len(kept) > 5
         nearest = np.abs(found.bboxes.numpy()[:, None] - merged[kept][None]).max(axis=2).min(axis=1)
