@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from detectors import bundle_of, checkpoint_of, write_picture
 
@@ -73,6 +75,22 @@ def test_what_a_bundle_holds():
     card = (path / "MODEL_CARD.md").read_text()
     assert "not a medical device" in card
     assert "| 6 phantoms |" in card
+
+
+@pytest.mark.parametrize("kind", ["retina_wide", "gfl", "faster"])
+def test_the_card_names_every_output_and_threshold(kind):
+    path = bundle_of(kind, "onnx")
+    card = (path / "MODEL_CARD.md").read_text()
+    named = []
+    for graph, first, last in re.findall(r"^\| (maps|boxes|regions) \| (\w+)(?: … \w+_(\d+))? \|", card, re.MULTILINE):
+        names = [f"{first.removesuffix('_0')}_{level}" for level in range(int(last) + 1)] if last else [first]
+        named += [(graph, name) for name in names]
+    graphs = {graph: onnxruntime.InferenceSession(path / f"{graph}.onnx") for graph, _ in named}
+    assert named == [(graph, output.name) for graph in graphs for output in graphs[graph].get_outputs()]
+    assert {f"{graph}.onnx" for graph in graphs} == {file.name for file in path.glob("*.onnx")}
+    spec = Bundle.open(path).spec
+    assert f"exceed{'s' * (spec.regions is None)} {spec.score_threshold:g}." in card
+    assert f"NMS within each class at IoU {spec.nms_iou:g} leaves at most {spec.max_per_image} findings." in card
 
 
 def test_a_bundle_travels_as_json():

@@ -158,7 +158,7 @@ class TestBundle:
         (phantoms,) = document["parity"]["sets"]
         assert 0 < phantoms["largest_p_abnormal_difference"] < EXACT.score
         card = (path / "MODEL_CARD.md").read_text()
-        assert "| Abnormality gate | p_abnormal has a head of its own; below 0.8 there are no findings |" in card
+        assert "p_abnormal is the sigmoid of abnormal: below 0.8 there are no findings." in card
         assert "| mAP | p_abnormal |" in card
 
     def test_without_a_gate_it_says_nothing(self):

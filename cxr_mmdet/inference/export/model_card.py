@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.files import atomic_path
+from cxr_mmdet.inference.spec import DistanceCoder
 from cxr_mmdet.models.gate_rule import ScoreMode
 from cxr_mmdet.pages import format_score
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.inference.bundle import Bundle
+    from cxr_mmdet.inference.spec import DeltaCoder
     from cxr_mmdet.models.gate_rule import GateRule
 
 CARD_FILE = "MODEL_CARD.md"
@@ -25,7 +27,10 @@ _SENTENCES = {
 
 def write_model_card(bundle: Bundle, path: Path) -> None:
     """Write the card of a bundle whose parity is known."""
-    parts = (_head(bundle), _use(), _inputs(bundle), _parity(bundle), _training(bundle))
+    parts = [_head(bundle), _use(), _inputs(bundle)]
+    if bundle.format != "torch":
+        parts += [_outputs(bundle), _decoding(bundle)]
+    parts += [_parity(bundle), _training(bundle)]
     with atomic_path(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
 
@@ -51,27 +56,110 @@ def _use() -> str:
 
 def _inputs(bundle: Bundle) -> str:
     steps = bundle.preprocessing
-    edge = f"at most {steps.short_edge} px" if steps.short_edge else "the full size"
     rows: list[tuple[str, str]] = [
-        ("Short edge of the prepared picture", edge),
-        ("Padding to a square", "yes, centred, black" if steps.pad_to_square else "no"),
-        ("Resized to", _size(steps.scale, steps.keep_ratio)),
-        ("Mean, standard deviation", f"{_numbers(steps.mean)}; {_numbers(steps.std)}"),
-        ("Score threshold, NMS IoU", f"{bundle.spec.score_threshold:g}; {bundle.spec.nms_iou:g}"),
+        ("Grey levels", "8 bits, black as 0, windowed as the file asks, pixels square"),
+        ("Short edge", f"at most {steps.short_edge} px, by area interpolation" if steps.short_edge else "as it is"),
+        (
+            "Padding to a square",
+            "black, the picture centred, an odd pixel right or below" if steps.pad_to_square else "no",
+        ),
+        ("Size", _size(steps.scale, steps.keep_ratio)),
+        ("Channels", "3 equal ones"),
+        ("Normalisation", f"(grey - mean) / std; mean {_numbers(steps.mean)}; std {_numbers(steps.std)}"),
+        (
+            "Padding of the input",
+            f"with {steps.pad_value:g}, right and below, to multiples of {steps.size_divisor} px",
+        ),
     ]
+    head = (
+        "## Input\n\nA radiograph of any size goes through these steps, in this order, to `image` (N, 3, H, W) float32."
+    )
+    return f"{head}\n\n{_table(('', ''), rows)}"
+
+
+def _outputs(bundle: Bundle) -> str:
+    """Return the outputs of the graphs, by the names of :mod:`cxr_mmdet.inference.backends.graphs`."""
+    maps, regions, depth = bundle.spec.maps, bundle.spec.regions, bundle.box_depth
+    last = len(maps.strides) - 1
+    anchors, strides = _numbers(map(len, maps.base_anchors)), _numbers(width for width, _ in maps.strides)
+    logits = f"(N, h, w, A * {maps.channels}) logits per level; strides {strides} px; A = {anchors} anchors per cell"
+    rows = [("maps", f"scores_0 … scores_{last}", logits)]
+    if not depth:
+        rows.append(("maps", f"deltas_0 … deltas_{last}", "(N, h, w, A * 4)"))
+    if depth or regions is not None:
+        pyramid = "(cells + 1, C): the feature pyramid, level by level, picture by picture, row by row; then zeros"
+        rows.append(("maps", "rows", pyramid))
     if bundle.spec.gate is not None:
-        rows.append(("Abnormality gate", _gate(bundle.spec.gate)))
-    return "## Input\n\nA radiograph of any size, as its file asks to be shown.\n\n" + _table(("", ""), rows)
+        rows.append(("maps", "abnormal", "(N,) logits of p_abnormal"))
+    if depth:
+        branch = f"(n, A * 4) of the cells asked for; inputs rows, table_0 … table_{depth - 1}, cells"
+        rows.append(("boxes", "deltas", branch))
+    if regions is not None:
+        height, width = regions.pooling.size_hw
+        columns = 4 if regions.class_agnostic else 4 * len(bundle.class_names)
+        pooled = (
+            f"(R, {len(bundle.class_names) + 1}), background last; input pooled (R, {height} * {width} * C), by bins"
+        )
+        rows += [("regions", "logits", pooled), ("regions", "deltas", f"(R, {columns})")]
+    return "## Output\n\nThe graphs end at raw maps.\n\n" + _table(("Graph", "Output", "Content"), rows)
+
+
+def _decoding(bundle: Bundle) -> str:
+    maps, regions, gate = bundle.spec.maps, bundle.spec.regions, bundle.spec.gate
+    best = f"the {maps.nms_pre} best" if maps.nms_pre > 0 else "all"
+    kept = f"Keep {best} of each level"
+    if regions is None:
+        kept += f" among the pairs of anchor and class whose score exceeds {maps.score_threshold:g}"
+    activation = "sigmoid" if maps.activation == "sigmoid" else "softmax, background last,"
+    steps = [
+        f"Scores are the {activation} of scores_i. {kept}.",
+        "An anchor is one of the level's base_anchors in model.json plus column and row times the stride.",
+        f"Decode boxes: {_coding(maps.coder)}",
+    ]
+    if maps.min_size >= 0:
+        steps.append(f"Drop boxes with a side of at most {maps.min_size:g} px.")
+    if regions is not None:
+        pooling = regions.pooling
+        samples = f"{pooling.samples} samples" if pooling.samples else "a sample per cell, rounded up,"
+        steps += [
+            f"NMS within each level at IoU {maps.nms_iou:g} leaves at most {maps.max_per_image} proposals.",
+            f"A proposal is pooled from level floor(log2(sqrt(area) / {regions.finest_scale:g})), clipped to "
+            f"0 … {regions.levels - 1}, by RoIAlign with {samples} per bin and axis"
+            f"{', aligned by half a cell' if pooling.aligned else ''}.",
+            f"Scores are the softmax of logits. Keep those of a class that exceed {regions.score_threshold:g}.",
+            f"Decode boxes from proposals: {_coding(regions.coder)}",
+        ]
+    if gate is not None:
+        steps.append(f"p_abnormal is the sigmoid of abnormal: {_gate(gate)}. Apply the score threshold again.")
+    steps += [
+        f"NMS within each class at IoU {bundle.spec.nms_iou:g} leaves at most {bundle.spec.max_per_image} findings.",
+        "Undo padding and resizing, cut boxes at the border of the radiograph, drop those without extent.",
+    ]
+    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    return (
+        f"## From output to findings\n\n{numbered}\n\nAll numbers are in model.json. The script "
+        "docs/examples/onnxruntime_only.py of cxr_mmdet does this without cxr_mmdet."
+    )
+
+
+def _coding(coder: DeltaCoder | DistanceCoder) -> str:
+    border = " Cut at the border of the picture." if coder.clip_border else ""
+    if isinstance(coder, DistanceCoder):
+        return f"distances to the left, top, right and bottom side from the anchor's centre, in strides.{border}"
+    return (
+        "centre + side * (dx, dy), side * exp(dw, dh), with dw and dh in ±ln(1000 / 16); deltas are multiplied by "
+        f"{_numbers(coder.stds)} and {_numbers(coder.means)} added before.{border}"
+    )
 
 
 def _gate(rule: GateRule) -> str:
-    """Return what p_abnormal is, and what the gate does to the findings."""
+    """Return the effect of the gate on the findings."""
     effects = {
         ScoreMode.leave: "the scores of findings stay",
         ScoreMode.multiply: f"the scores of findings are multiplied by {_power(rule.exponent)}",
         ScoreMode.cut: f"below {rule.cut:g} there are no findings",
     }
-    return f"p_abnormal has a head of its own; {effects[rule.score_mode]}"
+    return effects[rule.score_mode]
 
 
 def _power(exponent: float) -> str:
