@@ -211,7 +211,7 @@ def test_an_input_with_fewer_cells_than_queries_is_one_sentence(tmp_path):
     """DINO chooses its queries among the cells of its maps."""
     predictor = Predictor.load(checkpoint_of("dino_r50"))
     small = Augmentation((AugmentationView(scale=0.25),))
-    with pytest.raises(CxrError, match=r"DINO cannot predict 1 input\(s\) of 32 x 32 px \(.*--tta-scale"):
+    with pytest.raises(CxrError, match=r"DINO cannot predict 1 input\(s\) of 26 x 32 px \(.*--tta-scale"):
         predictor.predict(detectors.write_picture(tmp_path / "a.png"), augmentation=small)
 
 
