@@ -23,7 +23,7 @@ from cxr_mmdet.errors import DicomError
 if TYPE_CHECKING:
     import datetime
 
-    from cxr_mmdet.structures.detections import Findings
+    from cxr_mmdet.structures.detections import Box, Findings
 
 MANUFACTURER = "cxr_mmdet"
 
@@ -109,6 +109,13 @@ class Origin:
             _uid(header, "SeriesInstanceUID"),
         )
 
+    def reference(self) -> Dataset:
+        """Return the item of a sequence that refers to the radiograph."""
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = self.sop_class_uid
+        reference.ReferencedSOPInstanceUID = self.sop_instance_uid
+        return reference
+
     def evidence(self) -> Dataset:
         """Return the attributes that highdicom needs of the radiograph; :meth:`fill` copies patient and study."""
         evidence = Dataset()
@@ -152,6 +159,15 @@ def fingerprint(findings: Findings) -> str:
         "model_id": findings.model_id,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def outline(box_xyxy: Box) -> list[list[float]]:
+    """Return the corners of a box clockwise from the top left one, which also closes the line.
+
+    No half pixel is added: PS3.3 C.18.6 puts 0, 0 at the corner of the first pixel, not at its centre, as our boxes do.
+    """
+    x_min, y_min, x_max, y_max = box_xyxy
+    return [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]]
 
 
 def derived_uid(*parts: str) -> UID:

@@ -28,13 +28,11 @@ from pydicom.valuerep import DS
 
 from cxr_mmdet import __version__
 from cxr_mmdet.dicom import codes
-from cxr_mmdet.dicom.derived import MANUFACTURER, derived_uid
+from cxr_mmdet.dicom.derived import MANUFACTURER, derived_uid, outline
 
 if TYPE_CHECKING:
-    from collections import abc
-
     from cxr_mmdet.dicom.derived import Origin
-    from cxr_mmdet.structures.detections import Finding, Findings
+    from cxr_mmdet.structures.detections import Box, Finding, Findings
 
 CHARACTER_SET = "ISO_IR 192"
 PYTHON_CHARACTER_SET = convert_encodings(CHARACTER_SET)
@@ -94,14 +92,20 @@ class _Mould:
 
     def fill(self, name: str, uid: str, finding: Finding, origin: Origin) -> Dataset:
         """Return the group of one finding."""
-        image = _copy(self.region[1].ContentSequence[0], ReferencedSOPSequence=[_reference(origin)])
+        image = _copy(self.region[1].ContentSequence[0], ReferencedSOPSequence=[origin.reference()])
         value = self.score[1].MeasuredValueSequence[0]
         measured = _copy(value, NumericValue=DS(finding.score, auto_format=True), FloatingPointValue=finding.score)
         items = list(self.items)
         for (place, item), values in (
             (self.name, {"TextValue": name}),
             (self.uid, {"UID": uid}),
-            (self.region, {"GraphicData": _outline(finding.box_xyxy), "ContentSequence": [image]}),
+            (
+                self.region,
+                {
+                    "GraphicData": [side for corner in outline(finding.box_xyxy) for side in corner],
+                    "ContentSequence": [image],
+                },
+            ),
             (self.score, {"MeasuredValueSequence": [measured]}),
         ):
             items[place] = _written(_copy(item, **values))
@@ -112,7 +116,7 @@ class _Mould:
 
 @lru_cache(maxsize=256)
 def _mould(class_name: str, model_id: str) -> _Mould:
-    anywhere, anything = [0.0, 0.0, 1.0, 1.0], ComputedRadiographyImageStorage
+    anywhere, anything = (0.0, 0.0, 1.0, 1.0), ComputedRadiographyImageStorage
     (group,) = whole_group(class_name, model_id, "finding", "1.2", anywhere, 0.5, anything, "1.2")
     content = list(group.ContentSequence)
     del group[CONTENT]
@@ -133,7 +137,7 @@ def whole_group(
     model_id: str,
     name: str,
     uid: str,
-    box_xyxy: abc.Sequence[float],
+    box_xyxy: Box,
     score: float,
     sop_class_uid: str,
     sop_instance_uid: str,
@@ -158,7 +162,7 @@ def whole_group(
         tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=name),
         referenced_region=sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=np.array(_outline(box_xyxy)).reshape(-1, 2),
+            graphic_data=np.array(outline(box_xyxy)),
             source_image=sr.SourceImageForRegion(sop_class_uid, sop_instance_uid),
         ),
         finding_type=codes.finding_code(class_name),
@@ -168,22 +172,6 @@ def whole_group(
         qualitative_evaluations=[sr.QualitativeEvaluation(codes.DETECTOR_CLASS, codes.class_code(class_name))],
         geometric_purpose=dictionary.SCT.BoundedBy,
     )
-
-
-def _outline(box_xyxy: abc.Sequence[float]) -> list[float]:
-    """Return x and y of the box's corners clockwise from the top left one, which also closes the line.
-
-    No half pixel is added: PS3.3 C.18.6 puts 0, 0 at the corner of the first pixel, not at its centre, as our boxes do.
-    """
-    x_min, y_min, x_max, y_max = box_xyxy
-    return [x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max, x_min, y_min]
-
-
-def _reference(origin: Origin) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = origin.sop_class_uid
-    reference.ReferencedSOPInstanceUID = origin.sop_instance_uid
-    return reference
 
 
 def _written(item: Dataset) -> bytes:

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from cxr_mmdet import __version__
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.dicom.attributes import code_of, items, text_of
-from cxr_mmdet.dicom.derived import MANUFACTURER, Origin, derived_uid, fingerprint
+from cxr_mmdet.dicom.derived import MANUFACTURER, Origin, derived_uid, fingerprint, outline
 from cxr_mmdet.dicom.radiograph import pixel_aspect
 from cxr_mmdet.dicom.source import with_functional_groups
 from cxr_mmdet.dicom.windowing import is_inverted, modality_transformation, own_view
@@ -102,9 +102,7 @@ def _annotations(findings: Findings, image: Dataset, layers: dict[int, pr.Graphi
 
 
 def _outline(box_xyxy: Box) -> pr.GraphicObject:
-    left, top, right, bottom = box_xyxy
-    corners = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-    return pr.GraphicObject(pr.GraphicTypeValues.POLYLINE, np.array(corners), pr.AnnotationUnitsValues.PIXEL)
+    return pr.GraphicObject(pr.GraphicTypeValues.POLYLINE, np.array(outline(box_xyxy)), pr.AnnotationUnitsValues.PIXEL)
 
 
 def _name(text: str, box_xyxy: Box, size_hw: tuple[int, int]) -> pr.TextObject:

@@ -9,9 +9,10 @@ import numpy as np
 from pydicom.sr.codedict import codes as dictionary
 
 from cxr_mmdet.dicom import codes
+from cxr_mmdet.dicom.derived import outline
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.structures.boxes import as_boxes
-from cxr_mmdet.structures.detections import Findings
+from cxr_mmdet.structures.detections import Box, Findings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,13 +59,12 @@ def _is(concept: Any, code: Code) -> bool:
     return concept is not None and (concept.value, concept.scheme_designator) == (code.value, code.scheme_designator)
 
 
-def _box(group: Any) -> list[float]:
-    outline: NDArray[np.floating] = group.roi.value
-    box = [*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist()]
-    x_min, y_min, x_max, y_max = box
-    corners = [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]]
-    if outline.tolist() != corners:
-        raise ValueError("a finding's outline is no box")
+def _box(group: Any) -> Box:
+    points: NDArray[np.floating] = group.roi.value
+    (x_min, y_min), (x_max, y_max) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    box = (x_min, y_min, x_max, y_max)
+    if points.tolist() != outline(box):
+        raise ValueError("the outline of a finding is not a box")
     return box
 
 

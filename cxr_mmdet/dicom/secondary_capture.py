@@ -58,7 +58,7 @@ def build_secondary_capture(
     capture.ImageType = ["DERIVED", "SECONDARY"]
     capture.DateOfSecondaryCapture, capture.TimeOfSecondaryCapture = capture.ContentDate, capture.ContentTime
     capture.DerivationDescription = f"Findings of {findings.model_id}, drawn by {capture.Manufacturer}"[:1024]
-    capture.SourceImageSequence = [_reference(origin)]
+    capture.SourceImageSequence = [origin.reference()]
     orientation = strings(source, "PatientOrientation")
     capture.PatientOrientation = orientation if len(orientation) == 2 else None
     capture.Laterality = None  # of type 2C: empty where it is not known
@@ -78,13 +78,6 @@ def uncompress_capture(capture: Dataset) -> None:
         frame = np.frombuffer(get_frame(capture.PixelData, 0, number_of_frames=1), np.uint8)
         picture = cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         _add_pixels(capture, picture.shape, picture.tobytes())
-
-
-def _reference(origin: Origin) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = origin.sop_class_uid
-    reference.ReferencedSOPInstanceUID = origin.sop_instance_uid
-    return reference
 
 
 def _add_pixels(capture: Dataset, shape: tuple[int, ...], pixels: bytes) -> None:
