@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from cxr_mmdet.commands import name_commands
 from cxr_mmdet.errors import CxrError
@@ -31,7 +31,22 @@ CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 CFG_OPTIONS = "--cfg-options"
 
 
-class CxrCommand(TyperCommand):
+class _WithPlainHelp:
+    """A command or group whose ``--help`` shows no type, as its other flags."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the ``--help`` option."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class CxrGroup(_WithPlainHelp, TyperGroup):
+    """A group of commands."""
+
+
+class CxrCommand(_WithPlainHelp, TyperCommand):
     """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,6 +55,8 @@ class CxrCommand(TyperCommand):
         for each in described:
             if getattr(each, "help", None):
                 each.help = name_commands(each.help)
+            if getattr(each, "is_flag", False):
+                each.metavar = ""  # a flag takes no value; typer would show <bool>
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do.
@@ -79,6 +96,7 @@ class CxrTyper(typer.Typer):
 
     def __init__(self, **options: Any) -> None:
         defaults: dict[str, Any] = {
+            "cls": CxrGroup,
             "add_completion": False,
             "pretty_exceptions_show_locals": False,
             "rich_markup_mode": "rich",

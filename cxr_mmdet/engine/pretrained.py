@@ -146,8 +146,9 @@ class PretrainedReportHook(Hook):
             _require_architecture(report, own, fitted, runner._load_from)
             share = sum(own[name].numel() for name in report.matched) / sum(value.numel() for value in own.values())
             runner.logger.info(f"Starting weights {runner._load_from}: {share:.1%} of the model's values\n{report}")
-        kept = set(report.matched) | set(report.unexpected)
-        checkpoint["state_dict"] = {name: value for name, value in fitted.items() if name in kept}
+        # Complete, with the model's own values where the file has none that fit: mmengine and each hook that loads it
+        # would report once more what the table above says.
+        checkpoint["state_dict"] = {**own, **{name: fitted[name] for name in report.matched}}
 
 
 def _state_of(checkpoint: dict[str, Any], source: str | None) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6
+_DEPRECATED = re.compile('^"(FileClient|HardDiskBackend)" ')
+"""What mmengine's own CheckpointHook makes mmengine warn of, in every run."""
 _NAN_IN_MATCHING = "invalid numeric entries"
 _OPTIONS_OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context")
 
@@ -233,6 +237,9 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     for evaluator in annotated_parts([config.val_evaluator, config.test_evaluator]) if launcher != "none" else ():
         # Else mmengine leaves an empty .dist_test where the command was started.
         evaluator["collect_dir"] = str(Path(config.work_dir) / ".collect")
+    if launcher != "none":
+        # DDP copies a gradient whose memory is channels last into a bucket that is not: no fault, and no choice.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if launcher != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config, launcher)
     try:
@@ -333,6 +340,7 @@ class CheckedRunner(Runner):
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Return mmengine's logger; its console is stderr, without the long dumps that the log file holds."""
         logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(lambda record: not _DEPRECATED.search(record.getMessage()))
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 # Not setStream: it flushes the old stream, which an earlier run in this process may have closed.

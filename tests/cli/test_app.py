@@ -1,6 +1,7 @@
 """What every command shares."""
 
 import io
+from typing import Annotated
 
 import pytest
 import typer
@@ -124,3 +125,16 @@ def test_progress_tells_rate_and_time_left_of_what_comes_after_an_earlier_run(mo
     assert "920/1000" in screen.getvalue()
     assert " 2/s" in screen.getvalue().replace("2.0", "2")
     assert "0:00:40" in screen.getvalue()  # 80 are left
+
+
+def test_a_flag_shows_no_type_in_the_help():
+    def build(
+        force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+        count: Annotated[int, typer.Option(help="How many.")] = 1,
+    ):
+        pass
+
+    shown = run(build, "--help").output.lower()
+    assert "--force" in shown
+    assert "bool" not in shown
+    assert "int" in shown

@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.hooks import EMAHook
 from mmengine.registry import init_default_scope
 from torch import nn
+from training_runs import train_here
 
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.pretrained import (
@@ -91,9 +92,12 @@ def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: b
 
 
 def test_training_starts_from_another_class_count_without_its_head(caplog):
+    model, coco = Model(5), Model(80).state_dict()
     with caplog.at_level(logging.INFO):
-        kept = load(Model(5), {"state_dict": Model(80).state_dict()})
-    assert set(kept) == {"body.weight", "body.bias"}
+        loaded = load(model, {"state_dict": coco | {"other": torch.zeros(1)}})
+    assert loaded.keys() == model.state_dict().keys()  # whole, so that nothing reports the difference again
+    assert torch.equal(loaded["body.weight"], coco["body.weight"])
+    assert torch.equal(loaded["head.weight"], model.head.weight)
     assert "Starting weights start.pth: 37.5% of the model's values\n" in caplog.text  # 12 of 12 + 20
     assert re.search(r"skipped, other shape +2 +head.weight, head.bias\n", caplog.text)
     (record,) = caplog.records
@@ -190,3 +194,15 @@ def test_testing_needs_every_parameter():
     del state["head.bias"]
     with pytest.raises(CheckpointError, match=r"missing 1 \(head\.bias\)"):
         load(Model(5), {"state_dict": state}, testing=True)
+
+
+def test_a_training_says_once_what_does_not_fit_and_nothing_of_old_file_clients(prepared_folder, tmp_path, capsys):
+    root = prepared_folder()
+    start = tmp_path / "start.pth"
+    state = MODELS.build(configs.load_config("retina_phantom", cfg_options=["classes=A,B"]).model).state_dict()
+    torch.save({"state_dict": state}, start)
+    said = train_here(root, tmp_path / "run", more=("--load-from", str(start), "--with", "ema"))
+    assert said.count("skipped, other shape") == 1
+    assert "do not match exactly" not in said + capsys.readouterr().out
+    assert "FileClient" not in said
+    assert "HardDiskBackend" not in said
