@@ -102,18 +102,18 @@ def evaluate_coco(
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
     """
-    truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
-    return score_coco(truth, found, run_coco(truth, found, max_detections), max_detections)
+    truth, table = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
+    return score_coco(truth, table, run_coco(truth, table, max_detections), max_detections)
 
 
 def run_coco(
-    truth: TruthTable, found: DetectionTable, max_detections: tuple[int, int, int] = (1, 10, 100)
+    truth: TruthTable, detections: DetectionTable, max_detections: tuple[int, int, int] = (1, 10, 100)
 ) -> hotcoco.COCOeval | None:
     """Return hotcoco's evaluation of the boxes, with image and category ids from 1; None without images or classes.
 
     Args:
         truth: the ground truth.
-        found: the detections.
+        detections: the detections.
         max_detections: rising caps on detections per image and class.
     """
     if not len(truth.image_ids) or not truth.names:
@@ -129,7 +129,12 @@ def run_coco(
         area=truth.areas,
         iscrowd=truth.crowd.astype(np.int64),
     )
-    columns = (image_number[found.image_index], found.boxes_xywh, found.scores, found.category_index + 1)
+    columns = (
+        image_number[detections.image_index],
+        detections.boxes_xywh,
+        detections.scores,
+        detections.category_index + 1,
+    )
     evaluation = hotcoco.COCOeval(coco, coco.load_res(np.column_stack(columns)), "bbox")
     evaluation.params.max_dets = list(max_detections)
     evaluation.evaluate()
@@ -139,7 +144,7 @@ def run_coco(
 
 def score_coco(
     truth: TruthTable,
-    found: DetectionTable,
+    detections: DetectionTable,
     evaluation: hotcoco.COCOeval | None,
     max_detections: tuple[int, int, int] = (1, 10, 100),
 ) -> CocoScores:
@@ -148,7 +153,7 @@ def score_coco(
     precision, recall = _curves(evaluation, shape)
     classes = len(truth.names)
     box_counts = np.bincount(truth.category_index[~truth.crowd], minlength=classes).tolist()
-    found_counts = np.bincount(found.category_index, minlength=classes).tolist()
+    found_counts = np.bincount(detections.category_index, minlength=classes).tolist()
     per_class = tuple(
         _class_scores(
             name,
@@ -174,7 +179,7 @@ def score_coco(
         per_class=per_class,
         images=len(truth.image_ids),
         ground_truth_boxes=sum(box_counts),
-        detections=len(found.scores),
+        detections=len(detections.scores),
     )
 
 
@@ -245,20 +250,24 @@ class CocoMatches:
     positives: Indices
 
 
-def match_coco(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> tuple[CocoMatches, ...]:
+def match_coco(truth: TruthTable, detections: DetectionTable, pairs: Pairs) -> tuple[CocoMatches, ...]:
     """Return one entry per category in file order, by pycocotools' rule for boxes of all sizes.
 
     Args:
         truth: the ground truth.
-        found: the detections; equal scores rank by image id, then by their order in the table.
+        detections: the detections; equal scores rank by image id, then by their order in the table.
         pairs: overlapping pairs of one class.
     """
-    capped = _capped(truth, found)
-    hits, ignored = _greedy(truth, found, pairs, capped)
+    capped = _capped(truth, detections)
+    hits, ignored = _greedy(truth, detections, pairs, capped)
     rank_of_image = np.argsort(np.argsort(truth.image_ids))
     kept = np.flatnonzero(capped >= 0)
-    kept = kept[np.lexsort((rank_of_image[found.image_index[kept]], -found.scores[kept], found.category_index[kept]))]
-    ends = np.searchsorted(found.category_index[kept], np.arange(len(truth.names) + 1))
+    kept = kept[
+        np.lexsort(
+            (rank_of_image[detections.image_index[kept]], -detections.scores[kept], detections.category_index[kept])
+        )
+    ]
+    ends = np.searchsorted(detections.category_index[kept], np.arange(len(truth.names) + 1))
     matches = []
     for label, name in enumerate(truth.names):
         rows = kept[ends[label] : ends[label + 1]]
@@ -268,7 +277,7 @@ def match_coco(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> tuple[
                 name=name,
                 hits=hits[:, rows],
                 ignored=ignored[:, rows],
-                image_index=found.image_index[rows],
+                image_index=detections.image_index[rows],
                 positives=np.bincount(truth.image_index[own], minlength=len(truth.image_ids)),
             )
         )
@@ -286,21 +295,21 @@ def coco_average_precision(matches: CocoMatches, weights: Weights | None = None)
     positives = (matches.positives @ per_image).astype(np.float64)
     points = np.flatnonzero(matches.hits.any(axis=0))
     before = int(points[-1]) + 1 if len(points) else 0
-    found = np.cumsum(segment_sums(per_image, matches.image_index[:before], points), axis=0, dtype=np.float64)
+    counts = np.cumsum(segment_sums(per_image, matches.image_index[:before], points), axis=0, dtype=np.float64)
     ap = np.full((len(matches.hits), per_image.shape[1]), np.nan)
     for threshold, (hits, ignored) in enumerate(zip(matches.hits, matches.ignored, strict=True)):
         own = hits[points]
-        counted = found[own] - _ignored_until(per_image, matches.image_index, ignored, points[own])
+        counted = counts[own] - _ignored_until(per_image, matches.image_index, ignored, points[own])
         own_hits = np.cumsum(per_image[matches.image_index[points[own]]], axis=0, dtype=np.float64)
         ap[threshold] = _sampled_area(own_hits, counted, positives)
     ap[:, positives == 0] = np.nan
     return ap
 
 
-def _capped(truth: TruthTable, found: DetectionTable) -> Indices:
+def _capped(truth: TruthTable, detections: DetectionTable) -> Indices:
     """Return (N,) each detection's rank among those of its image and class; -1 beyond COCO's cap."""
-    keys = found.image_index * len(truth.names) + found.category_index
-    order = np.lexsort((-found.scores, keys))
+    keys = detections.image_index * len(truth.names) + detections.category_index
+    order = np.lexsort((-detections.scores, keys))
     starts = first_of_runs(keys[order])
     lengths = np.diff(np.append(starts, len(order)))
     rank = np.empty(len(order), np.int64)
@@ -309,13 +318,13 @@ def _capped(truth: TruthTable, found: DetectionTable) -> Indices:
 
 
 def _greedy(
-    truth: TruthTable, found: DetectionTable, pairs: Pairs, rank: Indices
+    truth: TruthTable, detections: DetectionTable, pairs: Pairs, rank: Indices
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return (10, N) hits and ignored detections: by rank, each detection takes the best box that is still free.
 
     All images are processed together. A box that counts precedes a crowd region; of equal IoUs the last one wins.
     """
-    overlap = np.where(truth.crowd[pairs.truth], share_of_detection(truth, found, pairs), pairs.iou)
+    overlap = np.where(truth.crowd[pairs.truth], share_of_detection(truth, detections, pairs), pairs.iou)
     near = np.flatnonzero((overlap >= IOU_THRESHOLDS[0]) & (rank[pairs.found] >= 0))
     detection, box, overlap = pairs.found[near], pairs.truth[near], overlap[near]
     crowd = truth.crowd[box]
@@ -351,10 +360,10 @@ def _ignored_until(
 
 
 def _sampled_area(
-    hits: NDArray[np.float64], found: NDArray[np.float64], positives: NDArray[np.float64]
+    hits: NDArray[np.float64], counted: NDArray[np.float64], positives: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return (R,) the mean of precision at COCO's 101 recalls, from cumulated (points, R) counts at the hits."""
-    precision = np.divide(hits, found, out=np.zeros_like(found), where=found > 0)
+    precision = np.divide(hits, counted, out=np.zeros_like(counted), where=counted > 0)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = np.divide(hits, positives, out=np.zeros_like(hits), where=positives > 0)
     reached = np.searchsorted(RECALLS, recall, side="right")

@@ -62,7 +62,7 @@ class Confusion:
         return {**vars(self), "names": list(self.names), "counts": self.counts.tolist()}
 
 
-def split_errors(truth: TruthTable, found: DetectionTable) -> tuple[ErrorKind, ...]:
+def split_errors(truth: TruthTable, detections: DetectionTable) -> tuple[ErrorKind, ...]:
     """Return TIDE's six types of error; empty where no class has a box.
 
     TIDE calls a detection that is not a hit *class* (right box, wrong class), *localisation* (right class, IoU
@@ -70,8 +70,8 @@ def split_errors(truth: TruthTable, found: DetectionTable) -> tuple[ErrorKind, .
     The costs do not add up: the correction of one error can make another one visible.
     """
     if truth.crowd.any():
-        truth, found = _without_regions(truth, found)
-    evaluation = run_coco(truth, found)
+        truth, detections = _without_regions(truth, detections)
+    evaluation = run_coco(truth, detections)
     if evaluation is None or not len(truth.crowd):
         return ()
     tide = evaluation.tide_errors(pos_thr=TIDE_IOU, bg_thr=TIDE_BACKGROUND_IOU)
@@ -82,7 +82,7 @@ def split_errors(truth: TruthTable, found: DetectionTable) -> tuple[ErrorKind, .
 
 
 def confusion(
-    truth: TruthTable, found: DetectionTable, *, score_threshold: float | None, iou_threshold: float
+    truth: TruthTable, detections: DetectionTable, *, score_threshold: float | None, iou_threshold: float
 ) -> Confusion:
     """Return the confusion matrix.
 
@@ -90,18 +90,18 @@ def confusion(
     then look among the free boxes of other classes, so that two findings in one place do not count as an error.
     Crowd regions are left out, and with them detections of their class that lie in one and hit no box of that class.
     """
-    pairs = overlapping_pairs(truth, found, same_class=False)
-    counted = reaches(found.scores, np.inf if score_threshold is None else score_threshold)
+    pairs = overlapping_pairs(truth, detections, same_class=False)
+    counted = reaches(detections.scores, np.inf if score_threshold is None else score_threshold)
     near = (pairs.iou > iou_threshold) & counted[pairs.found] & ~truth.crowd[pairs.truth]
     detection, box, overlap = pairs.found[near], pairs.truth[near], pairs.iou[near]
-    other_class = found.category_index[detection] != truth.category_index[box]
-    same_class = found.category_index[pairs.found] == truth.category_index[pairs.truth]
-    regions = truth.crowd[pairs.truth] & same_class & (share_of_detection(truth, found, pairs) > iou_threshold)
-    in_region = np.zeros(len(found.scores), bool)
+    other_class = detections.category_index[detection] != truth.category_index[box]
+    same_class = detections.category_index[pairs.found] == truth.category_index[pairs.truth]
+    regions = truth.crowd[pairs.truth] & same_class & (share_of_detection(truth, detections, pairs) > iou_threshold)
+    in_region = np.zeros(len(detections.scores), bool)
     in_region[pairs.found[regions]] = True
     usable = ~(other_class & in_region[detection])
     detection, box, overlap, other_class = detection[usable], box[usable], overlap[usable], other_class[usable]
-    order = np.lexsort((box, -overlap, detection, -found.scores[detection], other_class))
+    order = np.lexsort((box, -overlap, detection, -detections.scores[detection], other_class))
     box_of: dict[int, int] = {}
     taken: set[int] = set()
     for own, candidate in zip(detection[order].tolist(), box[order].tolist(), strict=True):
@@ -113,15 +113,15 @@ def confusion(
     counted &= ~in_region | np.isin(np.arange(len(counted)), list(box_of))
     shown = np.flatnonzero(counted)
     there = np.array([truth.category_index[box_of[own]] if own in box_of else background for own in shown.tolist()])
-    np.add.at(counts, (there.astype(np.int64), found.category_index[shown]), 1)
+    np.add.at(counts, (there.astype(np.int64), detections.category_index[shown]), 1)
     missed = np.setdiff1d(np.flatnonzero(~truth.crowd), np.fromiter(taken, np.int64, len(taken)))
     counts[:background, background] = np.bincount(truth.category_index[missed], minlength=background)
     return Confusion(names=truth.names, counts=counts, score_threshold=score_threshold, iou_threshold=iou_threshold)
 
 
-def _without_regions(truth: TruthTable, found: DetectionTable) -> tuple[TruthTable, DetectionTable]:
+def _without_regions(truth: TruthTable, detections: DetectionTable) -> tuple[TruthTable, DetectionTable]:
     """Return the tables without crowd regions and without the detections that lie in them."""
-    matches = match_tables(truth, found, overlapping_pairs(truth, found), iou_threshold=TIDE_IOU)
+    matches = match_tables(truth, detections, overlapping_pairs(truth, detections), iou_threshold=TIDE_IOU)
     rows = np.sort(np.concatenate([entry.detection_index for entry in matches]))
     boxes = ~truth.crowd
     return replace(
@@ -132,11 +132,11 @@ def _without_regions(truth: TruthTable, found: DetectionTable) -> tuple[TruthTab
         areas=truth.areas[boxes],
         crowd=truth.crowd[boxes],
     ), replace(
-        found,
-        image_index=found.image_index[rows],
-        category_index=found.category_index[rows],
-        boxes_xywh=found.boxes_xywh[rows],
-        scores=found.scores[rows],
+        detections,
+        image_index=detections.image_index[rows],
+        category_index=detections.category_index[rows],
+        boxes_xywh=detections.boxes_xywh[rows],
+        scores=detections.scores[rows],
     )
 
 

@@ -98,7 +98,7 @@ class EvaluationResult:
         """The operating threshold rounded so that it selects the same detections; None where there is none."""
         if self.score_threshold is None:
             return None
-        return printed_threshold(self.score_threshold, self.matched.found.scores)
+        return printed_threshold(self.score_threshold, self.matched.detections.scores)
 
     def summary(self) -> str:
         """Return the tables that ``evaluate run`` prints, as plain text of 80 columns."""
@@ -251,7 +251,7 @@ def evaluate_inputs(
     samples = resampled_values(matched, resamples=resamples, seed=seed) if resamples else {}
     if score_threshold is None:
         score_threshold = threshold_for_false_positives(matched.pooled, OPERATING_RATE).score
-    coco = score_coco(matched.truth, matched.found, run_coco(matched.truth, matched.found))
+    coco = score_coco(matched.truth, matched.detections, run_coco(matched.truth, matched.detections))
     pooled = pool(matched.hits)
     return EvaluationResult(
         inputs=inputs,
@@ -263,8 +263,10 @@ def evaluate_inputs(
         overall_scores=scores_at_threshold(pooled, score_threshold),
         resamples=resamples,
         seed=seed,
-        confusion=confusion(matched.truth, matched.found, score_threshold=score_threshold, iou_threshold=iou_threshold),
-        errors=split_errors(matched.truth, matched.found),
+        confusion=confusion(
+            matched.truth, matched.detections, score_threshold=score_threshold, iou_threshold=iou_threshold
+        ),
+        errors=split_errors(matched.truth, matched.detections),
         calibration=calibrate(pooled),
         class_calibration=tuple(calibrate(entry) for entry in matched.hits),
         ceiling=ceiling,

@@ -40,8 +40,8 @@ def precision_recall(matches: Sequence[ClassMatches], iou_threshold: float = COM
         if not entry.hits.any():
             continue
         points = operating_points(entry, as_weights(None, len(entry.positives)))
-        recall, found = points.hits[:, 0] / entry.boxes, points.hits[:, 0] + points.false_positives[:, 0]
-        precision = np.maximum.accumulate((points.hits[:, 0] / found)[::-1])[::-1]
+        recall, counted = points.hits[:, 0] / entry.boxes, points.hits[:, 0] + points.false_positives[:, 0]
+        precision = np.maximum.accumulate((points.hits[:, 0] / counted)[::-1])[::-1]
         # A staircase that falls to 0 after the last box found.
         x = np.concatenate([[0], recall, recall[-1:]])
         y = np.concatenate([precision[:1], precision, [0]])

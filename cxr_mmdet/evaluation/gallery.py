@@ -93,14 +93,14 @@ def write_gallery(
         DatasetError: an image names no file, or its file is missing or cannot be decoded.
     """
     book = PictureBook(ground_truth, Path(image_dir))
-    found = entries_by_image(detections)
+    by_image = entries_by_image(detections)
     write_page(
         path,
         page_environment(TEMPLATES).get_template("gallery.html"),
         title=title,
         scores=scores,
         studies=[
-            book.study(image_id, [("Detections", found[image_id], score_threshold)])
+            book.study(image_id, [("Detections", by_image[image_id], score_threshold)])
             for image_id in choose_images(ground_truth, images)
         ],
         image_count=len(ground_truth["images"]),

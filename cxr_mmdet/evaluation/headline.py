@@ -65,7 +65,7 @@ class MatchedDetections:
 
     Attributes:
         truth: the ground truth.
-        found: the detections.
+        detections: the detections.
         pairs: the overlapping ones of one class.
         groups: (images,) group of each image; groups are drawn as a whole when resampling.
         voc: at the competition's IoU above 0.4, one entry per class.
@@ -80,7 +80,7 @@ class MatchedDetections:
     """
 
     truth: TruthTable
-    found: DetectionTable
+    detections: DetectionTable
     pairs: Pairs
     groups: NDArray[np.int64]
     voc: tuple[ClassMatches, ...]
@@ -114,20 +114,20 @@ def match_all(
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
     """
-    truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
-    pairs = overlapping_pairs(truth, found)
-    voc = match_tables(truth, found, pairs, iou_threshold=COMPETITION_IOU)
-    hits = voc if iou_threshold == COMPETITION_IOU else match_tables(truth, found, pairs, iou_threshold=iou_threshold)
-    froc = hits if criterion is HitCriterion.IOU else match_tables(truth, found, pairs, criterion=criterion)
-    images = score_images(truth, found, p_abnormal)
+    truth, table = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
+    pairs = overlapping_pairs(truth, table)
+    voc = match_tables(truth, table, pairs, iou_threshold=COMPETITION_IOU)
+    hits = voc if iou_threshold == COMPETITION_IOU else match_tables(truth, table, pairs, iou_threshold=iou_threshold)
+    froc = hits if criterion is HitCriterion.IOU else match_tables(truth, table, pairs, criterion=criterion)
+    images = score_images(truth, table, p_abnormal)
     return MatchedDetections(
         truth=truth,
-        found=found,
+        detections=table,
         pairs=pairs,
         groups=group_index(ground_truth),
         voc=voc,
         hits=hits,
-        coco=match_coco(truth, found, pairs),
+        coco=match_coco(truth, table, pairs),
         froc=froc,
         pooled=pool(froc),
         images=images,

@@ -148,20 +148,20 @@ class ImageScores:
 
 
 def score_images(
-    truth: TruthTable, found: DetectionTable, p_abnormal: NDArray[np.float64] | None = None
+    truth: TruthTable, detections: DetectionTable, p_abnormal: NDArray[np.float64] | None = None
 ) -> ImageScores:
     """Return the images' scores.
 
     Args:
         truth: the ground truth; an image with a box of any of its classes is abnormal, one with crowd regions
             only is neither abnormal nor normal.
-        found: the detections.
+        detections: the detections.
         p_abnormal: (images,) from a classifier; without it the highest score of any detection, 0 without detections.
     """
     images = len(truth.image_ids)
     if p_abnormal is None:
         p_abnormal = np.zeros(images)
-        np.maximum.at(p_abnormal, found.image_index, found.scores)
+        np.maximum.at(p_abnormal, detections.image_index, detections.scores)
     abnormal, region = np.zeros(images, bool), np.zeros(images, bool)
     abnormal[truth.image_index[~truth.crowd]] = True
     region[truth.image_index[truth.crowd]] = True

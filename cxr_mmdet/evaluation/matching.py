@@ -129,22 +129,23 @@ class Pairs:
     iou: NDArray[np.float64]
 
 
-def overlapping_pairs(truth: TruthTable, found: DetectionTable, *, same_class: bool = True) -> Pairs:
+def overlapping_pairs(truth: TruthTable, detections: DetectionTable, *, same_class: bool = True) -> Pairs:
     """Return every pair of a detection and a ground truth box of one image (and class) that overlap.
 
     Args:
         truth: the ground truth.
-        found: the detections.
+        detections: the detections.
         same_class: leave out pairs of different classes.
     """
     classes = len(truth.category_ids) if same_class else 1
     truth_keys = truth.image_index * classes + (truth.category_index if same_class else 0)
-    found_keys = found.image_index * classes + (found.category_index if same_class else 0)
+    found_keys = detections.image_index * classes + (detections.category_index if same_class else 0)
     order = np.argsort(truth_keys, kind="stable")
     starts = np.searchsorted(truth_keys[order], found_keys, side="left")
     counts = np.searchsorted(truth_keys[order], found_keys, side="right") - starts
     parts = [
-        _pairs_of_rows(truth, found, order, starts, counts, rows) for rows in _blocks(np.flatnonzero(counts), counts)
+        _pairs_of_rows(truth, detections, order, starts, counts, rows)
+        for rows in _blocks(np.flatnonzero(counts), counts)
     ]
     if not parts:
         none = np.zeros(0, np.int64)
@@ -152,10 +153,10 @@ def overlapping_pairs(truth: TruthTable, found: DetectionTable, *, same_class: b
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def share_of_detection(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> NDArray[np.float64]:
+def share_of_detection(truth: TruthTable, detections: DetectionTable, pairs: Pairs) -> NDArray[np.float64]:
     """Return (P,) the share of each detection's area in its box, COCO's IoU with a crowd region."""
-    areas = area(found.boxes_xyxy)[pairs.found]
-    shared = intersection(found.boxes_xyxy[pairs.found], truth.boxes_xyxy[pairs.truth])
+    areas = area(detections.boxes_xyxy)[pairs.found]
+    shared = intersection(detections.boxes_xyxy[pairs.found], truth.boxes_xyxy[pairs.truth])
     return np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
@@ -166,14 +167,14 @@ def first_of_runs(sorted_values: NDArray[np.generic]) -> Indices:
 
 
 def _pairs_of_rows(
-    truth: TruthTable, found: DetectionTable, order: Indices, starts: Indices, counts: Indices, rows: Indices
+    truth: TruthTable, detections: DetectionTable, order: Indices, starts: Indices, counts: Indices, rows: Indices
 ) -> tuple[Indices, Indices, NDArray[np.float64]]:
     own_counts = counts[rows]
     found_rows = np.repeat(rows, own_counts)
     before = np.cumsum(own_counts) - own_counts
     within = np.arange(len(found_rows)) - np.repeat(before, own_counts)
     truth_rows = order[starts[found_rows] + within]
-    values = iou(found.boxes_xyxy[found_rows], truth.boxes_xyxy[truth_rows])
+    values = iou(detections.boxes_xyxy[found_rows], truth.boxes_xyxy[truth_rows])
     kept = values > 0
     return found_rows[kept], truth_rows[kept], values[kept]
 
@@ -258,14 +259,14 @@ def match_detections(
     Raises:
         DatasetError: a detection names an image or a category that the ground truth lacks.
     """
-    truth, found = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
-    pairs = overlapping_pairs(truth, found)
-    return match_tables(truth, found, pairs, iou_threshold=iou_threshold, criterion=criterion)
+    truth, table = TruthTable.of(ground_truth), DetectionTable.of(ground_truth, detections)
+    pairs = overlapping_pairs(truth, table)
+    return match_tables(truth, table, pairs, iou_threshold=iou_threshold, criterion=criterion)
 
 
 def match_tables(
     truth: TruthTable,
-    found: DetectionTable,
+    detections: DetectionTable,
     pairs: Pairs,
     *,
     iou_threshold: float = 0.4,
@@ -273,18 +274,18 @@ def match_tables(
 ) -> tuple[ClassMatches, ...]:
     """Return the matches of :func:`match_detections` for tables whose overlapping pairs of one class are known."""
     centre = criterion is HitCriterion.CENTRE
-    near = _centre_inside(truth, found, pairs) if centre else pairs.iou > iou_threshold
+    near = _centre_inside(truth, detections, pairs) if centre else pairs.iou > iou_threshold
     crowd = truth.crowd[pairs.truth]
     hit = _best_pairs(pairs, near & ~crowd)
-    inside = near if centre else share_of_detection(truth, found, pairs) > iou_threshold
-    in_region = np.zeros(len(found.scores), bool)
+    inside = near if centre else share_of_detection(truth, detections, pairs) > iou_threshold
+    in_region = np.zeros(len(detections.scores), bool)
     in_region[pairs.found[crowd & inside]] = True
-    annotation_of = np.full(len(found.scores), -1, np.int64)
+    annotation_of = np.full(len(detections.scores), -1, np.int64)
     annotation_of[pairs.found[hit]] = pairs.truth[hit]
-    order = np.lexsort((-found.scores, found.category_index))
-    ends = np.searchsorted(found.category_index[order], np.arange(len(truth.names) + 1))
+    order = np.lexsort((-detections.scores, detections.category_index))
+    ends = np.searchsorted(detections.category_index[order], np.arange(len(truth.names) + 1))
     return tuple(
-        _class_matches(truth, found, label, order[start:end], annotation_of, in_region)
+        _class_matches(truth, detections, label, order[start:end], annotation_of, in_region)
         for label, (start, end) in enumerate(pairwise(ends.tolist()))
     )
 
@@ -296,8 +297,8 @@ def _best_pairs(pairs: Pairs, near: NDArray[np.bool_]) -> Indices:
     return best[first_of_runs(pairs.found[best])]
 
 
-def _centre_inside(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> NDArray[np.bool_]:
-    boxes = found.boxes_xyxy[pairs.found]
+def _centre_inside(truth: TruthTable, detections: DetectionTable, pairs: Pairs) -> NDArray[np.bool_]:
+    boxes = detections.boxes_xyxy[pairs.found]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     around = truth.boxes_xyxy[pairs.truth]
     inside = (around[:, :2] <= centres) & (centres <= around[:, 2:])
@@ -306,7 +307,7 @@ def _centre_inside(truth: TruthTable, found: DetectionTable, pairs: Pairs) -> ND
 
 def _class_matches(
     truth: TruthTable,
-    found: DetectionTable,
+    detections: DetectionTable,
     label: int,
     ranked: Indices,
     annotation_of: Indices,
@@ -321,10 +322,10 @@ def _class_matches(
     own = (truth.category_index == label) & ~truth.crowd
     return ClassMatches(
         name=truth.names[label],
-        scores=found.scores[ranked],
+        scores=detections.scores[ranked],
         hits=hits,
         duplicates=(annotations >= 0) & ~hits,
-        image_index=found.image_index[ranked],
+        image_index=detections.image_index[ranked],
         detection_index=ranked,
         annotation_index=annotations,
         positives=np.bincount(truth.image_index[own], minlength=len(truth.image_ids)),

@@ -62,14 +62,16 @@ def worst_misses(matched: MatchedDetections, score_threshold: float | None, coun
 
 def worst_false_alarms(matched: MatchedDetections, score_threshold: float | None, count: int) -> list[Extreme]:
     """Return detections at or above the threshold that hit no box of their class, by falling score, one per image."""
-    found = matched.found
+    detections = matched.detections
     false = np.concatenate([[], *(entry.detection_index[entry.annotation_index < 0] for entry in matched.hits)])
     false = false.astype(np.int64)
-    false = false[_shown(found.scores[false], score_threshold)]
-    order = false[np.lexsort((false, -found.scores[false]))]
-    rows = _one_an_image(order, found.image_index[order], count)
+    false = false[_shown(detections.scores[false], score_threshold)]
+    order = false[np.lexsort((false, -detections.scores[false]))]
+    rows = _one_an_image(order, detections.image_index[order], count)
     return [
-        Extreme(int(found.image_index[row]), int(found.category_index[row]), row, float(found.scores[row]))
+        Extreme(
+            int(detections.image_index[row]), int(detections.category_index[row]), row, float(detections.scores[row])
+        )
         for row in rows
     ]
 
@@ -169,9 +171,9 @@ class PictureBook:
         if regions:
             note += f", {counted(regions, 'region')} where detections do not count"
         panels = [self._panel("Ground truth", note, pixels, truth, None, long_edge)]
-        for name, found, threshold in detectors:
-            shown = [entry for entry in found if threshold is not None and reaches(entry["score"], threshold)]
-            rest = f"{len(found) - len(shown)} below the threshold"
+        for name, entries, threshold in detectors:
+            shown = [entry for entry in entries if threshold is not None and reaches(entry["score"], threshold)]
+            rest = f"{len(entries) - len(shown)} below the threshold"
             note = "none shown: no threshold" if threshold is None else f"{len(shown)} shown, {rest}"
             scores = [entry["score"] for entry in shown]
             panels.append(self._panel(name, note, pixels, shown, scores, long_edge))

@@ -97,8 +97,8 @@ def average_precision(matches: ClassMatches, weights: Weights | None = None) -> 
         holds no box.
     """
     points = operating_points(matches, as_weights(weights, len(matches.positives)))
-    found = points.hits + points.false_positives
-    precision = np.divide(points.hits, found, out=np.zeros_like(found), where=found > 0)
+    counted = points.hits + points.false_positives
+    precision = np.divide(points.hits, counted, out=np.zeros_like(counted), where=counted > 0)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     area = (np.diff(points.hits, axis=0, prepend=0) * envelope).sum(axis=0)
     ap = np.divide(area, points.positives, out=np.full_like(area, np.nan), where=points.positives > 0)
