@@ -86,6 +86,11 @@ class RunOptions:
     coco: Path | None = None
     force: bool = False
 
+    @property
+    def overlay(self) -> list[float] | None:
+        """Settings that a drawn overlay depends on; None where none is drawn."""
+        return [self.overlay_score, self.overlay_size] if self.overlays else None
+
     def settings(self, predictor: Predicts) -> dict[str, Any]:
         """Return what the results depend on, as plain values."""
         augmentation = self.augmentation
@@ -240,10 +245,13 @@ def _places(log: journal.Journal, items: Sequence[RadiographFile]) -> dict[str, 
 
 
 def _finished(log: journal.Journal, items: Sequence[RadiographFile], out_dir: Path, options: RunOptions) -> list[str]:
+    places = _places(log, items)
+    if not options.overlays:
+        return list(places)
     return [
         image_id
-        for image_id in _places(log, items)
-        if not options.overlays or _overlay_path(out_dir, image_id).is_file()
+        for image_id, place in places.items()
+        if _overlay_path(out_dir, image_id).is_file() and journal.read_line(place).get("overlay") == options.overlay
     ]
 
 
@@ -289,7 +297,7 @@ def _predict_batch(
             pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
             picture = findings.draw(pixels, min_score=options.overlay_score, long_edge=options.overlay_size or None)
             write_overlay(_overlay_path(out_dir, item.image_id), picture)
-        log.add(item, {"findings": findings.to_json(), "state": state})
+        log.add(item, {"findings": findings.to_json(), "state": state, "overlay": options.overlay})
 
 
 def _predict_each(

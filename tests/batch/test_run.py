@@ -194,6 +194,17 @@ def test_overlays_asked_for_later(pictures, tmp_path):
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 5
 
 
+def test_overlays_are_drawn_anew_for_another_score(pictures, tmp_path):
+    def overlays():
+        return [path.read_bytes() for path in sorted((tmp_path / "out" / "overlays").iterdir())]
+
+    run(pictures, tmp_path / "out", overlays=True)
+    before = overlays()
+    assert run(pictures, tmp_path / "out", overlays=True).reused == 5
+    assert run(pictures, tmp_path / "out", overlays=True, overlay_score=0.99).reused == 0
+    assert all(new != old for new, old in zip(overlays(), before, strict=True))
+
+
 def test_results_of_another_model_or_setting_are_not_mixed(pictures, tmp_path):
     run(pictures, tmp_path / "out")
     for predictor, options in ((OneBox("other"), {}), (OneBox(), {"thresholds": Thresholds(score=0.2)})):
