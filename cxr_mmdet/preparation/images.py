@@ -62,6 +62,21 @@ class PreparedImage:
     burned_in_annotation: bool | None
     exif_orientation: int = 1
 
+    @classmethod
+    def from_entry(cls, image_id: str, path: Path, entry: Mapping[str, Any]) -> PreparedImage:
+        """Return the picture that an entry of the index describes."""
+        return cls(
+            image_id=image_id,
+            path=path,
+            size_hw=_pair(entry["size_hw"]),
+            original_size_hw=_pair(entry["original_size_hw"]),
+            patient=entry["patient"],
+            windowing=entry["windowing"],
+            warnings=tuple(entry["warnings"]),
+            burned_in_annotation=entry["burned_in_annotation"],
+            exif_orientation=entry["exif_orientation"],
+        )
+
 
 class ImageIndex:
     """The finished pictures of one prepared folder, as of its ``images.json``."""
@@ -110,17 +125,7 @@ class ImageIndex:
                 return None
         except OSError:
             return None
-        return PreparedImage(
-            image_id=image_id,
-            path=path,
-            size_hw=_pair(entry["size_hw"]),
-            original_size_hw=_pair(entry["original_size_hw"]),
-            patient=entry["patient"],
-            windowing=entry["windowing"],
-            warnings=tuple(entry["warnings"]),
-            burned_in_annotation=entry["burned_in_annotation"],
-            exif_orientation=entry["exif_orientation"],
-        )
+        return PreparedImage.from_entry(image_id, path, entry)
 
     def knows_patient(self, image_id: str) -> bool:
         """Return whether a picture's pseudonym was made with this run's key; else it must be made again."""

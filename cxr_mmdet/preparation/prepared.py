@@ -115,17 +115,7 @@ def _read_images(path: Path) -> dict[str, PreparedImage]:
     for name, entry in sorted(index["images"].items()):
         picture = path / IMAGES / f"{name}.png"
         if picture.is_file():
-            images[name] = PreparedImage(
-                image_id=name,
-                path=picture,
-                size_hw=tuple(entry["size_hw"]),
-                original_size_hw=tuple(entry["original_size_hw"]),
-                patient=entry["patient"],
-                windowing=entry["windowing"],
-                warnings=tuple(entry["warnings"]),
-                burned_in_annotation=entry["burned_in_annotation"],
-                exif_orientation=entry["exif_orientation"],
-            )
+            images[name] = PreparedImage.from_entry(name, picture, entry)
     return images
 
 
