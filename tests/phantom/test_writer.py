@@ -12,7 +12,7 @@ from conftest import full_disk
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli.prepare_data import app
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.phantom import write_phantoms
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
 
@@ -203,3 +203,21 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     assert result.exit_code == 1
     assert re.search(r"^error: .*\.dicom: cannot be written \(File too large\); free the disk", result.stderr)
     assert not list((tmp_path / "set").iterdir())
+
+
+def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    """A traceback and half a set were left."""
+    from cxr_mmdet.phantom import writer
+
+    started = writer.map_unordered
+
+    def killed(function, tasks, *, jobs):
+        yield next(started(function, tasks, jobs=1))
+        raise CxrError("a worker process was killed")
+
+    monkeypatch.setattr(writer, "map_unordered", killed)
+    arguments = ["phantom", str(tmp_path / "set"), "--images", "3", "--size", str(SIZE), "--jobs", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "a worker process was killed" in result.output
+    assert not digest(tmp_path)
