@@ -55,7 +55,7 @@ def test_what_a_gate_left_beside_the_detections_is_used_unless_another_file_is_n
     write(tmp_path / "detections.p_abnormal.json", {"i1": 0.75})
     result = invoke("run", *files)
     assert result.exit_code == 1
-    assert "detections.p_abnormal.json: lacks p_abnormal of 1 of 2 images, 'i2'" in result.stderr
+    assert "detections.p_abnormal.json: lacks p_abnormal of 1 of 2 images, such as 'i2'" in result.stderr
 
 
 def test_a_submission_that_is_damaged_is_one_sentence(invoke, files, tmp_path):
