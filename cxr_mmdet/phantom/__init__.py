@@ -5,14 +5,14 @@ A millimetre model of the chest (``anatomy``, ``skeleton``, ``lung_vessels``) is
 (``film``). ``readers`` marks what radiologists would; ``writer`` lays the folder out.
 """
 
-from cxr_mmdet.phantom.cases import Case, PlannedFinding, plan_case
+from cxr_mmdet.phantom.cases import PhantomCase, PlannedFinding, plan_case
 from cxr_mmdet.phantom.render import DrawnFinding, Phantom, render_phantom
 from cxr_mmdet.phantom.writer import PhantomSummary, write_phantoms
 
 __all__ = [
-    "Case",
     "DrawnFinding",
     "Phantom",
+    "PhantomCase",
     "PhantomSummary",
     "PlannedFinding",
     "plan_case",

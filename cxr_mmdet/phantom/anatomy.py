@@ -15,7 +15,7 @@ import numpy as np
 from cxr_mmdet.phantom.shapes import ellipse, mirror, smooth_curve
 
 if TYPE_CHECKING:
-    from cxr_mmdet.phantom.patient import Patient, View
+    from cxr_mmdet.phantom.patient import Patient, Positioning
     from cxr_mmdet.phantom.shapes import Points
 
 RIGHT, LEFT = -1, 1
@@ -91,7 +91,7 @@ class Anatomy:
 
 
 def build_anatomy(
-    patient: Patient, view: View, *, heart_ratio: float | None = None, knob_radius: float | None = None
+    patient: Patient, view: Positioning, *, heart_ratio: float | None = None, knob_radius: float | None = None
 ) -> Anatomy:
     """Return the outlines of this patient in this view.
 
@@ -136,7 +136,7 @@ def build_anatomy(
     )
 
 
-def arm_distance(patient: Patient, view: View) -> float:
+def arm_distance(patient: Patient, view: Positioning) -> float:
     """Return how far from the midline the upper arm hangs at the flank, before the scale."""
     return CAGE_HALF_WIDTH + patient.wall / patient.scale_x + _arm_half(patient) + 6 + 40 * (1 - view.arms)
 
@@ -205,7 +205,7 @@ def _body(patient: Patient) -> Points:
     return np.vstack([side, mirror(side)[::-1]])
 
 
-def _arm(patient: Patient, view: View, side: int) -> Points:
+def _arm(patient: Patient, view: Positioning, side: int) -> Points:
     """Return the upper arm's path: beside the chest, or lifted away so that only the shoulder stays in the field."""
     away = arm_distance(patient, view)
     return smooth_curve([(158, -66), (176, -44), (away - 13, 40), (away, 140), (away + 6, 300)]) * [side, 1]

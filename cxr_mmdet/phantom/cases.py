@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from cxr_mmdet.phantom.patient import Patient, View
+    from cxr_mmdet.phantom.patient import Patient, Positioning
 
 FREQUENCY = {
     "Aortic enlargement": 0.698,
@@ -62,17 +62,17 @@ class PlannedFinding:
 
 
 @dataclass(frozen=True)
-class Case:
+class PhantomCase:
     """Everything that decides one image; equal cases give equal pictures."""
 
     seed: int
     index: int
     patient: Patient
-    view: View
+    view: Positioning
     findings: tuple[PlannedFinding, ...]
 
 
-def plan_case(seed: int, index: int, *, abnormal_share: float, labels: Sequence[str]) -> Case:
+def plan_case(seed: int, index: int, *, abnormal_share: float, labels: Sequence[str]) -> PhantomCase:
     """Return the case of image ``index``; it depends on no other image.
 
     Images of one patient share build and diseases, and differ in the exposure.
@@ -88,7 +88,7 @@ def plan_case(seed: int, index: int, *, abnormal_share: float, labels: Sequence[
     findings: tuple[PlannedFinding, ...] = ()
     if labels and _is_abnormal(seed, number, abnormal_share):
         findings = _draw_findings(seed, patient, labels)
-    return Case(seed, index, patient, draw_view(seed, index), findings)
+    return PhantomCase(seed, index, patient, draw_view(seed, index), findings)
 
 
 def _is_abnormal(seed: int, number: int, share: float) -> bool:

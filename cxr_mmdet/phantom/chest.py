@@ -16,7 +16,7 @@ from cxr_mmdet.phantom.skeleton import draw_skeleton
 
 if TYPE_CHECKING:
     from cxr_mmdet.phantom.anatomy import Anatomy
-    from cxr_mmdet.phantom.patient import Patient, View
+    from cxr_mmdet.phantom.patient import Patient, Positioning
     from cxr_mmdet.phantom.shapes import Frame, Plane
 
 AIR_SHARE = 0.73
@@ -42,7 +42,7 @@ class Chest:
     exposure: Exposure
 
 
-def build_chest(frame: Frame, seed: int, patient: Patient, view: View, anatomy: Anatomy) -> Chest:
+def build_chest(frame: Frame, seed: int, patient: Patient, view: Positioning, anatomy: Anatomy) -> Chest:
     """Return the layers; the same patient has the same markings in every image."""
     rng = generator(seed, Stream.TEXTURE, patient.number)
     # Soft parts without a sharp edge are drawn at half the resolution.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.uid import UID
 
-    from cxr_mmdet.phantom.cases import Case
+    from cxr_mmdet.phantom.cases import PhantomCase
     from cxr_mmdet.phantom.render import Phantom
 
 WINDOWS = ("linear", "none", "several", "sigmoid")
@@ -62,12 +62,12 @@ def image_id(seed: int, index: int) -> str:
     return hashlib.blake2b(f"phantom image {seed} {index}".encode(), digest_size=16).hexdigest()
 
 
-def patient_id(case: Case) -> str:
+def patient_id(case: PhantomCase) -> str:
     """Return the patient's identity, equal for the images of one patient."""
     return "PH" + hashlib.blake2b(f"patient {case.seed} {case.patient.number}".encode(), digest_size=6).hexdigest()
 
 
-def draw_encoding(case: Case) -> Encoding:
+def draw_encoding(case: PhantomCase) -> Encoding:
     """Return how this image's file is written."""
     rng = generator(case.seed, Stream.FILE, case.index)
     bits = int(rng.choice([8, 10, 12, 14, 15, 16], p=[0.15, 0.1, 0.35, 0.2, 0.1, 0.1]))

@@ -11,7 +11,7 @@ import numpy as np
 from cxr_mmdet.phantom.shapes import smoothstep
 
 if TYPE_CHECKING:
-    from cxr_mmdet.phantom.patient import View
+    from cxr_mmdet.phantom.patient import Positioning
     from cxr_mmdet.phantom.shapes import Frame, Plane
 
 WATER_PER_MM = 0.0195
@@ -37,7 +37,7 @@ class Exposure:
     core: float
 
 
-def develop(frame: Frame, water_mm: Plane, view: View, exposure: Exposure, rng: np.random.Generator) -> Plane:
+def develop(frame: Frame, water_mm: Plane, view: Positioning, exposure: Exposure, rng: np.random.Generator) -> Plane:
     """Return the picture, 0 (black) … 1 (white), of this thickness of tissue.
 
     Args:
@@ -59,7 +59,7 @@ def develop(frame: Frame, water_mm: Plane, view: View, exposure: Exposure, rng: 
     return _tone(frame, density, view, exposure)
 
 
-def _tone(frame: Frame, density: Plane, view: View, exposure: Exposure) -> Plane:
+def _tone(frame: Frame, density: Plane, view: Positioning, exposure: Exposure) -> Plane:
     """Return the displayed grey: coarse differences compressed, fine ones raised, then the film's S-shaped curve."""
     scatter = view.scatter
     dark = -np.log(np.exp(-exposure.lung * WATER_PER_MM) * (1 + 0.8 * scatter) + VEIL)
@@ -82,13 +82,13 @@ def _film_curve(grey: Plane, gamma: float) -> Plane:
     return np.take(curve, steps.astype(np.int32), mode="clip")
 
 
-def finish(picture: Plane, view: View) -> Plane:
+def finish(picture: Plane, view: Positioning) -> Plane:
     """Return the picture with the unexposed border and the lead marker."""
     picture = _collimate(picture, view)
     return _mark(picture, view) if view.marker else picture
 
 
-def _collimate(picture: Plane, view: View) -> Plane:
+def _collimate(picture: Plane, view: Positioning) -> Plane:
     height, width = picture.shape
     left, top, right, bottom = (share * width for share in view.collimation)
     if not any(view.collimation):
@@ -110,7 +110,7 @@ def _collimate(picture: Plane, view: View) -> Plane:
     return picture * (opened + np.float32(0.03))
 
 
-def _mark(picture: Plane, view: View) -> Plane:
+def _mark(picture: Plane, view: Positioning) -> Plane:
     height, width = picture.shape
     scale = width / 420
     thick = max(1, round(width / 190))

@@ -70,8 +70,8 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class View:
-    """One exposure.
+class Positioning:
+    """Position of the patient, and the field and dose of one exposure.
 
     Attributes:
         projection: PA or AP.
@@ -144,7 +144,7 @@ def draw_patient(seed: int, number: int) -> Patient:
     )
 
 
-def draw_view(seed: int, index: int) -> View:
+def draw_view(seed: int, index: int) -> Positioning:
     """Return the exposure of image ``index``."""
     rng = generator(seed, Stream.VIEW, index)
     projection = "AP" if rng.random() < 0.15 else "PA"
@@ -153,7 +153,7 @@ def draw_view(seed: int, index: int) -> View:
     lettered = rng.random() < 0.75
     letter = "R" if rng.random() < 0.6 else "L"
     side = rng.uniform(0.05, 0.12)
-    return View(
+    return Positioning(
         projection=projection,
         tilt=float(rng.normal(0, 1.3)),
         rotation=float(rng.normal(0, 2.2)),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from cxr_mmdet.phantom.anatomy import Anatomy
-    from cxr_mmdet.phantom.cases import Case, PlannedFinding
+    from cxr_mmdet.phantom.cases import PhantomCase, PlannedFinding
     from cxr_mmdet.phantom.chest import Chest
     from cxr_mmdet.phantom.scene import Box, Shadow
     from cxr_mmdet.phantom.shapes import Plane
@@ -73,13 +73,13 @@ class Phantom:
         spacing: millimetres a pixel.
     """
 
-    case: Case
+    case: PhantomCase
     picture: Plane
     findings: tuple[DrawnFinding, ...]
     spacing: float
 
 
-def render_phantom(case: Case, *, size: int = 1024, omit: Collection[int] = ()) -> Phantom:
+def render_phantom(case: PhantomCase, *, size: int = 1024, omit: Collection[int] = ()) -> Phantom:
     """Return the radiograph of this case.
 
     Args:
@@ -117,7 +117,7 @@ def _composed(chest: Chest, shadows: list[Shadow]) -> Plane:
     return water
 
 
-def frame_of(case: Case, size: int) -> Frame:
+def frame_of(case: PhantomCase, size: int) -> Frame:
     """Return where the patient lies in an image with this short edge."""
     patient, view = case.patient, case.view
     width_mm = 2 * (CAGE_HALF_WIDTH * patient.scale_x + patient.wall) + view.margin
@@ -127,7 +127,7 @@ def frame_of(case: Case, size: int) -> Frame:
     return Frame.place((height, size), spacing, origin, view.tilt)
 
 
-def scene_of(case: Case, frame: Frame, findings: Collection[PlannedFinding]) -> Scene:
+def scene_of(case: PhantomCase, frame: Frame, findings: Collection[PlannedFinding]) -> Scene:
     """Return the patient's chest; of the findings only an enlarged heart and aorta are part of it."""
     severity = {finding.label: finding.severity for finding in findings}
     anatomy = build_anatomy(
@@ -139,7 +139,7 @@ def scene_of(case: Case, frame: Frame, findings: Collection[PlannedFinding]) -> 
     return Scene(frame, anatomy, build_chest(frame, case.seed, case.patient, case.view, anatomy))
 
 
-def draw_findings(case: Case, scene: Scene) -> list[list[tuple[Box, Shadow | None]]]:
+def draw_findings(case: PhantomCase, scene: Scene) -> list[list[tuple[Box, Shadow | None]]]:
     """Return for every planned finding its boxes and shadows; heart and aorta are part of the anatomy."""
     drawn: list[list[tuple[Box, Shadow | None]]] = []
     occupied: list[Box] = []

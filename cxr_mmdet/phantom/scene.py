@@ -24,7 +24,7 @@ _FADE_MM = 4.0
 
 
 @dataclass(frozen=True)
-class Window:
+class Patch:
     """A part of the image with what the chest holds there.
 
     Attributes:
@@ -76,7 +76,7 @@ class Scene:
     anatomy: Anatomy
     chest: Chest
 
-    def window(self, center_mm: tuple[float, float], reach_mm: tuple[float, float]) -> Window:
+    def window(self, center_mm: tuple[float, float], reach_mm: tuple[float, float]) -> Patch:
         """Return the part of the image within ``reach_mm`` (x, y) of a point."""
         center = self.frame.to_pixels(center_mm)
         reach = np.asarray(reach_mm) / self.frame.spacing + 2
@@ -85,7 +85,7 @@ class Scene:
         high = np.clip(np.ceil(center + reach), low + 8, (width, height)).astype(int)
         rows, columns = slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
         chest = self.chest
-        return Window(
+        return Patch(
             frame=self.frame.crop(rows, columns),
             rows=rows,
             columns=columns,
@@ -165,7 +165,7 @@ def cloud(
 
 
 def cast(
-    window: Window, water_mm: Plane, *, share: float = 0.15, grain_mm: float = 1.0, beyond_air: bool = False
+    window: Patch, water_mm: Plane, *, share: float = 0.15, grain_mm: float = 1.0, beyond_air: bool = False
 ) -> Shadow | None:
     """Return the shadow with its box, or None when nothing of it can be seen.
 

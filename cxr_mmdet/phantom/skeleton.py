@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from cxr_mmdet.phantom.anatomy import Anatomy
-    from cxr_mmdet.phantom.patient import Patient, View
+    from cxr_mmdet.phantom.patient import Patient, Positioning
     from cxr_mmdet.phantom.shapes import Frame, Mask, Plane, Points
 
 # Of ribs 1…12 in an average adult: height of the head beside the spine, drop from back to front, and the angle round
@@ -64,7 +64,7 @@ def _rib(patient: Patient, anatomy: Anatomy, side: int, i: int) -> _Rib:
     return _Rib(path[: turn + 1], path[turn - 1 :], width)
 
 
-def draw_skeleton(frame: Frame, patient: Patient, view: View, anatomy: Anatomy) -> Plane:
+def draw_skeleton(frame: Frame, patient: Patient, view: Positioning, anatomy: Anatomy) -> Plane:
     """Return the bones' thickness as millimetres of water beyond the soft tissue they replace."""
     hoops = _ribs(patient, anatomy)
     backs = [ribbon(rib.back, _rib_widths(rib.back, rib.half_width)) for rib in hoops]
@@ -111,7 +111,7 @@ def _layers(*layers: tuple[Mask, float]) -> Plane:
     return total
 
 
-def _collarbones(patient: Patient, view: View, anatomy: Anatomy) -> list[Points]:
+def _collarbones(patient: Patient, view: Positioning, anatomy: Anatomy) -> list[Points]:
     lift = 5 * view.inspiration + (6 if view.projection == "AP" else 0)
     path = smooth_curve(
         [(15, -74), (28, -80), (52, -87), (86, -91 - lift / 2), (118, -94 - lift), (146, -99 - lift), (166, -98 - lift)]
@@ -154,7 +154,7 @@ def _vertebrae() -> tuple[Points, Points, Points]:
     return -232.0 + np.concatenate([[0.0], np.cumsum(height)[:-1]]), height, half
 
 
-def _shoulders(frame: Frame, patient: Patient, view: View, anatomy: Anatomy) -> Plane:
+def _shoulders(frame: Frame, patient: Patient, view: Positioning, anatomy: Anatomy) -> Plane:
     """Return shoulder blades and upper arm bones; in AP views the blades lie over the lungs."""
     inward = 16.0 if view.projection == "AP" else 0.0
     arm = arm_distance(patient, view)
