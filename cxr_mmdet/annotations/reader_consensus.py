@@ -443,10 +443,13 @@ def hidden_boxes(marks: Marks, of_reading: Indices, hidden: Indices) -> TruthTab
     reading[of_reading, hidden] = np.arange(len(hidden))
     own = reading[marks.images, marks.drawn_by]
     kept = own >= 0
-    return _truth(own[kept], marks.classes[kept], marks.boxes_xyxy[kept], len(hidden), marks.labels)
+    return boxes_as_truth(own[kept], marks.classes[kept], marks.boxes_xyxy[kept], len(hidden), marks.labels)
 
 
-def _truth(images: Indices, classes: Indices, boxes_xyxy: Floats, n_images: int, labels: Sequence[str]) -> TruthTable:
+def boxes_as_truth(
+    images: Indices, classes: Indices, boxes_xyxy: Floats, n_images: int, labels: Sequence[str]
+) -> TruthTable:
+    """Return the table of boxes on images and of classes that are numbered from 0."""
     return TruthTable(
         image_ids=np.arange(n_images),
         category_ids=np.arange(len(labels)),
@@ -469,7 +472,7 @@ def _pairs(candidates: Candidates, boxes_xyxy: Floats, truth: TruthTable, *, sam
 def _pairs_of_candidates(candidates: Candidates, labels: Sequence[str]) -> Pairs:
     """Return the overlapping pairs of different candidates of one image, whatever their class."""
     boxes, n_images = candidates.boxes_xyxy, int(candidates.images.max(initial=-1)) + 1
-    truth = _truth(candidates.images, candidates.classes, boxes, n_images, labels)
+    truth = boxes_as_truth(candidates.images, candidates.classes, boxes, n_images, labels)
     pairs = _pairs(candidates, boxes, truth, same_class=False)
     different = pairs.found != pairs.truth
     return Pairs(pairs.found[different], pairs.truth[different], pairs.iou[different])

@@ -10,13 +10,15 @@ from typer.core import TyperGroup
 
 from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
 from cxr_mmdet.errors import DatasetError, UsageError, counted
-from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, HitCriterion
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, Against, HitCriterion
 
 if TYPE_CHECKING:
+    from cxr_mmdet.annotations.against_readers import AgainstReaders
     from cxr_mmdet.evaluation.evaluate import EvaluationResult
     from cxr_mmdet.evaluation.inputs import EvaluationInputs
 
 METRICS_FILE, COMPARISON_FILE, REPORT_FILE = "metrics.json", "comparison.json", "report.html"
+AGAINST_READERS_FILE = "against_readers.json"
 
 _DETECTIONS_HELP = "COCO results of any detector, or a submission.csv."
 GroundTruth = Annotated[Path, typer.Argument(metavar="GT", exists=True, dir_okay=False, help="COCO annotation file.")]
@@ -111,15 +113,23 @@ def run(
             show_default="the one of the prepared folder",
         ),
     ] = None,
+    against: Annotated[
+        Against | None,
+        typer.Option(
+            help="readers: also score the detector against each reader of the prepared folder, and rank it among them."
+        ),
+    ] = None,
     title: Title = "Detector report",
     force: Force = False,
 ) -> None:
     """Print the scores of a detector with their uncertainty; write metrics and a report."""
     from cxr_mmdet.evaluation.evaluate import evaluate
     from cxr_mmdet.evaluation.terminal import result_tables
+    from cxr_mmdet.files import write_json
+    from cxr_mmdet.preparation.table_report import against_readers_tables
 
     if out:
-        _refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE)
+        _refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE, out / AGAINST_READERS_FILE)
     result = evaluate(
         ground_truth,
         detections,
@@ -133,12 +143,18 @@ def run(
     )
     _print_notes(result.inputs)
     _require_boxes(result.inputs)
+    ranked = _rank_among_readers(result, ground_truth, resamples, seed) if against else None
     if out:
         result.write(out, images=images, title=title)
+        if ranked:
+            write_json(out / AGAINST_READERS_FILE, ranked.to_json(), indent=2)
     for part in result_tables(result):
         stdout.print(part)
+    if ranked:
+        for table in against_readers_tables(ranked):
+            stdout.print(table)
     if out:
-        _print_written(out / METRICS_FILE, out / REPORT_FILE)
+        _print_written(out / METRICS_FILE, out / REPORT_FILE, *([out / AGAINST_READERS_FILE] if ranked else []))
 
 
 @app.command(no_args_is_help=True)
@@ -321,6 +337,15 @@ def gallery(
         title=title,
     )
     stdout.print(out, highlight=False)
+
+
+def _rank_among_readers(result: EvaluationResult, ground_truth: Path, resamples: int, seed: int) -> AgainstReaders:
+    from cxr_mmdet.annotations.against_readers import rank_among_readers, readers_of
+
+    truth = result.inputs.ground_truth
+    return rank_among_readers(
+        readers_of(ground_truth, truth), truth, result.matched.detections, resamples=resamples, seed=seed
+    )
 
 
 def _print_notes(*inputs: EvaluationInputs) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from cxr_mmdet.annotations.against_readers import AgainstReaders
+    from cxr_mmdet.evaluation.bootstrap import Interval
     from cxr_mmdet.preparation.label_sets import LabelSet
 
 
@@ -153,6 +155,37 @@ def _label_set_table(each: LabelSetReport) -> Table:
     table.add_section()
     table.add_row("all", f"{total:,}", f"{len(each.fused):,}", style="bold")
     return table
+
+
+def against_readers_tables(ranked: AgainstReaders) -> list[Table]:
+    """Return what ``evaluate run --against readers`` prints: a row for each reader, then one for each class."""
+    readers = Table(title="Against readers", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    readers.add_column("reader", no_wrap=True)
+    for header in ("images", "detector's\nmAP@.4", "reader's F1\nto the others", "detector's F1\nto the others"):
+        readers.add_column(header, justify="right")
+    for each in ranked.readers:
+        values = (each.detector_against, each.reader_f1, each.detector_f1)
+        readers.add_row(each.reader, f"{each.images:,}", *map(_with_ends, values))
+    readers.add_section()
+    readers.add_row("a new one", "", _with_ends(ranked.expected), style="bold")
+    classes = Table(title="The detector as one more reader", title_justify="left", box=box.SIMPLE_HEAD)
+    classes.add_column("class", no_wrap=True)
+    for header in ("AP@.4 against\na new reader", f"rank among\n{len(ranked.readers)} readers"):
+        classes.add_column(header, justify="right")
+    for name, value in ranked.per_class.items():
+        classes.add_row(name, _with_ends(value), _rank(ranked.class_rank[name]))
+    classes.add_section()
+    classes.add_row("all", _with_ends(ranked.expected), _rank(ranked.rank), style="bold")
+    return [readers, classes]
+
+
+def _with_ends(value: Interval) -> str:
+    ends = "" if value.low is None else f"\n{format_score(value.low)} to {format_score(value.high)}"
+    return format_score(value.value) + ends
+
+
+def _rank(value: Interval) -> str:
+    return f"{value.value:.0f}" + ("" if value.low is None else f" ({value.low:.0f} to {value.high:.0f})")
 
 
 def write_fused(path: Path, label_sets: Sequence[LabelSetReport]) -> None:

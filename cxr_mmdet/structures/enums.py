@@ -40,6 +40,12 @@ class HitCriterion(str, Enum):
     """The detection's centre lies in the ground truth box or on its border."""
 
 
+class Against(str, Enum):
+    """Truth that detections are scored against besides the ground truth file."""
+
+    READERS = "readers"
+
+
 class ExportFormat(str, Enum):
     """Format of the network in a model bundle, which decides the runtime that predicts with it."""
 

@@ -38,6 +38,12 @@ def test_boxes_have_a_score_beside_their_votes(built):
     assert all(row["sensitivity"]["low"] <= row["sensitivity"]["high"] for row in rows)
 
 
+def test_the_report_shows_who_sees_what(built):
+    page = (built / "out/report.html").read_text()
+    assert "Who sees what" in page
+    assert "Size of boxes" in page
+
+
 def test_other_fusions_write_no_score(built, tmp_path):
     build_dataset(built / "src", tmp_path / "out", BuildOptions())
     assert all("score" not in box for box in boxes(tmp_path / "out"))
