@@ -265,13 +265,23 @@ def readers(
     ],
     labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="Classes to score.")] = "14",
     resamples: Annotated[int, typer.Option(min=0, help="Draws of images for the intervals; 0: none.")] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the order of third readings here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score the consensus of readers against a hidden reader: weighted boxes fusion, votes and the model of readers."""
     import json
 
     from benchmarks.machine import describe_machine
-    from benchmarks.readers import benchmark_readers, measure_fit, study_tables
+    from benchmarks.readers import (
+        benchmark_readers,
+        measure_fit,
+        plot_readings,
+        reading_table,
+        simulate_reading,
+        study_tables,
+    )
     from benchmarks.report import machine_line
     from cxr_mmdet.annotations.sources import find_table, read_source
     from cxr_mmdet.structures.labels import LABELS_14, resolve_labels
@@ -280,14 +290,23 @@ def readers(
     names = resolve_labels(labels, LABELS_14)
     cost = measure_fit(rows, names)
     studies = benchmark_readers(rows, names, resamples=resamples)
+    readings = simulate_reading(rows, names)
+    if plot:
+        plot_readings(plot, readings)
     machine = describe_machine()
     if as_json:
-        document = {"machine": machine, "fit": vars(cost), "studies": [study.to_json() for study in studies]}
+        document = {
+            "machine": machine,
+            "readings": [vars(each) for each in readings],
+            "fit": vars(cost),
+            "studies": [study.to_json() for study in studies],
+        }
         typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
         return
     for study in studies:
         for part in study_tables(study):
             stdout.print(part)
+    stdout.print(reading_table(readings))
     peak = f", peak of resident memory {cost.peak_bytes / 1e6:.0f} MB" if cost.peak_bytes else ""
     stdout.print(f"Fit on the whole table: {cost.cpu_s:.1f} s of CPU time, {cost.wall_s:.1f} s{peak}", highlight=False)
     stdout.print(machine_line(machine), highlight=False)

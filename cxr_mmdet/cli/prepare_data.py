@@ -37,7 +37,7 @@ from cxr_mmdet.cli.prepare_data_images import (
     print_failures,
 )
 from cxr_mmdet.errors import UsageError, counted
-from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
+from cxr_mmdet.structures.enums import PhantomReaders, ReaderFusion, SplitMethod
 
 if TYPE_CHECKING:
     from cxr_mmdet.phantom import PhantomSummary
@@ -176,6 +176,9 @@ def phantom(
     abnormal_share: Annotated[float, typer.Option(min=0, max=1, help="Share of radiographs with findings.")] = 0.3,
     labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="Findings to draw.")] = "14",
     readers: Annotated[int, typer.Option(min=1, help="Readers per radiograph.")] = 3,
+    reader_kind: Annotated[
+        PhantomReaders, typer.Option("--reader-kind", help="vinbigdata: readers who disagree as VinBigData's do.")
+    ] = PhantomReaders.PLAIN,
     jobs: JobsOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom.")] = False,
 ) -> None:
@@ -194,6 +197,7 @@ def phantom(
             size=size,
             abnormal_share=abnormal_share,
             readers=readers,
+            reader_kind=reader_kind,
             jobs=jobs,
             labels=names,
             progress=lambda _: progress(1, images),

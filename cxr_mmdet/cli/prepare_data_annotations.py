@@ -161,6 +161,30 @@ def split(
 
 
 @app.command(no_args_is_help=True)
+def next_reads(
+    folder: FolderArgument,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of radiographs.")] = 50,
+    labels: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Label set of the folder.", show_default="its first one")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Also write them to this CSV table.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+) -> None:
+    """Print which radiographs one more reader should look at, by the change of the consensus that they promise."""
+    from cxr_mmdet.preparation.reading_list import reading_list, reading_list_table, write_reading_list
+
+    if out and out.exists() and not force:
+        raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
+    chosen = reading_list(folder, n, label_set=labels)
+    stdout.print(reading_list_table(chosen))
+    if out:
+        write_reading_list(out, chosen)
+        stderr.print(f"wrote {out}", highlight=False)
+
+
+@app.command(no_args_is_help=True)
 def report(folder: FolderArgument) -> None:
     """Write report.html of a prepared folder again."""
     from cxr_mmdet.preparation.report import write_report

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.phantom.cases import FREQUENCY
+from cxr_mmdet.phantom.measured_readers import habits_of
 from cxr_mmdet.phantom.patient import Stream, generator
 from cxr_mmdet.structures.boxes import clip_to_image
+from cxr_mmdet.structures.enums import PhantomReaders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from cxr_mmdet.phantom.measured_readers import Habit
     from cxr_mmdet.phantom.render import DrawnFinding, Phantom
 
 POOL = tuple(f"R{number}" for number in range(1, 18))
@@ -40,6 +43,9 @@ _SEEN = {
 _LOOSE = {"ILD": 1.5, "Infiltration": 1.6, "Lung Opacity": 1.7, "Consolidation": 1.4, "Pulmonary fibrosis": 1.5,
           "Pleural effusion": 1.5, "Atelectasis": 1.5, "Pneumothorax": 1.3}  # fmt: skip
 
+SEVERITY_PULL = 1.5
+"""How much more readily measured readers see a severe finding, in log odds from the mildest to the most severe."""
+
 _CONFUSED = (
     ("Consolidation", "Infiltration", "Lung Opacity"),
     ("Calcification", "Nodule/Mass", "Other lesion"),
@@ -62,6 +68,7 @@ class Reader:
         generosity: how much wider than the finding the boxes are, share of their side.
         fancy: false boxes an abnormal image.
         slip: chance to name the wrong class of a related group.
+        habits: measured habits of each class, which stand for the reader's own keenness, jitter, generosity and fancy.
     """
 
     name: str
@@ -70,6 +77,7 @@ class Reader:
     generosity: float
     fancy: float
     slip: float
+    habits: Mapping[str, Habit] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,13 @@ class Reading:
     marks: tuple[Mark, ...]
 
 
-def draw_pool(seed: int) -> dict[str, Reader]:
-    """Return the readers of a set, by name."""
+def draw_pool(seed: int, kind: PhantomReaders = PhantomReaders.PLAIN) -> dict[str, Reader]:
+    """Return the readers of a set, by name.
+
+    Args:
+        seed: of the set.
+        kind: ``plain`` agree more than real readers; ``vinbigdata`` disagree as those of VinBigData's table do.
+    """
     pool = {}
     for number, name in enumerate(POOL):
         rng = generator(seed, Stream.POOL, number)
@@ -101,6 +114,7 @@ def draw_pool(seed: int) -> dict[str, Reader]:
             generosity=float(rng.normal(0.02, 0.02)),
             fancy=float(rng.uniform(0.01, 0.07)),
             slip=float(rng.uniform(0.01, 0.05)),
+            habits=habits_of(name) if kind is PhantomReaders.VINBIGDATA else None,
         )
     return pool
 
@@ -143,7 +157,9 @@ def _reading(
         for finding in findings
         if rng.random() < _chance_to_see(reader, finding)
     ]
-    if findings and rng.random() < reader.fancy:
+    if reader.habits:
+        marks += _false_marks(rng, reader, reader.habits, findings, size_hw, labels)
+    elif findings and rng.random() < reader.fancy:
         weights = np.array([FREQUENCY[label] for label in _IMAGINED])
         label = _IMAGINED[int(rng.choice(len(_IMAGINED), p=weights / weights.sum()))]
         box = _imagined_box(rng, size_hw)
@@ -152,6 +168,11 @@ def _reading(
 
 
 def _chance_to_see(reader: Reader, finding: DrawnFinding) -> float:
+    if reader.habits:
+        # The severity parts what all readers see from what few see, around the measured share.
+        seen = reader.habits[finding.label].sensitivity
+        odds = np.log(seen / (1 - seen)) + SEVERITY_PULL * (finding.severity - 0.5)
+        return float(1 / (1 + np.exp(-odds)))
     seen = _SEEN[finding.label]
     odds = np.log(seen / (1 - seen)) + reader.keenness + 3.0 * (finding.severity - 0.5)
     return float(1 / (1 + np.exp(-odds)))
@@ -168,9 +189,31 @@ def _jittered(
 ) -> tuple[float, float, float, float]:
     box = np.asarray(finding.box_xyxy)
     sides = np.tile(box[2:] - box[:2], 2)
+    if reader.habits:
+        habit = reader.habits[finding.label]
+        outwards = np.array([-habit.wider, -habit.taller, habit.wider, habit.taller]) / 2
+        return _whole(box + sides * (outwards + rng.normal(0, habit.spread, 4)), size_hw)
     spread = reader.jitter * _LOOSE.get(finding.label, 1.0)
     outwards = np.array([-1, -1, 1, 1]) * reader.generosity
     return _whole(box + sides * (outwards + rng.normal(0, spread, 4)), size_hw)
+
+
+def _false_marks(
+    rng: np.random.Generator,
+    reader: Reader,
+    habits: Mapping[str, Habit],
+    findings: Sequence[DrawnFinding],
+    size_hw: tuple[int, int],
+    labels: Sequence[str],
+) -> list[Mark]:
+    """Return the reader's false marks of every class; as in the real table, only on images with findings."""
+    counts = {label: rng.poisson(habits[label].false_marks * FREQUENCY[label]) for label in habits}
+    return [
+        Mark(reader.name, label, _imagined_box(rng, size_hw))
+        for label, count in counts.items()
+        for _ in range(count if findings else 0)
+        if label in labels
+    ]
 
 
 def _imagined_box(rng: np.random.Generator, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -17,6 +17,7 @@ from cxr_mmdet.phantom.dicom_file import draw_encoding, image_id, write_dicom
 from cxr_mmdet.phantom.patient import patient_number
 from cxr_mmdet.phantom.readers import POOL, draw_pool, read
 from cxr_mmdet.phantom.render import render_phantom
+from cxr_mmdet.structures.enums import PhantomReaders
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING, NO_FINDING_ID
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class _Job:
     abnormal_share: float
     readers: int
     labels: tuple[str, ...]
+    reader_kind: PhantomReaders
 
 
 def write_phantoms(
@@ -73,6 +75,7 @@ def write_phantoms(
     readers: int = 3,
     jobs: int = 1,
     labels: Sequence[str] = LABELS_14,
+    reader_kind: PhantomReaders = PhantomReaders.PLAIN,
     progress: Callable[[int], None] | None = None,
 ) -> PhantomSummary:
     """Write synthetic radiographs with known findings; the same arguments give the same bytes, whatever ``jobs`` is.
@@ -88,6 +91,7 @@ def write_phantoms(
         readers: readers per image.
         jobs: worker processes; -1 starts one per core.
         labels: findings that occur, a subset of the 14.
+        reader_kind: habits of the readers.
         progress: called with the number of images done, after each.
 
     Raises:
@@ -95,7 +99,8 @@ def write_phantoms(
         OSError: the disk is full; nothing is left in the folder.
         CxrError: a worker was killed; likewise.
     """
-    job = _Job(out, seed, size, abnormal_share, readers, tuple(label for label in LABELS_14 if label in labels))
+    known = tuple(label for label in LABELS_14 if label in labels)
+    job = _Job(out, seed, size, abnormal_share, readers, known, reader_kind)
     _check(job, images, jobs, labels)
     # From the first moment the folder can be told from somebody's radiographs, so --force may clear an interrupted one.
     _write_csv(out / "truth.csv", [])
@@ -173,7 +178,7 @@ def _write_one(job: _Job, index: int) -> tuple[int, list[Row], list[Row]]:
     write_dicom(job.out / "train" / f"{name}.dicom", phantom, draw_encoding(case))
     truth = _rows(name, TRUTH, [(finding.label, finding.box_xyxy) for finding in phantom.findings])
     marks = []
-    for reading in read(phantom, draw_pool(job.seed), readers=job.readers, labels=job.labels):
+    for reading in read(phantom, draw_pool(job.seed, job.reader_kind), readers=job.readers, labels=job.labels):
         marks += _rows(name, reading.reader, [(mark.label, mark.box_xyxy) for mark in reading.marks])
     return index, truth, marks
 

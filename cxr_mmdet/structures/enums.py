@@ -40,6 +40,13 @@ class HitCriterion(str, Enum):
     """The detection's centre lies in the ground truth box or on its border."""
 
 
+class PhantomReaders(str, Enum):
+    """Habits of the readers of synthetic radiographs."""
+
+    PLAIN = "plain"
+    VINBIGDATA = "vinbigdata"
+
+
 class Against(str, Enum):
     """Truth that detections are scored against besides the ground truth file."""
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.readers import BASELINE, OURS, WITH_ALTERNATIVES, benchmark_readers, measure_fit
+from benchmarks.readers import BASELINE, OURS, WITH_ALTERNATIVES, benchmark_readers, measure_fit, simulate_reading
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
 
@@ -78,3 +78,16 @@ def test_vinbigdata_is_learned_in_seconds_and_a_gigabyte():
         pytest.skip("CXR_VINBIGDATA_TABLE does not name the table")
     cost = measure_fit(read_table(Path(path)), LABELS_14)
     assert cost.cpu_s < 10
+
+
+@pytest.mark.vinbigdata
+def test_vinbigdata_is_read_in_a_better_order_than_by_chance_or_disagreement():
+    path = os.environ.get("CXR_VINBIGDATA_TABLE")
+    if not path:
+        pytest.skip("CXR_VINBIGDATA_TABLE does not name the table")
+    readings = {each.order: each.distances for each in simulate_reading(read_table(path), LABELS_14)}
+    for ours, split, random in zip(
+        *(readings[k][1:6] for k in ("expected change", "disagreement", "random")), strict=True
+    ):
+        assert ours < split < random
+    assert readings["expected change"][3] < 0.45 < 0.65 < readings["random"][3]

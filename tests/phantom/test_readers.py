@@ -4,12 +4,16 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from cxr_mmdet.annotations.readers import Marks, Reliability
 from cxr_mmdet.phantom import DrawnFinding, Phantom, plan_case
+from cxr_mmdet.phantom.measured_readers import habits_of
 from cxr_mmdet.phantom.readers import POOL, draw_pool, read
-from cxr_mmdet.structures.boxes import iou_matrix
-from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix
+from cxr_mmdet.structures.enums import PhantomReaders
+from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, NO_FINDING
 
 SEED = 4
 PICTURE = np.zeros((1200, 1000), np.float32)
@@ -133,3 +137,49 @@ def test_readings_depend_on_seed_and_image_only():
     assert read(image, pool, readers=3, labels=LABELS_14) == read(image, pool, readers=3, labels=LABELS_14)
     moved = dataclasses.replace(image, case=dataclasses.replace(image.case, index=8))
     assert read(moved, pool, readers=3, labels=LABELS_14) != read(image, pool, readers=3, labels=LABELS_14)
+
+
+class TestMeasuredReaders:
+    """Readers with the habits of VinBigData's, as the model of readers measured them."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def rows(cls):
+        pool = draw_pool(SEED, PhantomReaders.VINBIGDATA)
+        found = [finding("Lung Opacity", 0.5), finding("Cardiomegaly", 0.5, (300.0, 700.0, 800.0, 1000.0))]
+        readings = {
+            index: read(phantom(index, found), pool, readers=3, labels=("Cardiomegaly", "Lung Opacity"))
+            for index in range(1200)
+        }
+        columns = ["image_id", "reader", "class_name", *XYXY_COLUMNS]
+        rows = []
+        for index, image in readings.items():
+            for reading in image:
+                own = [(mark.label, *mark.box_xyxy) for mark in reading.marks] or [(NO_FINDING, *[np.nan] * 4)]
+                rows += [(f"i{index}", reading.reader, *mark) for mark in own]
+        return pd.DataFrame(rows, columns=columns)
+
+    def test_their_sensitivity_and_size_are_measured_again(self, rows):
+        reliability = Reliability.of(Marks.of(rows, ("Cardiomegaly", "Lung Opacity")))
+        for name in ("R8", "R9", "R10"):
+            place, habits = reliability.readers.index(name), habits_of(name)
+            for number, label in enumerate(reliability.labels):
+                # 1 to 5 % of the marks get the name of a related class.
+                assert reliability.sensitivity[place, number] == pytest.approx(habits[label].sensitivity, abs=0.08)
+        taller = reliability.bias[:, :, 3] - reliability.bias[:, :, 1]
+        r8, r10 = (reliability.readers.index(name) for name in ("R8", "R10"))
+        expected = habits_of("R8")["Lung Opacity"].taller - habits_of("R10")["Lung Opacity"].taller
+        assert taller[r8, 1] - taller[r10, 1] == pytest.approx(expected, abs=0.03)
+
+    def test_they_agree_less_than_plain_readers(self, rows):
+        def lone(pool):
+            found = [finding("Lung Opacity", 0.5)]
+            images = [read(phantom(index, found), pool, readers=3, labels=LABELS_14) for index in range(300)]
+            seen = [{mark.label for mark in reading.marks} for image in images for reading in image]
+            return sum("Lung Opacity" not in labels for labels in seen)
+
+        assert lone(draw_pool(SEED, PhantomReaders.VINBIGDATA)) > 1.5 * lone(draw_pool(SEED))
+
+    def test_the_healthy_stay_without_a_mark(self):
+        pool = draw_pool(SEED, PhantomReaders.VINBIGDATA)
+        assert not marks_of([read(phantom(0, []), pool, readers=3, labels=LABELS_14)])
