@@ -27,7 +27,7 @@ from cxr_mmdet.engine.hooks import CurvesHook
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.resuming import damaged_checkpoints, newest_checkpoint
 from cxr_mmdet.engine.stopping import NonFiniteHook
-from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, TrainingError, UsageError
+from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, TrainingError, UsageError, first_line
 from cxr_mmdet.models.finite import refuse_non_finite_outputs
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CONSOLE_LINES = 6
+_TRACKERS = ("mlflow", "wandb")
 _DEPRECATED = re.compile('^"(FileClient|HardDiskBackend)" ')
 """What mmengine's own CheckpointHook makes mmengine warn of, in every run."""
 _NAN_IN_MATCHING = "invalid numeric entries"
@@ -248,6 +249,12 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
         raise ConfigError(
             f"visualizer.vis_backends: a back end needs a package that is not installed ({error}); install it, or "
             "remove the back end from the config."
+        ) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _TRACKERS:
+            raise
+        raise ConfigError(
+            f"visualizer.vis_backends: the back end cannot start ({first_line(error)}); correct or remove it."
         ) from error
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

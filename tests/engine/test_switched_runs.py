@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MessageHub, MMLogger
-from training_runs import TINY, differing, weights
+from training_runs import TINY, differing, error_of, train_here, weights
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli import test, train
@@ -268,3 +269,12 @@ def test_all_switches_together(runs: Runs):
     assert "best checkpoint" in said
     assert "ema_state_dict" in torch.load(runs.checkpoint("run", 6), weights_only=False)
     assert sum("grad_norm" in line for line in runs.scalars("run")) >= 3
+
+
+@pytest.mark.parametrize(("switch", "package"), [("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_a_tracker_whose_package_is_missing_is_one_sentence(prepared_folder, tmp_path, monkeypatch, switch, package):
+    DetLocalVisualizer._instance_dict.clear()  # one for each run, not for each process
+    monkeypatch.setitem(sys.modules, package, None)
+    said = train_here(prepared_folder(), tmp_path / "run", code=2, more=("--with", switch))
+    assert f'not installed (Please run "pip install {package}"' in error_of(said)
+    assert "install it, or remove the back end from the config" in error_of(said)
