@@ -18,7 +18,9 @@ from mmdet_oracle import BOX_PX, SCORE, assert_same
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 
+from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor
+from cxr_mmdet.recipes import config_names
 from cxr_mmdet.structures.boxes import batched_nms
 
 if TYPE_CHECKING:
@@ -118,3 +120,9 @@ def test_test_time_augmentation_merges_our_views(tmp_path, kind):
         nearest = np.abs(found.bboxes.numpy()[:, None] - merged[kept][None]).max(axis=2).min(axis=1)
         assert nearest.max() < 2 * BOX_PX
         np.testing.assert_allclose(np.sort(found.scores.numpy()), np.sort(scores[kept]), atol=SCORE)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_det_inferencer_finds_the_loader_of_every_recipe(name):
+    steps = load_config(name, load_from="none").test_dataloader.dataset.pipeline
+    assert DetInferencer._get_transform_idx(None, steps, ("LoadImageFromFile",)) == 0
