@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.consensus import fuse_readers, with_regions
+from cxr_mmdet.annotations.table import is_region, without_regions
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, bootstrap, percentile_interval
 from cxr_mmdet.evaluation.coco import IOU_THRESHOLDS, match_coco
 from cxr_mmdet.evaluation.matching import ClassMatches, DetectionTable, TruthTable, match_tables, overlapping_pairs
@@ -46,8 +47,9 @@ def human_ceiling(
     2010's rule at IoU 0.4), ``mean_ap_50`` and ``mean_ap`` (COCO's rule at 0.5 and over 0.50:0.05:0.95). Boxes of one
     score are one operating point, so each average precision is precision times recall, and no order of files matters.
     The headline and ``per_class`` are means over readers, weighted by the images they read on which they or the others
-    drew a box; readers of normal images only would else drown the rest. Each measure has the 95 % bootstrap interval
-    over groups of images.
+    drew a box; readers of normal images only would else drown the rest. A region to ignore, whoever marked it, is
+    neither a box to find nor a reader's box, and a box in it is no false alarm. Each measure has the 95 % bootstrap
+    interval over groups of images.
 
     Args:
         rows: validated readers' rows, whose classes have the names of the labels.
@@ -102,8 +104,11 @@ def _reader_studies(
     for reader, own in shared.groupby("reader", sort=True):
         reading = rows[rows["image_id"].isin(own["image_id"])]
         mine = reading["reader"] == reader
-        consensus = fuse_readers(reading[~mine], **fusion)
-        studies.append(_study(str(reader), reading[mine], consensus, labels, image_ids, own["image_id"]))
+        truth = fuse_readers(without_regions(reading[~mine]), **fusion)
+        if is_region(reading).any():
+            truth = with_regions(truth, reading[is_region(reading)])
+        boxes = without_regions(reading[mine])
+        studies.append(_study(str(reader), boxes, truth, labels, image_ids, own["image_id"]))
     return studies
 
 
@@ -117,7 +122,9 @@ def _study(
 ) -> _ReaderStudy:
     places = pd.Index(image_ids)
     drawn, truth_rows = own[own["class_name"].isin(labels)], consensus[consensus["class_name"].isin(labels)]
-    drawn_on = np.unique(places.get_indexer(pd.Index([*drawn["image_id"], *truth_rows["image_id"]])))
+    boxes = truth_rows[~is_region(truth_rows)]
+    drawn_on = np.unique(places.get_indexer(pd.Index([*drawn["image_id"], *boxes["image_id"]])))
+    truth_rows = truth_rows[np.isin(places.get_indexer(pd.Index(truth_rows["image_id"])), drawn_on)]
 
     def columns(frame: pd.DataFrame) -> dict[str, Any]:
         return {
@@ -131,7 +138,7 @@ def _study(
         category_ids=np.arange(len(labels)),
         names=tuple(labels),
         areas=area(truth_rows[XYXY_COLUMNS]),
-        crowd=np.zeros(len(truth_rows), dtype=bool),
+        crowd=is_region(truth_rows).to_numpy(),
         **columns(truth_rows),
     )
     found = DetectionTable(scores=np.ones(len(drawn)), **columns(drawn))
@@ -221,20 +228,28 @@ def _average_precisions(study: _ReaderStudy, weights: NDArray[np.float64]) -> ND
         if not voc.boxes:
             continue
         result[label, 0] = average_precision(voc, weights)
-        for place, hits in enumerate(coco.hits, start=1):
-            result[label, place] = average_precision(_as_one_operating_point(coco, hits), weights)
+        for place, kept in enumerate(~coco.ignored, start=1):
+            own = _as_one_operating_point(coco, coco.hits[place - 1], kept)
+            result[label, place] = average_precision(own, weights)
     return result
 
 
-def _as_one_operating_point(coco: CocoMatches, hits: NDArray[np.bool_]) -> ClassMatches:
-    """Return COCO's matches at one IoU in the form that leaves equal scores without a rank, as COCO's own does not."""
+def _as_one_operating_point(coco: CocoMatches, hits: NDArray[np.bool_], kept: NDArray[np.bool_]) -> ClassMatches:
+    """Return COCO's matches at one IoU in the form that leaves equal scores without a rank, as COCO's own does not.
+
+    Args:
+        coco: the matches of a class.
+        hits: (N,) whether each detection hits at this IoU.
+        kept: (N,) False for detections in regions to ignore.
+    """
+    hits = hits[kept]
     nothing = np.full(len(hits), -1)
     return ClassMatches(
         name=coco.name,
         scores=np.ones(len(hits)),
         hits=hits,
         duplicates=np.zeros(len(hits), dtype=bool),
-        image_index=coco.image_index,
+        image_index=coco.image_index[kept],
         detection_index=nothing,
         annotation_index=nothing,
         positives=coco.positives,

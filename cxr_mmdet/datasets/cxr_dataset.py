@@ -10,6 +10,7 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
 from cxr_mmdet.datasets.augmentation import CLASSES_KEY
+from cxr_mmdet.datasets.draw_plan import REGIONS_ONLY_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError, counted
@@ -72,6 +73,7 @@ class CxrDataset(BaseDetDataset):
                 "height": image["height"],
                 "width": image["width"],
                 "instances": instances[image["id"]],
+                REGIONS_ONLY_KEY: _holds_regions_only(instances[image["id"]]),
                 **({READERS_KEY: len(image["readers"])} if "readers" in image else {}),
             }
             for image in coco["images"]
@@ -115,6 +117,10 @@ class CxrDataset(BaseDetDataset):
                 f"{self.ann_file}: {len(missing)} of {counted(len(images), 'image')} missing in {folder} ({shown}); "
                 "run tools/prepare_data.py build again, or correct --data-root."
             )
+
+
+def _holds_regions_only(instances: list[dict[str, Any]]) -> bool:
+    return bool(instances) and all(instance["ignore_flag"] for instance in instances)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -49,7 +49,7 @@ class DrawCounts:
         images: all there are, virtual copies included.
         copies: how many of them are virtual copies.
         classes: per class, in label order; their shares overlap where an image holds several.
-        abnormal: the images with any finding.
+        abnormal: the images with any finding, or with a region to ignore.
         normal: those without; the two shares sum to 1.
     """
 
@@ -70,7 +70,13 @@ def count_draws(plan: DrawPlan, copies: int = 0) -> DrawCounts:
         factor = float(plan.class_factors[label])
         classes.append(GroupDraws(name, int(held.sum()), boxes, factor, float(shares[held].sum())))
     boxes = sum(map(len, plan.labels))
-    abnormal = GroupDraws("any finding", int((~normal).sum()), boxes, None, float(shares[~normal].sum()))
+    abnormal = GroupDraws(
+        "any finding or region" if plan.regions_only else "any finding",
+        int((~normal).sum()),
+        boxes,
+        None,
+        float(shares[~normal].sum()),
+    )
     no_finding = GroupDraws("normal", int(normal.sum()), 0, None, float(shares[normal].sum()))
     return DrawCounts(len(normal), copies, tuple(classes), abnormal, no_finding)
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _FINEST_SHARE = 10_000
 
+REGIONS_ONLY_KEY = "regions_only"
+"""Key that marks an entry whose only boxes are regions to ignore: nobody knows whether it is normal or abnormal."""
+
 
 @dataclass(frozen=True)
 class DrawPlan:
@@ -37,11 +40,15 @@ class DrawPlan:
     factors: NDArray[np.float64]
     normal_share: Fraction | None = None
     repeat_threshold: float | None = None
+    regions_only: frozenset[int] = frozenset()
+    """Entries whose only boxes are regions to ignore; they are not normal, and are drawn among the others."""
 
     @property
     def normal(self) -> NDArray[np.bool_]:
-        """(N,) whether an entry is a normal study: it holds no box of any class."""
-        return np.array([not labels for labels in self.labels], dtype=bool)
+        """(N,) whether an entry is a normal study: it holds neither a box of any class nor a region to ignore."""
+        return np.array(
+            [not labels and index not in self.regions_only for index, labels in enumerate(self.labels)], dtype=bool
+        )
 
     def holding(self, label: int) -> NDArray[np.bool_]:
         """(N,) whether an entry holds a box of this label."""
@@ -94,9 +101,16 @@ def plan_draws(
         class_factors[chosen] = _class_factors(labels, classes, chosen, repeat_threshold)
     elif repeat_classes is not None:
         raise ConfigError("sampler: repeat_classes says nothing without repeat_threshold; set it, 0.2 say.")
-    share = None if normal_share is None else _checked_share(labels, normal_share)
+    regions_only = frozenset(
+        index for index, entry in enumerate(labels) if not entry and _holds_regions_only(dataset, index)
+    )
+    share = None if normal_share is None else _checked_share(labels, len(regions_only), normal_share)
     factors = np.array([max((class_factors[label] for label in entry), default=1.0) for entry in labels])
-    return DrawPlan(labels, classes, class_factors, factors, share, repeat_threshold)
+    return DrawPlan(labels, classes, class_factors, factors, share, repeat_threshold, regions_only)
+
+
+def _holds_regions_only(dataset: Any, index: int) -> bool:
+    return hasattr(dataset, "get_data_info") and dataset.get_data_info(index).get(REGIONS_ONLY_KEY, False)
 
 
 def _chosen_labels(classes: tuple[str, ...], names: Sequence[str] | None) -> list[int]:
@@ -125,7 +139,7 @@ def _class_factors(
     return np.maximum(1, np.sqrt(threshold * sum(map(bool, labels)) / images))
 
 
-def _checked_share(labels: tuple[tuple[int, ...], ...], share: float) -> Fraction:
+def _checked_share(labels: tuple[tuple[int, ...], ...], regions_only: int, share: float) -> Fraction:
     if not 0 <= share < 1:
         raise ConfigError(f"sampler: normal_share is {share}, expected from 0 to below 1; 0.25 is every fourth image.")
     abnormal = sum(map(bool, labels))
@@ -134,9 +148,9 @@ def _checked_share(labels: tuple[tuple[int, ...], ...], share: float) -> Fractio
             f"sampler: normal_share={share} leaves the rest to images with findings, and none of the {len(labels)} "
             "training images has a box; remove normal_share, or check what was prepared."
         )
-    if share > 0 and abnormal == len(labels):
+    if share > 0 and abnormal + regions_only == len(labels):
         raise ConfigError(
-            f"sampler: normal_share={share} asks for normal studies, and each of the {abnormal} training images has a "
-            "box; prepare the data without --drop-normals, or remove normal_share."
+            f"sampler: normal_share={share} asks for normal studies, and each of the {len(labels)} training images has "
+            "a box; prepare the data without --drop-normals, or remove normal_share."
         )
     return Fraction(share).limit_denominator(_FINEST_SHARE)

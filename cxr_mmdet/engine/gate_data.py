@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cxr_mmdet.datasets.draw_plan import REGIONS_ONLY_KEY
 from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.models.gated_detectors import gate_of
@@ -50,13 +51,16 @@ def prepare_gate(model: nn.Module, dataset: Any, normal_share: Fraction | None =
 
 
 def count_studies(dataset: Any) -> tuple[int, int]:
-    """Return the numbers of normal and of abnormal entries, without the copies that a gate does not learn from."""
+    """Return the numbers of normal and of abnormal entries, without those that a gate does not learn from.
+
+    Those are virtual copies, and images whose only boxes are regions to ignore.
+    """
     while not hasattr(dataset, "get_data_info"):
         dataset = dataset.dataset
     counts = [0, 0]
     for index in range(len(dataset)):
         entry = dataset.get_data_info(index)
-        if not entry.get(COPY_KEY, False):
+        if not entry.get(COPY_KEY, False) and not entry.get(REGIONS_ONLY_KEY, False):
             counts[bool(entry["instances"])] += 1
     return counts[0], counts[1]
 

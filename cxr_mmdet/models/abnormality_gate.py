@@ -80,7 +80,8 @@ class AbnormalityGate(BaseModule, ABC):
 
         Virtual copies (``virtual_copy`` in the meta information) are left out: only abnormal studies have any, and some
         are mirrored or turned. A gate that saw them would take abnormal studies for more frequent than they are, and
-        would learn that mirrored means abnormal.
+        would learn that mirrored means abnormal. Images whose only boxes are regions to ignore (``regions_only``) are
+        left out as well: nobody knows whether they are normal.
         """
         logits = logits.float()
         labels, counts = _labels(logits, samples)
@@ -203,7 +204,7 @@ class ScoreGate(AbnormalityGate):
         """The biases, the scale's logarithm, and the leak's inverse softplus."""
         self.register_buffer("highest", torch.zeros(memory, classes))
         self.register_buffer("weights", torch.zeros(memory, 2))
-        """1 and 0 for a normal image, 0 and 1 for an abnormal one, 0 and 0 for a copy and where there is none yet."""
+        """1 and 0 for a normal image, 0 and 1 for an abnormal one, 0 and 0 for one left out and where none is yet."""
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def init_weights(self) -> None:
@@ -275,9 +276,10 @@ def _noisy_or(highest: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _labels(logits: Tensor, samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return (N,): 1 for each abnormal study, and 0 for each virtual copy."""
+    """Return (N,): 1 for each abnormal study, and 0 for each sample that does not count."""
     abnormal = logits.new_tensor([is_abnormal(sample) for sample in samples])
-    return abnormal, logits.new_tensor([not sample.metainfo.get("virtual_copy", False) for sample in samples])
+    left_out = [any(sample.metainfo.get(key, False) for key in ("virtual_copy", "regions_only")) for sample in samples]
+    return abnormal, 1 - logits.new_tensor(left_out)
 
 
 def _check_positive(**options: float) -> None:
@@ -287,5 +289,7 @@ def _check_positive(**options: float) -> None:
 
 
 def is_abnormal(sample: Any) -> bool:
-    """Return whether a training sample holds any finding, be it one that the detector ignores."""
+    """Return whether a training sample holds any finding, be it one that the detector ignores as it is cut off."""
+    if sample.metainfo.get("regions_only", False):
+        return False
     return len(sample.gt_instances) > 0 or len(sample.get("ignored_instances", ())) > 0

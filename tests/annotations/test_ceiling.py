@@ -82,6 +82,27 @@ def test_precision_times_recall_by_hand():
 NOTHING = {"value": None, "low": None, "high": None}
 
 
+@pytest.mark.parametrize("marked_by", ["R1", "R2", "R3"])
+def test_a_box_in_a_region_to_ignore_is_no_false_alarm_and_a_region_no_box(marked_by):
+    """R1 alone drew a box in the region, which R1, R2 or a third reader marked."""
+    found = [("a", "Edema", "R1", BOX), ("a", "Edema", "R2", BOX)]
+    alone = ("a", "Edema", "R1", (52, 52, 58, 58))
+    rows = readings(*found, alone, ("a", "Edema", marked_by, FAR))
+    region = np.arange(len(rows)) == len(rows) - 1
+    result = ceiling(rows.assign(iscrowd=region))["all"]
+    assert result["readers"]["R1"]["voc_mean_ap_40"]["value"] == 1
+    assert result["readers"]["R1"]["mean_ap"]["value"] == 1
+    assert ceiling(readings(*found, alone))["all"]["readers"]["R1"]["voc_mean_ap_40"]["value"] == pytest.approx(1 / 2)
+
+
+def test_an_image_with_regions_alone_has_no_part_in_the_ceiling():
+    found = [("a", "Edema", "R1", BOX), ("a", "Edema", "R2", BOX)]
+    rows = readings(*found, ("b", "Edema", "R1", FAR), ("b", "Edema", "R2", FAR))
+    result = ceiling(rows.assign(iscrowd=[False, False, True, True]))["all"]
+    assert result["voc_mean_ap_40"]["value"] == 1
+    assert result["readers"]["R1"]["images_with_boxes"] == 1
+
+
 def test_the_headline_is_weighted_by_images_with_boxes():
     rows = readings(
         *((image, "Edema", reader, BOX) for image in "abc" for reader in ("R1", "R2")),

@@ -9,8 +9,10 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset, SeededInfiniteSampler
+from cxr_mmdet.datasets.draw_plan import plan_draws
 from cxr_mmdet.datasets.minority import VARIANT_KEY
 from cxr_mmdet.datasets.sampler import Draw
+from cxr_mmdet.engine.gate_data import count_studies
 from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5
 
@@ -50,7 +52,7 @@ def test_keeps_images_without_boxes_and_reads_what_the_file_holds(prepared_folde
     assert sum(not dataset.get_data_info(i)["instances"] for i in range(8)) == 2
     x, y, width, height = coco["annotations"][0]["bbox"]
     assert dataset.get_data_info(0)["instances"] == [
-        {"bbox": [x, y, x + width, y + height], "bbox_label": 0, "ignore_flag": 0, "votes": 2}
+        {"bbox": [x, y, x + width, y + height], "bbox_label": 0, "ignore_flag": 0, "votes": 2, "score": None}
     ]
 
 
@@ -64,6 +66,28 @@ def test_regions_are_ignored_instances_and_no_boxes_of_their_class(prepared_fold
     sample = dataset[index]["data_samples"]
     assert len(sample.ignored_instances) == 1
     assert len(sample.gt_instances) == len(dataset.get_cat_ids(index))
+
+
+def test_an_image_of_regions_alone_is_told_apart_from_a_normal_one(prepared_folder: PreparedFolder):
+    """The gate leaves it out, and the share of normal studies does not count it."""
+    root = prepared_folder()
+    before = build(root)
+    image_id = next(before.get_data_info(i)["img_id"] for i in range(len(before)) if before.get_cat_ids(i))
+
+    def mark(coco: dict) -> None:
+        for annotation in coco["annotations"]:
+            annotation["iscrowd"] = int(annotation["image_id"] == image_id)
+
+    edit(root, mark)
+    dataset = build(root)
+    index = next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)
+    assert [dataset[i]["data_samples"].regions_only for i in range(len(dataset))] == [
+        i == index for i in range(len(dataset))
+    ]
+    assert count_studies(dataset) == (1, 4)
+    plan = plan_draws(dataset, normal_share=0.25)
+    assert np.flatnonzero(plan.normal).tolist() == [i for i in range(6) if not dataset.get_data_info(i)["instances"]]
+    assert plan.shares()[plan.normal].sum() == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ class TestLoss:
         value = self.gate().loss(self.LOGITS, [sample(1), sample(1, virtual_copy=True)])
         assert value.item() == pytest.approx(math.log(2), rel=1e-6)
 
+    def test_images_of_regions_alone_are_neither_normal_nor_abnormal(self):
+        packed = sample(0, regions_only=True)
+        packed.ignored_instances = InstanceData(bboxes=torch.zeros(1, 4))
+        assert not is_abnormal(packed)
+        value = self.gate().loss(self.LOGITS, [sample(1), packed])
+        assert value.item() == pytest.approx(math.log(2), rel=1e-6)
+
     def test_a_batch_of_copies_only_is_zero_but_reaches_the_parameters(self):
         logits = self.LOGITS.clone().requires_grad_()
         value = self.gate().loss(logits, [sample(1, virtual_copy=True)] * 2)
