@@ -13,12 +13,12 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from cxr_mmdet.annotations.coco import read_coco
 from cxr_mmdet.engine.switches import lay_switches_over
 from cxr_mmdet.errors import ConfigError, DatasetError, UsageError, counted
 from cxr_mmdet.recipes import BY_NAME, rename_bases, resolve_base, resolve_config, resolve_switches
 from cxr_mmdet.recipes import config_folder as config_folder
 from cxr_mmdet.recipes import config_names as config_names
+from cxr_mmdet.structures.coco import read_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,11 +11,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from cxr_mmdet.annotations.coco import write_coco
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.mmdet_models import mmdet_model, mmdet_recipe
 from cxr_mmdet.errors import ConfigError, DatasetError, UsageError
 from cxr_mmdet.models.steady_loss import SteadyLoss
+from cxr_mmdet.structures.coco import write_coco
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
