@@ -106,6 +106,9 @@ def read_annotations(
     ceiling: Annotated[
         bool, typer.Option("--ceiling", help="Also score each reader against the others; takes longer.")
     ] = False,
+    reliability: Annotated[
+        bool, typer.Option("--reliability", help="Also print the sensitivity of the readers with most boxes.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
 ) -> None:
     """Check a readers' table, fuse its boxes and print the inter-reader agreement; needs no radiographs."""
@@ -114,7 +117,12 @@ def read_annotations(
     if out and out.exists() and not force:
         raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
     options = TableOptions(
-        fusion=fusion.value, fusion_iou=fusion_iou, min_votes=min_votes, labels=tuple(labels or ["14"]), ceiling=ceiling
+        fusion=fusion.value,
+        fusion_iou=fusion_iou,
+        min_votes=min_votes,
+        labels=tuple(labels or ["14"]),
+        ceiling=ceiling,
+        reliability=reliability,
     )
     report = report_table(table, options)
     for line in table_lines(report):

@@ -294,6 +294,13 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
         notes.append(
             f"left out: {counted(len(left_out), 'box')} of {counted(left_out.nunique(), 'other class')}: {names}."
         )
+    if options.fusion is ReaderFusion.READERS and each.model:
+        found = each.rows[each.rows["class_name"].isin(label_set.labels)]
+        used_by = found.groupby("class_name")["reader"].unique()
+        for single, readers in used_by[used_by.map(len) == 1].items():
+            notes.append(
+                f"only {readers[0]} marked {single!r}, so that no other reader confirms it; its boxes get low scores."
+            )
     if options.fusion is ReaderFusion.READERS and each.model is None:
         notes.append("no two readers share an image, so their boxes are fused by wbf and every box counts alike.")
     if each.outvoted:

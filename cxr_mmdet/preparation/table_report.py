@@ -12,6 +12,7 @@ from rich.table import Table
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.readers import RESAMPLES, Marks, Reliability
 from cxr_mmdet.annotations.sources import find_table, read_source
 from cxr_mmdet.annotations.table import is_region, merge_classes, spreadsheet_frame, without_regions
 from cxr_mmdet.errors import counted
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.label_sets import LabelSet
 
 
+SHOWN_READERS = 3
+"""Readers whose sensitivity is printed: those with most boxes."""
+
+
 @dataclass(frozen=True)
 class TableOptions:
     """Options of the survey and of fusing readers; see :class:`cxr_mmdet.preparation.options.BuildOptions`."""
@@ -39,6 +44,7 @@ class TableOptions:
     fusion_iou: float = 0.4
     min_votes: int = 2
     ceiling: bool = False
+    reliability: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class LabelSetReport:
     readers_boxes: dict[str, int]
     agreement: dict[str, Any] | None
     human_ceiling: dict[str, Any] | None
+    reliability: list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,12 @@ def _report_label_set(label_set: LabelSet, rows: pd.DataFrame, options: TableOpt
         readers_boxes={str(name): int(count) for name, count in own["class_name"].value_counts().items()},
         agreement=measure_agreement(own, label_set.labels),
         human_ceiling=ceiling and ceiling["all"],
+        reliability=_reliability(own, label_set.labels) if options.reliability else None,
     )
+
+
+def _reliability(rows: pd.DataFrame, labels: Sequence[str]) -> list[dict[str, Any]]:
+    return Reliability.of(Marks.of(rows, labels), resamples=RESAMPLES).to_rows()
 
 
 def table_lines(report: TableReport) -> Iterator[str | Table]:
@@ -126,6 +138,8 @@ def table_lines(report: TableReport) -> Iterator[str | Table]:
     )
     for each in report.label_sets:
         yield _label_set_table(each)
+        if each.reliability:
+            yield _reliability_table(each.reliability, each.label_set.labels)
         if each.human_ceiling:
             headline = each.human_ceiling["voc_mean_ap_40"]
             yield (
@@ -154,6 +168,23 @@ def _label_set_table(each: LabelSetReport) -> Table:
     total = sum(each.readers_boxes.get(name, 0) for name in each.label_set.labels)
     table.add_section()
     table.add_row("all", f"{total:,}", f"{len(each.fused):,}", style="bold")
+    return table
+
+
+def _reliability_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
+    """Return the sensitivity of the readers with most boxes, class by class, with its interval."""
+    boxes: dict[str, int] = {}
+    for row in rows:
+        boxes[row["reader"]] = boxes.get(row["reader"], 0) + row["boxes"]
+    shown = sorted(boxes, key=lambda reader: (-boxes[reader], reader))[:SHOWN_READERS]
+    cells = {(row["name"], row["reader"]): row["sensitivity"] for row in rows}
+    table = Table(title="Sensitivity of the readers", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("class", no_wrap=True)
+    for reader in shown:
+        table.add_column(f"{reader}\n{counted(boxes[reader], 'box')}", justify="right")
+    for name in labels:
+        own = [cells.get((name, reader)) for reader in shown]
+        table.add_row(name, *(f"{e['value']:.2f} ({e['low']:.2f}-{e['high']:.2f})" if e else "" for e in own))
     return table
 
 

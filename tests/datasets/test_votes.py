@@ -219,6 +219,20 @@ def test_a_sample_of_a_prepared_folder(prepared_folder: PreparedFolder):
     assert len(samples[3].vote_shares) == 0  # a normal radiograph
 
 
+def test_the_score_of_a_consensus_stands_for_the_share(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    name_readers(root)
+    path = root / "annotations" / "train_5.json"
+    coco = read_coco(path)
+    for annotation in coco["annotations"]:
+        annotation["score"] = 0.25
+    write_coco(path, coco)
+    scored_dataset = dataset(root)
+    samples = [scored_dataset[Draw(index, 7)]["data_samples"].gt_instances for index in range(6)]
+    shares = [share for instances in samples for share in instances.vote_shares.tolist()]
+    assert shares == pytest.approx([0.25] * 5)
+
+
 def test_without_readers_samples_are_what_mmdet_makes_of_them(prepared_folder: PreparedFolder):
     root = prepared_folder()
     ours, mmdets = dataset(root), dataset(root, "LoadAnnotations")

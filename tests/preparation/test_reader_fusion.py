@@ -89,8 +89,18 @@ def test_a_table_of_one_reader_is_fused_as_before_with_a_note(tmp_path):
     assert not (tmp_path / "out/annotations/readers_14.json").exists()
 
 
+def test_a_class_that_one_reader_alone_uses_is_told(tmp_path):
+    table = write_reader_source(tmp_path / "src") / "train.csv"
+    table.write_text(table.read_text() + "\ni02,Pneumothorax,12,R2,1,1,20,20,p1")
+    summary = build_dataset(tmp_path / "src", tmp_path / "out", BuildOptions(fusion=ReaderFusion.READERS))
+    assert any("only R2 marked 'Pneumothorax'" in note for note in summary.notes)
+
+
 def test_the_table_alone_can_be_fused_so(built, tmp_path):
     arguments = ["annotations", str(built / "src"), "--fusion", "readers", "--out", str(tmp_path / "fused.csv")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "score" in (tmp_path / "fused.csv").read_text().splitlines()[0]
+    result = CliRunner().invoke(app, ["annotations", str(built / "src"), "--reliability"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert "Sensitivity of the readers" in result.stdout
