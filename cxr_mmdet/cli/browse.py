@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
 from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, SwitchesOption
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import UsageError, counted
 
 app = CxrTyper(help=__doc__)
 
@@ -44,4 +44,4 @@ def browse(
             report(len(pictures), count)
     write_grid(out / "grid.png", pictures)
     normal = sum(not picture.boxes for picture in pictures)
-    stdout.print(f"{len(pictures)} pictures, {normal} of them without a box: {out / 'grid.png'}", highlight=False)
+    stdout.print(f"{counted(len(pictures), 'picture')}, {normal} without a box: {out / 'grid.png'}", highlight=False)

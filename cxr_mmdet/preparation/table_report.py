@@ -201,7 +201,7 @@ def against_readers_tables(ranked: AgainstReaders) -> list[Table]:
     readers.add_row("a new one", "", _with_ends(ranked.expected), style="bold")
     classes = Table(title="The detector as one more reader", title_justify="left", box=box.SIMPLE_HEAD)
     classes.add_column("class", no_wrap=True)
-    for header in ("AP@.4 against\na new reader", f"rank among\n{len(ranked.readers)} readers"):
+    for header in ("AP@.4 against\na new reader", f"rank among\n{counted(len(ranked.readers), 'reader')}"):
         classes.add_column(header, justify="right")
     for name, value in ranked.per_class.items():
         classes.add_row(name, _with_ends(value), _rank(ranked.class_rank[name]))
