@@ -312,7 +312,7 @@ class TestBadInput:
     def test_a_model_of_another_class_count(self, prepared_folder, tmp_path):
         options = [*TINY, "model.bbox_head.num_classes=3"]
         message = failing(["train", "retina_phantom", "--data-root", str(prepared_folder())], tmp_path, 2, options)
-        assert "model.bbox_head.num_classes is 3, the data holds 5 classes" in message
+        assert "model.bbox_head.num_classes is 3, the data hold 5 classes" in message
 
     def test_a_repeat_factor_for_a_class_without_a_box(self, prepared_folder, tmp_path):
         options = [*TINY, "train_dataloader.sampler.repeat_threshold=0.2"]
