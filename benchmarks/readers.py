@@ -15,9 +15,9 @@ from rich import box
 from rich.table import Table
 
 from cxr_mmdet.annotations.consensus import cluster_boxes
+from cxr_mmdet.annotations.marks import Candidates, Marks, hidden_boxes
 from cxr_mmdet.annotations.next_reads import ExpectedChange, changes_of, disagreements
-from cxr_mmdet.annotations.reader_consensus import fit_marks, hidden_boxes
-from cxr_mmdet.annotations.readers import Candidates, Marks
+from cxr_mmdet.annotations.reader_consensus import fit_marks
 from cxr_mmdet.annotations.split import random_folds
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, bootstrap, percentile_interval

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cxr_mmdet.annotations.marks import Marks, boxes_as_truth
 from cxr_mmdet.annotations.placement import scale_to_prepared
-from cxr_mmdet.annotations.reader_consensus import boxes_as_truth
-from cxr_mmdet.annotations.readers import Marks
 from cxr_mmdet.annotations.table import merge_classes, read_table
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.evaluation.bootstrap import LEVEL, RESAMPLES, percentile_interval

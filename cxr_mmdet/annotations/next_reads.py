@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.consensus import REFERENCE_IOU_THRESHOLD
-from cxr_mmdet.annotations.reader_consensus import boxes_as_truth
-from cxr_mmdet.annotations.readers import Candidates, Marks
+from cxr_mmdet.annotations.marks import Candidates, Marks, boxes_as_truth
 from cxr_mmdet.evaluation.matching import DetectionTable, overlapping_pairs
 from cxr_mmdet.structures.boxes import xyxy_to_xywh
 

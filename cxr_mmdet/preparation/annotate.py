@@ -12,9 +12,10 @@ from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.coco import CocoImage
 from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.reader_consensus import ReaderModel, fuse_by_readers
-from cxr_mmdet.annotations.readers import RESAMPLES, Marks, Reliability
+from cxr_mmdet.annotations.readers import RESAMPLES, Reliability
 from cxr_mmdet.annotations.table import (
     READER_COLUMN,
     REGION_COLUMN,

@@ -12,7 +12,8 @@ from rich.table import Table
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.annotations.readers import RESAMPLES, Marks, Reliability
+from cxr_mmdet.annotations.marks import Marks
+from cxr_mmdet.annotations.readers import RESAMPLES, Reliability
 from cxr_mmdet.annotations.sources import find_table, read_source
 from cxr_mmdet.annotations.table import is_region, merge_classes, spreadsheet_frame, without_regions
 from cxr_mmdet.errors import counted

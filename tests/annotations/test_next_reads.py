@@ -6,9 +6,9 @@ from conftest import write_reader_source
 from test_readers import CLASSES, simulated
 from typer.testing import CliRunner
 
+from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.next_reads import changes_of, next_reads
 from cxr_mmdet.annotations.reader_consensus import fit_readers
-from cxr_mmdet.annotations.readers import Marks
 from cxr_mmdet.cli.prepare_data import app
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.structures.enums import ReaderFusion

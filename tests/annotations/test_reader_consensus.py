@@ -12,8 +12,8 @@ from reader_tables import drawn_readings, readings
 from test_readers import CLASSES, simulated
 
 from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.marks import Candidates, Marks
 from cxr_mmdet.annotations.reader_consensus import ReaderModel, fit_readers, unbiased_boxes
-from cxr_mmdet.annotations.readers import Candidates, Marks
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import CxrError, TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader_tables import drawn_readings, readings
 
-from cxr_mmdet.annotations.readers import Candidates, Marks, Reliability
+from cxr_mmdet.annotations.marks import Candidates, Marks
+from cxr_mmdet.annotations.readers import Reliability
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING

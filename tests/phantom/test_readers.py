@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_mmdet.annotations.readers import Marks, Reliability
+from cxr_mmdet.annotations.marks import Marks
+from cxr_mmdet.annotations.readers import Reliability
 from cxr_mmdet.phantom import DrawnFinding, Phantom, plan_case
 from cxr_mmdet.phantom.measured_readers import habits_of
 from cxr_mmdet.phantom.readers import POOL, draw_pool, read
