@@ -10,6 +10,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from mmdet.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.hooks import CheckpointHook
 
 from cxr_mmdet.datasets.loading import read_size, require_size
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mmengine.config import Config
+    from mmengine.registry import Registry
     from mmengine.runner import Runner
     from torch import nn
 
@@ -34,9 +36,14 @@ _LEAST_WHOLE_NUMBERS = {
     "train_cfg.max_iters": 1,
     "train_cfg.max_epochs": 1,
     "train_cfg.val_interval": 1,
+    "default_hooks.checkpoint.interval": 1,
     "optim_wrapper.accumulative_counts": 1,
     **{f"{loader}.batch_size": 1 for loader in _LOADERS},
     **{f"{loader}.num_workers": 0 for loader in _LOADERS},
+}
+_NUMBERS_FROM_ZERO = {
+    "optim_wrapper.optimizer.lr": "a learning rate such as 0.001",
+    "optim_wrapper.clip_grad.max_norm": "a gradient norm such as 35",
 }
 _READING_THREADS = 16
 _WITHOUT = "train without votes (no VoteWeighted… type in the config)"
@@ -59,12 +66,39 @@ def check_numbers(config: Config) -> None:
                 f"{key} is {value}, expected a whole number of at least {least}; correct it in the config, or pass "
                 f"--cfg-options {key}=NUMBER."
             )
-    rate = _look_up(config, "optim_wrapper.optimizer.lr")
-    if rate is not None and not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
-        raise ConfigError(
-            f"optim_wrapper.optimizer.lr is {rate}, expected a learning rate such as 0.001; correct it in the config, "
-            "or pass --cfg-options optim_wrapper.optimizer.lr=NUMBER."
-        )
+    for key, expected in _NUMBERS_FROM_ZERO.items():
+        value = _look_up(config, key)
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+            raise ConfigError(
+                f"{key} is {value}, expected {expected}; correct it in the config, or pass --cfg-options {key}=NUMBER."
+            )
+
+
+def check_types(config: Config) -> None:
+    """Check that the optimizer and the schedules of the learning rate are of known types.
+
+    mmengine answers an unknown optimizer by "None is not a callable object", and a schedule by a list of types.
+
+    Raises:
+        ConfigError: an unknown type.
+    """
+    schedules = config.get("param_scheduler") or []
+    schedules = [schedules] if isinstance(schedules, dict) else schedules
+    named = [("optim_wrapper.optimizer", _look_up(config, "optim_wrapper.optimizer"), OPTIMIZERS)]
+    named += [(f"param_scheduler[{place}]", each, PARAM_SCHEDULERS) for place, each in enumerate(schedules)]
+    for key, part, registry in named:
+        if part is not None and not isinstance(part, dict):
+            raise ConfigError(f"{key} is {part!r}, expected a dict with a type; write it in a config file.")
+        kind = (part or {}).get("type")
+        if isinstance(kind, str) and registry.get(kind) is None:
+            registry.import_from_location()
+            near = difflib.get_close_matches(kind, sorted(_known_types(registry)), n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{key}.type is {kind}, there is no such type; did you mean {near}?")
+
+
+def _known_types(registry: Registry) -> set[str]:
+    own = set(registry.module_dict)
+    return own | _known_types(registry.parent) if registry.parent else own
 
 
 def check_training(runner: Runner) -> None:

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
-from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training
+from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training, check_types
 from cxr_mmdet.engine.config import annotated_parts, check_annotation_files, check_class_counts, check_start
 from cxr_mmdet.engine.hooks import CurvesHook
 from cxr_mmdet.engine.metrics import CxrMetric
@@ -233,6 +233,7 @@ def _but(damaged: list[Path]) -> str:
 def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     check_annotation_files(config)
     check_numbers(config)
+    check_types(config)
     config.launcher = launcher
     _make_work_dir(Path(config.work_dir))
     for evaluator in annotated_parts([config.val_evaluator, config.test_evaluator]) if launcher != "none" else ():

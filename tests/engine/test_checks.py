@@ -11,7 +11,7 @@ from torch import nn
 from training_runs import error_of, train_here
 
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
-from cxr_mmdet.engine.checks import check_votes, heed_regions, innermost
+from cxr_mmdet.engine.checks import check_numbers, check_types, check_votes, heed_regions, innermost
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError, CxrError, DatasetError
 from cxr_mmdet.models.vote_weights import VoteWeightedHead
@@ -143,3 +143,21 @@ def test_regions_that_a_detector_would_learn_as_background_are_refused(prepared_
     dataset = CxrDataset(data_root=str(root), ann_file="annotations/train_5.json")
     with pytest.raises(ConfigError, match="holds regions to ignore"):
         heed_regions(nn.Linear(1, 1), dataset)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("optim_wrapper.optimizer.type=Adamm", ("optim_wrapper.optimizer.type is Adamm", "did you mean Adam?")),
+        ("param_scheduler.0.type=LinearRL", ("param_scheduler[0].type is LinearRL", "did you mean LinearLR?")),
+        ("param_scheduler=[{'type':'Foo'}]", ("param_scheduler[0] is", "expected a dict with a type")),
+        ("default_hooks.checkpoint.interval=0", ("default_hooks.checkpoint.interval is 0", "at least 1")),
+        ("optim_wrapper.clip_grad.max_norm=-1", ("optim_wrapper.clip_grad.max_norm is -1", "a gradient norm")),
+    ],
+)
+def test_types_and_numbers_of_a_config_are_checked_before_anything_is_built(option, words):
+    config = load_config("retina_phantom", load_from="none", cfg_options=[option])
+    with pytest.raises(ConfigError) as caught:
+        check_numbers(config)
+        check_types(config)
+    assert all(word in str(caught.value) for word in words)
