@@ -71,7 +71,7 @@ def count_draws(plan: DrawPlan, copies: int = 0) -> DrawCounts:
         classes.append(GroupDraws(name, int(held.sum()), boxes, factor, float(shares[held].sum())))
     boxes = sum(map(len, plan.labels))
     abnormal = GroupDraws(
-        "any finding or region" if plan.regions_only else "any finding",
+        "finding or region" if plan.regions_only else "any finding",
         int((~normal).sum()),
         boxes,
         None,
