@@ -54,7 +54,8 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
     Expected columns: image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max, in any order, further ones
     are ignored; comma-separated UTF-8 with or without byte order mark, LF or CRLF, plain or compressed as its suffix
     says. Without ``class_id`` the classes are numbered in alphabetical order; without ``rad_id`` one reader, R1, read
-    everything. Rows of "No finding", also spelled "Normal", "no_finding" and the like, have an empty box or 0, 0, 1, 1.
+    everything. Rows of "No finding", also spelled "Normal", "no_finding" and the like, have an empty box, or
+    0, 0, 1, 1 or 0, 0, 0, 0 or -1, -1, -1, -1, as many tables write it.
     A box whose ``iscrowd`` is 1 is a region to ignore. Names of classes that differ in case or blanks alone are one
     class, under the most frequent of them.
 
@@ -317,7 +318,8 @@ def _regions(raw: pd.DataFrame, check: Checker) -> pd.Series:
 
 def _empty_no_finding(rows: pd.DataFrame, spelled: pd.Series, boxes: pd.DataFrame, check: Checker) -> pd.DataFrame:
     normal = rows["class_name"] == NO_FINDING
-    placeholder = (boxes.to_numpy() == NO_BOX).all(axis=1)
+    values = boxes.to_numpy(np.float64)
+    placeholder = np.any([(values == box).all(axis=1) for box in (NO_BOX, (0,) * 4, (-1,) * 4)], axis=0)
     check.refuse(
         normal & boxes.notna().any(axis=1) & ~placeholder,
         lambda i: f"'{spelled[i]}' has the box {_show(boxes, i)}, expected no box; name the finding or empty the box.",

@@ -224,6 +224,12 @@ def test_no_finding_is_known_in_its_spellings_and_trains_no_class(table, name, b
     assert notes == [f"1 row of class {name!r} is taken as 'No finding'."]
 
 
+@pytest.mark.parametrize("box", ["0,0,1,1", "0,0,0,0", "-1,-1,-1,-1", ",,,"])
+def test_the_boxes_that_tables_write_for_a_normal_study_are_none(table, box):
+    rows = read_table(table(f"a,No finding,14,R1,{box}"))
+    assert rows[XYXY_COLUMNS].isna().all(axis=None)
+
+
 def test_a_normal_image_with_a_box_is_refused_under_the_name_it_has(table):
     with pytest.raises(TableError, match="line 2: 'Normal' has the box 1, 2, 3, 4, expected no box"):
         read_table(table("a,Normal,0,R1,1,2,3,4"))
