@@ -120,6 +120,14 @@ class TestCommands:
         assert f"iter_2.pth: holds weights that are not finite numbers (NaN or infinity), in {last};" in message
         assert not (tmp_path / "out").exists()
 
+    def test_a_test_names_the_image_whose_outputs_are_not_finite(self, tmp_path, run, root):
+        weights = dict(torch.load(checkpoint_of("retina"), weights_only=False)["state_dict"])
+        huge = {name: torch.full_like(value, 1e38) for name, value in weights.items() if "bbox_head" in name}
+        path = write_checkpoint("retina", run / "iter_2.pth", state_dict=weights | huge)
+        app, arguments = self.command("test", tmp_path, path, root)
+        message = refused(app, [*arguments, "--cfg-options", *TINY])
+        assert ".png: the model's outputs are not finite numbers" in message
+
 
 class TestMmenginesLoading:
     def test_every_scheme_is_ours(self):
