@@ -42,8 +42,24 @@ def resolve_config(name: str) -> Path:
         if candidate.suffix == ".py" and candidate.is_file():
             return candidate
     names = config_names()
+    if switched := _recipe_with_switch(path.stem, names):
+        raise ConfigError(f"{name}: no such config; pass {switched} instead.")
     near = difflib.get_close_matches(path.stem, names, n=3) or names
     raise ConfigError(f"{name}: no such config; give a path, or one of the recipes: {', '.join(near)}.")
+
+
+def _recipe_with_switch(name: str, recipes: Sequence[str]) -> str | None:
+    """Return the recipe, with a switch where there is one, that a name such as ``retina_14cls_gate`` stands for.
+
+    Detectors other than the reference's take their classes from the prepared folder: ``gfl_5cls`` stands for ``gfl``.
+    """
+    for recipe in sorted(recipes, key=len, reverse=True):
+        rest = name.removeprefix(f"{recipe}_")
+        if rest in switch_names():
+            return f"{recipe} --with {rest}"
+        if rest in ("5cls", "14cls"):
+            return f"{recipe} --labels {rest.removesuffix('cls')}"
+    return None
 
 
 def describe_config(name: str) -> str:

@@ -48,3 +48,17 @@ def test_a_typing_error_is_answered_by_the_nearest_and_all(name):
 def test_a_name_like_no_other_is_answered_by_all():
     with pytest.raises(ConfigError, match=r"no such switch; the switches are abnormal_only, accumulate, "):
         resolve_switches(["xyz"])
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("retina_14cls_gate", "retina_14cls --with gate"),
+        ("configs/retina_phantom_gate.py", "retina_phantom --with gate"),
+        ("faster_rcnn_5cls_votes", "faster_rcnn_5cls --with votes"),
+        ("rtmdet_s_5cls", "rtmdet_s --labels 5"),
+    ],
+)
+def test_a_recipe_joined_to_a_switch_or_label_set_is_answered_by_both(name, remedy):
+    with pytest.raises(ConfigError, match=f"{name}: no such config; pass {remedy} instead"):
+        resolve_config(name)

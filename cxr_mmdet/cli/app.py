@@ -1,4 +1,4 @@
-"""What every command-line app shares: errors as one sentence and an exit code, mmdet's ``--cfg-options a=1 b=2``."""
+"""Shared parts of the command-line apps: errors as one sentence and an exit code, mmdet's ``--cfg-options a=1 b=2``."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 CFG_OPTIONS = "--cfg-options"
 
 
-class _WithPlainHelp:
-    """A command or group whose ``--help`` shows no type, as its other flags."""
+class _WithPlainFlags:
+    """A command or group whose flags, ``--help`` included, show no type in the help; typer shows <bool>."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """Return the ``--help`` option."""
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None:
-            option.metavar = ""
-        return option
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
 
 
-class CxrGroup(_WithPlainHelp, TyperGroup):
+class CxrGroup(_WithPlainFlags, TyperGroup):
     """A group of commands."""
 
 
-class CxrCommand(_WithPlainHelp, TyperCommand):
+class CxrCommand(_WithPlainFlags, TyperCommand):
     """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,8 +56,6 @@ class CxrCommand(_WithPlainHelp, TyperCommand):
         for each in described:
             if getattr(each, "help", None):
                 each.help = name_commands(each.help)
-            if getattr(each, "is_flag", False):
-                each.metavar = ""  # a flag takes no value; typer would show <bool>
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args``, letting one ``--cfg-options`` take several ``key=value``, as MMDetection's tools do.

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import CxrGroup, CxrTyper, quiet_imports, stderr, stdout
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ STOP_LIMIT_S = 9
 """Maximum time that a stop waits for work in progress; the queue on the disk survives any end."""
 
 
-class NodeGroup(TyperGroup):
+class NodeGroup(CxrGroup):
     """Command group whose default is ``run``: a first argument that is not a command is MODEL."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
+from cxr_mmdet.cli.app import CxrGroup, CxrTyper, stderr, stdout
 from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, Against, HitCriterion
 
@@ -46,14 +45,14 @@ Images = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="Folder of the pictures that the report shows.",
+        help="Folder of the images that the report shows.",
         show_default="images/ of the prepared folder, if it exists",
     ),
 ]
 Title = Annotated[str, typer.Option(help="Heading of the page.")]
 
 
-class RunByDefault(TyperGroup):
+class RunByDefault(CxrGroup):
     """A group that takes ``GT DETECTIONS`` without a verb for ``run GT DETECTIONS``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

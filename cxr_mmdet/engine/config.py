@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,8 +222,8 @@ def _choose_labels(root: Path, labels: str | None) -> str:
     """Return the label set to take from a prepared folder: the one asked for, or the only one.
 
     Raises:
-        DatasetError: there is no such folder or label set.
-        UsageError: there are several, and none is asked for.
+        DatasetError: the folder does not exist or is not a prepared one.
+        UsageError: the label set does not exist, or there are several and none is asked for.
     """
     if not root.is_dir():
         raise DatasetError(
@@ -235,12 +236,12 @@ def _choose_labels(root: Path, labels: str | None) -> str:
     }
     if not found:
         raise DatasetError(
-            f"{root}: holds no annotations/train_<labels>.json, so it is no prepared folder; make it by "
+            f"{root}: holds no annotations/train_<labels>.json, so it is not a prepared folder; make it by "
             "tools/prepare_data.py build, or correct --data-root."
         )
     names = ", ".join(sorted(found))
     if labels is not None:
-        raise DatasetError(f"{root}: holds no label set {labels}, but {names}; pass one of these to --labels.")
+        raise UsageError(f"{root}: has no label set {labels}, only {names}; pass one of these to --labels.")
     if len(found) > 1:
         raise UsageError(f"{root}: holds several label sets ({names}); choose one by --labels.")
     return names
@@ -305,8 +306,24 @@ def _parse_options(options: Sequence[str], config: Config) -> dict[str, Any]:
         known = set(config) | _KNOWN_KEYS | {"classes", "data_root"}
         if first not in known or (key != first and first in ("classes", "data_root")):
             raise ConfigError(f"--cfg-options {option}: nothing reads the key {first}; {_nearest(first, known)}")
-        parsed[key] = DictAction._parse_iterable(value)
+        try:
+            parsed[key] = _parse_value(value)
+        except AssertionError:  # DictAction's way of saying so
+            raise ConfigError(f"--cfg-options {option}: its brackets do not match; close each one.") from None
     return parsed
+
+
+def _parse_value(text: str) -> Any:
+    """Parse a value as MMDetection's tools do, but keep the blanks within names, which mmengine removes."""
+    blank = "\x1f"
+    within_names = r"(?<=[^\s,\[(]) (?=[^\s,\])])"
+    return _replace_text(DictAction._parse_iterable(re.sub(within_names, blank, text)), blank, " ")
+
+
+def _replace_text(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replace_text(part, old, new) for part in value)
+    return value.replace(old, new) if isinstance(value, str) else value
 
 
 def _nearest(key: str, known: set[str] | frozenset[str]) -> str:

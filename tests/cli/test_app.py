@@ -138,3 +138,8 @@ def test_a_flag_shows_no_type_in_the_help():
     assert "--force" in shown
     assert "bool" not in shown
     assert "int" in shown
+
+
+def test_no_flag_of_a_group_or_command_shows_a_type():
+    shown = [CliRunner().invoke(build_app(), [*tool, "--help"]).stdout for tool in ((), ("evaluate",), ("dicom_node",))]
+    assert all("--help" in text and "<bool>" not in text for text in shown)

@@ -265,13 +265,23 @@ class TestClassesOfTheData:
             write_coco(annotations / "fold2" / f"{split}_mine.json", coco)
         with pytest.raises(UsageError, match=r"several label sets \(auto, mine\); choose one by --labels"):
             configs.load_config("retina_small", data_root=own_folder)
-        with pytest.raises(DatasetError, match="holds no label set 14, but auto, mine; pass one"):
+        with pytest.raises(UsageError, match="has no label set 14, only auto, mine; pass one"):
             configs.load_config("retina_small", data_root=own_folder, labels="14")
         config = configs.load_config("retina_small", data_root=own_folder, labels="mine", switches=["ema"])
         assert classes_of(config) == {("Hilum", *OWN_CLASSES[1:])}
         assert config.work_dir == "work_dirs/retina_small_mine+ema"
         config = configs.load_config("retina_small", data_root=own_folder, labels="fold2/mine")
         assert config.val_evaluator.ann_file == "annotations/fold2/val_mine.json"
+
+    @pytest.mark.parametrize("value", ["Right lung,Left lung (apex)", "[Right lung, Left lung (apex)]"])
+    def test_class_names_of_the_command_line_keep_their_blanks(self, value):
+        assert classes_of(load("retina_small", f"classes={value}")) == {("Right lung", "Left lung (apex)")}
+
+    def test_brackets_that_do_not_match_are_refused(self):
+        with pytest.raises(
+            ConfigError, match=r"--cfg-options classes=\[A,B: its brackets do not match; close each one"
+        ):
+            load("retina_small", "classes=[A,B")
 
     @pytest.mark.parametrize("name", ["retina_14cls", "faster_rcnn_5cls"])
     def test_labels_on_the_command_line_replace_those_of_a_reference_recipe(self, own_folder, name):
