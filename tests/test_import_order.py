@@ -192,3 +192,12 @@ def test_the_check_itself(room: str, source: str, expected: set[str]):
 def test_the_check_refuses_relative_imports():
     with pytest.raises(AssertionError, match="relative"):
         list(imported("from . import coco"))
+
+
+def test_no_two_public_classes_have_one_name():
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}

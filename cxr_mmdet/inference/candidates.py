@@ -26,7 +26,7 @@ FLOOR = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class StoredCandidates:
     """Detections that reach a floor, before NMS.
 
     Attributes:
@@ -71,11 +71,11 @@ class Candidates:
         )
 
 
-def find_candidates(predictor: Predictor, radiograph: Radiograph, *, floor: float = FLOOR) -> Candidates:
+def find_candidates(predictor: Predictor, radiograph: Radiograph, *, floor: float = FLOOR) -> StoredCandidates:
     """Return the candidates of one run of the network."""
     model = predictor.model
     entry = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
     limits = Thresholds(score=floor).of_classes(model.class_names, floor)
     (found,) = base.find_candidates(model.backend, model.spec, entry.batch, [entry.size_hw], limits)
     slim = replace(entry, batch=np.empty((0, 0, 0, 0), dtype=np.float32))
-    return Candidates(found, model, slim, radiograph.warnings, floor)
+    return StoredCandidates(found, model, slim, radiograph.warnings, floor)

@@ -44,7 +44,7 @@ _LOOSE = {"ILD": 1.5, "Infiltration": 1.6, "Lung Opacity": 1.7, "Consolidation":
           "Pleural effusion": 1.5, "Atelectasis": 1.5, "Pneumothorax": 1.3}  # fmt: skip
 
 SEVERITY_PULL = 1.5
-"""How much more readily measured readers see a severe finding, in log odds from the mildest to the most severe."""
+"""Range of the log odds that measured readers see a finding, from the mildest to the most severe."""
 
 _CONFUSED = (
     ("Consolidation", "Infiltration", "Lung Opacity"),
@@ -90,7 +90,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReaderMarks:
     """One reader's result; no marks means "No finding"."""
 
     reader: str
@@ -119,7 +119,7 @@ def draw_pool(seed: int, kind: PhantomReaders = PhantomReaders.PLAIN) -> dict[st
     return pool
 
 
-def read(phantom: Phantom, pool: dict[str, Reader], *, readers: int, labels: Sequence[str]) -> list[Reading]:
+def read(phantom: Phantom, pool: dict[str, Reader], *, readers: int, labels: Sequence[str]) -> list[ReaderMarks]:
     """Return the readings of one image, by as many readers of the pool.
 
     Args:
@@ -151,7 +151,7 @@ def _reading(
     findings: Sequence[DrawnFinding],
     size_hw: tuple[int, int],
     labels: Sequence[str],
-) -> Reading:
+) -> ReaderMarks:
     marks = [
         Mark(reader.name, _named(rng, reader, finding.label, labels), _jittered(rng, reader, finding, size_hw))
         for finding in findings
@@ -164,7 +164,7 @@ def _reading(
         label = _IMAGINED[int(rng.choice(len(_IMAGINED), p=weights / weights.sum()))]
         box = _imagined_box(rng, size_hw)
         marks += [Mark(reader.name, label, box)] if label in labels else []
-    return Reading(reader.name, tuple(marks))
+    return ReaderMarks(reader.name, tuple(marks))
 
 
 def _chance_to_see(reader: Reader, finding: DrawnFinding) -> float:

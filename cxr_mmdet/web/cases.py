@@ -17,7 +17,7 @@ from cxr_mmdet.web.verdicts import Reading
 
 if TYPE_CHECKING:
     from cxr_mmdet.dicom.viewing import Window
-    from cxr_mmdet.inference.candidates import Candidates
+    from cxr_mmdet.inference.candidates import StoredCandidates
     from cxr_mmdet.structures.detections import Findings
     from cxr_mmdet.web.decoding import Decoded
 
@@ -77,7 +77,7 @@ class Case:
 
     name: str
     decoded: Decoded = field(repr=False)
-    candidates: Candidates = field(repr=False)
+    candidates: StoredCandidates = field(repr=False)
     seconds: tuple[float, float]
     filter: Filter = field(default_factory=Filter)
     look: Look = field(default_factory=Look)
