@@ -154,5 +154,5 @@ def read_grey_picture(path: Path) -> NDArray[np.uint8]:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise DatasetError(f"{path}: is not a picture OpenCV can decode; prepare the data again.")
+        raise DatasetError(f"{path}: is not an image that OpenCV can decode; prepare the data again.")
     return pixels.astype(np.uint8, copy=False)

@@ -97,7 +97,7 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     (tmp_path / "b.png").touch()
     for name in ("a.png", "b.png"):
-        with pytest.raises(DatasetError, match=f"{name}: is not a picture"):
+        with pytest.raises(DatasetError, match=f"{name}: is not an image"):
             read_grey_picture(tmp_path / name)
     with pytest.raises(DatasetError, match=r"c\.png: cannot be read"):
         read_grey_picture(tmp_path / "c.png")

@@ -1,4 +1,4 @@
-"""What radiologists said on the page, as a readers' table."""
+"""Export radiologists' verdicts from the page as a readers' table."""
 
 from cxr_mmdet.cli.feedback import app
 

@@ -28,7 +28,7 @@ RIDGE = 30.0
 
 @dataclass(frozen=True)
 class ExpectedChange:
-    """How far the scores of an image's boxes move when one more reader looks, learned by hiding a reader.
+    """Expected change of the scores of an image's boxes after one more reading, learned by hiding a reader.
 
     Attributes:
         model: what is known of the readers.

@@ -90,7 +90,7 @@ def fit_to_pictures(
         name, others = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         stated, size = (f"{width} x {height}" for height, width in (stated_hw[name], sizes_hw[name]))
         raise TableError(
-            f"{path}, image {name!r}{others}: its width and height are {stated}, but its picture is {size}, of "
+            f"{path}, image {name!r}{others}: its width and height are {stated}, but its image file is {size}, of "
             "another shape, so the boxes cannot be placed; give the pictures they were drawn on, or correct width and "
             "height."
         )

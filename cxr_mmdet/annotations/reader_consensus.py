@@ -59,7 +59,7 @@ RELATED = 0.01
 
 @dataclass(frozen=True)
 class ReaderModel:
-    """What a readers' table teaches about its readers; :func:`fit_readers` makes it, :meth:`consensus` applies it.
+    """Model of the readers of a table; :func:`fit_readers` makes it, :meth:`consensus` applies it.
 
     Attributes:
         reliability: sensitivity, false marks, bias and spread.
@@ -132,7 +132,7 @@ class ReaderModel:
             model.consensus(_EXAMPLE.assign(class_name=reliability.labels[0]))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise DatasetError(f"{path}: is no complete file of reader parameters ({reason}); {remedy}.") from None
+            raise DatasetError(f"{path}: is not a complete file of reader parameters ({reason}); {remedy}.") from None
         unknown = [label for label in labels if label not in model.labels]
         if unknown:
             raise UsageError(

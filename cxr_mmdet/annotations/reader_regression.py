@@ -28,7 +28,7 @@ MAX_ITERATIONS = 150
 
 @dataclass(frozen=True)
 class Blocks:
-    """What is known of candidates: (K, F) smooth features by name, and (K, M) blocks whose effects are linear."""
+    """Features of candidates: (K, F) smooth ones by name, and (K, M) blocks whose effects are linear."""
 
     smooth: Mapping[str, Floats]
     linear: tuple[Floats, ...]

@@ -113,12 +113,12 @@ def _flags(column: pd.Series, check: Checker) -> pd.Series:
 TABLE_NAME = "train.csv"
 
 RELEASE_NAMES = ("annotations/annotations_train.csv", "annotations_train.csv")
-"""Where the VinDr-CXR release keeps its training table, seen from its root."""
+"""Paths of the training table in the VinDr-CXR release, relative to its root or to its annotations folder."""
 
 
 @dataclass(frozen=True)
 class ReadersTable:
-    """What readers said, from one source.
+    """Readers' annotations from one source.
 
     Attributes:
         path: the table.

@@ -171,7 +171,7 @@ def listed_split(image_ids: Collection[str], path: Path) -> tuple[frozenset[str]
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--val-list {path}: cannot be read ({error}); expected one image id a line.") from None
+        raise UsageError(f"--val-list {path}: cannot be read ({error}); expected one image id per line.") from None
     by_form = {unicodedata.normalize("NFC", image_id): image_id for image_id in image_ids}
     listed = dict.fromkeys(name for line in lines if (name := _listed_name(line, by_form)) not in ("", "image_id"))
     val = frozenset(name for name in listed if name in image_ids)

@@ -31,7 +31,7 @@ REQUIRED_COLUMNS = [*TEXT_COLUMNS, *XYXY_COLUMNS]
 READER_COLUMN = "rad_id"
 
 ONE_READER = "R1"
-"""Who read a table that names no reader."""
+"""Name of the reader of a table that names none."""
 
 ROW_COLUMNS = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "line"]
 """The columns of validated rows; docs/annotations.md describes them."""
@@ -40,12 +40,12 @@ REGION_COLUMN = "iscrowd"
 """True in rows whose box is a region to ignore, neither a finding nor its absence; only where there are any."""
 
 SIZE_COLUMNS = ["table_height", "table_width"]
-"""Where the table says it: the size of the picture that the boxes were drawn on."""
+"""Optional columns: size of the image that the boxes were drawn on."""
 
 MISSING_NUMBERS = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 
 NO_BOX = (0.0, 0.0, 1.0, 1.0)
-"""What the competition writes in place of an empty box."""
+"""Placeholder that the competition writes instead of an empty box."""
 
 
 def read_table(path: str | Path, *, group_column: str | None = None, notes: list[str] | None = None) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
     filled = ~raw.isna().all(axis=1).to_numpy()
     raw = raw[filled].reset_index(drop=True)
     if raw.empty:
-        raise TableError(f"{path}: holds a header but no row; expected one row a box or 'No finding'.")
+        raise TableError(f"{path}: holds a header but no row; expected one row per box, or 'No finding'.")
     return check_rows(raw, Checker(path, lines[filled], notes=notes), group_column=group_column)
 
 

@@ -17,15 +17,15 @@ app = CxrTyper(help=__doc__)
 @app.command()
 def browse(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder of pictures to write.")],
-    count: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 16,
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder to write the images to.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 16,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     data_root: DataRootOption = None,
     labels: LabelsOption = None,
     with_: SwitchesOption = None,
     cfg_options: CfgOptions = None,
 ) -> None:
-    """Save the first pictures of a training after its whole pipeline, boxes drawn: one PNG each, and grid.png."""
+    """Save the first training images after the whole pipeline with their boxes drawn: one PNG each, and grid.png."""
     with quiet_imports():
         from cxr_mmdet.engine.config import load_config
         from cxr_mmdet.engine.inspection import TrainingPicture, training_pictures, write_grid, write_picture

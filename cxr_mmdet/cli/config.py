@@ -1,4 +1,4 @@
-"""``config list|show|copy``: the recipes, what one resolves to, and a copy to change."""
+"""List the recipes, show a resolved config, or copy a recipe to a config of your own."""
 
 from __future__ import annotations
 

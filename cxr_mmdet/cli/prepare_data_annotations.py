@@ -180,7 +180,7 @@ def next_reads(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
 ) -> None:
-    """Print which radiographs one more reader should look at, by the change of the consensus that they promise."""
+    """Rank radiographs by how much one more reading is expected to change their consensus."""
     from cxr_mmdet.preparation.reading_list import reading_list, reading_list_table, write_reading_list
 
     if out and out.exists() and not force:

@@ -74,7 +74,10 @@ def serve(
         ),
     ] = None,
     trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+        bool,
+        typer.Option(
+            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
+        ),
     ] = False,
 ) -> None:
     """Serve the page until interrupted. For research only; not a medical device.

@@ -31,7 +31,7 @@ def test(
     split: Annotated[SplitName, typer.Option(help="The images to score on.")] = SplitName.VAL,
     out: Annotated[
         Path | None,
-        typer.Option(help="For detections.json and metrics.json.", show_default="<work dir>/test_<split>"),
+        typer.Option(help="Folder for detections.json and metrics.json.", show_default="<work dir>/test_<split>"),
     ] = None,
     data_root: DataRootOption = None,
     labels: LabelsOption = None,

@@ -18,7 +18,7 @@ app = CxrTyper(help=__doc__)
 
 
 class Launcher(str, Enum):
-    """Who starts the processes of a distributed run."""
+    """Launcher of the processes of a distributed run."""
 
     none = "none"
     pytorch = "pytorch"
@@ -37,9 +37,12 @@ LabelsOption = Annotated[
         show_default="the config's, or the folder's only one",
     ),
 ]
-WorkDirOption = Annotated[Path | None, typer.Option(help="Where the run writes.", show_default="work_dirs/<config>")]
+WorkDirOption = Annotated[
+    Path | None, typer.Option(help="Folder that the run writes to.", show_default="work_dirs/<config>")
+]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that would run code. Only if you made it.")
+    bool,
+    typer.Option("--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."),
 ]
 LauncherOption = Annotated[Launcher, typer.Option(help="pytorch under torchrun, slurm under srun.")]
 SwitchesOption = Annotated[
@@ -47,7 +50,7 @@ SwitchesOption = Annotated[
     typer.Option(
         "--with",
         metavar="SWITCH,…",
-        help="Lay switches over the config: names with commas between, as train --help lists them, or a file.",
+        help="Switches to overlay on the config: names separated by commas, as train --help lists them, or a file.",
     ),
 ]
 CfgOptions = Annotated[
@@ -70,7 +73,9 @@ def train(
     load_from: Annotated[
         str | None, typer.Option(help="Starting weights: a file, a URL, or none for random weights.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the work dir's newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint of the work dir.")
+    ] = False,
     amp: Annotated[
         bool, typer.Option("--amp", help="Mixed precision: float16 on a GPU, bfloat16 on a CPU that has it.")
     ] = False,

@@ -100,7 +100,7 @@ def plan_draws(
         chosen = _chosen_labels(classes, repeat_classes)
         class_factors[chosen] = _class_factors(labels, classes, chosen, repeat_threshold)
     elif repeat_classes is not None:
-        raise ConfigError("sampler: repeat_classes says nothing without repeat_threshold; set it, 0.2 say.")
+        raise ConfigError("sampler: repeat_classes has no effect without repeat_threshold; set it, to 0.2 for example.")
     regions_only = frozenset(
         index for index, entry in enumerate(labels) if not entry and _holds_regions_only(dataset, index)
     )
@@ -128,7 +128,7 @@ def _class_factors(
 ) -> NDArray[np.float64]:
     """Return r of each chosen class."""
     if not 0 < threshold <= 1:
-        raise ConfigError(f"sampler: repeat_threshold is {threshold}, expected above 0 and at most 1; 0.2, say.")
+        raise ConfigError(f"sampler: repeat_threshold is {threshold}, expected above 0 and at most 1, such as 0.2.")
     images = np.array([sum(label in entry for entry in labels) for label in chosen])
     empty = [classes[label] for label, count in zip(chosen, images, strict=True) if count == 0]
     if empty:

@@ -50,7 +50,7 @@ def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         return _decode(data)
     except Exception as error:  # kornia-rs raises Exception itself, OpenCV its own error
         reason = first_line(error).rstrip(".")
-        raise DatasetError(f"{path}: not a picture that can be decoded ({reason}); prepare it again.") from None
+        raise DatasetError(f"{path}: not an image that can be decoded ({reason}); prepare it again.") from None
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
                 width, height = picture.size
     except OSError as error:  # PIL.UnidentifiedImageError is one
         reason = error.strerror or "unknown or damaged format"
-        raise DatasetError(f"{path}: cannot be read as a picture ({reason}); prepare it again.") from None
+        raise DatasetError(f"{path}: cannot be read as an image ({reason}); prepare it again.") from None
     return height, width
 
 
@@ -82,7 +82,7 @@ def require_size(path: str | os.PathLike[str], found_hw: tuple[int, ...], expect
     if found_hw != expected_hw:
         raise DatasetError(
             f"{path}: is {found_hw[1]}x{found_hw[0]} pixels, the COCO file says {expected_hw[1]}x{expected_hw[0]}; "
-            "the folder holds pictures of two preparations, run tools/prepare_data.py build --force."
+            "the folder holds images of two preparations; run tools/prepare_data.py build --force."
         )
 
 

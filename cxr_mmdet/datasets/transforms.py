@@ -88,7 +88,7 @@ class PadToSquare(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Change ``img``, ``img_shape``, ``gt_bboxes``; add ``pad_offset`` (left, top) in pixels."""
         if "scale_factor" in results:
-            raise DatasetError("PadToSquare stands after a resizing step in the pipeline; move it before.")
+            raise DatasetError("PadToSquare stands after a resizing step in the pipeline; move it before that step.")
         results["img"] = _one_plane(results["img"])
         height, width = results["img"].shape[:2]
         side = max(height, width)
@@ -227,7 +227,7 @@ def _one_plane(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
         raise DatasetError(
-            f"the picture is an array of {image.dtype} of the shape {image.shape}; give uint8 of the shape (H, W) or, "
+            f"the image is an array of {image.dtype} of the shape {image.shape}; give uint8 of the shape (H, W) or, "
             "blue first, (H, W, 3)."
         )
     if image.ndim == 2:

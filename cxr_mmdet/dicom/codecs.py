@@ -186,7 +186,7 @@ def _decode(encoded: _Encoded) -> tuple[np.ndarray, str]:
             reasons.append(one_line(str(error).removeprefix(_PYDICOM_PREFACE).split(" - ")[0]))
             continue
         if ran_dry:
-            raise CodecError("the codestream ends before its picture does")
+            raise CodecError("the codestream ends before its image does")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if shift:
             array = _stored_bits(array, int(encoded.dataset.BitsStored), shift)
@@ -428,7 +428,7 @@ def _unknown_syntax(syntax: uid.UID) -> str:
     name = one_line(syntax_name(syntax))
     known = name if name == syntax else f"{name} ({one_line(syntax)})"
     if any(film in name for film in ("MPEG", "HEVC", "SMPTE")):
-        return f"its transfer syntax {known} is one of films; a radiograph is one picture"
+        return f"its transfer syntax {known} is one of films; a radiograph is one image"
     return (
         f"its transfer syntax {known} is not known here; "
         "convert the file to Explicit VR Little Endian with the software that wrote it"

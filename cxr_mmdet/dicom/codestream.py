@@ -130,7 +130,7 @@ def _check_scans(frame: bytes, place: int, components: bytes) -> None:
             marker = _MARKER.search(frame, place)
             if marker is None or marker[1][0] == _EOI:
                 if missing:
-                    raise ValueError("the codestream is cut off: scans that refine its picture are missing")
+                    raise ValueError("the codestream is cut off: scans that refine its image are missing")
                 return
             place = marker.end()
             (length,) = struct.unpack_from(">H", frame, place)

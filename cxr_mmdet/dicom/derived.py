@@ -98,7 +98,7 @@ class Origin:
         for keyword, side in zip(("Rows", "Columns"), findings.size_hw, strict=True):
             if (stated := numbers(header, keyword)) and stated[0] != side:
                 raise DicomError(
-                    f"the radiograph has {stated[0]:.0f} {keyword.lower()}, the findings are of a picture with {side}; "
+                    f"the radiograph has {stated[0]:.0f} {keyword.lower()}, the findings are of an image with {side}; "
                     "report them with the radiograph they were found in."
                 )
         return cls(

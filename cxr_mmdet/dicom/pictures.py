@@ -54,15 +54,15 @@ def read_picture(content: bytes, name: str, *, max_pixels: int) -> tuple[np.ndar
                 raise DicomError(f"{name}: {width} x {height} pixels is beyond the limit of {max_pixels:,} pixels")
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
-                raise DicomError(f"{name}: holds {pages} pages; a radiograph is one picture")
+                raise DicomError(f"{name}: holds {pages} pages; a radiograph is one image")
             orientation = _orientation(image)
             upright = image if orientation == 1 else ImageOps.exif_transpose(image)
             values = np.asarray(upright if upright.mode in _GREY_MODES else upright.convert(_plain_mode(upright.mode)))
     except UnidentifiedImageError:
-        raise DicomError(f"{name}: damaged {kind} picture, its header cannot be read") from None
+        raise DicomError(f"{name}: damaged {kind} image; its header cannot be read") from None
     except DicomError:
         raise
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error... depending on where the damage is.
     except Exception as error:
-        raise DicomError(f"{name}: damaged {kind} picture ({error})") from None
+        raise DicomError(f"{name}: damaged {kind} image ({error})") from None
     return (cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) if values.ndim == 3 else values), orientation

@@ -52,7 +52,7 @@ def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
     else:
         content, name = read_bytes(Path(source)), name or str(source)
     if not is_dicom(content) and picture_format(content) is not None:
-        raise DicomError(f"{name}: is a picture without patient and study; only DICOM files can be reported on.")
+        raise DicomError(f"{name}: is an image without patient and study; only DICOM files can be reported on.")
     return parse_dataset(content, name)
 
 

@@ -86,13 +86,13 @@ def parse_dataset(content: bytes, name: str, *, max_inflated_bytes: int = MAX_FI
         dataset = _inner_meta_applied(_read(content))
         known = any(keyword in dataset for keyword in ("SOPClassUID", "Rows", *PIXEL_KEYWORDS))
     except InvalidDicomError:
-        raise DicomError(f"{name}: not a DICOM file, nor a PNG, JPEG or TIFF picture") from None
+        raise DicomError(f"{name}: not a DICOM file nor a PNG, JPEG or TIFF image") from None
     # The parser raises whatever the damage makes happen: struct.error, EOFError, KeyError, OverflowError, zlib.error...
     except Exception as error:
-        what = "damaged DICOM file" if is_dicom(content) else "not a DICOM file, nor a PNG, JPEG or TIFF picture"
+        what = "damaged DICOM file" if is_dicom(content) else "not a DICOM file nor a PNG, JPEG or TIFF image"
         raise DicomError(f"{name}: {what} ({type(error).__name__})") from None
     if not known and not is_dicom(content):
-        raise DicomError(f"{name}: not a DICOM file, nor a PNG, JPEG or TIFF picture")
+        raise DicomError(f"{name}: not a DICOM file nor a PNG, JPEG or TIFF image")
     return dataset
 
 
@@ -193,9 +193,9 @@ def picture_dataset(
         kind = _kind(dataset) or "cut off or an unknown kind of object"
         # Of a file whose end cuts compressed pixel data, pydicom gives no pixel data.
         cut = ", and its pixel data are missing or cut off" if kind.endswith("Image Storage") else ""
-        raise DicomError(f"{name}: holds no picture, it is {kind}{cut}")
+        raise DicomError(f"{name}: holds no image; it is {kind}{cut}")
     if all(not value_of(dataset, keyword) for keyword in pixel_keywords):
-        raise DicomError(f"{name}: holds no picture, its {dictionary_description(pixel_keywords[0])} is empty")
+        raise DicomError(f"{name}: holds no image; its {dictionary_description(pixel_keywords[0])} is empty")
     dataset = _completed(dataset, [] if warnings is None else warnings)
     rows, columns = (_positive_int(dataset, keyword, name) for keyword in ("Rows", "Columns"))
     if rows * columns > max_pixels:
@@ -206,7 +206,7 @@ def picture_dataset(
         raise DicomError(f"{name}: the header gives an impossible NumberOfFrames")
     samples = _positive_int(dataset, "SamplesPerPixel", name)
     if samples not in (1, 3):
-        raise DicomError(f"{name}: has {samples} samples per pixel; a picture has 1 or 3")
+        raise DicomError(f"{name}: has {samples} samples per pixel; an image has 1 or 3")
     return dataset
 
 

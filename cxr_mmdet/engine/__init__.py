@@ -1,4 +1,4 @@
-"""What hangs on mmengine's Runner: metrics, hooks, curves, and the way from a config to a run."""
+"""Extensions of mmengine's Runner: metrics, hooks, curves, and the way from a config to a run."""
 
 from cxr_mmdet.engine.hooks import BestSoFarHook, ChannelsLastHook, CurvesHook, IterationSeedHook, ProgressHook
 from cxr_mmdet.engine.metrics import CxrMetric

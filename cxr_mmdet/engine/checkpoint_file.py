@@ -125,7 +125,7 @@ def describe_other_file(path: Path) -> str | None:
         words = head[: error.start].decode("utf-8") if error.start > len(head) - 4 else ""
     if words and all(letter.isprintable() or letter.isspace() for letter in words):
         return f"is a text file that begins with {words.strip()[:40]!r}; give a checkpoint of training"
-    return f"is no file of torch (it begins with the bytes {head[:8].hex(' ')}); give a checkpoint of training"
+    return f"is not a PyTorch file (it begins with the bytes {head[:8].hex(' ')}); give a checkpoint of training"
 
 
 def _describe_zip(path: Path) -> str | None:
@@ -143,7 +143,7 @@ def _describe_zip(path: Path) -> str | None:
 
 
 class _Record:
-    """What a pickle asked for, kept and not done: the arguments of a call and the state of its result."""
+    """A call that a pickle asks for, recorded instead of executed: its arguments and the state of its result."""
 
     def __new__(cls, *args: Any, **_: Any) -> _Record:
         record = super().__new__(cls)

@@ -1,4 +1,4 @@
-"""What is checked before the first iteration of a run: a sentence then, not a traceback or a surprise later.
+"""Checks before the first iteration of a run: a sentence then, not a traceback or a surprise later.
 
 :func:`check_numbers` looks at a config before anything is built of it, :func:`check_training` at what was built.
 """
@@ -249,7 +249,7 @@ def _shares_of_votes(dataset: Any) -> set[float]:
     if any(READERS_KEY not in entry for entry in entries):
         raise DatasetError(
             f"{dataset.ann_file}: does not name the readers of every image, so that votes are no share of them; write "
-            "it anew with tools/prepare_data.py build --force, which keeps the pictures it has already made, or "
+            "it anew with tools/prepare_data.py build --force, which keeps the images that it has already made, or "
             f"{_WITHOUT}."
         )
     return {

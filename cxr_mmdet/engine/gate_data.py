@@ -1,4 +1,4 @@
-"""What an abnormality gate needs of its training data: both kinds of study, and in which shares."""
+"""Requirements of an abnormality gate on its training data: both kinds of study, and their shares."""
 
 from __future__ import annotations
 

@@ -215,13 +215,3 @@ class ProgressHook(Hook):
     def _point_handlers(self, stream: TextIO) -> None:
         for handler in self._handlers:
             handler.setStream(stream)
-
-
-class LastBatchHook(Hook):
-    """Remembers the pictures of the batch that a test is at, for the message when the detector fails on it."""
-
-    paths: tuple[str, ...] = ()
-
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """See mmengine's ``Hook``."""
-        self.paths = tuple(str(sample.img_path) for sample in data_batch["data_samples"])

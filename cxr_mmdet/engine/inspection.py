@@ -130,7 +130,7 @@ def measure_cost(config: Config) -> Cost:
     (part,) = annotated_parts(config.test_dataloader)
     scales: list[Any] = [step["scale"] for step in part["pipeline"] if step["type"] == "Resize" and "scale" in step]
     if not scales:
-        raise ConfigError("the test pipeline has no Resize with a scale, so the size of the picture is not known.")
+        raise ConfigError("the test pipeline has no Resize with a scale, so the image size is unknown.")
     side = min(scales[0])
     logger = MMLogger.get_current_instance()
     level = logger.level

@@ -31,7 +31,7 @@ ResNet-18 detector of 156, by accident: of the backbones' 53 kernels, 9 do."""
 
 @dataclass(frozen=True)
 class LoadingReport:
-    """Which parameters of a model a checkpoint provides.
+    """Parameters of a model that a checkpoint provides.
 
     Attributes:
         matched: names with the same shape on both sides.

@@ -23,19 +23,11 @@ from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
 from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training, check_types
 from cxr_mmdet.engine.config import annotated_parts, check_annotation_files, check_class_counts, check_start
-from cxr_mmdet.engine.hooks import CurvesHook, LastBatchHook
+from cxr_mmdet.engine.hooks import CurvesHook
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.resuming import damaged_checkpoints, newest_checkpoint
 from cxr_mmdet.engine.stopping import NonFiniteHook
-from cxr_mmdet.errors import (
-    CheckpointError,
-    ConfigError,
-    CxrError,
-    NotFiniteError,
-    TrainingError,
-    UsageError,
-    first_line,
-)
+from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, TrainingError, UsageError, first_line
 from cxr_mmdet.models.finite import refuse_non_finite_outputs
 
 if TYPE_CHECKING:
@@ -49,14 +41,14 @@ _T = TypeVar("_T")
 _CONSOLE_LINES = 6
 _TRACKERS = ("mlflow", "wandb")
 _DEPRECATED = re.compile('^"(FileClient|HardDiskBackend)" ')
-"""What mmengine's own CheckpointHook makes mmengine warn of, in every run."""
+"""Warning that mmengine's own CheckpointHook causes in every run."""
 _NAN_IN_MATCHING = "invalid numeric entries"
 _OPTIONS_OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context")
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """Where a finished training left things.
+    """Files and folders of a finished training.
 
     Attributes:
         work_dir: the run's folder.
@@ -168,13 +160,8 @@ def score_checkpoint(
     check_class_counts(config, runner.test_dataloader.dataset.metainfo["classes"])
     refuse_non_finite_outputs(runner.model.module if is_model_wrapper(runner.model) else runner.model)
     check_pictures(runner.test_dataloader.dataset)
-    batch = LastBatchHook()
-    runner.register_hook(batch)
     with trusting(trust_checkpoint), _errors_of_workers():
-        try:
-            runner.test()
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{', '.join(batch.paths)}: {error}") from None
+        runner.test()
     if not is_main_process():
         return None
     metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, CxrMetric))
@@ -347,7 +334,7 @@ class CheckedRunner(Runner):
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"{filename}: holds no state of a training that can go on ({type(error).__name__}: {error}); start a "
+                f"{filename}: holds no training state to resume from ({type(error).__name__}: {error}); start a "
                 f"new run from its weights by --load-from {filename}, without --resume."
             ) from error
 

@@ -1,4 +1,4 @@
-"""What ends a training early: validations that no longer rise, of which none is lost to a kill, and NaN."""
+"""Early ends of a training: scores that no longer rise, counted across a kill and resume, and NaN."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class StopEarlyHook(Hook):
         if runner.val_loop is None or not _checkpoint_hook(runner).save_best:
             raise ConfigError(
                 "early stopping: the config picks no best checkpoint by validation; set "
-                "default_hooks.checkpoint.save_best, as bbox/mAP_50, and val_interval, or leave early_stopping away."
+                "default_hooks.checkpoint.save_best, as bbox/mAP_50, and val_interval, or omit early_stopping."
             )
         if self.waited >= self.patience and runner.iter < runner.max_iters:
             self._stop(runner)

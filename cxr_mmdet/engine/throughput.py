@@ -1,4 +1,4 @@
-"""How fast training is, how long it waits for data, what memory it takes: in every log line and at the end."""
+"""Speed of training, time spent waiting for data and memory, in every log line and at the end."""
 
 from __future__ import annotations
 

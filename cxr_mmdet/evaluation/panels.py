@@ -220,5 +220,5 @@ def entries_by_image(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[s
 def _file_name(image: dict[str, Any]) -> str:
     name = image.get("file_name")
     if not isinstance(name, str):
-        raise DatasetError(f"ground truth, image {image['id']}: has no file_name, so its picture cannot be shown.")
+        raise DatasetError(f"ground truth, image {image['id']}: has no file_name, so its image cannot be shown.")
     return name

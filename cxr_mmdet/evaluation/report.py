@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 PACKAGES = ("cxr-mmdet", "hotcoco", "numpy", "matplotlib")
-"""What the numbers and the page depend on."""
+"""Options that the numbers and the page depend on."""
 
 EXPLAIN = {
     "class": "right box, wrong class",
@@ -47,7 +47,7 @@ EXPLAIN = {
 """TIDE's kinds of error in words."""
 
 PICTURES = 6
-"""How many misses, and how many false alarms, a page shows."""
+"""Number of misses, and of false positives, that a page shows."""
 
 _TRIPLE_LONG_EDGE = 640
 """Three pictures share the width that two have elsewhere."""

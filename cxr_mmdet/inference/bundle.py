@@ -26,7 +26,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class Bundle:
-    """What ``model.json`` says.
+    """Content of ``model.json``.
 
     Attributes:
         path: the folder.
@@ -125,7 +125,7 @@ class Bundle:
         require_whole("box_depth", self.box_depth, 0, 16)
         for name in (self.model_id, *self.class_names):
             if not isinstance(name, str) or not name.strip() or not name.isprintable():
-                raise ValueError(f"model_id and labels must be names, {name!r} is none")
+                raise ValueError(f"model_id and labels must be names, got {name!r}")
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
             raise ValueError("labels must be at least one, each different")
         if self.spec.class_count not in (None, len(self.class_names)):

@@ -150,7 +150,7 @@ def register_types(path: Path, config: Config, *, trust: bool) -> None:
         # mmengine takes the dotted path of any function as a type.
         if not isinstance(kind, str) or not (_is_registered(kind) or _is_layer(kind)):
             raise CheckpointError(
-                f"{path}: its model asks for {kind!r}, which is no part of mmdet; if you know who made it, pass "
+                f"{path}: its model asks for {kind!r}, which is not part of mmdet; if you know who made it, pass "
                 f"{TRUST}."
             )
 

@@ -71,7 +71,7 @@ def load_model(
         raise CheckpointError(f"{path}: no such model; give a checkpoint, a run's folder or an exported bundle.")
     if (path / MODEL_FILE).is_file():
         if short_edge is not None:
-            raise UsageError(f"{path}: a bundle holds the size of its pictures; omit --short-edge.")
+            raise UsageError(f"{path}: a bundle states the size of its images; omit --short-edge.")
         return _load_bundle(Bundle.open(path), device=device, streams=Streams(streams, threads))
     return _load_checkpoint(path, device, Streams(streams, threads), trust_checkpoint, short_edge)
 

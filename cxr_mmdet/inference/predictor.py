@@ -299,7 +299,7 @@ def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 2 or not source.size:
             raise UsageError(
-                f"the picture is an array of {source.dtype} of the shape {source.shape}; give grey levels as uint8 of "
+                f"the image is an array of {source.dtype} of the shape {source.shape}; give grey levels as uint8 of "
                 "the shape (height, width)."
             )
         height, width = source.shape

@@ -243,7 +243,7 @@ class DetectorSpec:
 
     @property
     def nms_is_adjustable(self) -> bool:
-        """Whether another NMS IoU than the model's own can be asked for."""
+        """Whether an NMS IoU other than the model's own may be set."""
         return True
 
     @property

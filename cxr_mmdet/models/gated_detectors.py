@@ -188,7 +188,7 @@ def gated(detector: type[BaseDetector]) -> type[BaseDetector]:
     """
     standard = (detectors.SingleStageDetector, detectors.TwoStageDetector, detectors.DetectionTransformer)
     if detector.extract_feat not in [base.extract_feat for base in standard]:
-        raise ConfigError(f"{detector.__name__} makes its features in a way of its own, so it cannot have a gate.")
+        raise ConfigError(f"{detector.__name__} extracts features in its own way, so it cannot have a gate.")
     doc = f"mmdet's {detector.__name__} with an abnormality gate; see :class:`GateMixin`."
     return type(f"Gated{detector.__name__}", (GateMixin, detector), {"__doc__": doc, "__module__": __name__})
 

@@ -117,7 +117,7 @@ def open_queue(folder: Path) -> Iterator[sqlite3.Connection]:
         if not path.is_file():
             if any((folder / part).is_dir() for part in (IMAGES, RESULTS)):
                 raise QueueDamagedError(folder, "it is missing")
-            raise UsageError(f"{folder}: is no folder of a DICOM node; give the --state of the node.")
+            raise UsageError(f"{folder}: is not the folder of a DICOM node; give the --state of the node.")
         with contextlib.closing(connect(path, create=False)) as connection:
             if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone() is None:
                 raise QueueDamagedError(folder, "it is empty")

@@ -93,7 +93,7 @@ def repair(folder: Path) -> Path | None:
         DiskError: the folder cannot be written.
     """
     if not any((folder / part).exists() for part in (DATABASE, IMAGES, RESULTS, LOCK)):
-        raise UsageError(f"{folder}: is no folder of a DICOM node; give the --state of the node.")
+        raise UsageError(f"{folder}: is not the folder of a DICOM node; give the --state of the node.")
     path, made = folder / DATABASE, folder / f"{DATABASE}.new"
     with lock_folder(folder), explained(folder):
         tidy(*_with_companions(made))

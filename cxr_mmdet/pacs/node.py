@@ -269,7 +269,7 @@ def _addresses(host: str) -> list[str]:
         return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None)})
     except OSError:
         raise UsageError(
-            f"--allow-host {host}: is no address, no network such as 10.0.0.0/8, and no known name."
+            f"--allow-host {host}: is neither an address, nor a network such as 10.0.0.0/8, nor a known name."
         ) from None
 
 

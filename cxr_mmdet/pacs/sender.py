@@ -90,7 +90,9 @@ def check_ae_title(title: str, option: str) -> str:
     """
     stripped = title.strip()
     if not stripped or not _AE_TITLE.fullmatch(stripped):
-        raise UsageError(f"{option} {title!r}: is no AE title; expected 1 to 16 ASCII characters without a backslash.")
+        raise UsageError(
+            f"{option} {title!r}: is not an AE title; expected 1 to 16 ASCII characters without a backslash."
+        )
     return stripped
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Habit(NamedTuple):
-    """How a reader treats one class.
+    """Habits of a reader with one class.
 
     Attributes:
         sensitivity: share of the findings that they mark.

@@ -121,7 +121,9 @@ def prepare_folder(
     _check_out(out)
     sources = find_originals(src)
     if any(path.parent.resolve() == (out / IMAGES).resolve() for path in sources.values()):
-        raise UsageError(f"{out}: its pictures would replace the radiographs they are made of; name another folder.")
+        raise UsageError(
+            f"{out}: its images would replace the radiographs that they are made from; name another folder."
+        )
     prepared = prepare_images(
         sources,
         out / IMAGES,

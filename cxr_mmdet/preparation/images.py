@@ -113,7 +113,7 @@ class ImageIndex:
             if document != made_by:
                 entries = {}
         except (AttributeError, ValueError, KeyError, TypeError):
-            raise DatasetError(f"{path}: not an index of prepared pictures; remove it to prepare them anew") from None
+            raise DatasetError(f"{path}: is not an index of prepared images; remove it to prepare them again") from None
         return cls(path, made_by, entries, key_name)
 
     def get(self, image_id: str, source: Path, out_dir: Path) -> PreparedImage | None:

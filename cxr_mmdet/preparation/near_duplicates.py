@@ -100,7 +100,7 @@ def _fingerprint(name: str, path: Path, known: list[str] | None) -> tuple[str, l
         return name, known
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
     if pixels is None:
-        raise DatasetError(f"{path}: is not a picture OpenCV can decode; prepare the data again.")
+        raise DatasetError(f"{path}: is not an image that OpenCV can decode; prepare the data again.")
     # Averaged down first, so that the hash is of areas, not of the few pixels that a resize looks at.
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return name, [checksum, str(imagehash.phash(Image.fromarray(small), hash_size=HASH_SIZE))]

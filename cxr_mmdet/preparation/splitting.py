@@ -157,6 +157,6 @@ def _judge_near_duplicates(across: Sequence[NearDuplicates], options: SplitOptio
     if options.allow_duplicates:
         return [f"{found}."]
     raise DatasetError(
-        f"{found}; expected none, since a model knows such a picture from training. Remove one of each, pass "
+        f"{found}; expected none, since a model knows such an image from training. Remove one of each, pass "
         "--join-duplicates to keep them on one side, or --allow-duplicates to go on."
     )

@@ -1,4 +1,4 @@
-"""What happens when a visitor does something: from the page's values to the room and back."""
+"""Actions of the page's visitors: from the page's values to the room and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs call: files in, findings out, as findings.json has them."""
+"""Interface for programs: files in, findings out, as findings.json has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may enter: users and passwords in a file that only its owner reads, asked for by HTTP Basic on every request."""
+"""Authentication: users and passwords in a file that only its owner reads, asked for by HTTP Basic on every request."""
 
 from __future__ import annotations
 

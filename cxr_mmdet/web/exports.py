@@ -74,7 +74,7 @@ def export(case: Case, kind: Format) -> Download:
     """
     end, media_type, title = NAMES[kind]
     if kind in DICOM_OBJECTS and case.decoded.radiograph.header is None:
-        raise UsageError(f"{case.name}: is no DICOM file, so there is no patient and study for a {title}.")
+        raise UsageError(f"{case.name}: is not a DICOM file, so there is no patient and study for a {title}.")
     stem = re.sub(r"[^\w.-]+", "_", case.image_id, flags=re.ASCII).strip("._") or "radiograph"
     return Download(f"{stem}-{end}", media_type, _WRITERS[kind](case))
 

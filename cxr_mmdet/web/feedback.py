@@ -29,7 +29,7 @@ COLUMNS = ("image_id", "class_name", "class_id", "rad_id", *XYXY_COLUMNS)
 
 @dataclass(frozen=True)
 class FeedbackSummary:
-    """What an export wrote.
+    """Result of an export.
 
     Attributes:
         images: radiographs with a reading.

@@ -26,7 +26,7 @@ MAX_JSON_BYTES = 1 << 20
 """Size of a request that is no upload: thresholds, verdicts and names of files."""
 
 _SLACK_BYTES = 1 << 20
-"""What an upload takes beside its files."""
+"""Bytes that an upload takes beside its files."""
 
 HELD_UPLOADS = 8
 """Largest uploads that the folder of uploads holds at once; more could fill the disk."""
@@ -104,7 +104,7 @@ class Guard:
         most = self._upload_bytes + _SLACK_BYTES if path == _UPLOAD else MAX_JSON_BYTES
         # Beside a transfer coding the length would be ignored, and with it the limit.
         if not length.isdecimal() or _header(scope, b"transfer-encoding"):
-            raise _RefusedError(411, "The request must say its length.")
+            raise _RefusedError(411, "The request must state its length.")
         if int(length) > most:
             raise _RefusedError(413, f"The request is larger than {most >> 20} MiB; upload fewer radiographs.")
         if path == _UPLOAD:
@@ -115,7 +115,7 @@ class Guard:
         try:
             content = json.dumps(self._only_uploads(json.loads(body))).encode()
         except (ValueError, RecursionError):
-            raise _RefusedError(400, "The request is no JSON.") from None
+            raise _RefusedError(400, "The request is not JSON.") from None
         except UploadError as error:
             raise _RefusedError(403, str(error)) from None
         named = [pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"content-type")]

@@ -46,7 +46,7 @@ _TOGGLE_DRAWING = """() => {
 
 @dataclass(frozen=True)
 class Parts:
-    """What actions read and change."""
+    """Components of the page that actions read and change."""
 
     session: gr.State
     upload: gr.File

@@ -33,7 +33,7 @@ _HEADERS = {
 }
 
 _PRIVATE = ("/download/", "/gradio_api/")
-"""What is below holds somebody's radiographs; browsers shall not keep it."""
+"""Paths below which responses hold patients' radiographs, which browsers must not cache."""
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Base(DeclarativeBase):
 
 
 class SchemaRow(Base):
-    """Which version of these tables a database holds: one row."""
+    """Version of these tables in a database: one row."""
 
     __tablename__ = "cxr_schema"
     version: Mapped[int] = mapped_column(primary_key=True)
@@ -62,7 +62,7 @@ class ImageRow(Base):
 
 
 class PredictionRow(Base):
-    """What a model said, as it was shown last."""
+    """Prediction of a model, as it was shown last."""
 
     __tablename__ = "cxr_prediction"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -108,7 +108,7 @@ class ReadingRow(Base):
 
 
 class VerdictRow(Base):
-    """What the reader says of a finding, or of a place where the model found nothing."""
+    """Verdict of a reader on a finding, or on a place where the model found nothing."""
 
     __tablename__ = "cxr_verdict"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -133,7 +133,7 @@ class StoreError(CxrError):
 
 @dataclass(frozen=True)
 class StoredImage:
-    """How a store knows a radiograph.
+    """Identity of a radiograph in a store.
 
     Attributes:
         content_sha256: of its file.
@@ -188,7 +188,7 @@ class Store:
         try:
             engine = create_engine(url)
         except (ArgumentError, NoSuchModuleError) as error:
-            raise UsageError(f"{_shown(url)}: is no database URL SQLAlchemy knows ({error}).") from None
+            raise UsageError(f"{_shown(url)}: is not a database URL that SQLAlchemy knows ({error}).") from None
         except ImportError as error:
             raise UsageError(f"{_shown(url)}: its driver is not installed ({error.name}); pip install it.") from None
         if engine.dialect.name == "sqlite":

@@ -80,7 +80,7 @@ class Reading:
         """
         if kind is Kind.missed:
             if not class_name:
-                raise ReadingError("say which class was missed first.")
+                raise ReadingError("choose the class that was missed first.")
             verdict = Verdict(kind, class_name, _checked(box, size_hw))
         else:
             verdict = _about(kind, finding, class_name, box, size_hw)
@@ -118,7 +118,7 @@ def _about(
         raise ReadingError("choose a finding first, in the table or in the picture.")
     if kind is Kind.wrong_class:
         if not class_name or class_name == finding.class_name:
-            raise ReadingError(f"say which class it is instead of {finding.class_name}.")
+            raise ReadingError(f"choose the class that it is instead of {finding.class_name}.")
         return Verdict(kind, class_name, finding.box_xyxy, finding.key)
     if kind is Kind.wrong_box:
         return Verdict(kind, class_name or finding.class_name, _checked(box, size_hw), finding.key)

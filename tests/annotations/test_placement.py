@@ -92,7 +92,7 @@ def test_boxes_of_a_resized_copy_are_scaled_and_it_is_said():
 @pytest.mark.parametrize("stated_hw", [(50, 100), (100, 60), (0, 0)])
 def test_a_size_of_another_shape_is_refused(stated_hw):
     with pytest.raises(
-        TableError, match=r"t.json, image 'a': its width and height are .*, but its picture is 50 x 100"
+        TableError, match=r"t.json, image 'a': its width and height are .*, but its image file is 50 x 100"
     ):
         fit_to_pictures(sized([[1, 2, 3, 4]], stated_hw), {"a": (100, 50)}, {}, Path("t.json"))
 

@@ -129,11 +129,11 @@ def test_a_file_gives_the_same_model_back(tmp_path, rows, model):
     ("damage", "said"),
     [
         (lambda text: text[:100], "is not JSON"),
-        (lambda text: "[]", "no complete file of reader parameters"),
-        (lambda text: text.replace('"unit_px"', '"unit"'), "no complete file of reader parameters"),
+        (lambda text: "[]", "not a complete file of reader parameters"),
+        (lambda text: text.replace('"unit_px"', '"unit"'), "not a complete file of reader parameters"),
         (lambda text: text.replace('"schema_version": 1', '"schema_version": 9'), "schema version 9, expected 1"),
         (lambda text: json.dumps(json.loads(text) | {"related": [[True]]}), "do not fit its readers and classes"),
-        (lambda text: json.dumps(json.loads(text) | {"score": None}), "no complete file"),
+        (lambda text: json.dumps(json.loads(text) | {"score": None}), "not a complete file"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, model, damage, said):

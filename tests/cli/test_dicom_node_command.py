@@ -74,11 +74,11 @@ def test_retry(state: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["status", "--state", "nowhere"], "nowhere: is no folder of a DICOM node"),
+        (["status", "--state", "nowhere"], "nowhere: is not the folder of a DICOM node"),
         (["model", "--destination", "ARCHIVE"], "is not of the form AE@host:port"),
-        (["run", "model", *DESTINATION, "--ae", "x" * 17], "is no AE title"),
-        (["model", *DESTINATION, "--allow-host", "no such host.invalid"], "no known name"),
-        (["--port", "0", "model", *DESTINATION, "--allow-ae", ""], "--allow-ae '': is no AE title"),
+        (["run", "model", *DESTINATION, "--ae", "x" * 17], "is not an AE title"),
+        (["model", *DESTINATION, "--allow-host", "no such host.invalid"], "nor a known name"),
+        (["--port", "0", "model", *DESTINATION, "--allow-ae", ""], "--allow-ae '': is not an AE title"),
         (["model", *DESTINATION, "--port", "70000"], "65535"),
         (["model"], "--destination"),
     ],
@@ -128,7 +128,7 @@ def test_a_damaged_database_ends_in_a_sentence_and_repair_mends_it(state: Path, 
 def test_a_state_folder_that_is_none(tmp_path: Path, command: str):
     result = run(command, "--state", str(tmp_path / "nowhere"))
     assert result.exit_code == 2
-    assert "is no folder of a DICOM node" in " ".join(result.stderr.split())
+    assert "is not the folder of a DICOM node" in " ".join(result.stderr.split())
 
 
 def test_a_database_that_is_missing_or_empty_is_not_an_empty_queue(state: Path):

@@ -114,7 +114,7 @@ class TestDoctor:
         result = run("doctor", src, "--json", "--jobs", "2")
         assert result.exit_code == 1
         report = json.loads(result.stdout)
-        assert report["unreadable"] == {"i9.dcm": "not a DICOM file, nor a PNG, JPEG or TIFF picture"}
+        assert report["unreadable"] == {"i9.dcm": "not a DICOM file nor a PNG, JPEG or TIFF image"}
         assert (report["readable"], report["is_ready"]) == (5, False)
         assert report["counts"]["view"] == {"PA": 5}
 

@@ -92,7 +92,7 @@ def test_what_cannot_be_reported_on_is_named_and_the_rest_goes_on(tmp_path: Path
     result = run("write", str(bundle_of("retina", "onnx")), str(tmp_path / "in"), "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
     errors = " ".join(result.stderr.split())
-    assert "picture.png: is a picture without patient and study" in errors
+    assert "picture.png: is an image without patient and study" in errors
     assert "no StudyInstanceUID" in errors
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"000.sr.dcm", "000.sc.dcm"}
 

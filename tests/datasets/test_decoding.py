@@ -108,7 +108,7 @@ def flipped_bit(png: bytes) -> bytes:
 def test_damage_is_one_sentence_that_names_the_file(tmp_path, capfd, data):
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    with pytest.raises(DatasetError, match=r"a\.png: not a picture that can be decoded \(.+\); prepare it again\.$"):
+    with pytest.raises(DatasetError, match=r"a\.png: not an image that can be decoded \(.+\); prepare it again\.$"):
         read_grey_picture(path)
     assert "panicked" not in capfd.readouterr().err
 

@@ -62,7 +62,7 @@ def test_no_normals_on_request():
         ([[], []], dict(repeat_threshold=0.2), "asks to repeat A, B, C"),
         ([[0], [1], []], dict(repeat_threshold=0.2, repeat_classes=["A", "C"]), "asks to repeat C"),
         ([[0], [1], [2]], dict(repeat_threshold=0.2, repeat_classes=["A", "D"]), "holds D, the data A, B, C"),
-        ([[0], [1], [2]], dict(repeat_classes=["A"]), "repeat_classes says nothing without repeat_threshold"),
+        ([[0], [1], [2]], dict(repeat_classes=["A"]), "repeat_classes has no effect without repeat_threshold"),
         ([[0], [1], [2]], dict(repeat_threshold=0), "repeat_threshold is 0, expected above 0"),
         ([[0], [1], [2]], dict(repeat_threshold=1.5), "repeat_threshold is 1.5, expected"),
         ([[0], [1], [2]], dict(normal_share=0.25), "each of the 3 training images has a box; .*--drop-normals"),

@@ -171,7 +171,7 @@ def test_three_channels_are_one_plane_seen_three_times():
 
 def test_loading_refuses_what_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"not a png")
-    with pytest.raises(DatasetError, match=r"a\.png: not a picture"):
+    with pytest.raises(DatasetError, match=r"a\.png: not an image"):
         run({"img_path": str(tmp_path / "a.png")}, dict(type="LoadGreyImage"))
 
 

@@ -257,7 +257,7 @@ def test_a_jpeg_that_runs_dry_is_refused_but_a_dark_border_is_not(syntax: str) -
 
     assert read_radiograph(dataset(1)).size_hw == pixels.shape
     for keep in (0.4, 0.6, 0.8):
-        with pytest.raises(DicomError, match="ends before its picture"):
+        with pytest.raises(DicomError, match="ends before its image"):
             pytest.fail(str(read_radiograph(dataset(keep))))
 
 
@@ -293,7 +293,7 @@ def test_a_lossless_jpeg_that_runs_dry_is_refused_with_every_predictor(
     frame = get_frame(coded.PixelData, 0, number_of_frames=1)
     for keep in (0.1, 0.5, 0.95):
         coded.PixelData = encapsulate([frame[: int(len(frame) * keep)] + b"\xff\xd9"])
-        with pytest.raises(DicomError, match="ends before its picture"):
+        with pytest.raises(DicomError, match="ends before its image"):
             pytest.fail(f"{keep}: {read_radiograph(coded)}")
 
 
@@ -320,7 +320,7 @@ def test_a_failing_codec_has_a_second_behind_it(monkeypatch: pytest.MonkeyPatch)
 
 def test_syntaxes_that_are_not_decoded_are_named_truly() -> None:
     dataset = with_frame(make_dataset(synthetic("8 bit"), 8), MPEG2MPML, b"film")
-    with pytest.raises(DicomError, match=r"MPEG2 .* is one of films; a radiograph is one picture"):
+    with pytest.raises(DicomError, match=r"MPEG2 .* is one of films; a radiograph is one image"):
         read_radiograph(dataset)
     dataset.file_meta.TransferSyntaxUID = UID("1.2.840.113619.5.99")
     with pytest.raises(
@@ -407,7 +407,7 @@ def test_jpeg_in_scans_is_dcmtks(tmp_path: Path, option: str, syntax: str, kind:
     frame = get_frame(coded.PixelData, 0, number_of_frames=1)
     for keep in (0.2, 0.5, 0.8, 0.95):
         coded.PixelData = encapsulate([frame[: int(len(frame) * keep)] + b"\xff\xd9"])
-        with pytest.raises(DicomError, match=r"ends before its picture|scans that refine its picture are missing"):
+        with pytest.raises(DicomError, match=r"ends before its image|scans that refine its image are missing"):
             pytest.fail(f"{keep}: {read_radiograph(coded)}")
 
 

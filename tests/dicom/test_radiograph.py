@@ -277,14 +277,14 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Any) -> None:
     path.write_bytes(b"")
     assert "empty" in refusal()
     path.write_bytes(b"hello, this is no picture at all" * 40)
-    assert "not a DICOM file" in refusal()
+    assert "not a DICOM file nor" in refusal()
     make_dataset(RAMP12).save_as(path, enforce_file_format=True)
     path.write_bytes(path.read_bytes()[:-100])
     assert "decoded" in refusal()
     dataset = make_dataset(RAMP12)
     del dataset.PixelData
     dataset.save_as(path, enforce_file_format=True)
-    assert "holds no picture" in refusal()
+    assert "holds no image" in refusal()
     make_dataset(RAMP12, Rows=65535, Columns=65535).save_as(path, enforce_file_format=True)
     assert "beyond the limit" in refusal()
     make_dataset(RAMP12, NumberOfFrames=2).save_as(path, enforce_file_format=True)
@@ -471,7 +471,7 @@ def test_a_colour_space_that_contradicts_the_samples(samples: int, stated: str, 
 
 
 def test_empty_pixel_data() -> None:
-    with pytest.raises(DicomError, match=r"the dataset: holds no picture, its Pixel Data is empty"):
+    with pytest.raises(DicomError, match=r"the dataset: holds no image; its Pixel Data is empty"):
         read_radiograph(make_dataset(RAMP12, PixelData=b""))
 
 

@@ -151,7 +151,7 @@ def test_a_radiograph_that_nothing_can_refer_to_is_refused(keyword: str):
 
 
 def test_other_mistakes_end_in_a_sentence():
-    with pytest.raises(DicomError, match="301 rows, the findings are of a picture with 300"):
+    with pytest.raises(DicomError, match="301 rows, the findings are of an image with 300"):
         report_of(SOME, radiograph(Rows=301))
     with pytest.raises(DicomError, match="no structured report can refer to"):
         report_of(SOME, radiograph(SOPClassUID="1.2.3.4"))
@@ -160,7 +160,7 @@ def test_other_mistakes_end_in_a_sentence():
             report_of(found([[1, 1, 2, 2]], class_names=(name,)))
     with pytest.raises(DicomError, match="is not a report of findings that cxr_mmdet wrote"):
         read_structured_report(radiograph())
-    with pytest.raises(DicomError, match="picture without patient"):
+    with pytest.raises(DicomError, match="image without patient"):
         read_header(b"\x89PNG\r\n\x1a\n" + bytes(100))
 
 

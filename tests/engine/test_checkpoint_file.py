@@ -95,7 +95,7 @@ class TestCommands:
         torch.save(torch.load(checkpoint_of("retina"), weights_only=False) | {part: value}, path)
         app, arguments = self.command("train --resume", tmp_path, path, root)
         message = refused(app, [*arguments, "--cfg-options", *TINY])
-        assert f"{path}: holds no state of a training that can go on (" in message
+        assert f"{path}: holds no training state to resume from (" in message
         assert f"--load-from {path}, without --resume" in message
 
     @pytest.mark.parametrize(
@@ -119,14 +119,6 @@ class TestCommands:
         message = refused(app, arguments)
         assert f"iter_2.pth: holds weights that are not finite numbers (NaN or infinity), in {last};" in message
         assert not (tmp_path / "out").exists()
-
-    def test_a_test_names_the_image_whose_outputs_are_not_finite(self, tmp_path, run, root):
-        weights = dict(torch.load(checkpoint_of("retina"), weights_only=False)["state_dict"])
-        huge = {name: torch.full_like(value, 1e38) for name, value in weights.items() if "bbox_head" in name}
-        path = write_checkpoint("retina", run / "iter_2.pth", state_dict=weights | huge)
-        app, arguments = self.command("test", tmp_path, path, root)
-        message = refused(app, [*arguments, "--cfg-options", *TINY])
-        assert ".png: the model's outputs are not finite numbers" in message
 
 
 class TestMmenginesLoading:
@@ -252,7 +244,7 @@ def tarred() -> bytes:
         (b"\x1f\x8b\x08\x00", "is a compressed archive"),
         (b"\x89HDF\r\n", "is an HDF5 file"),
         (b"\x10\0\0\0\0\0\0\0" + b'{"a":{}}', "is a safetensors file"),
-        (b"\x08\x08\x12\x07pytorch", "is no file of torch .it begins with the bytes 08 08"),
+        (b"\x08\x08\x12\x07pytorch", "is not a PyTorch file .it begins with the bytes 08 08"),
         (b"\x80\x02}q\x00.", "is not a readable checkpoint|is damaged"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value,  # archives hold the time, which differs among workers

@@ -265,7 +265,7 @@ class TestData:
         path = root / "images" / "train1.png"
         path.write_bytes(path.read_bytes()[:-40])
         message = self.refused(root, tmp_path, f"train_dataloader.num_workers={workers}")
-        assert message.startswith(f"error: {path}: not a picture that can be decoded (")
+        assert message.startswith(f"error: {path}: not an image that can be decoded (")
 
 
 def without_boxes(root: Path, split: str) -> Path:

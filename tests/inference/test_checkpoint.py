@@ -92,7 +92,7 @@ def test_types_are_parts_of_mmdet_not_functions_of_python(tmp_path, kind):
     text = meta_of("retina")["cfg"].replace("type='FPN'", f"type={kind!r}")
     assert kind in text
     path = write_checkpoint("retina", tmp_path / "a.pth", meta=meta(cfg=text))
-    with pytest.raises(CheckpointError, match="is no part of mmdet"):
+    with pytest.raises(CheckpointError, match="is not part of mmdet"):
         load_detector(str(path))
     assert not mark.exists()
 

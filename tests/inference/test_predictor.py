@@ -301,7 +301,7 @@ def test_a_threshold_of_the_config_that_is_not_a_number(tmp_path, option):
     meta = detectors.meta_of("retina")
     text = re.sub(rf"{option.rpartition('.')[2]}=[\d.]+", f"{option.rpartition('.')[2]}=1e999", meta["cfg"])
     path = detectors.write_checkpoint("retina", tmp_path / "a.pth", meta=meta | {"cfg": text})
-    with pytest.raises(CheckpointError, match=r"its config cannot be right \(\w+ is inf, expected a number"):
+    with pytest.raises(CheckpointError, match=r"its config is inconsistent \(\w+ is inf, expected a number"):
         Predictor.load(path)
 
 

@@ -321,7 +321,7 @@ def test_a_detector_that_makes_its_features_in_its_own_way():
         def extract_feat(self, batch_inputs):
             return super().extract_feat(-batch_inputs)
 
-    with pytest.raises(ConfigError, match="Strange makes its features in a way of its own"):
+    with pytest.raises(ConfigError, match="Strange extracts features in its own way"):
         gated(Strange)
 
 

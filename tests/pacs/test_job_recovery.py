@@ -153,7 +153,7 @@ def test_repair_of_a_running_node_and_of_no_node_is_refused(folder: Path, tmp_pa
     with pytest.raises(UsageError, match="another DICOM node uses this folder"):
         repair(folder)
     store.close()
-    with pytest.raises(UsageError, match="is no folder of a DICOM node"):
+    with pytest.raises(UsageError, match="is not the folder of a DICOM node"):
         repair(tmp_path)
     assert not list(tmp_path.glob("queue*"))
 

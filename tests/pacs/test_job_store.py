@@ -121,7 +121,7 @@ def test_one_folder_serves_one_node(store: JobStore):
 
 
 def test_a_folder_that_is_none_and_one_of_the_future(tmp_path: Path):
-    with pytest.raises(UsageError, match="is no folder of a DICOM node"), open_queue(tmp_path):
+    with pytest.raises(UsageError, match="is not the folder of a DICOM node"), open_queue(tmp_path):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="cannot be used for the queue"):

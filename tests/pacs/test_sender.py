@@ -48,7 +48,7 @@ def test_what_is_no_destination(text: str):
 
 @pytest.mark.parametrize("title", ["", "  ", "x" * 17, "a\\b", "tür"])
 def test_what_is_no_ae_title(title: str):
-    with pytest.raises(UsageError, match="is no AE title"):
+    with pytest.raises(UsageError, match="is not an AE title"):
         check_ae_title(title, "--ae")
 
 

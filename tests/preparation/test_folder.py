@@ -36,7 +36,7 @@ def test_pictures_index_and_failures_are_written(src: Path, tmp_path: Path) -> N
     assert cv2.imread(str(tmp_path / "out/images/i0.png"), cv2.IMREAD_UNCHANGED).shape == (30, 20)
     (row,) = csv.DictReader((tmp_path / "out/failures.csv").read_text().splitlines())
     path = src / "train" / "i2.dicom"
-    assert row == {"image_id": "i2", "reason": f"{path}: not a DICOM file, nor a PNG, JPEG or TIFF picture"}
+    assert row == {"image_id": "i2", "reason": f"{path}: not a DICOM file nor a PNG, JPEG or TIFF image"}
 
     write_radiograph(path)
     assert prepare_folder(src, tmp_path / "out", short_edge=20).reused == 3

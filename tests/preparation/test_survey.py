@@ -61,7 +61,7 @@ def test_every_count(archive: Path) -> None:
     assert survey.counts["view"] == {"PA": 4, "not stated": 2}
     assert survey.counts["burned_in_annotation"] == {"not stated": 5, "YES": 1}
     assert list(survey.unreadable) == ["a/broken.dcm", "b/text.dcm"]
-    assert survey.unreadable["b/text.dcm"] == "not a DICOM file, nor a PNG, JPEG or TIFF picture"
+    assert survey.unreadable["b/text.dcm"] == "not a DICOM file nor a PNG, JPEG or TIFF image"
     assert "less than expected" in survey.unreadable["a/broken.dcm"]
     assert survey.identical == (("a/one.dcm", "a/one_rle.dcm"),)
     assert survey.burned_in == ("b/2.dcm",)
@@ -96,7 +96,7 @@ def test_what_stands_out_is_said(archive: Path) -> None:
         "1 picture identical to another: a/one.dcm = a/one_rle.dcm",
         "1 say that text is burnt into the pixels: b/2.dcm",
     ]
-    assert "unreadable, 1: not a DICOM file, nor a PNG, JPEG or TIFF picture: b/text.dcm" in lines
+    assert "unreadable, 1: not a DICOM file nor a PNG, JPEG or TIFF image: b/text.dcm" in lines
     assert lines[-1] == "no train.csv beside the radiographs"
 
 

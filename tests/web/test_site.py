@@ -115,7 +115,7 @@ def hostile(tmp_path, name):
     [
         ("bomb.zip", "bomb.zip: unpacks to more than 8 MiB; it is refused."),
         ("path.zip", "path.zip: holds a file whose name leads out of the archive; it is refused."),
-        ("page.dcm", "page.dcm: not a DICOM file, nor a PNG, JPEG or TIFF picture"),
+        ("page.dcm", "page.dcm: not a DICOM file nor a PNG, JPEG or TIFF image"),
         ("huge.dcm", "huge.dcm: 32768 x 32768 pixels is beyond the limit of 1,000,000 pixels"),
     ],
 )

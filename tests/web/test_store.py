@@ -127,7 +127,7 @@ def test_no_store(tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "message"),
-    [("nosuchdb://host/x", "no database URL"), ("postgresql+psycopg9://u:secret@host/x", "no database URL")],
+    [("nosuchdb://host/x", "not a database URL"), ("postgresql+psycopg9://u:secret@host/x", "not a database URL")],
 )
 def test_urls_that_are_none(where, message):
     with pytest.raises(UsageError, match=message) as error:

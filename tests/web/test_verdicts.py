@@ -46,11 +46,11 @@ def test_each_verdict_says_what_is_right():
     ("kind", "chosen", "class_name", "box", "message"),
     [
         (Kind.agree, False, None, None, "choose a finding first"),
-        (Kind.wrong_class, True, None, None, "which class it is instead"),
-        (Kind.wrong_class, True, "Cardiomegaly", None, "which class it is instead"),
+        (Kind.wrong_class, True, None, None, "choose the class that it is instead of"),
+        (Kind.wrong_class, True, "Cardiomegaly", None, "choose the class that it is instead of"),
         (Kind.wrong_box, True, None, None, "draw the box first"),
         (Kind.wrong_box, True, None, (90, 0, 99, 50), "covers no pixel"),
-        (Kind.missed, False, None, (1, 1, 9, 9), "which class was missed"),
+        (Kind.missed, False, None, (1, 1, 9, 9), "choose the class that was missed"),
         (Kind.missed, False, "ILD", None, "draw the box first"),
     ],
 )

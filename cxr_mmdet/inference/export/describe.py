@@ -73,7 +73,7 @@ def in_range(source: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise CheckpointError(f"{source}: its config cannot be right ({error}); correct it and train again.") from None
+        raise CheckpointError(f"{source}: its config is inconsistent ({error}); correct it and train again.") from None
 
 
 def _preprocessing(
@@ -131,7 +131,7 @@ def _test_pipeline(config: Config, source: str) -> list[Any]:
         dataset = dataset["dataset"]
     pipeline = dataset.get("pipeline") or config.get("test_pipeline")
     if not pipeline:
-        raise CheckpointError(f"{source}: its config has no test pipeline, so how to prepare pictures is unknown.")
+        raise CheckpointError(f"{source}: its config has no test pipeline, so the preprocessing of images is unknown.")
     return list(pipeline)
 
 
@@ -147,7 +147,7 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
         and not getattr(head.loss_cls, "custom_cls_channels", False)
     )
     if not standard:
-        raise OtherArchitectureError(f"{source}: its {type(head).__name__} is read in another way; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: its {type(head).__name__} is decoded differently; {SUPPORTED}.")
     test = head.test_cfg
     return AnchorMaps(
         base_anchors=tuple(tuple(map(tuple, level.tolist())) for level in generator.base_anchors),
@@ -175,7 +175,7 @@ def _regions(model: BaseDetector, source: str) -> Regions:
         and not roi_head.with_shared_head
     )
     if not standard:
-        raise OtherArchitectureError(f"{source}: its {type(roi_head).__name__} is read in another way; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: its {type(roi_head).__name__} is decoded differently; {SUPPORTED}.")
     test = roi_head.test_cfg
     return Regions(
         pooling=_pooling(extractor, source),
@@ -211,7 +211,7 @@ def _dense_coder(coder: Any, source: str) -> DeltaCoder | DistanceCoder:
 
 def _coder(coder: Any, source: str) -> DeltaCoder:
     if type(coder) is not DeltaXYWHBBoxCoder or coder.add_ctr_clamp:
-        raise OtherArchitectureError(f"{source}: codes boxes by {type(coder).__name__}; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: encodes boxes by {type(coder).__name__}; {SUPPORTED}.")
     return DeltaCoder(tuple(coder.means), tuple(coder.stds), bool(coder.clip_border))
 
 

@@ -48,7 +48,7 @@ _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "safetensors")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export and how to check it.
+    """Options of an export and of its check.
 
     Attributes:
         format: of the bundle.

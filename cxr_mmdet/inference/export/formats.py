@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 OPSET = 17
-"""What ONNX Runtime since 1.12 and OpenVINO since 2022 read."""
+"""ONNX opset that ONNX Runtime since 1.12 and OpenVINO since 2022 read."""
 
 _EXAMPLE_SIDE = 128
 

@@ -129,7 +129,7 @@ CLEAR_MARGIN = 0.01
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """What an exported model may differ by.
+    """Largest differences allowed between an exported model and torch.
 
     Attributes:
         box_px: pixels of the radiograph, for a box's side; None: not limited.
