@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 WALK_THROUGH = re.compile(r"<!-- walk-through -->\n```sh\n(.*?)```", re.DOTALL)
 SHRINK = {"phantom": ["--images", "16", "--size", "160", "--abnormal-share", "0.9"]}
 TINY = [
@@ -65,7 +69,32 @@ def test_the_walk_through_runs(tmp_path: Path):
 
 
 def test_every_file_the_readme_and_docs_point_to_is_there():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", page.read_text(encoding="utf-8"))
-        for link in filter(None, (first or second for first, second in links)):
-            assert (page.parent / link).exists(), f"{page.name} points to {link}, which is not there"
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", text)
+        places = [page.parent / (first or second) for first, second in links if first or second]
+        places += [ROOT / path for path in re.findall(r"`((?:tests|tools|docs|cxr_mmdet)/[a-z0-9_/]+\.\w+)`", text)]
+        for place in places:
+            assert place.exists(), f"{page.name} points to {place}, which is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_the_readme_and_docs_name_exists(page: Path):
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    for line in "\n".join(code).replace("\\\n", " ").splitlines():
+        for tool, words in re.findall(r"(?:tools/(\w+)\.py|\bcxr)((?: +[^\s;|&#]+)+)", line):
+            name, *rest = [tool, *words.split()] if tool else words.split()
+            if name.startswith("-"):
+                continue
+            command = _command(name)
+            verbs = getattr(command, "commands", {})
+            command = verbs.get(rest[0] if rest and rest[0] in verbs else "run", command)
+            known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help"}
+            named = {word.partition("=")[0] for word in rest if word.startswith("--")}
+            assert named <= known, f"{page.name}: {line.strip()}"
+
+
+def _command(tool: str) -> Any:
+    room = "benchmarks.cli" if tool == "benchmark" else f"cxr_mmdet.cli.{tool}"
+    return typer.main.get_command(importlib.import_module(room).app)
