@@ -208,7 +208,7 @@ def train_step(
         typer.Argument(metavar="[CONFIG]…", help="Recipes.", show_default="retina_5cls faster_rcnn_5cls"),
     ] = None,
     size: Annotated[int, typer.Option(min=32, help="Sides of the pictures in pixels.")] = 384,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures an iteration.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per iteration.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed iterations of each model.")] = 6,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     memory: Memory = False,

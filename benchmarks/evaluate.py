@@ -40,7 +40,7 @@ TOLERANCE = 1e-9
 SCALING_IMAGES = (300, 1000, 3000, 10000)
 SCALING_DETECTIONS = (10, 30, 100, 300)
 SCALING_FIXED = (3000, 100)
-"""Images while detections grow, detections an image while images grow."""
+"""Images while detections grow, detections per image while images grow."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def benchmark_headline(images: int, detections: int, *, resamples: int, memory: 
 def benchmark_growth(
     *, resamples: int, pycocotools_up_to: int = 300_000, progress: Progress | None = None
 ) -> tuple[list[Growth], list[Growth]]:
-    """Return the cost over images, and over detections an image.
+    """Return the cost over images, and over detections per image.
 
     Args:
         resamples: behind the intervals.
@@ -209,7 +209,7 @@ def draw_growth(path: Path, grown: tuple[Sequence[Growth], Sequence[Growth]], re
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     titles = (
-        f"{SCALING_FIXED[1]} detections an image",
+        f"{SCALING_FIXED[1]} detections per image",
         f"{SCALING_FIXED[0]:,} images",
     )
     for axes, series, title, by in zip(
@@ -221,7 +221,7 @@ def draw_growth(path: Path, grown: tuple[Sequence[Growth], Sequence[Growth]], re
         if slow:
             axes.plot(*zip(*slow, strict=True), "s--", color="grey", label="COCO, pycocotools")
         axes.plot(sizes, [entry.coco_s for entry in series], "o-", label="COCO, cxr_mmdet")
-        axes.set(xscale="log", yscale="log", title=title, xlabel=by if by == "images" else "detections an image")
+        axes.set(xscale="log", yscale="log", title=title, xlabel=by if by == "images" else "detections per image")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -226,7 +226,7 @@ def _measure_pace(
     cfg_options: Sequence[str],
     report: Callable[[str], None],
 ) -> dict[str, float]:
-    """Return each contestant's processor seconds an iteration, from ``pace.json`` or measured now.
+    """Return each contestant's processor seconds per iteration, from ``pace.json`` or measured now.
 
     Contestants are timed in turn, and the faster of their rounds counts: what else the machine does makes an iteration
     slower, never faster.

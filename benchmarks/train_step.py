@@ -102,7 +102,7 @@ def benchmark_train_step(
         config: a recipe.
         name: what to call it.
         size: both sides of the pictures, which are noise with boxes: what is in them does not change the work.
-        batch_size: pictures an iteration.
+        batch_size: images per iteration.
         rounds: timed iterations.
         memory: whether to measure resident memory as well.
         progress: called with the rounds just done and all of them.

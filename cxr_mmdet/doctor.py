@@ -210,7 +210,7 @@ def _remedy(name: str, error: Exception) -> str:
     for word, remedy in KNOWN_CAUSES.items():
         if word in str(error):
             return remedy
-    return f"install {name} anew; the package that brings it and its bounds stand above"
+    return f"reinstall {name}; the package that brings it and its bounds stand above"
 
 
 def check_device(modules: dict[str, Any]) -> Iterator[Check]:

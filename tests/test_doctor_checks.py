@@ -155,7 +155,7 @@ def test_without_torch_only_torch_is_blamed():
         ("mmengine", ModuleNotFoundError("No module named 'pkg_resources'"), 'pip install "setuptools<82"'),
         ("cv2", ImportError("libGL.so.1: cannot open shared object file"), "opencv-python-headless"),
         ("mmcv", AttributeError("module 'pkgutil' has no attribute 'find_loader'"), "Python 3.13"),
-        ("mmdet", AssertionError("MMCV==2.2.0 is used but incompatible."), "install mmdet anew"),
+        ("mmdet", AssertionError("MMCV==2.2.0 is used but incompatible."), "reinstall mmdet"),
     ],
 )
 def test_a_framework_that_fails_is_an_error_with_a_remedy(name, error, remedy):

@@ -52,7 +52,7 @@ class Marks:
         """Return the boxes of ``labels``, the same whatever the order of the rows.
 
         Args:
-            rows: validated readers' rows; regions to ignore are no marks.
+            rows: validated readers' rows; regions to ignore are not marks.
             labels: classes to look at.
             readers: readers to number first; others follow in the order of their names.
         """

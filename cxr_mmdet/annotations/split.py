@@ -158,7 +158,7 @@ def stratified_split(
 
 
 def listed_split(image_ids: Collection[str], path: Path) -> tuple[frozenset[str], list[str]]:
-    """Return the images that a file lists, to validate on, and the listed names that are no images.
+    """Return the images that a file lists, to validate on, and the listed names that are not images.
 
     Args:
         image_ids: all images.

@@ -58,7 +58,7 @@ class CocoIds:
         """Return the numbers of a COCO annotation file.
 
         Raises:
-            DatasetError: it is no such file, lacks a class of the model, or names two images alike.
+            DatasetError: it is not such a file, lacks a class of the model, or names two images alike.
         """
         from cxr_mmdet.errors import DatasetError
 

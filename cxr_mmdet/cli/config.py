@@ -54,10 +54,10 @@ def show(
 
     measured = measure_cost(loaded)
     rows = {
-        "picture": f"{measured.side} x {measured.side} px, the test size",
+        "image size": f"{measured.side} x {measured.side} px, the test size",
         "classes": str(len(class_names(loaded))),
         "parameters": f"{measured.parameters / 1e6:.2f} million",
-        "multiply-adds": f"{measured.multiply_adds / 1e9:.2f} billion per picture (called FLOPs in mmdet's tables)",
+        "multiply-adds": f"{measured.multiply_adds / 1e9:.2f} billion per image (called FLOPs in mmdet's tables)",
     }
     for name, value in rows.items():
         stdout.print(f"{name:<14} {value}", highlight=False)

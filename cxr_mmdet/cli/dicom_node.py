@@ -200,7 +200,7 @@ def status(
 
 @app.command()
 def retry(state: State = DEFAULT_STATE) -> None:
-    """Put failed radiographs back into the queue once the cause is mended. The node may be running."""
+    """Put failed radiographs back into the queue once the cause is fixed. The node may be running."""
     from cxr_mmdet.pacs import job_database
 
     with job_database.open_queue(state) as queue:

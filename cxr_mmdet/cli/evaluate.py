@@ -257,7 +257,7 @@ def thresholds(
     _require_boxes(inputs)
     matches = match_detections(inputs.ground_truth, inputs.detections, criterion=criterion)
     if sensitivity is not None:
-        goal = f"at least {sensitivity:g} of the boxes found"
+        goal = f"a sensitivity of at least {sensitivity:g}"
         cuts = [threshold_for_sensitivity(entry, sensitivity) for entry in matches]
     else:
         assert fp_rate is not None, "one of the two was given"

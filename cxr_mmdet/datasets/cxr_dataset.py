@@ -84,7 +84,7 @@ class CxrDataset(BaseDetDataset):
         return {**super().get_data_info(idx), CLASSES_KEY: self.metainfo["classes"]}
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the labels of an image's boxes; regions to ignore (``iscrowd``) are no boxes."""
+        """Return the labels of an image's boxes; regions to ignore (``iscrowd``) are not boxes."""
         instances = self.get_data_info(idx)["instances"]
         return [instance["bbox_label"] for instance in instances if not instance["ignore_flag"]]
 

@@ -30,7 +30,7 @@ class GroupDraws:
         name: the class, or what else the images have in common.
         images: how many there are, virtual copies included.
         boxes: how many boxes of the class they hold.
-        repeat_factor: how often the class asks to be repeated; None for what is no class.
+        repeat_factor: how often the class asks to be repeated; None for what is not a class.
         share: the part of all draws that shows such an image, in the long run.
     """
 

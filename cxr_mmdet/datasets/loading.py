@@ -57,7 +57,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return (height, width) of a picture as :func:`read_grey_picture` would give it, from the head of the file.
 
     Raises:
-        DatasetError: the file cannot be read, or is no picture.
+        DatasetError: the file cannot be read, or is not an image.
     """
     try:
         with open(path, "rb") as file:

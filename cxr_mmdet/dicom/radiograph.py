@@ -102,7 +102,7 @@ def read_radiograph(
         bits: of a grey level in ``pixels``.
         max_pixels: rows times columns beyond which nothing is decoded.
         min_short_edge: grey JPEG 2000 with square pixels may be decoded at half, a quarter … of its size, several
-            times faster and not to the same pixels, as long as the shorter side keeps so many.
+            times faster and not to the same pixels, as long as the shorter side keeps as many.
         name: how messages call the source; its path by default.
 
     Raises:

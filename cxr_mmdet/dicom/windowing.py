@@ -96,7 +96,7 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
         stored: (H, W) values as they come from the codec, any integer or float type.
         dataset: holds the Modality LUT, VOI LUT and Image Pixel attributes.
         window: which of the file's views, counted from 0 with VOI LUTs before windows, or its explanation.
-        bits: 8 or 16 bits a level.
+        bits: 8 or 16 bits per grey level.
 
     Raises:
         ValueError: the file has views, but not the one asked for.

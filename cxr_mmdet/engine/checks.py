@@ -248,8 +248,8 @@ def _shares_of_votes(dataset: Any) -> set[float]:
     entries = [dataset.get_data_info(index) for index in range(len(dataset))]
     if any(READERS_KEY not in entry for entry in entries):
         raise DatasetError(
-            f"{dataset.ann_file}: does not name the readers of every image, so that votes are no share of them; write "
-            "it anew with tools/prepare_data.py build --force, which keeps the images that it has already made, or "
+            f"{dataset.ann_file}: does not name the readers of every image, so the share of votes is unknown; write "
+            "it again with tools/prepare_data.py build --force, which keeps the images that it has already made, or "
             f"{_WITHOUT}."
         )
     return {

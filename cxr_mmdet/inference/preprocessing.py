@@ -39,7 +39,7 @@ class Preprocessing:
         mean: grey level that becomes 0, for each channel.
         std: grey levels that become 1, for each channel.
         size_divisor: the input is padded to the right and bottom to multiples of it.
-        pad_value: what with, after normalisation.
+        pad_value: value used for padding, after normalisation.
     """
 
     short_edge: int

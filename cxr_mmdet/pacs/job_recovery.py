@@ -1,4 +1,4 @@
-"""A node's folder against its database: what each start puts right, and a damaged database made anew.
+"""A node's folder against its database: what each start puts right, and a damaged database rebuilt.
 
 The folder is what counts: an image that is there waits for prediction, and results without an image wait for delivery,
 whatever became of the rows. So nothing that was acknowledged depends on the database. What does is the memory of what
@@ -83,7 +83,7 @@ def reconcile(folder: Path, connection: sqlite3.Connection) -> None:
 
 
 def repair(folder: Path) -> Path | None:
-    """Make the database anew from the folder and from what can still be read of the old one.
+    """Rebuild the database from the folder and from what can still be read of the old one.
 
     Returns:
         Where the old one is kept, beside the new one; None if there was none.

@@ -48,7 +48,7 @@ class Certificates:
         """Return how to encrypt what goes out; the destination's name must be the one in its certificate.
 
         Raises:
-            UsageError: files that are no certificates.
+            UsageError: files that are not certificates.
         """
         context = ssl.create_default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -52,7 +52,7 @@ about a day, that end in a lack of room for anything."""
 
 
 def delay_after(attempts: int) -> float:
-    """Return the seconds to wait after so many failures: doubling, up to a limit."""
+    """Return the seconds to wait after a number of failures: doubling, up to a limit."""
     return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempts, 20))
 
 

@@ -70,7 +70,7 @@ class Phantom:
         case: what was drawn.
         picture: (height, width) float32, 0 black … 1 white, as a viewer shows it.
         findings: with their boxes, in the order of the case.
-        spacing: millimetres a pixel.
+        spacing: millimetres per pixel.
     """
 
     case: PhantomCase

@@ -82,7 +82,7 @@ def annotate(
     jobs: int | None = 1,
     models: Mapping[str, ReaderModel] | None = None,
 ) -> Annotated:
-    """Split the pictures, fuse the readers for every label set, and write ``out/annotations`` anew.
+    """Split the pictures, fuse the readers for every label set, and write ``out/annotations`` again.
 
     Written: ``{train,val}_<labels>.json``, the same in ``fold<k>/`` for each of several folds,
     ``readers_<labels>.json`` (what ``--fusion readers`` learned), ``without_boxes_<labels>.csv`` (which images are

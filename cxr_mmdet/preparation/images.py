@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 INDEX_NAME = "images.json"
 
 RENDERING_VERSION = 2
-"""Raised whenever the same file gives other pixels than before, so that prepared folders are made anew."""
+"""Raised whenever the same file gives other pixels than before, so that prepared folders are rebuilt."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class SplitOptions:
         split: by chance, by chance with every class spread alike, by a list, or by who read an image.
         val_ratio: share of the images to validate on, by chance.
         seed: of chance.
-        folds: divide in so many parts instead, by chance; each is validated on once.
+        folds: divide at random into this number of parts instead; each is validated on once.
         fold: the one that ``train_<labels>.json`` and ``val_<labels>.json`` are of, from 1.
         val_list: file of the images to validate on.
         train_readers: whose images are trained on; those that none of them read are validated on.

@@ -1,4 +1,4 @@
-"""Another split of a prepared folder: its pictures and readers' boxes stay, its COCO files are made anew."""
+"""Another split of a prepared folder: its pictures and readers' boxes stay, its COCO files are written again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annotated:
-    """Divide the pictures of ``folder`` anew and write its COCO files, manifest and report again.
+    """Split the images of ``folder`` again and write its COCO files, manifest and report again.
 
     Nothing changes when the split is refused.
 

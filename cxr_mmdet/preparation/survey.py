@@ -69,7 +69,7 @@ class TableMatch:
 def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
     """Return the file's image id for each id of the table that has one, and the ids that have none, sorted.
 
-    An id that is no file's is compared again without regard to Unicode's two forms of accents (macOS names files in
+    An id that matches no file is compared again without regard to Unicode's two forms of accents (macOS names files in
     the one, most tables are in the other) and to a suffix in the table; it must then mean one file that no other id
     means.
 

@@ -216,7 +216,7 @@ def is_radiograph_file(path: Path, folder: Path) -> bool:
 def is_radiograph(name: PurePath, head: Callable[[], bytes]) -> bool:
     """Return whether a file's name says that it is a radiograph, or its content, where the name has no suffix.
 
-    Archives write DICOM under a UID or under any name without suffix. Hidden files are no radiographs.
+    Archives write DICOM under a UID or under any name without suffix. Hidden files are not radiographs.
 
     Args:
         name: the path below the folder or archive that is searched.

@@ -25,7 +25,7 @@ def predict_files(
     score_threshold: float | None,
     nms_iou: float | None,
 ) -> dict[str, Any]:
-    """Return the findings of files in the folder of uploads; those that are no radiograph stand under ``failures``.
+    """Return the findings of files in the folder of uploads; those that are not radiographs stand under ``failures``.
 
     Raises:
         gr.Error: the upload as a whole is refused, or a threshold makes no sense.

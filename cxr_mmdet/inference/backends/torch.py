@@ -119,7 +119,7 @@ def load_torch_bundle(bundle: Bundle) -> BaseDetector:
     """Return the detector of a bundle of the format ``torch``.
 
     Raises:
-        CheckpointError: it is damaged, or names a type that is no part of mmdet.
+        CheckpointError: it is damaged, or names a type that is not part of mmdet.
     """
     path = bundle.path / ARCHITECTURE
     try:

@@ -199,7 +199,7 @@ def replace_convolutions(module: nn.Module, min_channels: int = MIN_CHANNELS) ->
 
 
 def tiles_of(side: Any) -> Any:
-    """Return how many tiles cover so many cells."""
+    """Return the number of tiles that cover a number of cells."""
     return (side + (TILE - 1)) // TILE
 
 

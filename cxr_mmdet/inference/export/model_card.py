@@ -49,7 +49,7 @@ def _use() -> str:
     return (
         "## Use and limits\n\nFor research. This is not a medical device: it has not been validated for diagnosis, and "
         "no decision about a patient may rest on it. It knows frontal chest radiographs like those it was trained on; "
-        "other machines, projections, ages and diseases may give anything. Not finding something is no sign of "
+        "other machines, projections, ages and diseases may give anything. Not finding something is not a sign of "
         "health.\n\n    cxr predict . radiographs/ --out findings --overlays"
     )
 

@@ -44,7 +44,7 @@ def roi_align_forward(
         argmax_x: likewise.
         aligned_height: bins from top to bottom.
         aligned_width: bins from left to right.
-        spatial_scale: cells a pixel.
+        spatial_scale: cells per pixel.
         sampling_ratio: samples per bin and axis; 0 for about one per cell.
         pool_mode: 0 maximum, 1 mean.
         aligned: let cell centres stand at whole coordinates plus a half; else at whole ones, and no RoI is smaller
@@ -177,7 +177,7 @@ def roi_pool_forward(
         argmax: like ``output``, int32: the cell of the maximum as y · W + x, -1 for none.
         pooled_height: bins from top to bottom.
         pooled_width: bins from left to right.
-        spatial_scale: cells a pixel.
+        spatial_scale: cells per pixel.
     """
     features = widen(features)
     height, width = features.shape[-2:]
