@@ -234,37 +234,31 @@ class Predictor:
         """Return the findings of radiographs that have been read."""
         self.check(thresholds)
         augmentation = augmentation or Augmentation()
+        by_view = [self._detect_view(radiographs, view, thresholds) for view in augmentation.views]
         limits = thresholds.of_classes(self.class_names, self.score_threshold)
-        # Never above the model's own, so that p_abnormal, the highest score, does not depend on what is asked for.
-        lowest = np.minimum(limits, np.float32(beyond(self.score_threshold)))
-        by_view = [self._detect_view(radiographs, view, lowest, thresholds.nms_iou) for view in augmentation.views]
         return [
             self._findings(radiograph, views, augmentation, limits)
             for radiograph, *views in zip(radiographs, *by_view, strict=True)
         ]
 
     def _detect_view(
-        self,
-        radiographs: Sequence[Radiograph],
-        view: AugmentationView,
-        limits: NDArray[np.float32],
-        nms_iou: float | None,
+        self, radiographs: Sequence[Radiograph], view: AugmentationView, thresholds: Thresholds
     ) -> list[Detections]:
         preprocessing = self.model.preprocessing.scaled(view.scale)
         inputs = [preprocessing(entry.pixels, entry.pixel_aspect, flip=view.flip) for entry in radiographs]
         found: list[Detections] = []
         # Inputs of different sizes would have to be padded, which changes the network's input at their borders.
         for _, group in itertools.groupby(inputs, key=lambda entry: entry.batch.shape):
-            found += self._detect(list(group), limits, nms_iou)
+            found += self._detect(list(group), thresholds)
         return found
 
-    def _detect(
-        self, inputs: list[ModelInput], limits: NDArray[np.float32], nms_iou: float | None
-    ) -> Iterator[Detections]:
+    def _detect(self, inputs: list[ModelInput], thresholds: Thresholds) -> Iterator[Detections]:
         spec = self.model.spec
+        limits = thresholds.of_classes(self.class_names, spec.score_threshold)
+        nms_iou = spec.resolve_nms_iou(thresholds.nms_iou)
         batch = inputs[0].batch if len(inputs) == 1 else np.concatenate([entry.batch for entry in inputs])
         sizes = [entry.size_hw for entry in inputs]
-        detections = detect(self.model.backend, spec, batch, sizes, limits, spec.resolve_nms_iou(nms_iou))
+        detections = detect(self.model.backend, spec, batch, sizes, limits, nms_iou)
         for entry, found in zip(inputs, detections, strict=True):
             yield in_source_pixels(entry, found, self.class_names)
 
@@ -280,6 +274,9 @@ class Predictor:
             found = fuse(views, method=augmentation.method, iou_threshold=augmentation.iou_threshold)
         height, width = radiograph.pixels.shape
         findings = Findings.of(found, size_hw=(height, width), model_id=self.model_id, warnings=radiograph.warnings)
+        if len(views) == 1:
+            return findings
+        # Fusion lowers the score of what only some of the views show.
         return findings.filter(dict(zip(self.class_names, limits.tolist(), strict=True)))
 
 
