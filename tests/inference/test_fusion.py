@@ -126,7 +126,7 @@ def test_weights_fit_their_models():
     check_weights(None, 3)
     check_weights([1, 0.5], 2)
     for weights in ([1], [1, 0], [1, -1]):
-        with pytest.raises(UsageError, match=r"1 weight for 2 models"):
+        with pytest.raises(UsageError, match=r"weights? for 2 models"):
             check_weights(weights, 2)
     with pytest.raises(UsageError, match="at least one"):
         Ensemble([])
