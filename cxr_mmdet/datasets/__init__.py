@@ -1,5 +1,11 @@
 """Prepared folders as mmdet datasets, and the transforms that are ours."""
 
+import contextlib
+import io
+
+with contextlib.redirect_stdout(io.StringIO()):  # mmdet prints on stdout that it goes without OneDL
+    import mmdet.datasets  # noqa: F401
+
 from cxr_mmdet.datasets.augmentation import RandomClahe, RandomExposure, RandomMirror, RandomPositioning
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
 from cxr_mmdet.datasets.loading import LoadRadiograph

@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +201,10 @@ class TestSeededInfiniteSampler:
         loader = DataLoader(build(prepared_folder()), num_workers=1, collate_fn=lambda samples: samples[0]["inputs"])
         inputs = next(iter(loader))
         assert inputs.untyped_storage().nbytes() == inputs[0].nbytes
+
+
+def test_importing_prints_nothing():
+    """mmdet's note on OneDL would stand above the config that ``config show`` prints."""
+    command = [sys.executable, "-c", "import cxr_mmdet.datasets"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
