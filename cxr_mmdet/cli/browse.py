@@ -36,7 +36,7 @@ def browse(
         config, data_root=data_root, labels=labels, switches=with_ or [], cfg_options=cfg_options or []
     )
     pictures: list[TrainingPicture] = []
-    with progress_bar("pictures") as report:
+    with progress_bar("images") as report:
         for picture in training_pictures(loaded, count):
             out.mkdir(parents=True, exist_ok=True)
             write_picture(out / f"{len(pictures):03}_{picture.image}.png", picture.pixels)
@@ -44,4 +44,4 @@ def browse(
             report(len(pictures), count)
     write_grid(out / "grid.png", pictures)
     normal = sum(not picture.boxes for picture in pictures)
-    stdout.print(f"{counted(len(pictures), 'picture')}, {normal} without a box: {out / 'grid.png'}", highlight=False)
+    stdout.print(f"{counted(len(pictures), 'image')}, {normal} without a box: {out / 'grid.png'}", highlight=False)

@@ -210,12 +210,19 @@ def _set_data(config: Config, data_root: Path | str | None, labels: str | None, 
             classes = [category["name"] for category in coco["categories"]]
     if classes is None:
         return
-    classes = (classes,) if isinstance(classes, str) else tuple(classes)
+    classes = _checked_classes(classes)
     for key in parts.keys() & set(_DATA_PARTS):
         for part in parts[key]:
             part["metainfo"] = {**(part.get("metainfo") or {}), "classes": classes}
     for _, head in _classifiers(config._cfg_dict.model, "model"):
         head["num_classes"] = len(classes)
+
+
+def _checked_classes(classes: Any) -> tuple[str, ...]:
+    names = tuple(classes) if isinstance(classes, (list, tuple)) else (classes,)
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise ConfigError(f"classes is {classes!r}; give names that differ, as in classes=Nodule,Cardiomegaly.")
+    return names
 
 
 def _choose_labels(root: Path, labels: str | None) -> str:
@@ -304,7 +311,9 @@ def _parse_options(options: Sequence[str], config: Config) -> dict[str, Any]:
         if first in _VARIABLES:
             raise ConfigError(f"--cfg-options {option}: nothing reads {first} any more; set {_VARIABLES[first]}.")
         known = set(config) | _KNOWN_KEYS | {"classes", "data_root"}
-        if first not in known or (key != first and first in ("classes", "data_root")):
+        if key != first and first in ("classes", "data_root"):
+            raise ConfigError(f"--cfg-options {option}: {first} has no parts; set all of it as {first}=….")
+        if first not in known:
             raise ConfigError(f"--cfg-options {option}: nothing reads the key {first}; {_nearest(first, known)}")
         try:
             parsed[key] = _parse_value(value)

@@ -20,7 +20,7 @@ def test_pictures_and_a_grid_are_written(prepared_folder, tmp_path):
     files = sorted(path.name for path in out.iterdir())
     assert len(files) == 6
     assert files[-1] == "grid.png"
-    assert "5 pictures, " in shown
+    assert "5 images, " in shown
     first = cv2.imread(str(out / files[0]))
     assert min(first.shape[:2]) >= 640  # after the pipeline, not the prepared image
     assert (first[..., 0] != first[..., 2]).any()  # a box in colour

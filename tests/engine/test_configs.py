@@ -277,6 +277,11 @@ class TestClassesOfTheData:
     def test_class_names_of_the_command_line_keep_their_blanks(self, value):
         assert classes_of(load("retina_small", f"classes={value}")) == {("Right lung", "Left lung (apex)")}
 
+    @pytest.mark.parametrize("value", ["5", "A,A", "A,2", ""])
+    def test_classes_that_are_not_different_names_are_refused(self, value):
+        with pytest.raises(ConfigError, match="classes is .*; give names that differ"):
+            load("retina_small", f"classes={value}")
+
     def test_brackets_that_do_not_match_are_refused(self):
         with pytest.raises(
             ConfigError, match=r"--cfg-options classes=\[A,B: its brackets do not match; close each one"
@@ -323,7 +328,7 @@ class TestClassesOfTheData:
         [
             ("train_pipeline=[]", "set train_dataloader.dataset.pipeline"),
             ("vis_backends=[]", "set visualizer.vis_backends"),
-            ("classes.0=A", "nothing reads the key classes"),
+            ("classes.0=A", "classes has no parts; set all of it as classes="),
         ],
     )
     def test_a_variable_that_nothing_reads_any_more_is_refused(self, option, words):
