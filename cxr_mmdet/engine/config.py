@@ -292,6 +292,8 @@ def _with_paths_as_bases(path: Path, folder: Path) -> Path:
             readable = _with_paths_as_bases(Path(base), Path(tempfile.mkdtemp(dir=folder)))
             copied |= readable != Path(base)
             base = str(readable)
+        elif "::" not in name and Path(name).stem in config_names():
+            raise ConfigError(f'{path}: no such base {name}; inherit the recipe by _base_ = "cxr::{Path(name).stem}".')
         return base
 
     renamed = rename_bases(text, as_path)

@@ -80,6 +80,11 @@ class TestInheritanceByName:
         assert loaded.work_dir == "work_dirs/mine"
         assert loaded.filename == str(tmp_path / "mine.py")
 
+    def test_a_recipe_without_its_prefix(self, tmp_path):
+        (tmp_path / "mine.py").write_text('_base_ = "retina_5cls"\n')
+        with pytest.raises(ConfigError, match=r'no such base retina_5cls; inherit .* "cxr::retina_5cls"'):
+            load_config(str(tmp_path / "mine.py"))
+
     def test_a_name_that_is_no_recipe(self, tmp_path):
         (tmp_path / "mine.py").write_text('_base_ = "cxr::retina_5cl"\n')
         with pytest.raises(ConfigError, match=r"retina_5cl: no such config; .*retina_5cls"):

@@ -279,7 +279,7 @@ class TestClassesOfTheData:
 
     @pytest.mark.parametrize("value", ["5", "A,A", "A,2", ""])
     def test_classes_that_are_not_different_names_are_refused(self, value):
-        with pytest.raises(ConfigError, match="classes is .*; give names that differ"):
+        with pytest.raises(ConfigError, match=r"classes is .*; give names that differ"):
             load("retina_small", f"classes={value}")
 
     def test_brackets_that_do_not_match_are_refused(self):
