@@ -107,7 +107,7 @@ def test_same_input_same_bytes(tmp_path, study):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"), [(lambda p: p.unlink(), "cannot be read"), (lambda p: p.write_bytes(b""), "not a picture")]
+    ("spoil", "message"), [(lambda p: p.unlink(), "cannot be read"), (lambda p: p.write_bytes(b""), "not an image")]
 )
 def test_a_picture_that_is_missing_or_broken_is_named_and_nothing_is_written(tmp_path, study, spoil, message):
     spoil(study[2] / "s2.png")

@@ -129,7 +129,7 @@ def test_a_missing_weight_file(bundle):
         (lambda document: document.update(format="torch"), "files does not list architecture.json"),
         (lambda document: document.update(labels=[]), "labels must be at least one"),
         (lambda document: document.update(labels=["a"] * 5), "each different"),
-        (lambda document: document.update(labels=["a", 3]), "must be names, 3 is none"),
+        (lambda document: document.update(labels=["a", 3]), "must be names, got 3"),
         (lambda document: document["labels"].pop(), "6 channels, model.json with its 4 labels describes 5"),
         (lambda document: document.update(int8="no"), "int8 is 'no', expected true or false"),
         (lambda document: document.update(box_depth=1), "files does not list boxes.onnx"),
