@@ -165,7 +165,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo], limits: Upload
     if sum(info.file_size for info in members) > limits.total_bytes:
         raise UploadError(f"{name}: unpacks to more than {_mib(limits.total_bytes)}; it is refused.")
     if len(members) > _MOST_MEMBERS:
-        raise UploadError(f"{name}: holds {counted(len(members), 'file')}, more than {_MOST_MEMBERS}; it is refused.")
+        raise UploadError(f"{name}: holds {counted(len(members), 'file')}, more than {_MOST_MEMBERS:,}; it is refused.")
 
 
 def _leaves_its_folder(member: str) -> bool:

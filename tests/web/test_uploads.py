@@ -102,7 +102,7 @@ def test_one_member_beyond_the_limit_of_a_file(tmp_path):
 
 
 def test_too_many(tmp_path):
-    with pytest.raises(UploadError, match="holds 10001 files"):
+    with pytest.raises(UploadError, match="holds 10,001 files, more than 10,000"):
         read_uploads([make_zip(tmp_path, {f"{i}.txt": b"" for i in range(10_001)})], SMALL)
 
 
