@@ -32,7 +32,7 @@ def test_a_folder_by_a_bundle(pictures, tmp_path):
     assert result.stdout.strip() == str(tmp_path / "out")
     assert "findings in 3 radiographs" in result.stderr
     assert cv2.imread(str(tmp_path / "out" / "overlays" / "p1.png")).shape == (200, 167, 3)
-    again = run(bundle_of("retina", "onnx"), pictures, "--out", tmp_path / "out", "--overlays")
+    again = run(bundle_of("retina", "onnx"), pictures, "--out", tmp_path / "out", "--overlays", "--overlay-size", 200)
     assert "3 of them by an earlier run" in again.stderr
 
 
