@@ -21,10 +21,10 @@ KINDS = {"retina_wide": "retina_14cls", "faster_wide": "faster_rcnn_14cls"}
 def detector(kind: str, votes: bool, rpn: str):
     """Return a small detector of a recipe with or without votes, the same weights in both."""
     _, options = MODELS_BY_KIND[kind]
-    name = KINDS[kind] + ("_votes" if votes else "")
     if "faster" in kind:
         options = [*options, f"model.rpn_head.type={rpn}"]
-    config = load_config(name, load_from="none", cfg_options=options)
+    switches = ["votes"] if votes else []
+    config = load_config(KINDS[kind], load_from="none", switches=switches, cfg_options=options)
     torch.manual_seed(0)
     model = MODELS.build(config.model)
     model.init_weights()
