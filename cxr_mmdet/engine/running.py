@@ -252,15 +252,15 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
             "remove the back end from the config."
         ) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _TRACKERS:
-            raise
-        raise ConfigError(
-            f"visualizer.vis_backends: the back end cannot start ({first_line(error)}); correct or remove it."
-        ) from error
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the config's general settings (seed, log level, environment) do not fit: {error}"
-        ) from error
+        if type(error).__module__.partition(".")[0] in _TRACKERS:
+            raise ConfigError(
+                f"visualizer.vis_backends: the back end cannot start ({first_line(error)}); correct or remove it."
+            ) from error
+        if isinstance(error, (AssertionError, KeyError, TypeError, ValueError)):
+            raise ConfigError(
+                f"the config's general settings (seed, log level, environment) do not fit: {error}"
+            ) from error
+        raise
 
 
 def _make_work_dir(folder: Path) -> None:
