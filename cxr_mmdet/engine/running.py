@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import torch
 from mmengine.dist import is_main_process
@@ -313,7 +314,7 @@ def _explained(build: Callable[..., _T]) -> Callable[..., _T]:
 class CheckedRunner(Runner):
     """mmengine's Runner whose user errors are sentences: what cannot be built."""
 
-    build_visualizer = _explained(Runner.build_visualizer)
+    _build_visualizer = _explained(Runner.build_visualizer)
     build_model = _explained(Runner.build_model)
     register_hooks = _explained(Runner.register_hooks)
     build_optim_wrapper = _explained(Runner.build_optim_wrapper)
@@ -344,6 +345,12 @@ class CheckedRunner(Runner):
         if isinstance(dataloader, dict) and not dataloader.get("num_workers"):
             dataloader = {key: value for key, value in dataloader.items() if key not in _OPTIONS_OF_WORKERS}
         return Runner.build_dataloader(dataloader, *args, **kwargs)
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """Return a visualizer of this run alone; mmengine hands over an earlier one of the process by its name."""
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, "name": f"{self.experiment_name}_{uuid4().hex}"}
+        return self._build_visualizer(visualizer)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Return mmengine's logger; its console is stderr, without the long dumps that the log file holds."""
