@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
 from typing import TYPE_CHECKING
@@ -192,7 +193,13 @@ def test_an_unknown_state_is_that_of_the_files(folder: Path):
         assert retry_failed(folder, queue) == 0, "nothing of it is left to try"
 
 
-def test_what_is_not_of_the_queue_is_set_aside_and_named(folder: Path, caplog: pytest.LogCaptureFixture):
+def test_what_is_not_of_the_queue_is_set_aside_and_named(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    node_log = logging.getLogger("cxr_mmdet.node")
+    monkeypatch.setattr(node_log, "disabled", False)  # as another test of this process may have left it
+    monkeypatch.setattr(node_log, "propagate", True)
+    caplog.set_level(logging.WARNING, logger=node_log.name)
     before = files(folder)
     (folder / "images" / "stray").mkdir()
     (folder / "images" / "notes.txt").write_text("alien")
