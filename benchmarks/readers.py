@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 REGULARS = ("R8", "R9", "R10")
-"""Who read 94 % of VinBigData's abnormal images together; the hard case learns of them alone."""
+"""Readers who together read 94 % of VinBigData's abnormal images; the hard case learns from them alone."""
 BASELINE = "WBF, vote shares"
 OURS, WITH_ALTERNATIVES = "readers", "readers, confused classes"
 SMOOTHING = 5.0
@@ -160,7 +160,7 @@ def marks_with_boxes(rows: pd.DataFrame, labels: Sequence[str]) -> Marks:
 
 @dataclass(frozen=True)
 class FitCost:
-    """What a fit on the whole table costs."""
+    """Cost of a fit on the whole table."""
 
     cpu_s: float
     wall_s: float
@@ -374,7 +374,7 @@ def _or_none(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """How fast third readings bring a consensus of two readers to that of all three.
+    """Speed at which third readings bring the consensus of two readers to that of all three.
 
     Attributes:
         order: how the images were ordered.

@@ -1,4 +1,4 @@
-"""What is known of a candidate before a further reader looks: the features of the regressions on readers' boxes."""
+"""Features of a candidate box that are known before a further reader looks, for the regressions on readers' boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How reliable each reader is: sensitivity, false marks, and bias and spread of the sides of their boxes, by EM.
+"""Reliability of each reader by EM: sensitivity, false marks, and bias and spread of the sides of their boxes.
 
 Marks of one image and class that overlap are one *candidate*, marked by some of the readers who looked. As in models
 of Dawid and Skene (Applied Statistics 28, 1979), of BDC (https://arxiv.org/abs/2407.07958) and of EM-WBF (GCPR 2023),
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SHRINKAGE = 10.0
 """Findings, or marks, that a reader's own rows have to outweigh before they count more than the class's mean."""
 USUAL_SENSITIVITY, USUAL_FALSE_MARKS = 0.6, 0.3
-"""What is assumed of a class before its rows are seen; :data:`CLASS_SHRINKAGE` rows outweigh it."""
+"""Prior of a class before its rows are seen; :data:`CLASS_SHRINKAGE` rows outweigh it."""
 CLASS_SHRINKAGE = 5.0
 USUAL_SPREAD = 0.15
 """Deviation of a side in shares of the box, before any row is seen."""
@@ -44,7 +44,7 @@ RESAMPLES = 200
 
 @dataclass(frozen=True)
 class Reliability:
-    """What is learned of readers, by reader and class; :meth:`of` estimates it.
+    """Parameters learned per reader and class; :meth:`of` estimates them.
 
     Attributes:
         labels: classes.
@@ -284,7 +284,7 @@ class _Cells:
     def _em_of_class(
         counts: Floats, marked: Floats, missed: Floats, prior: tuple[Floats, Floats], strength: float
     ) -> tuple[Floats, Floats, Floats]:
-        """Return (B, kinds) estimates from (B, P) counts of cells that so many of each kind (kinds, P) marked."""
+        """Return (B, kinds) estimates from (B, P) counts of cells and how many of each kind (kinds, P) marked them."""
         lone = marked.sum(axis=0) == 1
         sensitivity, false_marks = prior
         for _ in range(ITERATIONS):
