@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -17,6 +17,7 @@ import numpy as np
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures.boxes import xyxy_to_xywh
+from cxr_mmdet.structures.coverage import coverage_problems
 
 if TYPE_CHECKING:
     import os
@@ -201,6 +202,11 @@ def problems_of(coco: Any, *, strict: bool = True) -> Iterator[str]:
             found += _strict_annotation_problems(annotation, image, box_is_sound=not box_problem)
         for problem in found:
             yield f"annotation {annotation['id']}: {problem}"
+    present: dict[int, set[int]] = defaultdict(set)
+    for annotation in findings_of(coco):
+        present[annotation["image_id"]].add(annotation["category_id"])
+    for image in coco["images"]:
+        yield from coverage_problems(image, category_ids, present.get(image["id"], set()))
 
 
 def check_detections(detections: Any, ground_truth: CocoDict, *, source: str = "detections") -> None:
