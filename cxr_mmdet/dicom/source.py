@@ -35,6 +35,9 @@ MAX_ATTRIBUTE_BYTES = 256 << 10
 MAX_HEADER_BYTES = 2 << 20
 """Size limit of all attributes in a header."""
 
+RADIOGRAPHS = (uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation)
+"""Raw pictures (DX For Processing) are not for looking at: neither people nor the model were trained on them."""
+
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 _CURVES_AND_OVERLAYS = frozenset({0x50, 0x60})

@@ -10,14 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset
-from pydicom.uid import (
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-)
 from pynetdicom import AE, evt
 
 from cxr_mmdet.dicom.codecs import DECODABLE
-from cxr_mmdet.dicom.source import parse_dataset
+from cxr_mmdet.dicom.source import RADIOGRAPHS, parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
 from cxr_mmdet.pacs.job_database import State
 from cxr_mmdet.pacs.job_folder import DiskError
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cxr_mmdet.node")
 
-RADIOGRAPHS = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation)
-"""Raw pictures (DX For Processing) are not for looking at: neither people nor the model were trained on them."""
 VERIFICATION = "1.2.840.10008.1.1"
 
 OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000

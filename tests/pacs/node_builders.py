@@ -102,7 +102,7 @@ def missing(*programs: str) -> str:
 
 def _header() -> Dataset:
     header = Dataset()
-    header.SOPClassUID = ComputedRadiographyImageStorage
+    header.SOPClassUID, header.Modality = ComputedRadiographyImageStorage, "CR"
     for number, keyword in enumerate(("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"), 1):
         setattr(header, keyword, f"1.2.3.{number}")
     header.Rows = header.Columns = 8

@@ -10,14 +10,17 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PROGRAM = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
 """None where the Debian package orthanc is missing."""
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+"""Of the Debian package orthanc-dicomweb."""
+NO_DICOMWEB = "" if PROGRAM and DICOMWEB.exists() else "needs the Debian packages orthanc and orthanc-dicomweb"
 
 
 def free_port() -> int:
@@ -38,9 +41,17 @@ class Orthanc:
     dicom_port: int
     http_port: int
 
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=20) as answer:
+    def get(self, path: str, content: bytes | None = None) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", content, timeout=20) as answer:
             return answer.read()
+
+    @property
+    def dicomweb(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
+
+    def put(self, *paths: Path) -> None:
+        for path in paths:
+            self.get("/instances", path.read_bytes())
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path))
@@ -57,16 +68,16 @@ class Orthanc:
 
 
 @contextmanager
-def run_orthanc(folder: Path, *, dicom_port: int = 0) -> Iterator[Orthanc]:
-    """Yield an Orthanc that keeps its files in ``folder`` and is gone afterwards."""
+def run_orthanc(folder: Path, *, dicom_port: int = 0, http_port: int = 0, **more: Any) -> Iterator[Orthanc]:
+    """Yield an Orthanc with these further settings that keeps its files in ``folder`` and is gone afterwards."""
     assert PROGRAM is not None
-    server = Orthanc(dicom_port or free_port(), free_port())
+    server = Orthanc(dicom_port or free_port(), http_port or free_port())
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
-        "Plugins": [],
+        "Plugins": [str(DICOMWEB)] if DICOMWEB.exists() else [],
         "DicomAet": "ORTHANC",
         "DicomPort": server.dicom_port,
         "HttpPort": server.http_port,
@@ -76,7 +87,7 @@ def run_orthanc(folder: Path, *, dicom_port: int = 0) -> Iterator[Orthanc]:
         "DicomThreadsCount": 4,
     }
     path = folder / "orthanc.json"
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps(settings | more))
     with (folder / "orthanc.log").open("ab") as log:
         process = subprocess.Popen([PROGRAM, str(path)], stdout=log, stderr=log)
         try:

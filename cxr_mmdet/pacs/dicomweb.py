@@ -1,0 +1,294 @@
+"""Radiographs from, and results to, an archive by DICOMweb (PS3.18): QIDO-RS, WADO-RS and STOW-RS."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from dicomweb_client.web import DICOMwebClient
+from pydicom import Dataset, dcmread
+from requests.utils import get_environ_proxies
+
+from cxr_mmdet.dicom.report import to_bytes
+from cxr_mmdet.dicom.source import RADIOGRAPHS
+from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.pacs.sender import NotDeliveredError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+log = logging.getLogger("cxr_mmdet.node")
+
+CONNECT_S, READ_S = 10, 60
+"""Seconds to connect, and between two pieces of an answer; storing a report may take an archive a while."""
+MAX_ANSWER_BYTES = 1 << 28
+PAGE = 500
+"""Results per query."""
+MODALITIES = ("CR", "DX")
+_DICOM_JSON = ("application/dicom+json", "application/json")
+_DUPLICATE_INSTANCE = 0x0111
+_FOR_THE_MOMENT = (408, 425, 429)
+
+
+class DicomwebError(NotDeliveredError, CxrError):
+    """An archive that cannot be reached, or that answers with something other than success.
+
+    Attributes:
+        status: the HTTP status; None where there was no answer.
+    """
+
+    def __init__(self, reason: str, *, refused: bool = False, busy: bool = False, status: int | None = None) -> None:
+        super().__init__(reason, refused=refused, busy=busy)
+        self.status = status
+
+
+class Archive:
+    """An archive's DICOMweb service; one thread at a time may use it.
+
+    Args:
+        url: root of the service, as in ``https://pacs.example/dicom-web``.
+        credentials: a file with one line, ``NAME:PASSWORD`` or ``Bearer TOKEN``, or ``env:VARIABLE`` for an environment
+            variable that holds it; None: nothing is sent.
+        ca: certificates (PEM) of the authorities that may have signed the archive's; None: the public ones.
+
+    Raises:
+        UsageError: an address or a file that cannot be used.
+    """
+
+    def __init__(self, url: str, *, credentials: str | None = None, ca: Path | None = None) -> None:
+        self.url = url.rstrip("/")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(
+                f"{url}: is not the address of a DICOMweb service, such as https://pacs.example/dicom-web."
+            )
+        if parts.username or parts.password:
+            raise UsageError(
+                f"{parts.scheme}://…@{parts.hostname}: a password in an address is shown in lists of processes and in "
+                "logs; put NAME:PASSWORD into a file and name that file as the credentials."
+            )
+        if ca is not None and not ca.is_file():
+            raise UsageError(f"{ca}: no such file; expected the certificates of the archive's authority in PEM.")
+        session = requests.Session()
+        # Of the environment only the proxies: REQUESTS_CA_BUNDLE would override the authority given here.
+        session.trust_env = False
+        session.proxies = get_environ_proxies(self.url)
+        session.verify = True if ca is None else str(ca)
+        session.max_redirects = 0  # a redirected POST becomes a GET, whose success stores nothing
+        session.headers["Accept"] = _DICOM_JSON[0]
+        if credentials is not None:
+            session.auth = _Authorization(_read_credentials(credentials))
+            if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+                log.warning("%s: the credentials are sent in the clear; use https", self.url)
+        for library in ("dicomweb_client", "retrying"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+        self._client = DICOMwebClient(
+            self.url,
+            session=session,
+            callback=_check,
+            chunk_size=MAX_ANSWER_BYTES,  # some proxies take no chunks
+            timeout=(CONNECT_S, READ_S),
+        )
+        self._client.set_http_retry_params(retry=False)  # the queue tries again, for as long as it takes
+
+    def __str__(self) -> str:
+        return self.url
+
+    def store(self, paths: Sequence[Path]) -> None:
+        """Store the objects in these files by STOW-RS.
+
+        Raises:
+            DicomwebError: not all of them are there. ``refused`` and ``busy`` say whether trying again may help.
+        """
+        objects = [dcmread(path) for path in paths]
+        with self._explained("storing"):
+            answer = self._client.store_instances(objects)
+        named = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or []]
+        _refuse_failures(self.url, answer)
+        missing = [stored for stored in objects if stored.SOPInstanceUID not in named]
+        if named and missing:
+            reason = f"{self.url} does not say whether it stored the {_kind(missing[0].SOPClassUID)}"
+            raise DicomwebError(reason, refused=True)
+
+    def search_series(self, study: str | None = None, dates: str = "") -> list[tuple[str, str, int]]:
+        """Return Study and Series Instance UID and number of instances of CR and DX series, by QIDO-RS.
+
+        Args:
+            study: only of this study.
+            dates: only of studies of this range of days, as in ``20260101-20260131``.
+
+        Raises:
+            DicomwebError: the archive does not answer, or not in DICOM JSON.
+        """
+        found = []
+        for modality in MODALITIES:
+            filters = {"Modality": modality} | ({"StudyDate": dates} if dates else {})
+            fields = ["NumberOfSeriesRelatedInstances"]
+            with self._explained("searching"):
+                for item in _pages(self._client.search_for_series, study, search_filters=filters, fields=fields):
+                    # A server that ignores a filter would have every study of the archive predicted.
+                    if item.get("Modality") == modality:
+                        count = int(item.get("NumberOfSeriesRelatedInstances") or 0)
+                        found.append((str(item.get("StudyInstanceUID") or study), str(item.SeriesInstanceUID), count))
+        return found
+
+    def search_radiographs(self, study: str, series: str) -> list[str]:
+        """Return the SOP Instance UIDs of the radiographs in a series, by QIDO-RS.
+
+        Raises:
+            DicomwebError: the archive does not answer, or not in DICOM JSON.
+        """
+        with self._explained("searching"):
+            items = _pages(self._client.search_for_instances, study, series, fields=["SOPClassUID"])
+            return [str(item.SOPInstanceUID) for item in items if item.get("SOPClassUID") in RADIOGRAPHS]
+
+    def retrieve(self, study: str, series: str, instance: str) -> bytes:
+        """Return a radiograph as the archive keeps it, as the content of a DICOM file, by WADO-RS.
+
+        Raises:
+            DicomwebError: the archive does not have it, or sends something else.
+        """
+        with self._explained("retrieving"):
+            dataset = self._client.retrieve_instance(study, series, instance)
+            content = to_bytes(dataset)
+        if dataset.get("SOPInstanceUID") != instance or dataset.get("SOPClassUID") not in RADIOGRAPHS:
+            reason = f"{self.url} sent {dataset.get('SOPInstanceUID')} instead of the radiograph {instance}"
+            raise DicomwebError(reason, refused=True)
+        return content
+
+    @contextmanager
+    def _explained(self, step: str) -> Iterator[None]:
+        """Turn what the libraries raise into a sentence.
+
+        Raises:
+            DicomwebError: always, where they raise anything.
+        """
+        try:
+            yield
+        except requests.exceptions.SSLError as error:
+            raise DicomwebError(
+                f"{self.url}: its certificate is not trusted ({_cause(error)}); give the certificate of its authority."
+            ) from None
+        except requests.TooManyRedirects as error:
+            target = "" if error.response is None else error.response.headers.get("Location", "")
+            raise DicomwebError(f"{self.url} redirects {step} to {target}; give that address instead.") from None
+        except requests.HTTPError as error:
+            raise self._refusal(step, error.response) from None
+        except requests.Timeout:
+            raise DicomwebError(f"{self.url} did not answer in {READ_S} s when {step}") from None
+        except requests.ConnectionError as error:
+            raise DicomwebError(f"{self.url} cannot be reached ({_cause(error)})") from None
+        # What the answer holds decides what json, pydicom and the client raise: ValueError, KeyError, struct.error …
+        except Exception as error:
+            raise DicomwebError(
+                f"{self.url}: the answer to {step} is not DICOMweb ({type(error).__name__}: {error}); check the "
+                "address of the service.",
+                refused=True,
+            ) from None
+
+    def _refusal(self, step: str, response: Any) -> DicomwebError:
+        status = response.status_code
+        if step == "storing" and status < 500:
+            try:
+                answer = Dataset.from_json(response.json())
+            except Exception:
+                answer = Dataset()
+            _refuse_failures(self.url, answer)
+        remedies = {
+            401: "; it wants other credentials",
+            403: "; these credentials may not do that",
+            404: "; check the address of the service and the UIDs",
+        }
+        return DicomwebError(
+            f"{self.url} answered {step} with status {status} ({response.reason}){remedies.get(status, '')}",
+            refused=400 <= status < 500 and status not in _FOR_THE_MOMENT,
+            busy=status >= 500,
+            status=status,
+        )
+
+
+def _pages(search: Callable[..., list[Any]], *uids: str | None, **options: Any) -> list[Dataset]:
+    """Return the results of all pages; a server that knows no pages sends the first one again."""
+    rows: list[Any] = []
+    while (page := search(*uids, limit=PAGE, offset=len(rows), **options)) and page[0] not in rows[:1]:
+        rows += page
+    return [Dataset.from_json(row) for row in rows]
+
+
+class _Authorization(requests.auth.AuthBase):
+    """The header that proves who asks."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._value.lower().startswith("bearer "):
+            request.headers["Authorization"] = self._value
+            return request
+        name, _, password = self._value.partition(":")
+        return requests.auth.HTTPBasicAuth(name.encode(), password.encode())(request)
+
+
+def _read_credentials(source: str) -> str:
+    """Return the line that a file or ``env:VARIABLE`` holds; no message quotes it.
+
+    Raises:
+        UsageError: there is none, or it is neither of the two forms.
+    """
+    if source.startswith("env:"):
+        value = os.environ.get(source[4:], "")
+    else:
+        try:
+            value = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{source}: the credentials cannot be read ({error}).") from None
+    value = value.strip()
+    if "\n" in value or not (value.lower().startswith("bearer ") or ":" in value):
+        raise UsageError(f"{source}: holds no credentials; expected one line, NAME:PASSWORD or Bearer TOKEN.")
+    return value
+
+
+def _check(response: requests.Response, *_: Any, **__: Any) -> None:
+    """Refuse answers that are too large, and those to STOW-RS that the client would take for success unread."""
+    if int(response.headers.get("Content-Length") or 0) > MAX_ANSWER_BYTES:
+        response.close()
+        raise ValueError(f"more than {MAX_ANSWER_BYTES >> 20} MiB")
+    if response.request.method == "POST" and 200 <= response.status_code < 300:
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        response.headers["Content-Type"] = kind
+        is_empty = not response.content and response.status_code in (200, 204)
+        if not is_empty and kind not in (*_DICOM_JSON, "application/dicom+xml", "application/xml", "text/xml"):
+            raise ValueError(f"status {response.status_code} with {kind or 'nothing'} instead of DICOM JSON or XML")
+
+
+def _refuse_failures(url: str, answer: Dataset) -> None:
+    """Raise the first failure that an answer to STOW-RS names; an instance that is there already is none.
+
+    Raises:
+        DicomwebError: an instance was not stored.
+    """
+    for item in answer.get("FailedSOPSequence") or []:
+        reason = int(item.get("FailureReason") or 0)
+        if reason != _DUPLICATE_INSTANCE:
+            busy = reason >> 8 == 0xA7  # out of resources (PS3.18 I.2.2)
+            raise DicomwebError(
+                f"{url} did not store a {_kind(item.get('ReferencedSOPClassUID'))} (failure reason 0x{reason:04X})",
+                refused=not busy,
+                busy=busy,
+            )
+
+
+def _kind(sop_class: Any) -> str:
+    return getattr(sop_class, "name", "") or "an object"
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost reason of a connection error, without the address that urllib3 repeats."""
+    inner = error.args[0] if error.args else error
+    reason = getattr(inner, "reason", inner)
+    return str(reason).rpartition(": ")[2] or type(error).__name__
