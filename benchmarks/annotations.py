@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.harness import Alternative, compare
 from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.consensus import REFERENCE_IOU_THRESHOLD, REFERENCE_SKIP_THRESHOLD, fuse_readers
-from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.annotations.sources import read_source
 from cxr_mmdet.annotations.split import split_groups
 from cxr_mmdet.annotations.table import class_names
 from cxr_mmdet.errors import UsageError
@@ -49,8 +49,7 @@ def benchmark_annotations(
         UsageError: ensemble-boxes is not installed.
         TableError: the table contradicts itself.
     """
-    table = find_table(path) if path.is_dir() else path
-    rows = read_source(table).rows
+    rows = read_source(path).rows
     images = rows["image_id"].nunique()
     fusion = compare(
         f"Readers fused on {images:,} images",
@@ -65,7 +64,7 @@ def benchmark_annotations(
     with tempfile.TemporaryDirectory() as folder:
         whole = compare(
             f"From table to COCO files, {images:,} images",
-            [Alternative("cxr_mmdet", lambda _: write_coco_files(table, Path(folder)))],
+            [Alternative("cxr_mmdet", lambda _: write_coco_files(path, Path(folder)))],
             item="table",
             items_per_round=1,
             rounds=rounds,

@@ -283,10 +283,10 @@ def readers(
         study_tables,
     )
     from benchmarks.report import machine_line
-    from cxr_mmdet.annotations.sources import find_table, read_source
+    from cxr_mmdet.annotations.sources import read_source
     from cxr_mmdet.structures.labels import LABELS_14, resolve_labels
 
-    rows = read_source(find_table(table) if table.is_dir() else table).rows
+    rows = read_source(table).rows
     names = resolve_labels(labels, LABELS_14)
     cost = measure_fit(rows, names)
     studies = benchmark_readers(rows, names, resamples=resamples)

@@ -28,6 +28,8 @@ TEXT_COLUMNS = ["image_id", "class_name"]
 
 REQUIRED_COLUMNS = [*TEXT_COLUMNS, *XYXY_COLUMNS]
 
+SUFFIXES = (".csv", ".csv.gz", ".csv.zip", ".csv.bz2", ".csv.xz")
+
 READER_COLUMN = "rad_id"
 
 ONE_READER = "R1"

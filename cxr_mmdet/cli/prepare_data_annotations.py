@@ -82,6 +82,14 @@ JoinDuplicatesOption = Annotated[
 AllowDuplicatesOption = Annotated[
     bool, typer.Option("--allow-duplicates", help="Allow near-duplicates on both sides of the split.")
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Format of the annotations, such as vinbigdata or coco; told by their content by default.",
+    ),
+]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Prepared folder.")]
 
 
@@ -92,9 +100,10 @@ def read_annotations(
         typer.Argument(
             metavar="TABLE",
             exists=True,
-            help="Readers' table: CSV, COCO (.json), or a folder that holds one.",
+            help="Annotations in any format that build reads, or a folder that holds them.",
         ),
     ],
+    format_name: FormatOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", dir_okay=False, help="CSV file to write the fused boxes to."),
@@ -124,7 +133,7 @@ def read_annotations(
         ceiling=ceiling,
         reliability=reliability,
     )
-    report = report_table(table, options)
+    report = report_table(table, options, format_name)
     for line in table_lines(report):
         stdout.print(line, highlight=False)
     for note in report.notes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.cli.prepare_data_annotations import FormatOption
 from cxr_mmdet.errors import counted
 
 if TYPE_CHECKING:
@@ -84,13 +85,14 @@ def doctor(
         Path,
         typer.Argument(metavar="SRC", exists=True, file_okay=False, help="Folder, searched with its subfolders."),
     ],
+    format_name: FormatOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with every file by name.")] = False,
     jobs: JobsOption = 1,
     dask: DaskOption = None,
 ) -> None:
     """Survey a folder of radiographs and report what would fail; every image is decoded, nothing is written.
 
-    The exit code is 1 if files are unreadable, or if train.csv and the files do not match.
+    The exit code is 1 if files are unreadable, or if annotations and files do not match.
     """
     import dataclasses
     import json
@@ -99,7 +101,7 @@ def doctor(
     from cxr_mmdet.preparation.survey import survey_folder, survey_lines, survey_table
 
     with worker_pool(jobs, dask) as workers, progress_bar("reading radiographs") as progress:
-        survey = survey_folder(src, jobs=workers, progress=progress)
+        survey = survey_folder(src, format_name=format_name, jobs=workers, progress=progress)
     if as_json:
         report = dataclasses.asdict(survey) | {"is_ready": survey.is_ready}
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import pydicom
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cxr_mmdet.errors import DicomError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _GREY_MODES = frozenset({"L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -66,3 +71,23 @@ def read_picture(content: bytes, name: str, *, max_pixels: int) -> tuple[np.ndar
     except Exception as error:
         raise DicomError(f"{name}: damaged {kind} image ({error})") from None
     return (cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) if values.ndim == 3 else values), orientation
+
+
+def picture_size_hw(path: Path) -> tuple[int, int]:
+    """Return height and width of a DICOM file or upright picture by its header; no pixel is decoded.
+
+    Raises:
+        DicomError: the header cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            kind = picture_format(file.read(8))
+        if kind is None:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"], force=True)
+            return int(header.Rows), int(header.Columns)
+        with Image.open(path, formats=[kind]) as image:
+            width, height = image.size
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    # Readers raise whatever the damage leads to.
+    except Exception as error:
+        raise DicomError(f"{path}: its size cannot be read ({error})") from None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.agreement import label_agreement
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
-from cxr_mmdet.annotations.sources import find_table, label_names, read_source
+from cxr_mmdet.annotations.sources import read_source
+from cxr_mmdet.annotations.sources.vinbigdata import label_names
 from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.files import write_json
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from cxr_mmdet.annotations.sources import ReadersTable
+    from cxr_mmdet.annotations.sources import Source
     from cxr_mmdet.preparation.images import PreparedImage
 
 OURS = frozenset({IMAGES, ANNOTATIONS, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
@@ -62,6 +63,7 @@ def build_dataset(
     options: BuildOptions,
     *,
     table: Path | None = None,
+    format_name: str | None = None,
     jobs: int | None = 1,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -82,7 +84,8 @@ def build_dataset(
         src: holds the readers' table and the radiographs, in ``train/`` or beside it.
         out: a new folder, or one of an interrupted build, which is then completed.
         options: how.
-        table: the readers' table; None finds that of ``src``.
+        table: the annotations, a file or folder; None finds those of ``src``.
+        format_name: their format; None tells it by their content.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         force: replace an earlier build; pictures whose radiographs did not change are kept.
         progress: called with the number of radiographs just dealt with, and of all.
@@ -97,7 +100,7 @@ def build_dataset(
     options.check()
     _check_out(out, force=force)
     key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
-    readers = read_source(table or find_table(src), group_column=options.group_column)
+    readers = read_source(table or src, group_column=options.group_column, format_name=format_name)
     label_sets = choose_label_sets(options.labels, readers.rows, options.minority)
     sources = find_originals(src)
     found, readable, missing, unread = _match(readers.rows, sources, readers.path, options)
@@ -221,7 +224,7 @@ def _describe_missing(missing: Sequence[Failure], rows: pd.DataFrame, table: Pat
 
 
 def _rows_of(
-    readers: ReadersTable, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey
+    readers: Source, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey
 ) -> tuple[pd.DataFrame, int, list[str]]:
     """Return the rows of the pictures there are, every box within its picture, how many were clipped, and notes."""
     sizes_hw = {image.image_id: image.original_size_hw for image in images}
@@ -236,7 +239,7 @@ def _rows_of(
     return rows, clipped, notes
 
 
-def _describe_image_labels(readers: ReadersTable) -> list[dict[str, Any]] | None:
+def _describe_image_labels(readers: Source) -> list[dict[str, Any]] | None:
     if readers.image_labels is None:
         return None
     return label_agreement(readers.image_labels, label_names(readers.image_labels))

@@ -14,7 +14,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.annotations.sources import find_source, read_source
+from cxr_mmdet.annotations.sources.vinbigdata import TABLE_NAME
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
@@ -39,12 +40,9 @@ if TYPE_CHECKING:
     from cxr_mmdet.dicom.radiograph import Radiograph
 
 
-TABLE_NAME = "train.csv"
-
-
 @dataclass(frozen=True)
 class TableMatch:
-    """Comparison of ``train.csv`` with the radiographs.
+    """Comparison of the annotations with the radiographs.
 
     Attributes:
         problem: why the two cannot be compared at all; then the rest is empty.
@@ -93,19 +91,24 @@ def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[s
     return found, [name for name in names if name not in found]
 
 
-def match_table(src: Path, sizes_hw: Mapping[str, tuple[int, int]]) -> TableMatch | None:
-    """Return how ``src/train.csv`` fits the radiographs in ``src/train`` or ``src``; None where there is no table.
+def match_table(
+    src: Path, sizes_hw: Mapping[str, tuple[int, int]], format_name: str | None = None
+) -> TableMatch | None:
+    """Return how the annotations of ``src`` fit its radiographs; None where there are none.
 
     Args:
         src: the folder.
         sizes_hw: path below ``src`` → rows and columns, of the files that could be read.
+        format_name: format of the annotations; None tells it by their content.
     """
-    table = src / TABLE_NAME
-    if not table.is_file():
-        return None
     try:
-        rows = read_table(table)
-        sources = find_originals(src)
+        find_source(src, format_name)
+    except TableError as error:
+        return TableMatch(problem=str(error)) if format_name or (src / TABLE_NAME).exists() else None
+    try:
+        source = read_source(src, format_name=format_name)
+        rows = source.rows
+        sources = source.pictures or find_originals(src)
     except (TableError, DatasetError) as error:
         return TableMatch(problem=str(error))
     found, without_file = match_ids(rows["image_id"], sources)
@@ -193,11 +196,18 @@ class Survey:
         return not self.unreadable and (self.table is None or self.table.is_complete)
 
 
-def survey_folder(src: Path, *, jobs: int | None = 1, progress: Callable[[int, int], None] | None = None) -> Survey:
+def survey_folder(
+    src: Path,
+    *,
+    format_name: str | None = None,
+    jobs: int | None = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey:
     """Return what is in ``src`` and the folders below it; every picture is decoded, nothing is written.
 
     Args:
-        src: the folder; its ``train.csv`` is compared with the radiographs in ``train/``, or in ``src`` itself.
+        src: the folder; its annotations are compared with its radiographs.
+        format_name: format of the annotations; None tells it by their content.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of files just dealt with, and of all.
 
@@ -221,7 +231,7 @@ def survey_folder(src: Path, *, jobs: int | None = 1, progress: Callable[[int, i
             facts.append(each)
             report(1, len(tasks))
     facts.sort(key=lambda each: each.name)
-    table = match_table(src, {each.name: each.size_hw for each in facts if each.reason is None})
+    table = match_table(src, {each.name: each.size_hw for each in facts if each.reason is None}, format_name)
     return summarise(facts, other_files=len(files) - len(radiographs), table=table)
 
 
@@ -361,7 +371,7 @@ def _unreadable(survey: Survey) -> Iterator[str]:
 
 def _table(table: TableMatch | None) -> Iterator[str]:
     if table is None:
-        yield "no train.csv beside the radiographs"
+        yield "no annotations of a known format beside the radiographs"
     elif table.problem:
         yield f"table: {table.problem}"
     elif table.is_complete:

@@ -14,7 +14,7 @@ from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.readers import RESAMPLES, Reliability
-from cxr_mmdet.annotations.sources import find_table, read_source
+from cxr_mmdet.annotations.sources import read_source
 from cxr_mmdet.annotations.table import is_region, merge_classes, spreadsheet_frame, without_regions
 from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
@@ -81,15 +81,15 @@ class TableReport:
     label_sets: tuple[LabelSetReport, ...]
 
 
-def report_table(path: Path, options: TableOptions) -> TableReport:
-    """Return what the table at ``path`` holds; a folder stands for the table in it.
+def report_table(path: Path, options: TableOptions, format_name: str | None = None) -> TableReport:
+    """Return what the annotations in a file or folder hold.
 
     Raises:
         UsageError: a label set does not fit the table.
         TableError: the table contradicts itself.
         DatasetError: a ``.json`` file is not COCO.
     """
-    table = read_source(find_table(path) if path.is_dir() else path)
+    table = read_source(path, format_name=format_name)
     rows = table.rows
     images = rows["image_id"].nunique()
     return TableReport(

@@ -56,7 +56,7 @@ def test_a_bad_table_is_one_sentence(tmp_path):
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     result = CliRunner().invoke(app, ["annotations", str(tmp_path / "bad.csv")])
     assert result.exit_code == 1
-    assert "no column image_id" in result.stderr
+    assert "no format reads a CSV with header 'a, b'" in result.stderr
 
 
 @pytest.mark.vinbigdata

@@ -120,7 +120,7 @@ def test_an_option_that_makes_no_sense_is_one_sentence(src, tmp_path, args, code
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (None, "train.csv: no such file"),
+        (None, "holds no annotations of a known format. Looked for: vinbigdata: train.csv"),
         ("", "train.csv: is empty"),
         (HEADER, "holds a header but no row"),
         (HEADER.replace(",class_name", ""), "line 1: no column class_name"),

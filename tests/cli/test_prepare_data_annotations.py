@@ -81,7 +81,7 @@ class TestAnnotations:
         ("name", "text", "message"),
         [
             ("train.csv", "a;b\n1;2\n", "train.csv: columns are separated by ';'"),
-            ("x.json", "{", "x.json: is not JSON"),
+            ("x.json", "{", "x.json: no format reads a file that begins with '{'"),
             ("other.csv", "", "other.csv: is empty"),
         ],
     )
@@ -95,7 +95,7 @@ class TestAnnotations:
     def test_a_folder_without_a_table_is_one_sentence(self, tmp_path):
         result = run("annotations", tmp_path)
         assert result.exit_code == 1
-        assert "expected the readers' table" in result.stderr
+        assert "holds no annotations of a known format" in result.stderr
 
 
 class TestSplit:

@@ -97,7 +97,7 @@ def test_what_stands_out_is_said(archive: Path) -> None:
         "1 say that text is burnt into the pixels: b/2.dcm",
     ]
     assert "unreadable, 1: not a DICOM file nor a PNG, JPEG or TIFF image: b/text.dcm" in lines
-    assert lines[-1] == "no train.csv beside the radiographs"
+    assert lines[-1] == "no annotations of a known format beside the radiographs"
 
 
 def test_a_folder_without_radiographs_is_an_error_and_nothing_adds_up_to_nothing(tmp_path: Path) -> None:

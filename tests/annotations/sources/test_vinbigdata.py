@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from cxr_mmdet.annotations.sources import find_table, label_names, read_image_labels, read_source
+from cxr_mmdet.annotations.sources import read_source
+from cxr_mmdet.annotations.sources.vinbigdata import label_names, read_image_labels
 from cxr_mmdet.errors import TableError
 
 HEADER = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"
@@ -30,7 +31,7 @@ def release(tmp_path):
 
 def test_readings_without_a_box_are_readings(release):
     root = release()
-    table = read_source(find_table(root))
+    table = read_source(root)
     assert table.path == root / "annotations/annotations_train.csv"
     last = table.rows.iloc[3:]
     assert last[["image_id", "reader", "class_name", "line"]].to_numpy().tolist() == [
@@ -46,7 +47,7 @@ def test_readings_without_a_box_are_readings(release):
 
 def test_boxes_and_image_labels_that_differ_are_noted(release):
     labels = (LABELS, "a,R1,0,1,0,0,0", *READINGS[1:])
-    notes = read_source(find_table(release(labels=labels))).notes
+    notes = read_source(release(labels=labels)).notes
     assert "1 finding has a box but no image-level label, the first is Edema by R1 on image a" in notes[1]
     assert "1 finding has an image-level label but no box, the first is Rib fracture by R1 on image a" in notes[2]
 
@@ -62,7 +63,7 @@ def test_the_test_part_has_one_consensus_reader(release):
 
 
 def test_a_release_without_image_labels_is_read(release):
-    assert read_source(find_table(release(labels=None))).image_labels is None
+    assert read_source(release(labels=None)).image_labels is None
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_release_without_image_labels_is_read(release):
 def test_bad_image_labels_are_named_by_their_line(release, line, message):
     root = release(labels=(LABELS, line, *READINGS[1:]))
     with pytest.raises(TableError, match=re.escape(f"image_labels_train.csv, {message}")):
-        read_source(find_table(root))
+        read_source(root)
 
 
 def test_a_file_without_images_is_no_label_file(tmp_path):
@@ -90,15 +91,13 @@ def test_a_file_without_images_is_no_label_file(tmp_path):
 def test_a_group_column_reaches_the_readings_without_boxes(release):
     boxes = (f"{HEADER},patient", *(f"{line},p{line[0]}" for line in BOXES))
     labels = (LABELS, *READINGS[:4])
-    rows = read_source(find_table(release(boxes=boxes, labels=labels)), group_column="patient").rows
+    rows = read_source(release(boxes=boxes, labels=labels), group_column="patient").rows
     assert rows.groupby("image_id")["group"].unique().map(list).to_dict() == {"a": ["pa"], "b": ["pb"]}
     with pytest.raises(TableError, match=r"image_labels_train.csv, line 6: .* patient is unknown"):
-        read_source(find_table(release(boxes=boxes)), group_column="patient")
+        read_source(release(boxes=boxes), group_column="patient")
 
 
-def test_train_csv_comes_first_and_a_folder_without_a_table_is_refused(release, tmp_path):
-    with pytest.raises(TableError, match=r"train\.csv: no such file, and no annotations/annotations_train\.csv"):
-        find_table(tmp_path)
+def test_train_csv_comes_first(release):
     root = release()
-    (root / "train.csv").touch()
-    assert find_table(root) == root / "train.csv"
+    (root / "train.csv").write_text(f"{HEADER}\na,Edema,R1,1,2,3,4")
+    assert read_source(root).path == root / "train.csv"

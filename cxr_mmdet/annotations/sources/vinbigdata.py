@@ -1,15 +1,23 @@
-"""Readers' tables of every supported format as one table of rows."""
+"""VinBigData's table, and the VinDr-CXR release with labels of whole pictures beside its boxes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.coco import read_coco_table
-from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, Checker, read_csv, read_table
+from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, csv_header
+from cxr_mmdet.annotations.table import (
+    ONE_READER,
+    READER_COLUMN,
+    REQUIRED_COLUMNS,
+    SUFFIXES,
+    Checker,
+    read_csv,
+    read_table,
+)
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import LABELS_22, NO_FINDING, is_no_finding
@@ -115,80 +123,58 @@ TABLE_NAME = "train.csv"
 RELEASE_NAMES = ("annotations/annotations_train.csv", "annotations_train.csv")
 """Paths of the training table in the VinDr-CXR release, relative to its root or to its annotations folder."""
 
-
-@dataclass(frozen=True)
-class ReadersTable:
-    """Readers' annotations from one source.
-
-    Attributes:
-        path: the table.
-        rows: as :func:`cxr_mmdet.annotations.table.read_table` gives them; with ``group`` where asked for.
-        unit: what ``rows.line`` counts in that file.
-        image_labels: as :func:`cxr_mmdet.annotations.sources.read_image_labels` gives them, when there are any.
-        notes: what a user should know.
-    """
-
-    path: Path
-    rows: pd.DataFrame
-    unit: str = "line"
-    image_labels: pd.DataFrame | None = None
-    notes: tuple[str, ...] = ()
+COLUMNS = frozenset({*REQUIRED_COLUMNS, READER_COLUMN})
 
 
-def find_table(src: Path) -> Path:
-    """Return the readers' table of a folder: its ``train.csv``, else that of a VinDr-CXR release.
-
-    Raises:
-        TableError: there is none.
-    """
-    for name in (TABLE_NAME, *RELEASE_NAMES):
-        if (src / name).is_file():
-            return src / name
-    raise TableError(
-        f"{src / TABLE_NAME}: no such file, and no {RELEASE_NAMES[0]} beside it; expected the readers' table. Put it "
-        "there, or name the file itself (build --table FILE)."
-    )
+def recognise(place: Path) -> Path | None:
+    """Return a table with at least ``image_id`` and half of VinBigData's columns; a folder's ``train.csv`` first."""
+    if place.is_file():
+        return place if _is_table(place) else None
+    named = (place / name for name in (TABLE_NAME, *RELEASE_NAMES))
+    return next((path for path in (*named, *annotation_files(place, SUFFIXES, depth=0)) if _is_table(path)), None)
 
 
-def read_source(path: Path, *, group_column: str | None = None) -> ReadersTable:
-    """Return the validated rows of a table, whatever its format.
+def _is_table(path: Path) -> bool:
+    # Also where another separator makes it one cell: the reader then says so.
+    names = set(re.split(r"[;,|\t]", ",".join(csv_header(path)))) if path.is_file() else set()
+    return "image_id" in names and len(names & COLUMNS) >= len(COLUMNS) // 2
 
-    A ``.json`` file is COCO; anything else is a CSV table. A table ``annotations_….csv`` is completed by the
-    ``image_labels_….csv`` beside it, where the VinDr-CXR release keeps labels of whole pictures.
+
+def read(path: Path, options: ReadOptions) -> Source:
+    """Return the rows of a table, completed by the image-level labels beside it.
+
+    A table ``annotations_….csv`` is completed by the ``image_labels_….csv`` beside it, where the VinDr-CXR release
+    keeps labels of whole pictures.
 
     Raises:
         TableError: the table, or the image-level labels, cannot be read or contradict themselves.
-        DatasetError: a ``.json`` file is not COCO.
     """
     notes: list[str] = []
-    if path.suffix == ".json":
-        rows = read_coco_table(path, group_column=group_column, notes=notes)
-        return _noted(ReadersTable(path, rows, unit="annotation", notes=tuple(notes)))
-    rows = read_table(path, group_column=group_column, notes=notes)
+    rows = read_table(path, group_column=options.group_column, notes=notes)
     labels_path = path.with_name(path.name.replace("annotations_", "image_labels_", 1))
     if labels_path == path or not labels_path.is_file():
-        return _noted(ReadersTable(path, rows, notes=tuple(notes)))
+        return Source(path, rows, notes=tuple(notes))
     image_labels = read_image_labels(labels_path)
     notes += disagreements_with_boxes(rows, image_labels)
     rows, added = add_readings_without_boxes(rows, image_labels)
     if added:
         notes.insert(0, f"{counted(added, 'reading without a box', 'readings without a box')} from {labels_path.name}.")
-    if group_column:
+    if options.group_column:
         rows["group"] = rows["group"].fillna(rows.groupby("image_id")["group"].transform("first"))
         lost = rows["group"].isna()
         if lost.any():
             raise TableError(
                 f"{labels_path}, line {rows.loc[lost, 'line'].iloc[0]}: {path.name} has no row of this image, so "
-                f"{group_column} is unknown; choose another --group-by."
+                f"{options.group_column} is unknown; choose another --group-by."
             )
-    return _noted(ReadersTable(path, rows, image_labels=image_labels, notes=tuple(notes)))
+    return Source(path, rows, image_labels=image_labels, notes=tuple(notes))
 
 
-def _noted(table: ReadersTable) -> ReadersTable:
-    readers = table.rows["reader"].unique()
-    if len(readers) > 1:
-        return table
-    note = (
-        f"all boxes of {table.path.name} are of one reader, {readers[0]}: there is no agreement and no human ceiling."
-    )
-    return ReadersTable(table.path, table.rows, table.unit, table.image_labels, (*table.notes, note))
+FORMAT = SourceFormat(
+    name="vinbigdata",
+    title="VinBigData or VinDr-CXR table",
+    recognise=recognise,
+    read=read,
+    coverage_rule="Every reading is of all classes: a reader without a box of a class did not find it.",
+    looks_for=f"{TABLE_NAME} or {RELEASE_NAMES[0]} with {', '.join(REQUIRED_COLUMNS)}",
+)

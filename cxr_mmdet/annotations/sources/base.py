@@ -1,0 +1,253 @@
+"""Sources of annotations: what each format gives, how it is told from others, and the pictures that it names."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zipfile
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+
+from cxr_mmdet.dicom.pictures import picture_size_hw
+from cxr_mmdet.dicom.source import quiet_pydicom
+from cxr_mmdet.structures.radiograph_files import UNZIP_ERRORS, image_id_of, is_radiograph_file, visible_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+HEAD_BYTES = 8192
+"""Length of the beginning of a file that tells its format."""
+
+DEPTH = 2
+"""Folders below the one that is named in which annotation files are looked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Annotations of one source: per image who read it, which classes they looked for, and what they found.
+
+    An image that nobody read has no row. One that was read and holds nothing has a row "No finding" by its reader.
+
+    Attributes:
+        path: the annotation file or tree.
+        rows: as :func:`cxr_mmdet.annotations.table.check_rows` gives them; with ``group`` where the source names
+            patients or a group column was asked for, and with ``table_height`` and ``table_width`` where it gives the
+            size of the picture that the boxes were drawn on.
+        unit: what ``rows.line`` counts in that file.
+        image_labels: labels of whole pictures, see
+            :func:`cxr_mmdet.annotations.sources.vinbigdata.read_image_labels`.
+        notes: what a user should know.
+        coverage: image id → one int8 column per class, values of :class:`cxr_mmdet.structures.coverage.Coverage`;
+            None where every image in ``rows`` was looked through for every class.
+        split: image id → ``train`` or ``val`` where the source ships a split of its own.
+        pictures: image id → file, where the pictures do not simply lie in ``train/`` or beside the table.
+        unread: images that the source names, but that nobody read; they are unknown, not normal.
+        unread_is_known: a picture without a row is no mistake in this format: nobody read it.
+        format: name of the format.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    unit: str = "line"
+    image_labels: pd.DataFrame | None = None
+    notes: tuple[str, ...] = ()
+    coverage: pd.DataFrame | None = None
+    split: Mapping[str, str] | None = None
+    pictures: Mapping[str, Path] | None = None
+    unread: tuple[str, ...] = ()
+    unread_is_known: bool = False
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a format is given beside the place of its annotations.
+
+    Attributes:
+        pictures: the radiographs of the source's tree; walked through at the first look.
+        group_column: a column (in COCO a key of the images) that names each image's group.
+        notes: what a user should know may be appended here as well as to :attr:`Source.notes`.
+    """
+
+    pictures: PictureIndex
+    group_column: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SourceFormat:
+    """One format of annotations; its file holds one as ``FORMAT``.
+
+    Attributes:
+        name: value of ``--format``.
+        title: name of the set or tool, for messages.
+        recognise: folder or file → the file or tree that this format would read; None where there is none. Judged by
+            content, a few kB of each file; never raises on foreign files.
+        read: the path that ``recognise`` gave → its annotations.
+        coverage_rule: one sentence on what a picture without a box means here, and why.
+        looks_for: what ``recognise`` looks for, for the message that no format was recognised.
+        write: writes annotations into an empty folder and returns where in it each picture belongs, image id →
+            relative path without suffix; empty where they may lie anywhere. Rows have ``table_height`` and
+            ``table_width``. None where the format cannot be written.
+    """
+
+    name: str
+    title: str
+    recognise: Callable[[Path], Path | None]
+    read: Callable[[Path, ReadOptions], Source]
+    coverage_rule: str
+    looks_for: str = ""
+    write: Callable[[Source, Path], Mapping[str, str]] | None = None
+
+
+class PictureIndex:
+    """The radiographs in and below a folder, by the names that annotations give them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """All radiographs, sorted by path."""
+        return tuple(path for path in visible_files(self.root) if is_radiograph_file(path, self.root))
+
+    @cached_property
+    def by_id(self) -> dict[str, tuple[Path, ...]]:
+        """Name without folders and suffix → the files of this name."""
+        return _grouped((image_id_of(path), path) for path in self.files)
+
+    @cached_property
+    def by_path(self) -> dict[str, Path]:
+        """Path below the root, with ``/`` → the file."""
+        return {path.relative_to(self.root).as_posix(): path for path in self.files}
+
+    @cached_property
+    def by_sop_uid(self) -> dict[str, Path]:
+        """SOP Instance UID → the DICOM file; every header is read."""
+        return {uid: path for path, (uid, _) in self._uids.items() if uid}
+
+    @cached_property
+    def by_study_uid(self) -> dict[str, tuple[Path, ...]]:
+        """Study Instance UID → its DICOM files; every header is read."""
+        return _grouped((uid, path) for path, (_, uid) in self._uids.items() if uid)
+
+    def find(self, name: str) -> Path | None:
+        """Return the picture that a path, the end of a path, or a name with or without suffix means; None if unclear.
+
+        Windows' separators and a leading ``./`` are fine.
+        """
+        wanted = name.replace("\\", "/").removeprefix("./").strip("/")
+        if wanted in self.by_path:
+            return self.by_path[wanted]
+        named = self.by_id.get(image_id_of(wanted), ())
+        if len(named) > 1:
+            # Of several files of one name, the one whose path ends as the name does.
+            end = "/" + wanted
+            named = tuple(path for path in named if ("/" + path.relative_to(self.root).as_posix()).endswith(end))
+        return named[0] if len(named) == 1 else None
+
+    def size_hw(self, path: Path) -> tuple[int, int]:
+        """Return height and width of a picture as annotation tools show it, turned upright; pixels are not decoded.
+
+        Raises:
+            DicomError: the file is no picture that can be read.
+        """
+        return picture_size_hw(path)
+
+    @cached_property
+    def _uids(self) -> dict[Path, tuple[str, str]]:
+        found = {}
+        tags = ["SOPInstanceUID", "StudyInstanceUID"]
+        for path in self.files:
+            try:
+                with quiet_pydicom():
+                    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=False)
+            except Exception:  # a PNG, or a file that the preparation will complain about
+                continue
+            found[path] = (str(header.get("SOPInstanceUID", "")), str(header.get("StudyInstanceUID", "")))
+        return found
+
+
+def _grouped(pairs: Iterable[tuple[str, Path]]) -> dict[str, tuple[Path, ...]]:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for key, path in pairs:
+        groups[key].append(path)
+    return {key: tuple(paths) for key, paths in groups.items()}
+
+
+def annotation_files(place: Path, suffixes: Sequence[str], depth: int = DEPTH) -> list[Path]:
+    """Return ``place`` itself, or the files in and a little below it, that end so; the nearest first, then by name.
+
+    Args:
+        place: a file, or a folder.
+        suffixes: lower-case endings such as ``.csv``, ``.csv.gz``.
+        depth: folders below ``place`` to look into.
+    """
+    if place.is_file():
+        return [place] if place.name.lower().endswith(tuple(suffixes)) else []
+    found: list[Path] = []
+    level = [place]
+    for _ in range(depth + 1):
+        entries = sorted(
+            (entry for folder in level for entry in _entries(folder) if not entry.name.startswith((".", "__MACOSX"))),
+            key=lambda entry: entry.as_posix(),
+        )
+        found += [entry for entry in entries if entry.name.lower().endswith(tuple(suffixes)) and entry.is_file()]
+        # Only names without a dot, or a directory's status would be asked for every picture.
+        level = [entry for entry in entries if image_id_of(entry) == entry.name and entry.is_dir()]
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def read_head(path: Path, size: int = HEAD_BYTES) -> str:
+    """Return the beginning of a text file, unpacked from .gz or a .zip of one file; empty where it is no text."""
+    try:
+        with open_text(path) as file:
+            return file.read(size)
+    except (*UNZIP_ERRORS, UnicodeError):
+        return ""
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Open a text file (UTF-8, with or without byte order mark) to read, unpacked from .gz or a .zip of one file.
+
+    Raises:
+        OSError: it cannot be opened; damaged archives raise any of ``UNZIP_ERRORS``.
+    """
+    with ExitStack() as stack:
+        raw: Any
+        if path.suffix.lower() == ".gz":
+            raw = stack.enter_context(gzip.open(path))
+        elif path.suffix.lower() == ".zip":
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX") and not name.endswith("/")]
+            if len(names) != 1:
+                raise OSError(f"{path} holds {len(names)} files, expected one")
+            raw = stack.enter_context(archive.open(names[0]))
+        else:
+            raw = stack.enter_context(path.open("rb"))
+        yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+
+
+def csv_header(path: Path) -> tuple[str, ...]:
+    """Return the cells of the first line of a CSV file, without blanks around them; empty where it is none."""
+    line = next(iter(read_head(path).splitlines()), "")
+    if "\0" in line:
+        return ()
+    return tuple(cell.strip() for cell in next(csv.reader([line]), []))

@@ -1,0 +1,98 @@
+"""Which format a folder or file is of, and what is said where none is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zipfile
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from conftest import write_radiograph
+
+from cxr_mmdet.annotations.sources import find_source, formats, read_source
+from cxr_mmdet.annotations.sources.base import PictureIndex, annotation_files, csv_header
+from cxr_mmdet.errors import TableError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VINBIGDATA = "image_id,class_name,x_min,y_min,x_max,y_max\na,ILD,1,2,3,4\n"
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 2, 2]}],
+    "categories": [{"id": 1, "name": "Nodule"}],
+}
+
+
+def test_every_format_says_what_it_is() -> None:
+    for name, each in formats().items():
+        assert each.name == name
+        assert each.title
+        assert each.coverage_rule.endswith(".")
+
+
+def test_content_decides_and_a_name_overrides(tmp_path: Path) -> None:
+    (tmp_path / "boxes.txt.json").write_text(json.dumps(COCO))
+    assert find_source(tmp_path)[0].name == "coco"
+    (tmp_path / "train.csv").write_text(VINBIGDATA)
+    chosen, path, notes = find_source(tmp_path)
+    assert (chosen.name, path) == ("vinbigdata", tmp_path / "train.csv")
+    assert notes == (
+        f"{tmp_path.name} is read as VinBigData or VinDr-CXR table (train.csv); --format would choose coco "
+        "(boxes.txt.json) instead.",
+    )
+    assert read_source(tmp_path, format_name="coco").rows["class_name"].tolist() == ["Nodule"]
+    with pytest.raises(UsageError, match="--format bmp: no such format; expected one of vinbigdata, "):
+        find_source(tmp_path, "bmp")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("b.csv", "id,boxes\n", "nearest is b.csv: no format reads a CSV with header 'id, boxes'"),
+        ("b.csv", "id;boxes\n", "b.csv: columns are separated by ';'; save the table with commas."),
+        ("b.json", '[{"x": 1}]', "b.json: no format reads a file that begins with '[{\"x\": 1}]'"),
+        ("b.csv", "\0\1", "b.csv: is no text"),
+        ("b.csv", "", "b.csv: is empty"),
+        ("notes.md", "", "holds no annotations of a known format. Looked for: vinbigdata: train.csv or"),
+    ],
+)
+def test_a_folder_of_no_format_names_what_is_nearest(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TableError, match=re.escape(message)):
+        read_source(tmp_path)
+    with pytest.raises(TableError, match="holds nothing that --format coco reads"):
+        find_source(tmp_path, "coco")
+
+
+def test_packed_headers_and_depth(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    (folder / "c").mkdir(parents=True)
+    (folder / "x.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfid, boxes \n1,2"))
+    with zipfile.ZipFile(tmp_path / "y.csv.zip", "w") as archive:
+        archive.writestr("y.csv", "p,q")
+    (folder / "c" / "deep.csv").touch()
+    (folder / "broken.csv.zip").write_bytes(b"PK")
+    found = annotation_files(tmp_path, [".csv", ".csv.gz", ".csv.zip"])
+    assert found == [tmp_path / "y.csv.zip", folder / "broken.csv.zip", folder / "x.csv.gz"]
+    assert [csv_header(path) for path in found] == [("p", "q"), (), ("id", "boxes")]
+
+
+def test_pictures_are_found_by_path_name_and_uid(tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a.png", "b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((3, 5), np.uint8))
+    header = pydicom.dcmread(write_radiograph(tmp_path / "s" / "1.dcm", StudyInstanceUID="1.2.3"))
+    index = PictureIndex(tmp_path)
+    assert index.find("y\\a.png") == tmp_path / "y/a.png"
+    assert index.find("./b.jpg") == index.find("other/b") == tmp_path / "b.png"
+    assert index.find("a") is index.find("z") is None
+    assert index.size_hw(tmp_path / "b.png") == (3, 5)
+    assert index.by_sop_uid == {str(header.SOPInstanceUID): tmp_path / "s/1.dcm"}
+    assert index.by_study_uid == {"1.2.3": (tmp_path / "s/1.dcm",)}
+    assert index.size_hw(tmp_path / "s/1.dcm") == (header.Rows, header.Columns)
