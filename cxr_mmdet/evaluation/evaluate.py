@@ -136,7 +136,9 @@ class EvaluationResult:
             "seed": self.seed,
             "values": {name: _ends(self.values[name]) for name in HEADLINE},
         }
+        images = self.matched.truth.exhaustive.sum(axis=0).tolist()
         for label, entry in enumerate(metrics["per_class"]):
+            entry["images"] = images[label]
             own = {name: self.values[of_class(name, label)] for name in PER_CLASS}
             entry |= {name: interval.value for name, interval in own.items()}
             entry["intervals"] = {name: _ends(interval) for name, interval in own.items()}

@@ -45,6 +45,7 @@ class FrocCurve:
 def pool(matches: Sequence[ClassMatches]) -> ClassMatches:
     """Return all classes as one: every box is to be found, by a detection of its own class."""
     order = np.argsort(-_joined(matches, "scores", np.float64), kind="stable")
+    searched = [entry.searched for entry in matches if entry.searched is not None]
     return ClassMatches(
         name=ALL_FINDINGS,
         scores=_joined(matches, "scores", np.float64)[order],
@@ -56,6 +57,7 @@ def pool(matches: Sequence[ClassMatches]) -> ClassMatches:
         positives=np.sum([entry.positives for entry in matches], axis=0, dtype=np.int64)
         if matches
         else np.zeros(0, np.int64),
+        searched=np.mean(searched, axis=0) if searched else None,
     )
 
 
@@ -92,7 +94,7 @@ def froc_curve(matches: ClassMatches) -> FrocCurve:
     return FrocCurve(
         name=matches.name,
         scores=points.scores,
-        false_positives=points.false_positives[:, 0] / points.images[0],
+        false_positives=points.false_positives[:, 0] / max(points.images[0], np.finfo(float).tiny),
         sensitivity=points.hits[:, 0] / points.positives[0],
     )
 

@@ -133,8 +133,8 @@ class ImageScores:
     Attributes:
         p_abnormal: (images,), 0…1.
         abnormal: (images,) bool: the ground truth holds a box.
-        unknown: (images,) bool: it holds crowd regions only and counts as neither abnormal nor normal; None: no such
-            image.
+        unknown: (images,) bool: it holds no box, but crowd regions or classes that were not looked for throughout, and
+            counts as neither abnormal nor normal; None: no such image.
     """
 
     p_abnormal: NDArray[np.float64]
@@ -153,8 +153,8 @@ def score_images(
     """Return the images' scores.
 
     Args:
-        truth: the ground truth; an image with a box of any of its classes is abnormal, one with crowd regions
-            only is neither abnormal nor normal.
+        truth: the ground truth; an image with a box of any of its classes is abnormal, one without a box is normal
+            where all classes were looked for and it has no crowd region, else neither.
         detections: the detections.
         p_abnormal: (images,) from a classifier; without it the highest score of any detection, 0 without detections.
     """
@@ -165,7 +165,8 @@ def score_images(
     abnormal, region = np.zeros(images, bool), np.zeros(images, bool)
     abnormal[truth.image_index[~truth.crowd]] = True
     region[truth.image_index[truth.crowd]] = True
-    return ImageScores(p_abnormal=p_abnormal, abnormal=abnormal, unknown=region & ~abnormal)
+    partly = ~truth.exhaustive.all(axis=1)
+    return ImageScores(p_abnormal=p_abnormal, abnormal=abnormal, unknown=(region | partly) & ~abnormal)
 
 
 def no_finding_matches(images: ImageScores) -> ClassMatches:

@@ -21,6 +21,7 @@ from cxr_mmdet.structures.coco import (
     read_coco,
     read_detections,
 )
+from cxr_mmdet.structures.coverage import Coverage, coverage_of, is_partly_labelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,8 @@ def read_inputs(
         assert not isinstance(ground_truth, (str, os.PathLike)), "no path"
         truth = ground_truth
         check_coco(truth, "ground truth", strict=False)
-    notes = _named(truth_path or "ground truth", hints_on_boxes(truth, findings_of(truth), "boxes"))
+    hints = [*_coverage_note(truth), *hints_on_boxes(truth, findings_of(truth), "boxes")]
+    notes = _named(truth_path or "ground truth", hints)
     if isinstance(p_abnormal, (str, os.PathLike)):
         p_abnormal = read_p_abnormal(Path(p_abnormal), truth)
     if not isinstance(detections, (str, os.PathLike)):
@@ -117,6 +119,23 @@ def read_inputs(
             p_abnormal = np.array([1 - submission.p_no_finding.get(image["id"], 0.0) for image in truth["images"]])
     notes += _named(path, notes_on_detections(truth, entries))
     return EvaluationInputs(truth, entries, p_abnormal, truth_path, path, notes)
+
+
+def _coverage_note(ground_truth: CocoDict) -> list[str]:
+    """Return a sentence on classes that were not looked for on every image, if there are any."""
+    if not is_partly_labelled(ground_truth):
+        return []
+    images = (coverage_of(ground_truth) == Coverage.EXHAUSTIVE).sum(axis=0).tolist()
+    total = len(ground_truth["images"])
+    partly = [
+        f"{category['name']} on {count:,}"
+        for category, count in zip(ground_truth["categories"], images, strict=True)
+        if count < total
+    ]
+    return [
+        f"of {counted(total, 'image')}, some were not looked through for every class ({', '.join(partly)}); a "
+        "detection does not count where nobody looked for its class."
+    ]
 
 
 def _named(source: Path | str, notes: Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cxr_mmdet.structures.boxes import area, as_boxes, intersection, iou, xywh_to_xyxy
 from cxr_mmdet.structures.coco import require_known_ids
+from cxr_mmdet.structures.coverage import Coverage, coverage_of, is_partly_labelled
 from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
 PAIRS_AT_ONCE = 1_000_000
 """Pairs of boxes per block, about 150 MB."""
 
+EVERYWHERE_XYWH = (-1e9, -1e9, 2e9, 2e9)
+"""Crowd region around any image, for classes of which not all findings have a box."""
+
 
 @dataclass(frozen=True)
 class TruthTable:
     """Ground truth as columns; rows follow the order of the file's annotations.
+
+    The last rows are crowd regions that stand for what the file says of an image's classes: LVIS ignores unmatched
+    detections of a class that is not marked exhaustively, as COCO does within a crowd region.
 
     Attributes:
         image_ids: (I,), in file order; ``image_index`` refers to it.
@@ -41,6 +48,8 @@ class TruthTable:
         boxes_xywh: (N, 4), absolute pixels.
         areas: (N,) square pixels as stated in the file, by which COCO calls boxes small, medium or large.
         crowd: (N,) bool: COCO's ``iscrowd``, a region in which detections count neither for nor against.
+        coverage: (I, C) values of :class:`~cxr_mmdet.structures.coverage.Coverage`; None where every class of every
+            image was looked for.
     """
 
     image_ids: Indices
@@ -51,6 +60,7 @@ class TruthTable:
     boxes_xywh: NDArray[np.float64]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
+    coverage: NDArray[np.int8] | None = None
 
     @classmethod
     def of(cls, ground_truth: CocoDict) -> TruthTable:
@@ -58,16 +68,30 @@ class TruthTable:
         annotations = ground_truth["annotations"]
         image_ids = _column(ground_truth["images"], "id", np.int64)
         category_ids = _column(ground_truth["categories"], "id", np.int64)
+        areas = np.array([entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in annotations], float)
+        coverage = coverage_of(ground_truth) if is_partly_labelled(ground_truth) else None
+        partly = np.zeros((0, 0), bool) if coverage is None else coverage == Coverage.NOT_EXHAUSTIVE
+        image, label = np.nonzero(partly)
+        everywhere = np.tile(EVERYWHERE_XYWH, (len(image), 1))
+        crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool)
         return cls(
             image_ids=image_ids,
             category_ids=category_ids,
             names=tuple(category["name"] for category in ground_truth["categories"]),
-            image_index=_places(image_ids, _column(annotations, "image_id", np.int64)),
-            category_index=_places(category_ids, _column(annotations, "category_id", np.int64)),
-            boxes_xywh=_boxes_xywh(annotations),
-            areas=np.array([entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in annotations], float),
-            crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool),
+            image_index=_with(_places(image_ids, _column(annotations, "image_id", np.int64)), image),
+            category_index=_with(_places(category_ids, _column(annotations, "category_id", np.int64)), label),
+            boxes_xywh=_with(_boxes_xywh(annotations), everywhere),
+            areas=_with(areas, np.prod(everywhere[:, 2:], axis=1)),
+            crowd=_with(crowd, np.ones(len(image), bool)),
+            coverage=coverage,
         )
+
+    @property
+    def exhaustive(self) -> NDArray[np.bool_]:
+        """(I, C) whether the class was looked for on the image and every finding of it has a box."""
+        if self.coverage is None:
+            return np.ones((len(self.image_ids), len(self.names)), bool)
+        return self.coverage == Coverage.EXHAUSTIVE
 
     @cached_property
     def boxes_xyxy(self) -> NDArray[np.float64]:
@@ -77,7 +101,10 @@ class TruthTable:
 
 @dataclass(frozen=True)
 class DetectionTable:
-    """Detections as columns; rows follow the order of the list, by which equal scores rank.
+    """Detections that count, as columns; rows follow the order of the list, by which equal scores rank.
+
+    Detections of a class that nobody looked for on their image count neither for nor against (the federated evaluation
+    of LVIS: Gupta, Dollár and Girshick, CVPR 2019, section 3.3) and are left out.
 
     Attributes:
         image_index: (N,), index of the ground truth's images.
@@ -101,12 +128,19 @@ class DetectionTable:
         require_known_ids(ground_truth, detections)
         image_ids = _column(ground_truth["images"], "id", np.int64)
         category_ids = _column(ground_truth["categories"], "id", np.int64)
-        return cls(
+        table = cls(
             image_index=_places(image_ids, _column(detections, "image_id", np.int64)),
             category_index=_places(category_ids, _column(detections, "category_id", np.int64)),
             boxes_xywh=_boxes_xywh(detections),
             scores=_column(detections, "score", np.float64),
         )
+        if not is_partly_labelled(ground_truth):
+            return table
+        known = coverage_of(ground_truth)[table.image_index, table.category_index]
+        # A box without extent lies in no region and hits nothing.
+        extent = (table.boxes_xywh[:, 2:] > 0).all(axis=1)
+        counted = np.where(extent, known > Coverage.UNKNOWN, known == Coverage.EXHAUSTIVE)
+        return cls(*(column[counted] for column in vars(table).values()))
 
     @cached_property
     def boxes_xyxy(self) -> NDArray[np.float64]:
@@ -185,6 +219,10 @@ def _blocks(rows: Indices, counts: Indices) -> Iterator[Indices]:
     return iter(np.split(rows, first_of_runs(block)[1:])) if len(rows) else iter(())
 
 
+def _with(column: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([column, more.astype(column.dtype)]) if len(more) else column
+
+
 def _column(entries: Sequence[Mapping[str, Any]], key: str, dtype: type[np.generic]) -> NDArray[Any]:
     return np.fromiter((entry[key] for entry in entries), dtype=dtype, count=len(entries))
 
@@ -212,10 +250,12 @@ class ClassMatches:
         duplicates: (N,) bool: matches a ground truth box that a higher score, or an earlier entry of the same score,
             has hit. VOC counts it as a false positive, a FROC curve leaves it out.
         image_index: (N,), index of the ground truth's images.
-        detection_index: (N,), index of the list of detections.
+        detection_index: (N,), row of the table of detections.
         annotation_index: (N,), ground truth box that is hit, for the first or another time, as an index of the ground
             truth's annotations; -1 for other detections.
         positives: (images,), number of ground truth boxes per image, without crowd regions.
+        searched: (images,) share of the classes that were looked for and marked exhaustively on each image, 0 or 1 for
+            one class: false positives per image are counted on these; None: 1 on every image.
     """
 
     name: str
@@ -226,6 +266,7 @@ class ClassMatches:
     detection_index: Indices
     annotation_index: Indices
     positives: Indices
+    searched: NDArray[np.float64] | None = None
 
     @property
     def boxes(self) -> int:
@@ -329,4 +370,5 @@ def _class_matches(
         detection_index=ranked,
         annotation_index=annotations,
         positives=np.bincount(truth.image_index[own], minlength=len(truth.image_ids)),
+        searched=None if truth.coverage is None else truth.exhaustive[:, label].astype(np.float64),
     )

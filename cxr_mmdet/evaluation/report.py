@@ -66,6 +66,7 @@ class _ClassRow:
     label: int
     name: str
     values: Mapping[str, Interval]
+    images: int
     boxes: int
     detections: int
     ece: float | None
@@ -168,11 +169,13 @@ def _headline_row(result: EvaluationResult, name: str) -> _HeadlineRow:
 def _class_rows(result: EvaluationResult) -> list[_ClassRow]:
     names = ("voc_ap_40", "ap_50", "ap", sensitivity_name(1))
     ceilings = result.ceiling.per_class if result.ceiling else {}
+    images = result.matched.truth.exhaustive.sum(axis=0).tolist()
     return [
         _ClassRow(
             label=label,
             name=scores.name,
             values={name: result.values[of_class(name, label)] for name in names},
+            images=images[label],
             boxes=scores.ground_truth_boxes,
             detections=scores.detections,
             ece=result.class_calibration[label].ece,

@@ -185,7 +185,7 @@ class OperatingPoints:
         hits: (P, R) weighted hits with at least that score.
         false_positives: (P, R) weighted other detections with at least that score.
         positives: (R,) weighted ground truth boxes.
-        images: (R,) weighted images.
+        images: (R,) weighted images on which false positives are counted.
     """
 
     scores: NDArray[np.float64]
@@ -222,8 +222,14 @@ def operating_points(
         hits=cumulated_hits,
         false_positives=np.cumsum(all_sums, axis=0, dtype=np.float64) - cumulated_hits,
         positives=(matches.positives @ per_image).astype(np.float64),
-        images=per_image.sum(axis=0, dtype=np.float64),
+        images=_weighted_images(matches, per_image),
     )
+
+
+def _weighted_images(matches: ClassMatches, per_image: NDArray[Any]) -> Counts:
+    if matches.searched is None:
+        return per_image.sum(axis=0, dtype=np.float64)
+    return (matches.searched @ per_image).astype(np.float64)
 
 
 def as_weights(weights: Weights | None, images: int) -> Weights:
