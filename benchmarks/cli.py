@@ -265,6 +265,7 @@ def readers(
     ],
     labels: Annotated[str, typer.Option(metavar="14|5|FILE", help="Classes to score.")] = "14",
     resamples: Annotated[int, typer.Option(min=0, help="Draws of images for the intervals; 0: none.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the draws.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the order of third readings here.")
     ] = None,
@@ -289,7 +290,7 @@ def readers(
     rows = read_source(table).rows
     names = resolve_labels(labels, LABELS_14)
     cost = measure_fit(rows, names)
-    studies = benchmark_readers(rows, names, resamples=resamples)
+    studies = benchmark_readers(rows, names, resamples=resamples, seed=seed)
     readings = simulate_reading(rows, names)
     if plot:
         plot_readings(plot, readings)

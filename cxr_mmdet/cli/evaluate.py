@@ -144,9 +144,10 @@ def run(
     _require_boxes(result.inputs)
     ranked = _rank_among_readers(result, ground_truth, resamples, seed) if against else None
     if out:
-        result.write(out, images=images, title=title)
-        if ranked:
-            write_json(out / AGAINST_READERS_FILE, ranked.to_json(), indent=2)
+        of_readers = ranked.to_json() if ranked else None
+        result.write(out, images=images, title=title, against_readers=of_readers)
+        if of_readers:
+            write_json(out / AGAINST_READERS_FILE, of_readers, indent=2)
     for part in result_tables(result):
         stdout.print(part)
     if ranked:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.bootstrap import Interval
+from cxr_mmdet.structures.enums import SplitMethod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +87,24 @@ def find_ceiling(ground_truth_path: Path, ground_truth: CocoDict, manifest: Path
             f"{path}: the human ceiling of label set {label_set}, {split}, cannot be read ({error!r}); "
             "prepare the data again."
         ) from None
+
+
+def find_training_readers(ground_truth_path: Path | None) -> tuple[str, ...]:
+    """Return the readers of the training images where a prepared folder was split by readers, else none.
+
+    Args:
+        ground_truth_path: COCO file of the prepared folder; None or a file elsewhere gives none.
+
+    Raises:
+        DatasetError: the folder's manifest cannot be read.
+    """
+    path = ground_truth_path and ground_truth_path.resolve().parent.parent / MANIFEST_NAME
+    if path is None or not path.is_file():
+        return ()
+    parameters = _read_manifest(path).get("parameters")
+    if not isinstance(parameters, dict) or parameters.get("split") != SplitMethod.READERS.value:
+        return ()
+    return tuple(map(str, parameters.get("train_readers") or ()))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -107,7 +107,12 @@ class EvaluationResult:
         return summarise(self)
 
     def write(
-        self, folder: str | os.PathLike[str], *, images: Path | None = None, title: str = "Detector report"
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        images: Path | None = None,
+        title: str = "Detector report",
+        against_readers: Mapping[str, Any] | None = None,
     ) -> None:
         """Write ``metrics.json`` and ``report.html`` into a folder, replacing earlier ones.
 
@@ -116,13 +121,16 @@ class EvaluationResult:
             images: folder of the pictures that the report shows; by default ``images/`` of the prepared folder that
                 holds the ground truth, if there is one.
             title: heading of the page.
+            against_readers: scores against single readers for the page, the content of ``against_readers.json``.
 
         Raises:
             DatasetError: a picture is missing or cannot be decoded; then nothing is written.
         """
         from cxr_mmdet.evaluation.report import write_report
 
-        write_report(Path(folder) / REPORT_FILE, self, image_dir=images or self.inputs.find_images(), title=title)
+        image_dir = images or self.inputs.find_images()
+        page = Path(folder) / REPORT_FILE
+        write_report(page, self, image_dir=image_dir, title=title, against_readers=against_readers)
         write_json(Path(folder) / METRICS_FILE, self.to_metrics(), indent=2)
 
     def to_metrics(self) -> dict[str, Any]:

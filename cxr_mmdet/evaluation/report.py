@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.evaluation import figures
+from cxr_mmdet.evaluation.ceiling import find_training_readers
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
 from cxr_mmdet.evaluation.panels import (
     Extreme,
@@ -79,6 +80,7 @@ def write_report(
     *,
     image_dir: Path | None = None,
     title: str = "Detector report",
+    against_readers: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of one detector.
 
@@ -87,6 +89,7 @@ def write_report(
         result: numbers, ground truth and detections.
         image_dir: folder of the prepared pictures; without it the page shows none.
         title: heading of the page.
+        against_readers: content of ``against_readers.json``; without it the page has no such section.
 
     Raises:
         DatasetError: a picture is missing or cannot be decoded.
@@ -112,6 +115,8 @@ def write_report(
         reliability=figures.reliability(result.calibration),
         misses=_misses(result, image_dir),
         false_alarms=_false_alarms(result, image_dir),
+        against_readers=against_readers,
+        training_readers=find_training_readers(result.inputs.ground_truth_path),
     )
 
 

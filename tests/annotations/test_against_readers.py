@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cxr_mmdet.annotations.against_readers import rank_among_readers
 from cxr_mmdet.cli.evaluate import app
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.evaluation.evaluate import evaluate
 from cxr_mmdet.evaluation.matching import DetectionTable
 from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
@@ -105,8 +106,23 @@ def test_the_command_scores_a_prepared_folder(tmp_path):
     written = json.loads((tmp_path / "report/against_readers.json").read_text())
     assert [each["reader"] for each in written["readers"]] == ["R1", "R2", "R3"]
     assert written["rank"]["of"] == 4
+    page = (tmp_path / "report/report.html").read_text()
+    assert "One more reader" in page
+    assert f"ranks {written['rank']['value']:g} of 4" in page
+    assert "Split by readers" not in page
 
     (tmp_path / "out/annotations/readers.csv").unlink()
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "there is no" in result.stderr
+
+
+def test_the_page_says_that_validation_images_were_read_by_others(tmp_path):
+    write_reader_source(tmp_path / "src")
+    build_dataset(tmp_path / "src", tmp_path / "out", BuildOptions())
+    manifest = tmp_path / "out/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["parameters"] |= {"split": "readers", "train_readers": ["R8", "R9"]}
+    manifest.write_text(json.dumps(content))
+    evaluate(tmp_path / "out/annotations/val_14.json", [], resamples=0).write(tmp_path / "report")
+    assert "Split by readers: R8, R9 read the training images" in (tmp_path / "report/report.html").read_text()
