@@ -1,10 +1,19 @@
 """Builders that tests of several rooms share.
 
 cxr_mmdet is imported here before any test module imports mmcv or mmdet, which need the operators it supplies.
+
+Before a test trains or exports a detector of its own, look whether a shared one will do. These are made once per run
+of the suite, for all workers of pytest-xdist together (``shared_builds.py``), and are read-only:
+
+- ``detectors.checkpoint_of(kind)``, ``detectors.bundle_of(kind, "torch" | "onnx" | "openvino")``: small RetinaNets, GFL
+  and Faster R-CNNs, with and without a gate, with random weights (kinds: ``detectors.MODELS_BY_KIND``);
+- ``modern.checkpoint_of(name)``: the modern detectors, tiny;
+- ``shared_builds.shared(name, make)``: whatever else is slow to make and used in several files.
 """
 
 from __future__ import annotations
 
+import functools
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,9 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import mmengine.config.utils
 import numpy as np
 import pydicom
 import pytest
+import shared_builds
 
 from cxr_mmdet.dicom import radiograph
 from cxr_mmdet.structures.coco import write_coco
@@ -58,6 +69,28 @@ def _coco(split: str, sizes_hw: list[tuple[int, int]], labels: tuple[str, ...], 
         )
     categories = [{"id": index, "name": name} for index, name in enumerate(labels, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+    """Let all workers share what is slow to make, see ``shared_builds.py``."""
+    base = tmp_path_factory.getbasetemp()
+    shared_builds.set_folder((base.parent if hasattr(request.config, "workerinput") else base) / "shared")
+
+
+@pytest.fixture(autouse=True)
+def _shared_files_stay_as_they_are() -> Iterator[None]:
+    yield
+    changed = shared_builds.changed()
+    assert not changed, f"this test, or one that ran beside it, changed what all tests share: {changed}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mmdets_model_index_is_read_once() -> Iterator[None]:
+    """Keep what mmengine parses each time that a config is read: the hundred YAML files of mmdet's model index."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, "load", functools.cache(mmengine.config.utils.load))
+        yield
 
 
 @pytest.fixture

@@ -1,25 +1,26 @@
-"""Small detectors with random weights, as checkpoints of training: made once, whatever test asks."""
+"""Small detectors with random weights, as checkpoints of training and as bundles, shared by all tests that ask."""
 
 from __future__ import annotations
 
 import functools
 import os
-import tempfile
 from collections import OrderedDict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.logging import HistoryBuffer
+from shared_builds import shared
 
 from benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.labels import LABELS_5
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-tests-")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FIVE_CLASSES = f"classes={','.join(LABELS_5)}"
 _FASTER = [
@@ -158,20 +159,17 @@ def write_checkpoint(kind: str, path: Path, **changes) -> Path:
     return path
 
 
-@functools.cache
 def checkpoint_of(kind: str) -> Path:
     """Return a checkpoint of a small detector; it must stay as it is."""
-    return write_checkpoint(kind, Path(_FOLDER.name) / f"{kind}.pth")
+    return shared(f"{kind}.pth", lambda path: write_checkpoint(kind, path))
 
 
-@functools.cache
 def bundle_of(kind: str, form: str) -> Path:
     """Return an exported bundle of a small detector; it must stay as it is."""
     from cxr_mmdet.inference.export.export import ExportOptions, export_model
 
-    out = Path(_FOLDER.name) / f"{kind}-{form}"
-    export_model(str(checkpoint_of(kind)), out, ExportOptions(format=ExportFormat(form)))
-    return out
+    options = ExportOptions(format=ExportFormat(form))
+    return shared(f"{kind}-{form}", lambda path: export_model(str(checkpoint_of(kind)), path, options))
 
 
 def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:

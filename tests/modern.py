@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import re
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from shared_builds import shared
 
 from benchmarks.predict_models import training_meta
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.structures.labels import LABELS_5
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="cxr-mmdet-modern-")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _RESNET = ["model.backbone.depth=18", "model.backbone.base_channels=16", "model.backbone.stem_channels=16"]
 _DENSE = [
@@ -111,9 +112,10 @@ def build(name: str):
     return model
 
 
-@functools.cache
 def checkpoint_of(name: str) -> Path:
     """Return a checkpoint of the detector as training writes it; it must stay as it is."""
-    path = Path(_FOLDER.name) / f"{name}.pth"
-    torch.save({"meta": training_meta(config_of(name), name), "state_dict": build(name).state_dict()}, path)
-    return path
+
+    def write(path: Path) -> None:
+        torch.save({"meta": training_meta(config_of(name), name), "state_dict": build(name).state_dict()}, path)
+
+    return shared(f"modern-{name}.pth", write)

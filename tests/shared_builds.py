@@ -1,0 +1,60 @@
+"""Files that many tests read and that are slow to make: made once per run of the suite, by the worker that asks first.
+
+``shared`` gives every worker of pytest-xdist the same path. What lies there is read-only: after each test that asked
+for it, a fixture of ``conftest.py`` fails the test if it has changed. A test that needs to change one copies it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_folder: list[Path] = []
+_stamps: dict[Path, dict[Path, tuple[int, int]]] = {}
+_asked_for: set[Path] = set()
+
+
+def set_folder(folder: Path) -> None:
+    """Set the folder of all workers; ``conftest.py`` does it before the first test."""
+    folder.mkdir(exist_ok=True)
+    _folder[:] = [folder]
+
+
+def shared(name: str, make: Callable[[Path], object]) -> Path:
+    """Return the file or folder of this name; the first caller of all workers has ``make`` write it.
+
+    Args:
+        name: names the content wholly: two callers that use one name must want the same.
+        make: takes a path that does not exist yet and ends like ``name``.
+    """
+    path = _folder[0] / name
+    if path not in _stamps:
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                half = path.with_name(f"half-{name}")
+                if half.exists():  # by a worker that was killed
+                    shutil.rmtree(half) if half.is_dir() else half.unlink()
+                make(half)
+                half.rename(path)
+        _stamps[path] = _stamps_of(path)
+    _asked_for.add(path)
+    return path
+
+
+def changed() -> list[Path]:
+    """Return the shared files that are not as they were made, of those that were asked for since the last call."""
+    pairs = [(_stamps[path], _stamps_of(path)) for path in _asked_for]
+    _asked_for.clear()
+    return sorted({file for made, now in pairs for file, _ in made.items() ^ now.items()})
+
+
+def _stamps_of(path: Path) -> dict[Path, tuple[int, int]]:
+    """Return size and time of change of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
