@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
+import sqlite3
+from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,9 +21,13 @@ from requests.utils import get_environ_proxies
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.dicom.source import RADIOGRAPHS
 from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.files import write_durably
+from cxr_mmdet.pacs.job_folder import file_stem
+from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S, JobStore, OtherContentError
 from cxr_mmdet.pacs.sender import NotDeliveredError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger("cxr_mmdet.node")
@@ -33,6 +41,11 @@ MODALITIES = ("CR", "DX")
 _DICOM_JSON = ("application/dicom+json", "application/json")
 _DUPLICATE_INSTANCE = 0x0111
 _FOR_THE_MOMENT = (408, 425, 429)
+
+MAX_AHEAD = 100
+"""Radiographs that wait for prediction, beyond which further ones are better kept by the archive than by the queue."""
+MAX_FAILURES = 5
+"""Searches in which one radiograph could not be retrieved while others could, after which it is given up."""
 
 
 class DicomwebError(NotDeliveredError, CxrError):
@@ -292,3 +305,115 @@ def _cause(error: BaseException) -> str:
     inner = error.args[0] if error.args else error
     reason = getattr(inner, "reason", inner)
     return str(reason).rpartition(": ")[2] or type(error).__name__
+
+
+@dataclass
+class Poller:
+    """Brings the new radiographs of an archive into the queue of a node.
+
+    What the queue knows is not retrieved again. A search begins some days before the last complete one, by the date
+    of the study, so that neither a kill nor a long pause loses any; a study that reaches the archive later than that
+    is not found.
+
+    Attributes:
+        archive: what is searched.
+        interval_s: seconds between two searches.
+        days: how many days before the last complete search, at first before today, the next one begins.
+    """
+
+    archive: Archive
+    interval_s: float = 30
+    days: int = 2
+    _complete: dict[str, int] = field(default_factory=dict, init=False)
+    _failures: Counter[str] = field(default_factory=Counter, init=False)
+
+    def run(self, store: JobStore, wake: Callable[[], None], stop: threading.Event) -> None:
+        """Search until the event is set.
+
+        Args:
+            store: the queue.
+            wake: called after each radiograph that went into the queue.
+            stop: ends the loop between two requests to the archive.
+        """
+        failed = 0
+        while not stop.is_set():
+            delay = self.interval_s
+            try:
+                self.search(store, wake, stop)
+                failed = 0
+            # An archive that is down, a full disk and whatever an answer makes the libraries do must not end the loop.
+            except Exception as error:
+                delay = max(delay, min(LONGEST_DELAY_S, 2.0**failed))
+                failed = min(failed + 1, 20)
+                if not stop.is_set():
+                    is_known = isinstance(error, (CxrError, OSError, sqlite3.Error))
+                    log.warning("%s; searching again in %.0f s", error, delay, exc_info=not is_known)
+            stop.wait(delay)
+
+    def search(self, store: JobStore, wake: Callable[[], None], stop: threading.Event) -> None:
+        """Search once, and queue what is new.
+
+        Raises:
+            DicomwebError: the archive does not answer, or gives no radiograph.
+            DiskError: the queue takes no more.
+        """
+        today = datetime.date.today()
+        last = self._last_search(store, today)
+        found = self.archive.search_series(dates=f"{min(last, today) - datetime.timedelta(self.days):%Y%m%d}-")
+        failed: list[str] = []
+        taken = 0
+        for study, series, count in found:
+            if count and self._complete.get(series) == count:
+                continue
+            failed_before = len(failed)
+            for uid in self.archive.search_radiographs(study, series):
+                if store.is_known(uid) or self._failures[uid] >= MAX_FAILURES:
+                    continue
+                while store.count_queued() >= MAX_AHEAD and not stop.is_set():
+                    stop.wait(0.2)
+                if stop.is_set():
+                    return
+                try:
+                    self._take(store, study, series, uid)
+                except DicomwebError as error:
+                    # One that the archive cannot give must not keep the others from being predicted.
+                    no_answer = error.status is None and not error.refused
+                    if no_answer or error.status in (401, 403) or (not taken and len(failed) >= 2):
+                        raise
+                    log.warning("%s: %s", uid, error)
+                    failed.append(uid)
+                else:
+                    taken += 1
+                    wake()
+            if len(failed) == failed_before:
+                self._complete[series] = count
+        self._complete = {series: self._complete[series] for _, series, _ in found if series in self._complete}
+        if taken:
+            self._failures.update(failed)
+            for uid in (uid for uid in failed if self._failures[uid] >= MAX_FAILURES):
+                log.error("%s: given up: %s gave others but not this one", uid, self.archive)
+        if not failed and today != last:
+            self._note_search(store, today)
+
+    def _take(self, store: JobStore, study: str, series: str, uid: str) -> None:
+        content = self.archive.retrieve(study, series, uid)
+        try:
+            if store.accept(uid, content, self.archive.url):
+                log.info("queued %s of %s", uid, self.archive)
+        except OtherContentError as error:
+            log.error("refused an object of %s: %s", self.archive, error)
+            self._failures[uid] = MAX_FAILURES
+
+    def _last_search(self, store: JobStore, today: datetime.date) -> datetime.date:
+        """Return the day of the last complete search; the first one is noted before it begins."""
+        try:
+            return datetime.date.fromisoformat(self._note(store).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            self._note_search(store, today)
+            return today
+
+    def _note_search(self, store: JobStore, day: datetime.date) -> None:
+        write_durably(self._note(store), day.isoformat().encode())
+
+    def _note(self, store: JobStore) -> Path:
+        return store.folder / f"searched-{file_stem(self.archive.url)}"

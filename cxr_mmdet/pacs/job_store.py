@@ -166,6 +166,16 @@ class JobStore:
             *(state.value, self._now(), *besides),
         )
 
+    def is_known(self, sop_instance_uid: str) -> bool:
+        """Return whether a radiograph is, or was, in the queue."""
+        return self._one("SELECT * FROM jobs WHERE sop_instance_uid = ?", sop_instance_uid) is not None
+
+    def count_queued(self) -> int:
+        """Return how many radiographs wait for prediction."""
+        with self._database:
+            (count,) = self._connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()
+        return int(count)
+
     def read_image(self, job: Job) -> bytes:
         """Return the radiograph as it was sent, as a DICOM file."""
         return self._image(job.file).read_bytes()

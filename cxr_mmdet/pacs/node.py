@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
 
     from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.pacs.dicomweb import Poller
     from cxr_mmdet.pacs.reporting import ReportOptions
     from cxr_mmdet.pacs.sender import Destination
 
@@ -81,6 +82,7 @@ class DicomNode:
         destination: where results go.
         options: how to listen.
         report_options: what is reported.
+        pollers: archives whose new radiographs are fetched, besides those that are sent.
 
     Raises:
         UsageError: another node uses the folder.
@@ -94,8 +96,11 @@ class DicomNode:
         destination: Destination,
         options: NodeOptions,
         report_options: ReportOptions,
+        pollers: Sequence[Poller] = (),
     ) -> None:
         self._options = options
+        self._pollers = pollers
+        self._stopping = threading.Event()
         self._store = JobStore(state)
         # Beside those in the network, one is read before it and one reported on after it.
         workers = predictor.model.streams + 2
@@ -140,6 +145,9 @@ class DicomNode:
         self._server = server
         threading.Thread(target=server.serve_forever, args=(POLL_S,), name="listen", daemon=True).start()
         self._worker.start()
+        for poller in self._pollers:
+            arguments = (self._store, self._worker.wake, self._stopping)
+            threading.Thread(target=poller.run, args=arguments, name="poll", daemon=True).start()
 
     def pause(self) -> None:
         """From now on only take radiographs in; what is in the queue waits for the next start."""
@@ -151,6 +159,7 @@ class DicomNode:
         Args:
             limit_s: seconds after which predictions under way are abandoned; None: wait for them.
         """
+        self._stopping.set()
         # Both at once, so that a peer that hangs takes nothing from the time of what is being predicted.
         finishing = threading.Thread(target=self._worker.stop, args=(limit_s,), name="finish")
         finishing.start()

@@ -109,10 +109,13 @@ def _header() -> Dataset:
     return header
 
 
-def radiograph_file(uid: str, *, grey: int = 7, patient: str = "P1", syntax: UID = ExplicitVRLittleEndian) -> bytes:
-    """Return the content of a DICOM file with a radiograph of 8 by 8 pixels."""
+def radiograph_file(
+    uid: str, *, grey: int = 7, patient: str = "P1", syntax: UID = ExplicitVRLittleEndian, **more: str
+) -> bytes:
+    """Return the content of a DICOM file with a radiograph of 8 by 8 pixels and these further attributes."""
     dataset = _header()
-    dataset.SOPInstanceUID, dataset.PatientID = uid, patient
+    for keyword, value in ({"SOPInstanceUID": uid, "PatientID": patient} | more).items():
+        setattr(dataset, keyword, value)
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
     dataset.WindowCenter, dataset.WindowWidth = 128, 256

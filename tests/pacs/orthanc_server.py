@@ -49,9 +49,9 @@ class Orthanc:
     def dicomweb(self) -> str:
         return f"http://127.0.0.1:{self.http_port}/dicom-web"
 
-    def put(self, *paths: Path) -> None:
-        for path in paths:
-            self.get("/instances", path.read_bytes())
+    def put(self, *contents: bytes) -> None:
+        for content in contents:
+            self.get("/instances", content)
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path))
