@@ -26,6 +26,7 @@ IMAGE_AS_A_WHOLE = Code("WHOLE-IMAGE", PRIVATE_SCHEME, "Image as a whole")
 NO_UNITS = Code("1", "UCUM", "no units")
 PLAIN_RADIOGRAPHY = Code("168537006", "SCT", "Plain radiography")
 
+_CHEST = Code("816094009", "SCT", "Chest")
 _AORTA = Code("15825003", "SCT", "Aorta")
 _HEART = Code("80891009", "SCT", "Heart")
 _LUNG = Code("39607008", "SCT", "Lung")
@@ -83,9 +84,9 @@ def finding_code(class_name: str) -> Code:
     return _known(class_name).finding or class_code(class_name)
 
 
-def finding_site(class_name: str) -> Code | None:
-    """Return the organ that the class name implies, if any."""
-    return _known(class_name).site
+def finding_site(class_name: str) -> Code:
+    """Return the organ that the class name implies, or else the chest: 3D Slicer requires a site of each finding."""
+    return _known(class_name).site or _CHEST
 
 
 def _known(class_name: str) -> FindingCode:

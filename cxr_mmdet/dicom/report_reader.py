@@ -33,9 +33,7 @@ def read_report(dataset: Dataset, name: str) -> tuple[Findings, str]:
 
 
 def _findings(report: sr.MeasurementReport) -> tuple[Findings, str]:
-    (whole,) = [
-        group for group in report.get_image_measurement_groups() if _is(group.finding_type, codes.IMAGE_AS_A_WHOLE)
-    ]
+    whole = _whole_image(report)
     (image,) = whole.source_images
     (algorithm,) = [
         str(item.value) for item in whole[0].ContentSequence if _is(item.name, dictionary.DCM.AlgorithmName)
@@ -53,6 +51,18 @@ def _findings(report: sr.MeasurementReport) -> tuple[Findings, str]:
         model_id=algorithm,
     )
     return findings, str(image.referenced_sop_instance_uid)
+
+
+def _whole_image(report: sr.MeasurementReport) -> sr.MeasurementsAndQualitativeEvaluations:
+    """Return the group of the whole image, which reports of version 0.2 and before have among those of findings."""
+    groups = report.get_image_measurement_groups()
+    for container in report[0].ContentSequence:
+        if _is(container.name, dictionary.DCM.DerivedImagingMeasurements):
+            groups += [
+                sr.MeasurementsAndQualitativeEvaluations.from_sequence([item]) for item in container.ContentSequence
+            ]
+    (whole,) = [group for group in groups if _is(group.finding_type, codes.IMAGE_AS_A_WHOLE)]
+    return whole
 
 
 def _is(concept: Any, code: Code) -> bool:

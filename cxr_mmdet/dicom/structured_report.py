@@ -51,7 +51,8 @@ def build_structured_report(findings: Findings, source: Dataset, created: dateti
         raise DicomError(
             f"the radiograph is of the kind {origin.sop_class_uid.name!r}, which no structured report can refer to."
         ) from None
-    append_finding_groups(report, findings, origin, document)
+    if len(findings):
+        append_finding_groups(report, findings, origin, document)
     origin.fill(report, created=created, description=DESCRIPTION)
     return report
 
@@ -73,6 +74,9 @@ def _content(findings: Findings, origin: Origin, document: str) -> sr.Measuremen
         imaging_measurements=[_whole_image(findings, origin, document)],
         title=dictionary.DCM.ImagingMeasurementReport,
     )
+    # Among Imaging Measurements OHIF expects coordinates in every group, which the facts of the whole image have not.
+    (*_, measurements) = report[0].ContentSequence
+    measurements.ConceptNameCodeSequence = [sr.CodedConcept.from_code(dictionary.DCM.DerivedImagingMeasurements)]
     # TID 1500 has the library before the measurements, which come last.
     report[0].ContentSequence.insert(len(report[0].ContentSequence) - 1, _library(findings, origin))
     return report

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import subprocess
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from highdicom.sr import CodedConcept
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -16,7 +19,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from cxr_mmdet.dicom.report import read_header
+from cxr_mmdet.dicom.report import read_header, structured_report, to_bytes
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
@@ -66,6 +69,25 @@ def radiograph(**attributes: Any) -> Dataset:
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+def old_report(findings: Findings, source: Dataset) -> Dataset:
+    """Return a report by the layout of versions up to 0.2: the whole image's group first, boxes and scores apart."""
+    report = dcmread(BytesIO(to_bytes(structured_report(findings, source, created=CREATED))))
+    *_, derived = report.ContentSequence
+    (whole,) = derived.ContentSequence
+    groups = []
+    if len(findings):
+        groups = list(report.ContentSequence[-2].ContentSequence)
+        del report.ContentSequence[-2]
+    for number, group in enumerate(groups, 1):
+        group.ContentSequence[0].TextValue = f"finding {number}"
+        names = [item.ConceptNameCodeSequence[0].CodeValue for item in group.ContentSequence]
+        del group.ContentSequence[names.index("SCORE")].ContentSequence
+        del group.ContentSequence[names.index("121106")]  # Comment
+    derived.ConceptNameCodeSequence = [CodedConcept.from_code(codes.DCM.ImagingMeasurements)]
+    derived.ContentSequence = [whole, *groups]
+    return report
 
 
 def run_tool(*command: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import highdicom.sr as sr
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -14,7 +15,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     SecondaryCaptureImageStorage,
 )
-from report_builders import BOXES, CREATED, NOTHING, SOME, errors_of, found, radiograph, run_tool, sources
+from report_builders import BOXES, CREATED, NOTHING, SOME, errors_of, found, old_report, radiograph, run_tool, sources
 
 from cxr_mmdet.dicom import codes
 from cxr_mmdet.dicom.report import read_header, read_structured_report, secondary_capture, structured_report, to_bytes
@@ -53,6 +54,15 @@ def test_boxes_classes_and_scores_survive_the_round_trip(findings: Findings):
     assert sop_instance_uid == source.SOPInstanceUID
 
 
+@pytest.mark.parametrize("findings", [NOTHING, SOME])
+def test_reports_of_earlier_versions_are_still_read(findings: Findings):
+    source = radiograph()
+    back, uid = read_structured_report(to_bytes(old_report(findings, source)))
+    now, _ = read_structured_report(to_bytes(report_of(findings, source)))
+    assert back.to_json() == now.to_json()
+    assert uid == source.SOPInstanceUID
+
+
 def test_what_a_model_finds_comes_back_to_the_last_bit():
     corners = np.random.default_rng(0).uniform(0, [200, 300], (50, 2, 2))
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
@@ -78,9 +88,10 @@ def test_the_round_trip_meets_the_predictors_findings():
 
 def test_a_box_is_a_closed_line_in_pixels_of_the_radiograph_without_a_half_pixel_shift():
     report = read_back(report_of(found([[10, 20, 30.5, 40]])))
-    (polyline,) = _items_of_type(report, "SCOORD")
-    assert polyline.GraphicType == "POLYLINE"
-    assert list(polyline.GraphicData) == [10, 20, 30.5, 20, 30.5, 40, 10, 40, 10, 20]
+    region, within_score = _items_of_type(report, "SCOORD")
+    for polyline in (region, within_score):
+        assert polyline.GraphicType == "POLYLINE"
+        assert list(polyline.GraphicData) == [10, 20, 30.5, 20, 30.5, 40, 10, 40, 10, 20]
 
 
 def _items_of_type(item: Dataset, value_type: str) -> list[Dataset]:
@@ -271,7 +282,7 @@ def test_dsrdump_reads_every_finding(tmp_path: Path):
     path.write_bytes(to_bytes(report_of(SOME)))
     shown = run_tool("dsrdump", "+Pc", "+Pl", str(path))
     assert shown.startswith("Comprehensive SR Document")
-    assert shown.count("SCOORD:") == 4
+    assert shown.count("SCOORD:") == 2 * 4
     assert '(287272002,SCT,"Cardiomegaly")' in shown
     assert 'TEXT:(111001,DCM,"Algorithm Name")="retina_5cls-0123456789ab"' in shown
     assert '"0.33333333333333" (1,UCUM,"no units")' in shown
@@ -293,7 +304,7 @@ def test_dcmtk_draws_the_capture(tmp_path: Path):
 def test_findings_are_those_that_highdicom_would_write(monkeypatch: pytest.MonkeyPatch, times: int):
     """All groups made by highdicom, and given to it at once, make the same bytes, only slower."""
     from cxr_mmdet.dicom import structured_report as writer
-    from cxr_mmdet.dicom.finding_groups import tracking_uid, whole_group
+    from cxr_mmdet.dicom.finding_groups import tracking_identifier, tracking_uid, whole_group
 
     names = (*LABELS_14[:13], "Verschattung größer 3 cm")
     scores = np.array([1.0, 1e-7, 2 / 3, 0.5] * times)
@@ -301,23 +312,18 @@ def test_findings_are_those_that_highdicom_would_write(monkeypatch: pytest.Monke
     source = radiograph()
     filled = to_bytes(report_of(findings, source))
     assert len(read_structured_report(filled)[0]) == len(scores)
-    whole = writer.sr.MeasurementReport
-    document = writer.fingerprint(findings)
 
-    def groups() -> Any:
-        origin = writer.Origin.of(source, findings)
+    def at_once(report: Dataset, findings: Findings, origin: Any, document: str) -> None:
+        groups = sr.ContentSequence()
         for number, finding in enumerate(findings, 1):
-            name = f"finding {number}"
-            uid = tracking_uid(name, origin, document)
-            uids = (origin.sop_class_uid, origin.sop_instance_uid)
-            row = finding.class_name, findings.model_id, name, uid, finding.box_xyxy, finding.score
-            yield whole_group(*row, *uids)
+            names = tracking_identifier(number), tracking_uid(f"finding {number}", origin, document)
+            row = finding.class_name, findings.model_id, *names, finding.box_xyxy, finding.score
+            groups.extend(whole_group(*row, origin.sop_class_uid, origin.sop_instance_uid))
+        container = sr.ContainerContentItem(dictionary.DCM.ImagingMeasurements, relationship_type="CONTAINS")
+        container.ContentSequence = groups
+        report.ContentSequence.insert(len(report.ContentSequence) - 1, container)
 
-    def at_once(**options: Any) -> Any:
-        return whole(**options | {"imaging_measurements": [*options["imaging_measurements"], *groups()]})
-
-    monkeypatch.setattr(writer.sr, "MeasurementReport", at_once)
-    monkeypatch.setattr(writer, "append_finding_groups", lambda *_: None)
+    monkeypatch.setattr(writer, "append_finding_groups", at_once)
     assert to_bytes(report_of(findings, source)) == filled
 
 
@@ -328,7 +334,7 @@ def test_a_report_can_be_read_changed_and_written_without_a_file_between():
     untouched = to_bytes(report)
     assert classes_of(read_structured_report(report)[0]) == [names[0], names[1]] * 2
     assert to_bytes(report) == untouched, "what has been looked at is written as before"
-    group = report.ContentSequence[-1].ContentSequence[1]
+    group = report.ContentSequence[-2].ContentSequence[0]
     group.ContentSequence[0].TextValue = "changed"
     assert to_bytes(report) != untouched
     assert to_bytes(report_of(findings)) == untouched, "another report of the same class is not changed with it"

@@ -1,0 +1,150 @@
+"""Reports in the viewers of other people: OHIF's own code under node, and what 3D Slicer asks of a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import highdicom.sr as sr
+import numpy as np
+import pydicom
+import pytest
+from pydicom.sr.codedict import codes as dictionary
+from report_builders import CREATED, NOTHING, SOME, found, old_report, radiograph
+
+from cxr_mmdet.dicom.report import secondary_capture, structured_report, to_bytes
+
+if TYPE_CHECKING:
+    from cxr_mmdet.structures.detections import Findings
+
+OHIF = Path(__file__).with_name("ohif")
+KEY = hashlib.sha256(b"".join((OHIF / name).read_bytes() for name in ("package.json", "package-lock.json")))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+PACKAGES = CACHE / "cxr-mmdet-tests" / f"npm-{KEY.hexdigest()[:12]}"
+
+needs_ohif = pytest.mark.skipif(
+    shutil.which("node") is None or not PACKAGES.is_dir(),
+    reason=f"needs node and OHIF's packages in {PACKAGES.name}; install them with tests/dicom/ohif/install.sh",
+)
+
+
+def many(count: int) -> Findings:
+    corners = np.random.default_rng(0).uniform(0, [200, 300], (count, 2, 2)).astype(np.float32)
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    return found(boxes, np.arange(count) % 14, np.linspace(0.9, 0.3, count))
+
+
+def stored_radiograph() -> pydicom.Dataset:
+    source = radiograph(PixelData=bytes(300 * 200), BitsAllocated=8)
+    source["PixelData"].VR = "OB"
+    return source
+
+
+def in_ohif(folder: Path, reports: list[pydicom.Dataset], images: list[pydicom.Dataset], **options: Any) -> list[dict]:
+    """Return what OHIF's code makes of each report in a study that also holds these images, in their order."""
+    paths: dict[str, list[str]] = {"reports": [], "images": []}
+    for kind, datasets in (("reports", reports), ("images", images)):
+        for number, dataset in enumerate(datasets):
+            path = folder / f"{kind}-{number}.dcm"
+            path.write_bytes(to_bytes(dataset))
+            paths[kind].append(str(path))
+    request = folder / "request.json"
+    request.write_text(json.dumps(paths | options))
+    command = ["node", str(OHIF / "viewer.mjs"), str(PACKAGES), str(request)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def rectangle(box: Any) -> list[list[float]]:
+    """Return the handles of OHIF's RectangleROI: top left, top right, bottom left, bottom right."""
+    x_min, y_min, x_max, y_max = np.asarray(box, np.float32).tolist()
+    return [[x_min, y_min], [x_max, y_min], [x_min, y_max], [x_max, y_max]]
+
+
+@needs_ohif
+@pytest.mark.parametrize("early", [False, True], ids=["3.13", "3.10"])
+def test_ohif_shows_and_hydrates_every_box(tmp_path: Path, early: bool):
+    source = stored_radiograph()
+    cases = [NOTHING, found([[10, 20, 30.5, 40]], [3], [0.75]), SOME, many(100)]
+    capture = secondary_capture(np.zeros((30, 20, 3), np.uint8), SOME, source, created=CREATED)
+    other = radiograph(SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2.4", StudyInstanceUID=source.StudyInstanceUID)
+    reports = [structured_report(findings, source, created=CREATED) for findings in cases]
+    for number, images in enumerate(([source, capture, other], [other, capture, source])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for findings, seen in zip(cases, in_ohif(folder, reports, images, early=early), strict=True):
+            assert seen["isRehydratable"] == bool(len(findings))
+            assert seen["referenced"] == [source.SOPInstanceUID]
+            assert [shown["imageId"] for shown in seen["shown"]] == [f"test:{source.SOPInstanceUID}"] * len(findings)
+            assert [(box["tool"], box["label"]) for box in seen["hydrated"]] == [
+                ("RectangleROI", f"{finding.class_name} {finding.score:.2f}") for finding in findings
+            ]
+            for box, finding in zip(seen["hydrated"], findings, strict=True):
+                assert np.allclose(box["corners"], rectangle(finding.box_xyxy), rtol=0, atol=1e-6)
+
+
+@needs_ohif
+def test_ohif_cannot_load_reports_of_the_old_layout(tmp_path: Path):
+    """The judge is able to find fault: a group without coordinates makes OHIF's loader throw."""
+    source = stored_radiograph()
+    with pytest.raises(AssertionError, match="ReferencedSOPSequence"):
+        in_ohif(tmp_path, [old_report(SOME, source)], [source])
+
+
+def slicer_reads(report: pydicom.Dataset) -> list[tuple[str, str, str, list[list[float]]]]:
+    """Return the table of boxes that 3D Slicer's QuantitativeReporting makes of a report.
+
+    The steps of DICOMTID1500PluginClass (isDICOMTID1500, containsPlanarAnnotations, checkIfSRContainsGeometry,
+    extractBboxMetadataToVtkTableNode and createBboxTable), in its words.
+    """
+    assert report.Modality == "SR"
+    assert report.SOPClassUID == pydicom.uid.ComprehensiveSRStorage
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    content = sr.ComprehensiveSR.from_dataset(report, copy=True).content
+    groups = content.get_planar_roi_measurement_groups()
+    if not groups:
+        return []
+    assert all(group.reference_type == dictionary.DCM.ImageRegion for group in groups)
+    (polylines,) = [
+        content.get_planar_roi_measurement_groups(
+            reference_type=dictionary.DCM.ImageRegion, graphic_type=sr.GraphicTypeValues.POLYLINE
+        )
+    ]
+    assert len(polylines) == len(groups)
+    purpose = sr.CodedConcept("130400", "DCM", "Geometric purpose of region")
+    bounded_by = sr.CodedConcept("75958009", "SCT", "Bounded by")
+    for group in groups:
+        assert bounded_by in [each.value for each in group.get_qualitative_evaluations(name=purpose)]
+    (series,) = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    (referenced,) = {group.roi.ContentSequence[0].referenced_sop_instance_uid for group in groups}
+    assert referenced == series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    return [
+        (
+            str(group.tracking_identifier),
+            group.finding_type.CodeMeaning,
+            group.finding_sites[0].value.CodeMeaning,  # the plugin takes the first one without asking
+            group.roi.value[:4].tolist(),
+        )
+        for group in groups
+    ]
+
+
+def test_slicer_finds_every_box():
+    source = radiograph()
+    rows = slicer_reads(structured_report(SOME, source, created=CREATED))
+    assert [(finding, site) for _, finding, site, _ in rows] == [
+        ("Cardiomegaly", "Heart"),
+        ("Nodule/Mass", "Chest"),
+        ("Nodule/Mass", "Chest"),
+        ("Fibrosis", "Lung"),
+    ]
+    for finding, (*_, corners) in zip(SOME, rows, strict=True):
+        x_min, y_min, x_max, y_max = np.float32(finding.box_xyxy).tolist()
+        assert corners == [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max]]
+    assert slicer_reads(structured_report(NOTHING, source, created=CREATED)) == []
