@@ -25,7 +25,12 @@ __all__ = ["PictureIndex", "ReadOptions", "Source", "SourceFormat", "find_source
 
 MODULES = (
     "vinbigdata",
+    "labelstudio",
+    "cvat",
+    "yolo",
+    "voc",
     "coco",
+    "box_csv",
 )
 """Files of the formats in the order in which they are tried: the more particular before the more general."""
 
@@ -97,7 +102,11 @@ def read_source(place: Path, *, group_column: str | None = None, format_name: st
 
 def _unrecognised(place: Path, known: dict[str, SourceFormat]) -> str:
     """Return the message that names the file nearest to annotations, and what was looked for."""
-    files = [*annotation_files(place, SUFFIXES), *annotation_files(place, [".json", ".xml", ".yaml", ".yml", ".txt"])]
+    files = [
+        path
+        for ends in (SUFFIXES, (".json", ".xml", ".yaml", ".yml", ".zip", ".txt"))
+        for path in annotation_files(place, ends)
+    ]
     wanted = "; ".join(f"{each.name}: {each.looks_for or each.title}" for each in known.values())
     if place.is_file():
         found = _described(place)
@@ -108,6 +117,8 @@ def _unrecognised(place: Path, known: dict[str, SourceFormat]) -> str:
 
 
 def _described(path: Path) -> str:
+    if path.suffix.lower() == ".zip" and not path.name.lower().endswith(SUFFIXES):
+        return "is an archive; unpack it and name the folder that it gives"
     start = " ".join(read_head(path, 400).split())
     if not start or "\0" in start:
         return "is empty" if path.stat().st_size == 0 else "is no text"

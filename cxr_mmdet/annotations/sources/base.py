@@ -215,11 +215,15 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def read_head(path: Path, size: int = HEAD_BYTES) -> str:
-    """Return the beginning of a text file, unpacked from .gz or a .zip of one file; empty where it is no text."""
+    """Return the beginning of a text file, unpacked from .gz or a .zip of one file; empty where it cannot be read.
+
+    Bytes that are not UTF-8 are replaced, so that a format recognises its file and says itself what is wrong with it.
+    """
     try:
         with open_text(path) as file:
+            file.reconfigure(errors="replace")
             return file.read(size)
-    except (*UNZIP_ERRORS, UnicodeError):
+    except UNZIP_ERRORS:
         return ""
 
 

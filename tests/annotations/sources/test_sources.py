@@ -59,6 +59,7 @@ def test_content_decides_and_a_name_overrides(tmp_path: Path) -> None:
         ("b.json", '[{"x": 1}]', "b.json: no format reads a file that begins with '[{\"x\": 1}]'"),
         ("b.csv", "\0\1", "b.csv: is no text"),
         ("b.csv", "", "b.csv: is empty"),
+        ("b.zip", "", "b.zip: is an archive; unpack it and name the folder that it gives"),
         ("notes.md", "", "holds no annotations of a known format. Looked for: vinbigdata: train.csv or"),
     ],
 )

@@ -1,0 +1,80 @@
+"""CSV of boxes as VoTT and users of torchvision and TensorFlow write it: a file name, a class and two corners."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, csv_header
+from cxr_mmdet.annotations.sources.tool_records import refuse_twins
+from cxr_mmdet.annotations.table import SIZE_COLUMNS, SUFFIXES, Checker, check_rows, read_csv
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import image_id_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {
+    **dict.fromkeys(("filename", "image", "file", "image_path"), "image_id"),
+    **dict.fromkeys(("class", "label"), "class_name"),
+    **dict(zip(("xmin", "ymin", "xmax", "ymax"), XYXY_COLUMNS, strict=True)),
+    "height": SIZE_COLUMNS[0],
+    "width": SIZE_COLUMNS[1],
+}
+"""Columns as these tables call them, and as validated rows do."""
+
+
+def recognise(place: Path) -> Path | None:
+    """Return the first CSV file with such columns."""
+    for path in annotation_files(place, SUFFIXES):
+        known = [NAMES.get(name.lower()) for name in csv_header(path)]
+        if {"image_id", "class_name", *XYXY_COLUMNS} <= set(known):
+            return path
+    return None
+
+
+def read(path: Path, options: ReadOptions) -> Source:
+    """Return the boxes of a table; a row without class and corners says that its picture holds nothing.
+
+    Raises:
+        TableError: a row is wrong, or two folders hold pictures of one name.
+    """
+    notes: list[str] = []
+    cells = read_csv(path, text=None).rename(columns=lambda name: NAMES.get(name.lower(), name)).fillna("")
+    lines = np.arange(2, len(cells) + 2)
+    filled = (cells.map(str.strip) != "").any(axis=1).to_numpy()
+    cells = cells[filled].reset_index(drop=True)
+    check = Checker(path, lines[filled], notes=notes)
+    names = cells["image_id"].str.strip()
+    check.refuse(names == "", "filename is empty; expected the picture's file in every row.")
+    ids = names.map(image_id_of)
+    refuse_twins(dict.fromkeys(zip(ids, names, strict=True)), path, "file")
+    empty = (cells[["class_name", *XYXY_COLUMNS]].map(str.strip) == "").all(axis=1)
+    raw = cells.assign(image_id=ids, class_name=cells["class_name"].mask(empty, NO_FINDING))
+    raw[XYXY_COLUMNS] = raw[XYXY_COLUMNS].replace("", pd.NA)
+    rows = check_rows(raw, check)
+    if set(SIZE_COLUMNS) <= set(cells):
+        sizes = cells[SIZE_COLUMNS].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+        rows = rows.assign(**sizes.where(sizes > 0))
+    found = {image_id: options.pictures.find(name) for image_id, name in zip(ids, names, strict=True)}
+    return Source(
+        path,
+        rows,
+        notes=tuple(notes),
+        pictures={image_id: picture for image_id, picture in found.items() if picture is not None},
+        unread_is_known=True,
+    )
+
+
+FORMAT = SourceFormat(
+    name="csv",
+    title="CSV of file names, classes and corners",
+    recognise=recognise,
+    read=read,
+    coverage_rule="A picture with a row was read for all classes; one without a row is unknown, for such tables mostly "
+    "list pictures with boxes alone.",
+    looks_for="a .csv with filename, class, xmin, ymin, xmax, ymax",
+)
