@@ -31,6 +31,8 @@ REQUIRED_COLUMNS = [*TEXT_COLUMNS, *XYXY_COLUMNS]
 SUFFIXES = (".csv", ".csv.gz", ".csv.zip", ".csv.bz2", ".csv.xz")
 
 READER_COLUMN = "rad_id"
+READER_SPELLINGS = (READER_COLUMN, "rad_ID")
+"""Also as VinDr-PCXR spells it."""
 
 ONE_READER = "R1"
 """Name of the reader of a table that names none."""
@@ -182,7 +184,7 @@ def read_csv(path: Path, *, text: Sequence[str] | None = ()) -> pd.DataFrame:
         TableError: there is no such file, or it is not such a table.
     """
     # "NA" or "None" may be somebody's name, so only the numbers have words for missing.
-    names = (*TEXT_COLUMNS, READER_COLUMN, *(text or ()))
+    names = (*TEXT_COLUMNS, *READER_SPELLINGS, *(text or ()))
     missing = dict.fromkeys(["class_id", *XYXY_COLUMNS], MISSING_NUMBERS) | {column: [""] for column in names}
     try:
         with warnings.catch_warnings():
@@ -212,7 +214,8 @@ def read_csv(path: Path, *, text: Sequence[str] | None = ()) -> pd.DataFrame:
         quoted = frame[column].str.startswith("'", na=False)
         if quoted.any():
             frame.loc[quoted, column] = frame.loc[quoted, column].map(plain_cell)
-    return frame.rename(columns=lambda name: str(name).strip())
+    frame = frame.rename(columns=lambda name: str(name).strip())
+    return frame.rename(columns=dict.fromkeys(READER_SPELLINGS, READER_COLUMN))
 
 
 def spreadsheet_frame(frame: pd.DataFrame) -> pd.DataFrame:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".dicom", ".dcm", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
-_OTHER_SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".webp"})
-"""Suffixes of formats that are not read here, but that COCO files of converted data sets name."""
+_OTHER_SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".mha", ".webp"})
+"""Suffixes of formats that are not read here, but that annotation files name."""
 
 HEAD_BYTES = 132
 """Length of preamble and prefix, which tell a DICOM file by its content (PS3.10 7.1)."""

@@ -25,6 +25,13 @@ __all__ = ["PictureIndex", "ReadOptions", "Source", "SourceFormat", "find_source
 
 MODULES = (
     "vinbigdata",
+    "xywh_tables",
+    "siim",
+    "object_cxr",
+    "chestx_det",
+    "padchest_gr",
+    "chexlocalize",
+    "tbx11k",
     "labelstudio",
     "cvat",
     "yolo",
@@ -39,7 +46,8 @@ SHOWN_CHARACTERS = 80
 
 def formats() -> dict[str, SourceFormat]:
     """Return every format by its name, in the order in which they are tried."""
-    found = [import_module(f"{__name__}.{module}").FORMAT for module in MODULES]
+    modules = [import_module(f"{__name__}.{name}") for name in MODULES]
+    found = [each for module in modules for each in getattr(module, "FORMATS", None) or (module.FORMAT,)]
     return {each.name: each for each in found}
 
 

@@ -48,6 +48,9 @@ class Source:
         notes: what a user should know.
         coverage: image id → one int8 column per class, values of :class:`cxr_mmdet.structures.coverage.Coverage`;
             None where every image in ``rows`` was looked through for every class.
+        normal: images that are known to be normal chests, where reading without a box does not show that, because other
+            diseases than the classes of the source were not looked for; None: every image that was looked through for
+            all classes and holds no box is one.
         split: image id → ``train`` or ``val`` where the source ships a split of its own.
         pictures: image id → file, where the pictures do not simply lie in ``train/`` or beside the table.
         unread: images that the source names, but that nobody read; they are unknown, not normal.
@@ -61,6 +64,7 @@ class Source:
     image_labels: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     coverage: pd.DataFrame | None = None
+    normal: frozenset[str] | None = None
     split: Mapping[str, str] | None = None
     pictures: Mapping[str, Path] | None = None
     unread: tuple[str, ...] = ()

@@ -101,3 +101,13 @@ def test_train_csv_comes_first(release):
     root = release()
     (root / "train.csv").write_text(f"{HEADER}\na,Edema,R1,1,2,3,4")
     assert read_source(root).path == root / "train.csv"
+
+
+def test_vindr_pcxr_spells_the_reader_otherwise(release):
+    header = HEADER.replace("rad_id", "rad_ID")
+    root = release(boxes=(header, *BOXES), labels=(LABELS.replace("rad_id", "rad_ID"), *READINGS))
+    source = read_source(root)
+    assert source.format == "vinbigdata"
+    assert source.rows["reader"].unique().tolist() == ["R1", "R2"]
+    release(boxes=(header, "a,7,Other opacity,1,2,3,4"), labels=None, part="test")
+    assert read_source(root / "annotations/annotations_test.csv").rows["reader"].tolist() == ["7"], "no number"

@@ -1,0 +1,68 @@
+"""ChestX-Det10 and ChestX-Det: a JSON list of pictures, each with its findings and their boxes side by side."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat
+from cxr_mmdet.annotations.sources.rows import find_json, is_box, json_row, read_json, source_of
+from cxr_mmdet.errors import TableError
+from cxr_mmdet.structures.radiograph_files import image_id_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLASSES = (
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Consolidation",
+    "Diffuse Nodule",
+    "Effusion",
+    "Emphysema",
+    "Fibrosis",
+    "Fracture",
+    "Mass",
+    "Nodule",
+    "Pleural Thickening",
+    "Pneumothorax",
+)
+"""ChestX-Det's; ChestX-Det10 lacks Cardiomegaly, Diffuse Nodule and Pleural Thickening."""
+
+
+def read(path: Path, options: ReadOptions) -> Source:
+    """Return the boxes of every picture; its polygons lie within them and are not needed.
+
+    Raises:
+        TableError: a picture has no name, or other numbers of findings and boxes.
+    """
+    records = []
+    for place, entry in enumerate(read_json(path, list, "list of pictures with file_name, syms and boxes"), start=1):
+        where = f"{path}, image {place}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+            raise TableError(f"{where}: has no file_name; expected file_name, syms and boxes.")
+        names, boxes = entry.get("syms"), entry.get("boxes")
+        if not isinstance(names, list) or not isinstance(boxes, list) or len(names) != len(boxes):
+            raise TableError(
+                f"{where}: its syms {names!r} and boxes {boxes!r} differ in number; expected one box each."
+            )
+        for box in boxes:
+            if not is_box(box):
+                raise TableError(f"{where}: has the box {box!r}; expected [x_min, y_min, x_max, y_max] in pixels.")
+        image_id = image_id_of(entry["file_name"])
+        records += [json_row(image_id, place, str(name), box) for name, box in zip(names, boxes, strict=True)]
+        if not boxes:
+            records.append(json_row(image_id, place))
+    return source_of(path, records, options, classes=CLASSES, unit="image")
+
+
+FORMAT = SourceFormat(
+    name="chestx-det",
+    title="ChestX-Det or ChestX-Det10",
+    recognise=partial(find_json, pattern=r'^\s*\[\s*\{[^{}]*"(syms|boxes)"\s*:'),
+    read=read,
+    coverage_rule="Three radiologists looked for all classes on every picture of the file; empty lists are a normal "
+    "chest.",
+    looks_for="train.json, a list of pictures with file_name, syms and boxes",
+)
