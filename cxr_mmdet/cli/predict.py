@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.batch.run import Process, RunSummary
     from cxr_mmdet.inference.fusion import Ensemble
     from cxr_mmdet.inference.predictor import Augmentation, Predictor
+    from cxr_mmdet.pacs.dicomweb import Archive
 
 app = CxrTyper(help=__doc__)
 
@@ -47,15 +48,15 @@ WeightsOption = Annotated[
 
 @app.command(cls=PredictCommand, no_args_is_help=True)
 def predict(
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Output folder.")],
     arguments: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="MODEL INPUT…",
             help="A checkpoint, a run's folder or an exported bundle; then radiographs: files, folders, patterns, zip "
             "archives; DICOM and other image files may be mixed. With --ensemble, all arguments are radiographs.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Output folder.")],
+    ] = None,
     ensemble: Annotated[
         list[str] | None, typer.Option(_ENSEMBLE, metavar="MODEL…", help="Fuse the findings of these models.")
     ] = None,
@@ -109,6 +110,41 @@ def predict(
             "its images, for tools/evaluate.py.",
         ),
     ] = None,
+    dicomweb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="DICOMweb service of an archive: predict the radiographs of --study, which are kept in radiographs/ "
+            "of the output folder.",
+        ),
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="Study Instance UID, with --dicomweb.")] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(metavar="UID", help="Series Instance UID, with --dicomweb.", show_default="all of the study"),
+    ] = None,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store", help="Also write structured reports to reports/ and store them in the archive by STOW-RS."
+        ),
+    ] = False,
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with one line for --dicomweb, NAME:PASSWORD or Bearer TOKEN; or env:VARIABLE that holds it.",
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicomweb-ca",
+            exists=True,
+            dir_okay=False,
+            help="CA (PEM) that must have signed the archive's certificate.",
+        ),
+    ] = None,
     short_edge: Annotated[
         int | None,
         typer.Option(
@@ -141,10 +177,18 @@ def predict(
     from cxr_mmdet.inference.predictor import Thresholds
     from cxr_mmdet.structures.radiograph_files import find_radiographs
 
+    arguments = arguments or []
     models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
+    process = Process.from_environment()
+    archive = _archive(dicomweb, credentials, ca) if dicomweb else None
+    if archive is not None:
+        if study is None or inputs or not models or process.count > 1:
+            raise UsageError("--dicomweb takes a model, no files, the --study to predict, and one process.")
+        inputs = list(map(str, archive.download(study, series, out / "radiographs")))
+    elif study or series or store or credentials or ca:
+        raise UsageError("--study, --series, --store, --credentials and --dicomweb-ca need --dicomweb URL.")
     if not inputs:
         raise UsageError("no radiograph is given; name files, folders, patterns or zip archives after the model.")
-    process = Process.from_environment()
     items = find_radiographs(inputs)
     predictor = _load(
         models,
@@ -170,6 +214,8 @@ def predict(
         summary = predict_many(predictor, items, out, options, process=process, progress=progress)
     if summary is not None:
         _print(summary)
+        if archive is not None and store:
+            archive.store(_write_reports(out, DEFAULT_SCORE_THRESHOLD if score_threshold is None else score_threshold))
         if summary.failures:
             raise typer.Exit(1)
 
@@ -187,6 +233,36 @@ def repeat_option(args: list[str], option: str) -> list[str]:
         else:
             repeated += [option, arg] if taking else [arg]
     return repeated
+
+
+def _archive(url: str, credentials: str | None, ca: Path | None) -> Archive:
+    try:
+        from cxr_mmdet.pacs.dicomweb import Archive
+    except ModuleNotFoundError:
+        raise UsageError("--dicomweb needs dicomweb-client; install it with: pip install 'cxr-mmdet[pacs]'") from None
+    from cxr_mmdet.pacs.reporting import quiet_libraries
+
+    quiet_libraries()
+    return Archive(url, credentials=credentials, ca=ca)
+
+
+def _write_reports(out: Path, min_score: float) -> list[Path]:
+    """Write the findings of findings.json that reach ``min_score`` as structured reports, and return their files."""
+    import json
+
+    from cxr_mmdet.batch.outputs import FINDINGS_JSON
+    from cxr_mmdet.dicom.report import read_header, structured_report, to_bytes
+    from cxr_mmdet.files import write_durably
+    from cxr_mmdet.structures.detections import Findings
+
+    document = json.loads((out / FINDINGS_JSON).read_text(encoding="utf-8"))
+    paths = []
+    (out / "reports").mkdir(exist_ok=True)
+    for image in document["images"]:
+        found = Findings.from_json(image, document["labels"]).filter(min_score)
+        paths.append(out / "reports" / f"{image['image_id']}.sr.dcm")
+        write_durably(paths[-1], to_bytes(structured_report(found, read_header(Path(image["source"])))))
+    return paths
 
 
 def _load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import re
 import sqlite3
 from collections import Counter
 from contextlib import contextmanager
@@ -173,6 +174,26 @@ class Archive:
             reason = f"{self.url} sent {dataset.get('SOPInstanceUID')} instead of the radiograph {instance}"
             raise DicomwebError(reason, refused=True)
         return content
+
+    def download(self, study: str, series: str | None, folder: Path) -> list[Path]:
+        """Return files with the radiographs of a study, or of one of its series; those that are there stay.
+
+        Raises:
+            DicomwebError: the archive does not give them.
+            UsageError: it has none.
+        """
+        where = f"study {study}" + (f", series {series}" if series else "")
+        if not all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in (study, series or "1")):
+            raise UsageError(f"{where}: expected UIDs, which have digits and points.")
+        found = [one for _, one, _ in self.search_series(study) if series in (None, one)]
+        paths = {uid: (one, folder / f"{uid}.dcm") for one in found for uid in self.search_radiographs(study, one)}
+        if not paths:
+            raise UsageError(f"{self.url}, {where}: holds no CR or DX radiograph; check the UIDs.")
+        folder.mkdir(parents=True, exist_ok=True)
+        for uid, (one, path) in paths.items():
+            if not path.exists():
+                write_durably(path, self.retrieve(study, one, uid))
+        return [path for _, path in paths.values()]
 
     @contextmanager
     def _explained(self, step: str) -> Iterator[None]:

@@ -12,12 +12,15 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from node_builders import FINDINGS, HEADER, make_certificate, radiograph_file
+from detectors import bundle_of
+from node_builders import FINDINGS, HEADER, make_certificate, radiograph_file, write_phantoms
 from orthanc_server import NO_DICOMWEB, run_orthanc
 from pydicom import dcmread
 from pydicom.uid import JPEGLSLossless
+from typer.testing import CliRunner
 
-from cxr_mmdet.dicom.report import structured_report, to_bytes
+from cxr_mmdet.cli.predict import app as predict
+from cxr_mmdet.dicom.report import read_structured_report, structured_report, to_bytes
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.pacs.dicomweb import Archive, DicomwebError
 
@@ -36,6 +39,10 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         pytest.skip(NO_DICOMWEB)
     with run_orthanc(tmp_path_factory.mktemp("orthanc")) as server:
         yield server
+
+
+def run(app: Any, *arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
 
 
 def _files(folder: Path, *contents: bytes) -> list[Path]:
@@ -83,6 +90,41 @@ def test_what_the_archive_does_not_have_is_one_sentence(orthanc: Orthanc):
     assert info.value.refused
     with pytest.raises(DicomwebError, match="status 404"):
         Archive(orthanc.dicomweb.replace("dicom-web", "app")).search_series("1.2")
+
+
+def test_a_study_is_predicted_and_its_reports_are_stored(orthanc: Orthanc, tmp_path: Path):
+    paths = write_phantoms(tmp_path / "phantoms", 2)
+    orthanc.put(*(path.read_bytes() for path in paths))
+    first, second = (dcmread(path) for path in paths)
+    assert first.StudyInstanceUID != second.StudyInstanceUID
+    out = tmp_path / "out"
+    options = ["--dicomweb", orthanc.dicomweb, "--study", first.StudyInstanceUID, "--out", str(out)]
+    command = [str(bundle_of("retina", "onnx")), *options, "--overlays", "--overlay-score", "0.85"]
+    assert run(predict, *command).exit_code == 0
+    (image,) = json.loads((out / "findings.json").read_text())["images"]
+    assert image["image_id"] == first.SOPInstanceUID
+    assert [path.name for path in out.rglob("overlays/*")] == [f"{first.SOPInstanceUID}.png"]
+    before = orthanc.count()
+    assert run(predict, *command, "--series", first.SeriesInstanceUID, "--store").exit_code == 0
+    assert orthanc.count() == before + 1
+    findings, uid = read_structured_report(out / "reports" / f"{first.SOPInstanceUID}.sr.dcm")
+    assert uid == first.SOPInstanceUID
+    assert len(findings) == sum(found["score"] >= 0.3 for found in image["findings"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--study", "1.2.3.99"], "study 1.2.3.99: holds no CR or DX radiograph"),
+        (["--study", "1/../2"], "expected UIDs"),
+        ([], "the --study to predict"),
+        (["file.dcm", "--study", "1.2"], "no files"),
+    ],
+)
+def test_studies_that_cannot_be_predicted(orthanc: Orthanc, tmp_path: Path, options: list[str], expected: str):
+    done = run(predict, "model", "--dicomweb", orthanc.dicomweb, "--out", str(tmp_path / "out"), *options)
+    assert done.exit_code == 2
+    assert expected in " ".join(done.stderr.split())
 
 
 @contextlib.contextmanager
