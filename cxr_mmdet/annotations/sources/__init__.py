@@ -38,6 +38,7 @@ MODULES = (
     "voc",
     "coco",
     "box_csv",
+    "dicom_annotations",
 )
 """Files of the formats in the order in which they are tried: the more particular before the more general."""
 
