@@ -99,9 +99,10 @@ class SourceFormat:
         read: the path that ``recognise`` gave → its annotations.
         coverage_rule: one sentence on what a picture without a box means here, and why.
         looks_for: what ``recognise`` looks for, for the message that no format was recognised.
-        write: writes annotations into an empty folder and returns where in it each picture belongs, image id →
-            relative path without suffix; empty where they may lie anywhere. Rows have ``table_height`` and
-            ``table_width``. None where the format cannot be written.
+        write: writes annotations into a folder and returns where in it each picture belongs, image id → relative path.
+            Rows have ``table_height`` and ``table_width``. None where the format cannot be written.
+        keeps: what is not lost in writing: ``readers``, ``regions`` to ignore, ``coverage``, ``split``; with
+            ``originals`` the pictures are those of the source, whose suffix follows the path, else PNG.
     """
 
     name: str
@@ -111,6 +112,7 @@ class SourceFormat:
     coverage_rule: str
     looks_for: str = ""
     write: Callable[[Source, Path], Mapping[str, str]] | None = None
+    keeps: frozenset[str] = frozenset()
 
 
 class PictureIndex:

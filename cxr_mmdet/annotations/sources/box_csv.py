@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, csv_header
-from cxr_mmdet.annotations.sources.tool_records import refuse_twins
-from cxr_mmdet.annotations.table import SIZE_COLUMNS, SUFFIXES, Checker, check_rows, read_csv
+from cxr_mmdet.annotations.sources.rows import read_cells, source_of
+from cxr_mmdet.annotations.sources.tool_records import pictures_beside, refuse_twins
+from cxr_mmdet.annotations.table import SIZE_COLUMNS, SUFFIXES
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
@@ -42,31 +43,22 @@ def read(path: Path, options: ReadOptions) -> Source:
     Raises:
         TableError: a row is wrong, or two folders hold pictures of one name.
     """
-    notes: list[str] = []
-    cells = read_csv(path, text=None).rename(columns=lambda name: NAMES.get(name.lower(), name)).fillna("")
-    lines = np.arange(2, len(cells) + 2)
-    filled = (cells.map(str.strip) != "").any(axis=1).to_numpy()
-    cells = cells[filled].reset_index(drop=True)
-    check = Checker(path, lines[filled], notes=notes)
-    names = cells["image_id"].str.strip()
+    cells, check = read_cells(path)
+    cells = cells.rename(columns=lambda name: NAMES.get(name.lower(), name))
+    names = cells["image_id"]
     check.refuse(names == "", "filename is empty; expected the picture's file in every row.")
     ids = names.map(image_id_of)
     refuse_twins(dict.fromkeys(zip(ids, names, strict=True)), path, "file")
-    empty = (cells[["class_name", *XYXY_COLUMNS]].map(str.strip) == "").all(axis=1)
-    raw = cells.assign(image_id=ids, class_name=cells["class_name"].mask(empty, NO_FINDING))
-    raw[XYXY_COLUMNS] = raw[XYXY_COLUMNS].replace("", pd.NA)
-    rows = check_rows(raw, check)
+    empty = (cells[["class_name", *XYXY_COLUMNS]] == "").all(axis=1)
+    cells = cells.assign(image_id=ids, class_name=cells["class_name"].mask(empty, NO_FINDING))
+    cells[XYXY_COLUMNS] = cells[XYXY_COLUMNS].replace("", pd.NA)
     if set(SIZE_COLUMNS) <= set(cells):
-        sizes = cells[SIZE_COLUMNS].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-        rows = rows.assign(**sizes.where(sizes > 0))
+        sizes = cells[SIZE_COLUMNS].apply(pd.to_numeric, errors="coerce")
+        cells[SIZE_COLUMNS] = sizes.where(sizes > 0)
+    else:
+        cells = cells.drop(columns=SIZE_COLUMNS, errors="ignore")
     found = {image_id: options.pictures.find(name) for image_id, name in zip(ids, names, strict=True)}
-    return Source(
-        path,
-        rows,
-        notes=tuple(notes),
-        pictures={image_id: picture for image_id, picture in found.items() if picture is not None},
-        unread_is_known=True,
-    )
+    return replace(source_of(path, cells, options), pictures=pictures_beside(options.pictures, found))
 
 
 FORMAT = SourceFormat(

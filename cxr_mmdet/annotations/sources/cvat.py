@@ -10,17 +10,18 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, read_head
+from cxr_mmdet.annotations.sources.geometry import points_extent
 from cxr_mmdet.annotations.sources.tool_records import (
     SPLITS,
     Record,
     classes_of,
-    extent,
     left_out,
     mask_extent,
     numbers_of,
+    pictures_beside,
     read_xml,
     refuse_twins,
-    rows_of,
+    source_of_records,
     turned_ellipse,
     turned_extent,
 )
@@ -53,10 +54,10 @@ def read(path: Path, options: ReadOptions) -> Source:
     Raises:
         TableError: not such files, or two of them are of one reader and one image.
     """
-    notes: list[str] = []
     records: list[Record] = []
     classes: dict[str, None] = {}
-    others, split, pictures = Counter[str](), {}, {}
+    others, split = Counter[str](), {}
+    pictures: dict[str, Path | None] = {}
     names: dict[str, str] = {}
     read_in: dict[tuple[str, str], str] = {}
     for file in _files(path):
@@ -81,26 +82,25 @@ def read(path: Path, options: ReadOptions) -> Source:
                     f"{file}: image {name} by reader {reader} stands in {earlier} too; expected one reading of an "
                     "image by a reader, so assign the jobs to their readers in CVAT, or remove one file."
                 )
-            if picture := options.pictures.find(name):
-                pictures[image_id] = picture
+            pictures[image_id] = options.pictures.find(name)
             if side := SPLITS.get(image.get("subset", "").lower()):
                 split[image_id] = side
             place = name if file == path else f"{name} of {file.name}"
             records += _records(image, Record(image_id, NO_FINDING, place, reader=reader), file, classes, others)
-    rows = rows_of(records, [name for name in classes if name.lower() not in IGNORED], path, "image", notes)
-    return Source(
+    return source_of_records(
         path,
-        rows,
+        records,
+        options,
+        classes=[name for name in classes if name.lower() not in IGNORED],
         unit="image",
-        notes=(*notes, *left_out(others, path)),
+        notes=left_out(others, path),
         split=split or None,
-        pictures=pictures,
-        unread_is_known=True,
+        pictures=pictures_beside(options.pictures, pictures),
     )
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write annotations.xml, one per reader where there are several; returns where the pictures belong."""
+    """Write annotations.xml, one per reader where there are several, and return where pictures belong."""
     readers = source.rows["reader"].unique().tolist()
     split = source.split or {}
     for number, reader in enumerate(readers, start=1):
@@ -140,7 +140,7 @@ def write(source: Source, out: Path) -> dict[str, str]:
         name = "annotations.xml" if len(readers) == 1 else f"annotations_{number}.xml"
         with atomic_path(out / name) as temporary:
             ElementTree.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
-    return {image_id: f"images/{image_id}" for image_id in (*source.rows["image_id"].unique(), *source.unread)}
+    return {image_id: f"images/{image_id}.png" for image_id in (*source.rows["image_id"].unique(), *source.unread)}
 
 
 def _files(place: Path) -> list[Path]:
@@ -203,7 +203,7 @@ def _box(shape: ElementTree.Element, where: str) -> Sequence[float] | None:
         box = numbers("xtl", "ytl", "xbr", "ybr")
         return turned_extent(box, turn, [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
     if shape.tag in ("polygon", "polyline"):
-        return extent(numbers_of(re.split("[,;]", shape.get("points", "")), where, f"a {shape.tag}"))
+        return points_extent(numbers_of(re.split("[,;]", shape.get("points", "")), where, f"a {shape.tag}"))
     if shape.tag == "ellipse":
         return turned_ellipse(numbers("cx", "cy"), numbers("rx", "ry"), turn)
     if shape.tag == "mask":
@@ -224,6 +224,7 @@ FORMAT = SourceFormat(
     recognise=recognise,
     read=read,
     write=write,
+    keeps=frozenset({"readers", "regions", "split"}),
     coverage_rule="An image element is a reading of all labels, also an empty one (the file does not tell a frame that "
     "nobody opened, so export finished jobs); a picture without one, such as a deleted frame, was read by nobody.",
     looks_for="an .xml file with <annotations> and <image> elements",

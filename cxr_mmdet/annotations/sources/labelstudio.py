@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, read_head
+from cxr_mmdet.annotations.sources.geometry import points_extent
 from cxr_mmdet.annotations.sources.tool_records import (
     NO_BOX,
     PARTIAL_KEYS,
@@ -20,7 +22,6 @@ from cxr_mmdet.annotations.sources.tool_records import (
     Record,
     boxes_in_fractions,
     classes_of,
-    extent,
     in_pixels,
     left_out,
     mask_extent,
@@ -28,7 +29,7 @@ from cxr_mmdet.annotations.sources.tool_records import (
     partial_coverage,
     read_xml,
     refuse_twins,
-    rows_of,
+    source_of_records,
     turned_ellipse,
     turned_extent,
 )
@@ -108,22 +109,22 @@ def read(path: Path, options: ReadOptions) -> Source:
     if +skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted((+skipped).items()))
         notes.append(f"annotations that do not count in {path.name}: {kinds}.")
-    rows = rows_of(records, _configured_classes(path), path, "task", notes)
-    return Source(
+    source = source_of_records(
         path,
-        rows,
+        records,
+        options,
+        classes=_configured_classes(path),
         unit="task",
         notes=(*notes, *left_out(others, path)),
         split=split or None,
-        pictures=pictures,
+        pictures=pictures or None,
         unread=tuple(unread),
-        unread_is_known=True,
-        coverage=_coverage(tasks, image_ids, rows),
     )
+    return replace(source, coverage=_coverage(tasks, image_ids, source.rows))
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write tasks.json and the labelling interface; returns where the pictures belong."""
+    """Write tasks.json and the labelling interface, and return where the pictures belong."""
     rows, split = source.rows, source.split or {}
     boxes = np.round(100 * boxes_in_fractions(rows), PERCENT_DECIMALS)
     results: dict[str, dict[str, list[dict[str, Any]]]] = {image_id: {} for image_id in rows["image_id"]}
@@ -170,7 +171,7 @@ def write(source: Source, out: Path) -> dict[str, str]:
         ElementTree.SubElement(labels, "Label", value=name)
     ElementTree.indent(view)
     ElementTree.ElementTree(view).write(out / CONFIG_NAME, encoding="utf-8")
-    return {image_id: f"images/{image_id}" for image_id in (*results, *source.unread)}
+    return {image_id: f"images/{image_id}.png" for image_id in (*results, *source.unread)}
 
 
 def _images(tasks: Sequence[Mapping[str, Any]], path: Path) -> tuple[list[str], list[str]]:
@@ -312,7 +313,7 @@ def _extent_of(
         centre = numbers_of([value.get("x"), value.get("y")], where, "an ellipse")
         box = turned_ellipse(centre * scale, numbers * scale, turn)
     elif shape == ("points",):
-        box = extent(np.reshape(numbers, (-1, 2)) * scale)
+        box = list(points_extent(np.reshape(numbers, (-1, 2)) * scale))
     else:
         percents.append((where, numbers))
         corner, far = np.array(numbers[:2]) * scale, (np.array(numbers[:2]) + numbers[2:]) * scale
@@ -392,6 +393,7 @@ FORMAT = SourceFormat(
     recognise=recognise,
     read=read,
     write=write,
+    keeps=frozenset({"readers", "regions", "coverage", "split"}),
     coverage_rule="A submitted annotation is a reading of all labels, also where its result is empty; a task "
     "without one, or whose annotations were all skipped, was read by nobody.",
     looks_for="a .json list of tasks with annotations, beside the uploaded pictures",

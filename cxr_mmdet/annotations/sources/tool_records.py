@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 
+from cxr_mmdet.annotations.sources.geometry import points_extent
+from cxr_mmdet.annotations.sources.rows import NO_BOX, source_of
 from cxr_mmdet.annotations.table import (
     ONE_READER,
     READER_COLUMN,
     REGION_COLUMN,
     REQUIRED_COLUMNS,
     SIZE_COLUMNS,
-    Checker,
-    check_rows,
     class_names,
 )
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, as_boxes
 from cxr_mmdet.structures.coverage import Coverage
-from cxr_mmdet.structures.labels import NO_FINDING, is_no_finding
+from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
-    from cxr_mmdet.annotations.sources.base import Source
-
-NO_BOX = (np.nan,) * 4
+    from cxr_mmdet.annotations.sources.base import PictureIndex, ReadOptions, Source
 
 SPLITS = dict.fromkeys(("train", "training"), "train")
 SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val") | {"test": "test", "testing": "test"}
@@ -70,15 +69,26 @@ class Record(NamedTuple):
     size_hw: tuple[float, float] = (0, 0)
 
 
-def rows_of(records: Sequence[Record], classes: Iterable[str], path: Path, unit: str, notes: list[str]) -> pd.DataFrame:
-    """Return records as validated rows with the sizes of the pictures; see :class:`Source`.
+def source_of_records(
+    path: Path,
+    records: Sequence[Record],
+    options: ReadOptions,
+    *,
+    classes: Iterable[str] = (),
+    unit: str,
+    notes: Iterable[str],
+    **facts: Any,
+) -> Source:
+    """Return the source of a tool's records.
 
     Args:
+        path: of the file or tree.
         records: of all images that were read.
-        classes: the file's classes in its order, which class ids follow; further ones come after them.
-        path: of the file, for messages.
+        options: as the format's reader got them.
+        classes: the file's classes in its order.
         unit: what places count.
-        notes: what a user should know is appended.
+        notes: what a user should know.
+        facts: further attributes of the source.
 
     Raises:
         TableError: there is no record, or they contradict each other.
@@ -86,19 +96,18 @@ def rows_of(records: Sequence[Record], classes: Iterable[str], path: Path, unit:
     if not records:
         raise TableError(f"{path}: nobody has read an image of it yet; expected annotations of at least one.")
     frame = pd.DataFrame(
-        [
-            (each.image_id, each.class_name, *each.box_xyxy, each.reader, int(each.is_region), *each.size_hw)
-            for each in records
-        ],
-        columns=[*REQUIRED_COLUMNS, READER_COLUMN, REGION_COLUMN, *SIZE_COLUMNS],
+        [(*each[:2], *each.box_xyxy, each.reader, each.is_region, *each.size_hw, each.place) for each in records],
+        columns=[*REQUIRED_COLUMNS, READER_COLUMN, REGION_COLUMN, *SIZE_COLUMNS, "line"],
     )
-    names = [*classes, *frame["class_name"]]
-    order = dict.fromkeys([name for name in names if not is_no_finding(name)] + names + [NO_FINDING])
-    frame["class_id"] = frame["class_name"].map({name: number for number, name in enumerate(order)})
-    places = pd.Series([each.place for each in records]).to_numpy()
-    rows = check_rows(frame, Checker(path, places, unit=unit, notes=notes))
-    sizes = frame[SIZE_COLUMNS].astype(np.float64)
-    return rows.assign(**sizes.where(sizes > 0))
+    frame[REGION_COLUMN] = frame[REGION_COLUMN].astype(int)
+    frame[SIZE_COLUMNS] = frame[SIZE_COLUMNS].where(frame[SIZE_COLUMNS] > 0)
+    return replace(source_of(path, frame, options, classes=list(classes), unit=unit, notes=notes), **facts)
+
+
+def pictures_beside(pictures: PictureIndex, found: Mapping[str, Path | None]) -> dict[str, Path] | None:
+    """Return the picture of each image, and the other pictures of the tree, which nobody read; None without any."""
+    beside = {image_id: paths[0] for image_id, paths in pictures.by_id.items() if len(paths) == 1}
+    return beside | {image_id: picture for image_id, picture in found.items() if picture is not None} or None
 
 
 def refuse_twins(image_ids: Iterable[tuple[str, Any]], path: Path, unit: str) -> None:
@@ -117,18 +126,11 @@ def refuse_twins(image_ids: Iterable[tuple[str, Any]], path: Path, unit: str) ->
             )
 
 
-def extent(points_xy: ArrayLike) -> list[float]:
-    """Return the smallest box (x_min, y_min, x_max, y_max) around points, shape (N, 2)."""
-    points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
-    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
-
-
-def mask_extent(mask: np.ndarray) -> list[float] | None:
-    """Return the box around the pixels of a mask, shape (H, W), whose last row and column lie within; None if empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return [float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1]
+def mask_extent(mask: NDArray[np.generic]) -> list[float] | None:
+    """Return the box around all pixels of a (height, width) mask, which is one finding; None if it is empty."""
+    rows, columns = np.nonzero(mask)
+    x_min, y_min, x_max, y_max = points_extent(np.stack([columns, rows], axis=1))
+    return [x_min, y_min, x_max + 1, y_max + 1] if len(rows) else None
 
 
 def turned_extent(box_xyxy: Sequence[float], degrees: float, about_xy: ArrayLike) -> list[float]:
@@ -139,7 +141,7 @@ def turned_extent(box_xyxy: Sequence[float], degrees: float, about_xy: ArrayLike
     about = np.asarray(about_xy)
     corners = np.array([(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]) - about
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
-    return extent(corners @ np.array([[cosine, sine], [-sine, cosine]]) + about)
+    return list(points_extent(corners @ np.array([[cosine, sine], [-sine, cosine]]) + about))
 
 
 def turned_ellipse(centre_xy: ArrayLike, radii_xy: ArrayLike, degrees: float) -> list[float]:

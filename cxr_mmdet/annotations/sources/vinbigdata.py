@@ -12,11 +12,14 @@ from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat
 from cxr_mmdet.annotations.table import (
     ONE_READER,
     READER_COLUMN,
+    REGION_COLUMN,
     REQUIRED_COLUMNS,
     SUFFIXES,
+    TEXT_COLUMNS,
     Checker,
     read_csv,
     read_table,
+    spreadsheet_frame,
 )
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
@@ -170,11 +173,24 @@ def read(path: Path, options: ReadOptions) -> Source:
     return Source(path, rows, image_labels=image_labels, notes=tuple(notes))
 
 
+def write(source: Source, out: Path) -> dict[str, str]:
+    """Write train.csv, and return where the pictures belong."""
+    columns = [*TEXT_COLUMNS, "class_id", READER_COLUMN, *XYXY_COLUMNS, REGION_COLUMN]
+    rows = source.rows.rename(columns={"reader": READER_COLUMN})
+    rows = rows[[name for name in columns if name in rows]]
+    if REGION_COLUMN in rows:
+        rows = rows.astype({REGION_COLUMN: int})
+    spreadsheet_frame(rows).to_csv(out / TABLE_NAME, index=False, lineterminator="\n")
+    return {image_id: f"train/{image_id}" for image_id in (*rows["image_id"].unique(), *source.unread)}
+
+
 FORMAT = SourceFormat(
     name="vinbigdata",
     title="VinBigData or VinDr-CXR table",
     recognise=recognise,
     read=read,
+    write=write,
+    keeps=frozenset({"readers", "regions", "originals"}),
     coverage_rule="Every reading is of all classes: a reader without a box of a class did not find it.",
     looks_for=f"{TABLE_NAME} or {RELEASE_NAMES[0]} with {', '.join(REQUIRED_COLUMNS)}",
 )

@@ -12,10 +12,11 @@ from cxr_mmdet.annotations.sources.tool_records import (
     SPLITS,
     Record,
     numbers_of,
+    pictures_beside,
     read_lines,
     read_xml,
     refuse_twins,
-    rows_of,
+    source_of_records,
 )
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.structures.labels import NO_FINDING
@@ -59,8 +60,7 @@ def read(path: Path, options: ReadOptions) -> Source:
             file.stem
         )
         picture = picture or options.pictures.find(tree.findtext("filename") or file.stem)
-        if picture is not None:
-            pictures[file.stem] = picture
+        pictures[file.stem] = picture
         if side := next(
             (SPLITS[part.lower()] for part in file.relative_to(root).parts[:-1] if part.lower() in SPLITS), None
         ):
@@ -83,14 +83,14 @@ def read(path: Path, options: ReadOptions) -> Source:
         records = [
             each._replace(box_xyxy=[each.box_xyxy[0] - 1, each.box_xyxy[1] - 1, *each.box_xyxy[2:]]) for each in records
         ]
-    return Source(
+    return source_of_records(
         path,
-        rows_of(records, (), path, "file", notes),
+        records,
+        options,
         unit="file",
-        notes=tuple(notes),
+        notes=notes,
         split=split or None,
-        pictures=pictures,
-        unread_is_known=True,
+        pictures=pictures_beside(options.pictures, pictures),
     )
 
 

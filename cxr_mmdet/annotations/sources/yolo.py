@@ -15,17 +15,17 @@ from cxr_mmdet.annotations.sources.base import (
     annotation_files,
     read_head,
 )
+from cxr_mmdet.annotations.sources.geometry import points_extent
 from cxr_mmdet.annotations.sources.tool_records import (
     SPLITS,
     Record,
     boxes_in_fractions,
     classes_of,
-    extent,
     in_pixels,
     numbers_of,
     read_lines,
     refuse_twins,
-    rows_of,
+    source_of_records,
 )
 from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DicomError, TableError, counted
@@ -94,20 +94,21 @@ def read(path: Path, options: ReadOptions) -> Source:
         )
     if unknown_size:
         notes.append(f"the labels of {counted(len(unknown_size), 'picture')} left out, such as of {unknown_size[0]}.")
-    return Source(
+    return source_of_records(
         path,
-        rows_of(records, names, path, "label file", notes),
+        records,
+        options,
+        classes=names,
         unit="label file",
-        notes=tuple(notes),
+        notes=notes,
         split=split,
-        pictures={image_id_of(picture): picture for picture in listed},
+        pictures={image_id_of(picture): picture for picture in listed} or None,
         unread=tuple(unread),
-        unread_is_known=True,
     )
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write data.yaml and label files; returns where the pictures belong."""
+    """Write data.yaml and label files, and return where the pictures belong."""
     import yaml
 
     names, split = classes_of(source), source.split or {}
@@ -128,7 +129,7 @@ def write(source: Source, out: Path) -> dict[str, str]:
         path = out / "labels" / split.get(image_id, "") / f"{image_id}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in own), encoding="utf-8")
-    return {image_id: f"images/{split.get(image_id, '')}/{image_id}" for image_id in (*lines, *source.unread)}
+    return {image_id: f"images/{split.get(image_id, '')}/{image_id}.png" for image_id in (*lines, *source.unread)}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def _boxes(
             x, y, width, height = values
             box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         else:
-            box = extent(values)
+            box = list(points_extent(values))
         yield line, name, in_pixels(box, size_hw)
 
 
@@ -281,6 +282,7 @@ FORMAT = SourceFormat(
     recognise=recognise,
     read=read,
     write=write,
+    keeps=frozenset({"split"}),
     coverage_rule="An empty label file is a reading of all classes that found nothing; a missing one says that nobody "
     "read the picture, although YOLO trains on it as background.",
     looks_for="data.yaml with names, train and val (or classes.txt), and label files under labels/",

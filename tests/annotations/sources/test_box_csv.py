@@ -32,7 +32,9 @@ def test_boxes_and_a_picture_without(tmp_path: Path, change) -> None:
     assert source.rows["class_id"].tolist() == [1, 0, 2]
     assert source.rows["line"].tolist() == [2, 3, 4]
     assert source.rows["table_width"].tolist() == [WIDTH] * 3
-    assert source.pictures == {"a": tmp_path / "pics/a.png", "b": tmp_path / "pics/sub/b.png"}
+    assert source.pictures == {
+        name: tmp_path / f"pics/{path}.png" for name, path in (("a", "a"), ("b", "sub/b"), ("c", "c"))
+    }
     assert source.unread_is_known
 
 

@@ -176,7 +176,6 @@ def test_a_region_without_its_size_takes_that_of_the_picture(tmp_path: Path) -> 
         ([rectangle(x="left")], "task 1: a region holds 'left', expected numbers."),
         ([rectangle(x=None)], "task 1: a region holds None, expected numbers."),
         ([rectangle(width=0)], "task 1: x_max 20 is not beyond x_min 20"),
-        ([rectangle(), rectangle()], "task 1 (and 0 more)"),
         ([{**rectangle(), "image_rotation": 90}], "task 1: its image was turned by 90°; turn it back in Label Studio."),
         (
             [{**rectangle(), "original_width": None}],
@@ -190,7 +189,6 @@ def test_a_region_without_its_size_takes_that_of_the_picture(tmp_path: Path) -> 
     ],
 )
 def test_traps_of_regions(tmp_path: Path, items: list, message: str) -> None:
-    message = message.replace("task 1 (and 0 more)", "task 1: repeats an earlier row")
     with pytest.raises(TableError, match=re.escape(message)) as caught:
         read(tmp_path, task(1, UPLOAD, annotation(*items)))
     assert str(caught.value).startswith(f"{tmp_path}/export.json, task 1: ")

@@ -46,7 +46,7 @@ def test_a_devkit(tmp_path: Path) -> None:
         "b": [("No finding", "R1", None)],
     }
     assert source.split == {"a": "train", "b": "val"}
-    assert source.pictures == {name: tmp_path / f"JPEGImages/{name}.png" for name in "ab"}
+    assert source.pictures == {name: tmp_path / f"JPEGImages/{name}.png" for name in "abc"}
     assert source.rows[["table_height", "table_width"]].to_numpy().tolist() == [[HEIGHT, WIDTH]] * 3
     assert source.unread_is_known
 

@@ -104,6 +104,12 @@ def test_a_class_that_means_no_finding_needs_a_box_in_yolo(tmp_path: Path) -> No
     assert rows_by_image(source)["d"] == [("No finding", "R1", None)]
 
 
+def test_repeated_lines_count_once(tmp_path: Path) -> None:
+    source = read_tree(tmp_path, TREE | {"labels/val/d.txt": "0 .5 .5 .1 .1\n" * 2})
+    assert len(rows_by_image(source)["d"]) == 1
+    assert "1 repeated row left out, the first is label file labels/val/d.txt, line 2." in source.notes
+
+
 def test_labels_without_a_picture_and_one_folder_for_both_sides_are_noted(tmp_path: Path) -> None:
     yaml = TREE["data.yaml"].replace("val: images/val", "val: images/train")
     source = read_tree(tmp_path, TREE | {"data.yaml": yaml, "labels/train/x.txt": "0 .5 .5 .2 .2\n"})
@@ -128,7 +134,6 @@ def test_labels_without_a_picture_and_one_folder_for_both_sides_are_noted(tmp_pa
             {"labels/val/d.txt": "0 .5 .5 0 .1"},
             "label file labels/val/d.txt, line 1: x_max 100 is not beyond x_min 100",
         ),
-        ({"labels/val/d.txt": "0 .5 .5 .1 .1\n" * 2}, "label file labels/val/d.txt, line 2: repeats an earlier row"),
         ({"labels/val/d.txt": b"0 .5 .5 .1 .1 \xff"}, "d.txt: is not UTF-8 text"),
         ({"data.yaml": "train: images/train\nval: images/val\n"}, "data.yaml: names no classes; add `names:`"),
         ({"data.yaml": TREE["data.yaml"] + "nc: 3\n"}, "data.yaml: nc is 3, but names holds 2 classes"),
