@@ -22,6 +22,7 @@ from cxr_mmdet.annotations.table import (
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xywh_to_xyxy, xyxy_to_xywh
 from cxr_mmdet.structures.coco import check_coco, read_coco
+from cxr_mmdet.structures.coverage import coverage_keys, coverage_of, is_partly_labelled
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
@@ -57,7 +58,13 @@ def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[
         TableError: two images have one name, an annotation lacks what others have, or rows contradict each other.
         DatasetError: not a COCO file.
     """
-    coco = read_coco(path, strict=False)
+    return coco_rows(read_coco(path, strict=False), path, group_column=group_column, notes=notes)
+
+
+def coco_rows(
+    coco: Mapping[str, Any], path: Path, *, group_column: str | None = None, notes: list[str] | None = None
+) -> pd.DataFrame:
+    """Return the rows of :func:`read_coco_table` from the content of the file ``path``."""
     names = {category["id"]: category["name"] for category in coco["categories"]}
     image_ids = _image_ids(coco["images"], path)
     readers = _readers(coco["annotations"], path)
@@ -95,6 +102,14 @@ def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[
     sizes_hw = {image_ids[image["id"]]: (image.get("height"), image.get("width")) for image in coco["images"]}
     sizes = pd.DataFrame([sizes_hw[name] for name in rows["image_id"]], columns=SIZE_COLUMNS, index=rows.index)
     return rows.assign(**sizes.apply(pd.to_numeric, errors="coerce"))
+
+
+def coco_coverage(coco: Mapping[str, Any], path: Path) -> pd.DataFrame | None:
+    """Return image id → the coverage of each class of a COCO file; None where every class was looked for."""
+    if not is_partly_labelled(coco):
+        return None
+    index = pd.Index(_image_ids(coco["images"], path).values(), name="image_id")
+    return pd.DataFrame(coverage_of(coco), index=index, columns=[each["name"] for each in coco["categories"]])
 
 
 def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
@@ -164,7 +179,9 @@ class CocoImage:
     readers: tuple[str, ...] | None = None
 
 
-def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
+def build_coco(
+    images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequence[str], coverage: pd.DataFrame | None = None
+) -> dict[str, Any]:
     """Return the COCO file of these images, validated; ids run from 1, whatever the order of the input.
 
     Args:
@@ -173,14 +190,20 @@ def build_coco(images: Iterable[CocoImage], boxes: pd.DataFrame, labels: Sequenc
             readers behind each box, confidence (written as ``score``) and iscrowd, True for regions to ignore. Rows
             of other images or of classes outside ``labels`` are left out; boxes are clipped to the image.
         labels: the class names; their order is the categories' order.
+        coverage: image id → one column per label, values of :class:`cxr_mmdet.structures.coverage.Coverage`; images
+            that it lacks, or all images without it, were looked through for every class.
 
     Raises:
         DatasetError: the result is not a file to train on, for instance since a box lies outside its image.
     """
     ordered = sorted(images, key=lambda image: image.image_id)
+    annotations = _annotation_entries(ordered, boxes, labels)
+    entries = [_image_entry(number, image) for number, image in enumerate(ordered, start=1)]
+    if coverage is not None:
+        _add_coverage(entries, annotations, coverage[list(labels)])
     coco = {
-        "images": [_image_entry(number, image) for number, image in enumerate(ordered, start=1)],
-        "annotations": _annotation_entries(ordered, boxes, labels),
+        "images": entries,
+        "annotations": annotations,
         "categories": [{"id": number, "name": name} for number, name in enumerate(labels, start=1)],
     }
     check_coco(coco)
@@ -199,6 +222,21 @@ def _image_entry(number: int, image: CocoImage) -> dict[str, Any]:
         "original_height": image.original_height,
         **({} if image.readers is None else {"readers": list(image.readers)}),
     }
+
+
+def _add_coverage(
+    images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], coverage: pd.DataFrame
+) -> None:
+    """State in the entries of images which classes were looked for."""
+    category_ids = np.arange(1, len(coverage.columns) + 1)
+    present = np.zeros((len(images), len(category_ids)), dtype=bool)
+    for annotation in annotations:
+        if not annotation["iscrowd"]:
+            present[annotation["image_id"] - 1, annotation["category_id"] - 1] = True
+    levels = dict(zip(coverage.index, coverage.to_numpy(), strict=True))
+    for image, holds in zip(images, present, strict=True):
+        if image["image_id"] in levels:
+            image |= coverage_keys(levels[image["image_id"]], holds, category_ids)
 
 
 def _annotation_entries(

@@ -12,6 +12,7 @@ from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.coco import CocoImage
 from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.coverage import ImageFacts
 from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.reader_consensus import ReaderModel, fuse_by_readers
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 ANNOTATIONS = "annotations"
 PARAMETERS_NAME = "readers_{}.json"
 """Among the annotations: what ``--fusion readers`` learned under a label set's names."""
+COVERAGE_NAME = "coverage.csv"
+"""Among the annotations: the classes that were looked for per image, where these are not all."""
 READERS_NAME = "readers.csv"
 """Among the annotations: the readers' boxes on the prepared radiographs, in pixels of the originals."""
 
@@ -79,6 +82,7 @@ def annotate(
     label_sets: Sequence[LabelSet],
     options: BuildOptions,
     *,
+    facts: ImageFacts | None = None,
     jobs: int | None = 1,
     models: Mapping[str, ReaderModel] | None = None,
 ) -> Annotated:
@@ -86,8 +90,8 @@ def annotate(
 
     Written: ``{train,val}_<labels>.json``, the same in ``fold<k>/`` for each of several folds,
     ``readers_<labels>.json`` (what ``--fusion readers`` learned), ``without_boxes_<labels>.csv`` (which images are
-    kept without a box, and what readers saw instead) and ``readers.csv`` (the readers' boxes, from which another split
-    can be made).
+    kept without a box, and what readers saw instead), ``readers.csv`` (the readers' boxes) and, where not everything
+    was looked for, ``coverage.csv``; from these two another split can be made.
 
     Args:
         out: the prepared folder.
@@ -95,6 +99,7 @@ def annotate(
         images: the prepared pictures.
         label_sets: the label sets to write.
         options: how.
+        facts: which classes were looked for on these images, and the like; None: all on all.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         models: parameters of the readers by the name of a label set, where an earlier build learned them.
 
@@ -102,6 +107,7 @@ def annotate(
         UsageError: an option does not fit these images.
         DatasetError: there is nothing to train on or to validate on, or something leaks from one side to the other.
     """
+    facts = facts or ImageFacts()
     pictures = {image.image_id: image.path for image in images}
     near_duplicates = find_near_duplicates(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
     findings = without_regions(rows)
@@ -116,7 +122,8 @@ def annotate(
             fused = _fuse(own, images, options, given)
         else:
             fused = plain = plain or _fuse(rows, images, options, None)
-        labelled.append(_label(label_set, own, fused, coco_images, split, options))
+        coverage = facts.of_labels(label_set.label_map, own)
+        labelled.append(_label(label_set, own, fused, coco_images, split, options, coverage))
 
     folder = out / ANNOTATIONS
     # Killed from here on, the folder is not finished.
@@ -125,6 +132,7 @@ def annotate(
     for each in labelled:
         _write_label_set(folder, each)
     _write_readers(folder / READERS_NAME, rows)
+    facts.write(folder / COVERAGE_NAME)
     counts = tuple(count_splits(each.splits) for each in labelled)
     manifest = {
         "groups": {"all": len(set(split.group_of.values())), "val": len({split.group_of[i] for i in split.val})},
@@ -177,6 +185,7 @@ def _label(
     coco_images: Sequence[CocoImage],
     split: Split,
     options: BuildOptions,
+    coverage: pd.DataFrame | None,
 ) -> _Labelled:
     boxes, model = fused
     outvoted = 0
@@ -186,7 +195,7 @@ def _label(
         outvoted -= int(boxes["class_name"].isin(label_set.labels).sum())
 
     def divide(val: frozenset[str]) -> Splits:
-        return build_splits(label_set, coco_images, boxes, val, drop_normals=options.drop_normals)
+        return build_splits(label_set, coco_images, boxes, val, coverage=coverage, drop_normals=options.drop_normals)
 
     folds = tuple(divide(fold) for fold in split.folds)
     return _Labelled(without_regions(rows), boxes, divide(split.val), folds, outvoted, model)
@@ -310,7 +319,8 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
         )
     dropped = len(images) - len(each.splits.train["images"]) - len(each.splits.val["images"])
     if dropped:
-        notes.append(f"dropped: {counted(dropped, 'image')} without any of these classes.")
+        reason = " or on which none of them is known" if counts.is_partial else ""
+        notes.append(f"dropped: {counted(dropped, 'image')} without any of these classes{reason}.")
     for split, split_counts in (("train", counts.train), ("val", counts.val)):
         empty = [label for label, count in split_counts.by_class.items() if not count.boxes]
         if empty:

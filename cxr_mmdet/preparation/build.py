@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
 
 from cxr_mmdet.annotations.agreement import label_agreement
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
-from cxr_mmdet.annotations.sources import read_source
 from cxr_mmdet.annotations.sources.vinbigdata import label_names
 from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DatasetError, UsageError, counted
@@ -23,23 +23,21 @@ from cxr_mmdet.preparation.folder import (
     write_failures,
 )
 from cxr_mmdet.preparation.images import INDEX_NAME, Failure, image_notes, prepare_images
+from cxr_mmdet.preparation.inputs import facts_of, read_input
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.options import BuildOptions
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
-from cxr_mmdet.preparation.survey import match_ids
 from cxr_mmdet.structures.labels import NO_FINDING
-from cxr_mmdet.structures.radiograph_files import find_originals, image_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import pandas as pd
 
     from cxr_mmdet.annotations.sources import Source
     from cxr_mmdet.preparation.images import PreparedImage
+    from cxr_mmdet.preparation.inputs import Input
 
 OURS = frozenset({IMAGES, ANNOTATIONS, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
 
@@ -100,22 +98,28 @@ def build_dataset(
     options.check()
     _check_out(out, force=force)
     key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
-    readers = read_source(table or src, group_column=options.group_column, format_name=format_name)
-    label_sets = choose_label_sets(options.labels, readers.rows, options.minority)
-    sources = find_originals(src)
-    found, readable, missing, unread = _match(readers.rows, sources, readers.path, options)
-    if not found:
-        write_failures(out / FAILURES_NAME, [*missing, *unread])
-        raise DatasetError(
-            f"{readers.path}: names none of the {counted(len(sources), 'radiograph')} in "
-            f"{next(iter(sources.values())).parent}; "
-            f"expected image_id to be the file's name without suffix, got {missing[0].image_id!r} in the table and "
-            f"{next(iter(sources))!r} there; {out / FAILURES_NAME} lists all."
+    inputs = [
+        read_input(
+            src,
+            table=table,
+            format_name=format_name,
+            group_column=options.group_column,
+            unread_as_normal=options.unread_as_normal,
         )
-    respelled = [name for name, image_id in found.items() if name != image_id]
-    readers = replace(
-        readers, rows=readers.rows.assign(image_id=readers.rows["image_id"].map(lambda name: found.get(name, name)))
+    ]
+    rows = (
+        pd.concat([each.source.rows for each in inputs], ignore_index=True)
+        if len(inputs) > 1
+        else inputs[0].source.rows
     )
+    label_sets = choose_label_sets(options.labels, rows, options.minority)
+    unmatched = [failure for each in inputs for failure in each.failures]
+    for each in inputs:
+        if not each.pictures or each.pictures.keys().isdisjoint(each.source.rows["image_id"]):
+            write_failures(out / FAILURES_NAME, unmatched)
+            raise DatasetError(_describe_mismatch(each, out))
+    readable = {name: path for each in inputs for name, path in each.pictures.items()}
+    patients = {} if options.group_column else dict(zip(rows["image_id"], rows.get("group", ()), strict=False))
 
     # An interrupted or failed build must not look finished, nor show an earlier one's page.
     (out / MANIFEST_NAME).unlink(missing_ok=True)
@@ -128,43 +132,57 @@ def build_dataset(
         jobs=jobs,
         progress=(lambda done: progress(done, len(readable))) if progress else None,
         key=key,
+        patients=patients,
     )
     if not prepared.images:
         raise DatasetError(
             f"none of {counted(len(readable), 'radiograph')} could be read; {prepared.failures[0].reason}"
         )
-    failures = tuple(sorted([*missing, *unread, *prepared.failures], key=lambda failure: failure.image_id))
+    failures = tuple(sorted([*unmatched, *prepared.failures], key=lambda failure: failure.image_id))
     # Before anything that may be refused because of them.
     write_failures(out / FAILURES_NAME, failures)
-    rows, clipped, placement = _rows_of(readers, prepared.images, options, key)
+    placed = [_rows_of(each, prepared.images, options, key) for each in inputs]
+    placed_rows = pd.concat([each.rows for each in placed], ignore_index=True) if len(placed) > 1 else placed[0].rows
+    facts = facts_of(inputs).of_images({image.image_id for image in prepared.images})
     _remove_stale(out, {image.path.name for image in prepared.images})
     try:
-        annotated = annotate(out, rows, prepared.images, label_sets, options, jobs=jobs)
+        annotated = annotate(out, placed_rows, prepared.images, label_sets, options, facts=facts, jobs=jobs)
     except DatasetError as error:
-        if not missing:
+        lost = [_describe_missing(each, out) for each in inputs if each.missing]
+        if not lost:
             raise
-        lost = _describe_missing(missing, readers.rows, readers.path, out)
-        raise DatasetError(f"{lost}. With what is left: {error}") from None
+        raise DatasetError(f"{lost[0]}. With what is left: {error}") from None
 
-    notes = [*readers.notes, *placement, *image_notes(prepared.images)]
-    if respelled:
-        notes.insert(
-            0,
-            f"{counted(len(respelled), 'image')} spelled otherwise in {readers.path.name} than the file (accents or "
-            f"suffix), such as {respelled[0]!r} for {found[respelled[0]]!r}.",
+    clipped = sum(each.clipped for each in placed)
+    notes = [
+        *(
+            [f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the picture."]
+            if clipped
+            else []
+        ),
+        *(note for each, place in zip(inputs, placed, strict=True) for note in (*each.notes, *place.notes)),
+        *image_notes(prepared.images),
+    ]
+    nobody_read = [name for each in inputs for name in each.nobody_read]
+    if nobody_read:
+        notes.append(
+            f"{counted(len(nobody_read), 'image')} that nobody read, such as {nobody_read[0]}, left out: unknown, not "
+            "normal (--unread-as-normal)."
         )
-    if clipped:
-        notes.insert(0, f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the picture.")
     manifest = {
         "parameters": options.to_json(),
-        "inputs": describe_inputs(readers.path, sources),
+        "inputs": describe_inputs(inputs[0].source.path, inputs[0].files),
         "packages": describe_packages(),
         "images": len(prepared.images),
         "failures": len(failures),
-        "readers": sorted(readers.rows["reader"].unique()),
-        "readers_per_image": int(readers.rows.groupby("image_id")["reader"].nunique().max()),
-        "boxes": {"readers": int(((rows["class_name"] != NO_FINDING) & ~is_region(rows)).sum()), "clipped": clipped},
-        "image_labels": _describe_image_labels(readers),
+        **({"unread": len(nobody_read)} if nobody_read else {}),
+        "readers": sorted(rows["reader"].unique()),
+        "readers_per_image": int(rows.groupby("image_id")["reader"].nunique().max()),
+        "boxes": {
+            "readers": int(((placed_rows["class_name"] != NO_FINDING) & ~is_region(placed_rows)).sum()),
+            "clipped": clipped,
+        },
+        "image_labels": _describe_image_labels(inputs[0].source),
         # Another split has other notes, see resplit.
         "notes": {"source": notes, "split": list(annotated.notes)},
         **annotated.manifest,
@@ -187,56 +205,50 @@ def _check_out(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out}: holds a finished build; pass --force to replace it, or name another folder.")
 
 
-def _match(
-    rows: pd.DataFrame, sources: Mapping[str, Path], table: Path, options: BuildOptions
-) -> tuple[dict[str, str], dict[str, Path], list[Failure], list[Failure]]:
-    """Return the file's id of each id in the table, the radiographs to prepare, and what has no counterpart.
-
-    That is the images of the table without a file, and the files without a row.
-    """
-    found, without_file = match_ids(rows["image_id"], sources)
-    in_table = set(found.values())
-    folder = next(iter(sources.values())).parent
-    readable = {name: path for name, path in sources.items() if name in in_table or options.unread_as_normal}
-    elsewhere: dict[str, Path] = {}
-    if without_file:
-        below = (path for path in sorted(folder.rglob("*")) if path.parent != folder and path.is_file())
-        elsewhere = {unicodedata.normalize("NFC", image_id_of(path)): path for path in below}
-    missing = []
-    for name in without_file:
-        reason = f"{table} names image {name}, but {folder} holds no file of this name"
-        other = elsewhere.get(unicodedata.normalize("NFC", name))
-        missing.append(Failure(name, folder / name, reason + (f"; move {other} there" if other else "")))
-    unread = [
-        Failure(name, path, f"{path}: no row in {table.name}, so nobody read it; if it is normal, --unread-as-normal")
-        for name, path in sources.items()
-        if name not in readable
-    ]
-    return found, readable, missing, unread
-
-
-def _describe_missing(missing: Sequence[Failure], rows: pd.DataFrame, table: Path, out: Path) -> str:
-    """Return that images of the table have no file: it is often why nothing else is as expected."""
+def _describe_mismatch(each: Input, out: Path) -> str:
+    """Return that no image of the annotations is among the radiographs."""
     return (
-        f"{len(missing)} of {rows['image_id'].nunique()} images in {table} without a radiograph, such as "
-        f"{missing[0].image_id!r} ({missing[0].reason}); {out / FAILURES_NAME} lists them"
+        f"{each.source.path}: names none of the {counted(len(each.files), 'radiograph')} in "
+        f"{next(iter(each.files.values())).parent}; "
+        f"expected image_id to be the file's name without suffix, got {each.missing[0].image_id!r} in the table and "
+        f"{next(iter(each.files))!r} there; {out / FAILURES_NAME} lists all."
     )
 
 
-def _rows_of(
-    readers: Source, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey
-) -> tuple[pd.DataFrame, int, list[str]]:
-    """Return the rows of the pictures there are, every box within its picture, how many were clipped, and notes."""
-    sizes_hw = {image.image_id: image.original_size_hw for image in images}
-    rows = readers.rows[readers.rows["image_id"].isin(sizes_hw)]
-    if "group" in rows:
+def _describe_missing(each: Input, out: Path) -> str:
+    """Return that images of the table have no file: it is often why nothing else is as expected."""
+    return (
+        f"{len(each.missing)} of {each.source.rows['image_id'].nunique()} images in {each.source.path} without a "
+        f"radiograph, such as {each.missing[0].image_id!r} ({each.missing[0].reason}); {out / FAILURES_NAME} lists them"
+    )
+
+
+class _Placed(NamedTuple):
+    """Rows of the pictures there are, every box within its picture, the number of clipped boxes, and notes."""
+
+    rows: pd.DataFrame
+    clipped: int
+    notes: list[str]
+
+
+def _rows_of(each: Input, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey) -> _Placed:
+    source = each.source
+    sizes_hw = {image.image_id: image.original_size_hw for image in images if image.image_id in each.pictures}
+    rows = source.rows[source.rows["image_id"].isin(sizes_hw)]
+    if options.group_column:
         # The column may hold Patient IDs, which are no business of a prepared folder.
         pseudonym_of = dict(zip(rows["image_id"], rows["group"].map(key.pseudonym), strict=True))
         rows = rows.assign(group=rows["image_id"].map(key.published(pseudonym_of)))
-    orientations = {image.image_id: image.exif_orientation for image in images if image.exif_orientation != 1}
-    rows, notes = fit_to_pictures(rows, sizes_hw, orientations, readers.path)
-    rows, clipped = keep_within_images(rows, sizes_hw, readers.path, clip=options.clip_boxes, unit=readers.unit)
-    return rows, clipped, notes
+    else:
+        rows = rows.drop(columns="group", errors="ignore")
+    orientations = {
+        image.image_id: image.exif_orientation
+        for image in images
+        if image.exif_orientation != 1 and image.image_id in sizes_hw
+    }
+    rows, notes = fit_to_pictures(rows, sizes_hw, orientations, source.path)
+    rows, clipped = keep_within_images(rows, sizes_hw, source.path, clip=options.clip_boxes, unit=source.unit)
+    return _Placed(rows, clipped, notes)
 
 
 def _describe_image_labels(readers: Source) -> list[dict[str, Any]] | None:

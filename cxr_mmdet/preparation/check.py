@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import cv2
 
 from cxr_mmdet.errors import CxrError, DatasetError, counted
 from cxr_mmdet.preparation.annotate import ANNOTATIONS
-from cxr_mmdet.preparation.folder import IMAGES
+from cxr_mmdet.preparation.folder import IMAGES, describe_split
 from cxr_mmdet.preparation.label_sets import count_split
 from cxr_mmdet.preparation.prepared import PreparedFolder, read_manifest
 from cxr_mmdet.structures.coco import problems_of
@@ -35,6 +34,7 @@ def check_folder(folder: Path) -> list[str]:
     except DatasetError as error:
         return [str(error)]
     problems: list[str] = []
+    prepared: PreparedFolder | None = None
     try:
         prepared = PreparedFolder.load(folder)
     except CxrError as error:
@@ -61,8 +61,10 @@ def check_folder(folder: Path) -> list[str]:
                 named |= {image["file_name"]: (image["height"], image["width"]) for image in _images(coco)}
             where = str((part / f"…_{name}.json").relative_to(folder))
             problems += _leaks(where, cocos["train"], cocos["val"], manifest)
-    # Images with none of the labels are dropped where that was asked for; their pictures stay.
-    all_are_named = not manifest["parameters"].get("drop_normals")
+    # Images with none of the labels are dropped where that was asked for, and where none is known; their pictures stay.
+    all_are_named = not manifest["parameters"].get("drop_normals") and (
+        prepared is None or prepared.facts.coverage is None
+    )
     problems += _picture_problems(folder / IMAGES, named, all_are_named=all_are_named)
     return problems
 
@@ -99,10 +101,17 @@ def _label_problems(where: str, coco: Any, entry: dict[str, Any]) -> Iterator[st
 def _count_problems(where: str, coco: Any, expected: dict[str, Any] | None) -> Iterator[str]:
     if expected is None or any(True for _ in problems_of(coco)):
         return
-    counts = asdict(count_split(coco))
+    counts = describe_split(count_split(coco), partial=True)
     for key in ("images", "boxes"):
         if counts[key] != expected[key]:
             yield f"{where}: holds {counts[key]} {key}, but the manifest counts {expected[key]}."
+    for name, entry in expected["by_class"].items():
+        unknown = counts["by_class"].get(name, entry).get("unknown", 0)
+        if unknown != entry.get("unknown", 0):
+            yield (
+                f"{where}: {name} is unknown on {counted(unknown, 'image')}, but the manifest counts "
+                f"{entry.get('unknown', 0)}."
+            )
 
 
 def _leaks(where: str, train: Any, val: Any, manifest: dict[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.preparation.images import Failure, PreparedImages
-    from cxr_mmdet.preparation.label_sets import LabelSetCounts
+    from cxr_mmdet.preparation.label_sets import LabelSetCounts, SplitCounts
 
 
 FAILURES_NAME = "failures.csv"
@@ -78,15 +78,31 @@ def describe_packages() -> dict[str, str | None]:
 
 
 def describe_label_set(counts: LabelSetCounts) -> dict[str, Any]:
-    """Return the classes of a label set and what its splits hold."""
+    """Return the classes of a label set and what its splits hold; what is unknown only where something is."""
     return {
         "labels": list(counts.label_set.labels),
         "minority": list(counts.label_set.minority),
         "merged": {label: list(classes) for label, classes in counts.label_set.merged.items()},
-        "train": asdict(counts.train),
-        "train_augmented": asdict(counts.train_augmented),
-        "val": asdict(counts.val),
+        "train": describe_split(counts.train, partial=counts.is_partial),
+        "train_augmented": describe_split(counts.train_augmented, partial=counts.is_partial),
+        "val": describe_split(counts.val, partial=counts.is_partial),
     }
+
+
+def describe_split(counts: SplitCounts, *, partial: bool) -> dict[str, Any]:
+    """Return the counts of a split; ``partial`` adds the images on which a class is absent, and those on which unknown.
+
+    Images that are ``unknown`` hold no box, but are not known to be normal.
+    """
+    entry = asdict(counts)
+    for name, each in entry["by_class"].items():
+        if partial:
+            each["absent"] = counts.absent(name)
+        else:
+            del each["unknown"]
+    if not partial:
+        del entry["unknown"]
+    return entry
 
 
 IMAGES = "images"

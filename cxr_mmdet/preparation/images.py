@@ -195,6 +195,7 @@ def prepare_images(
     jobs: int | None = 1,
     progress: Callable[[int], None] | None = None,
     key: PseudonymKey | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> PreparedImages:
     """Render each radiograph to ``out_dir/<image_id>.png`` and return what is there, and what failed.
 
@@ -210,6 +211,7 @@ def prepare_images(
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, first with those that were already there.
         key: of the patients' pseudonyms; a random one by default, forgotten at the end.
+        patients: image id → patient by the annotations, for files that name none.
 
     Raises:
         DatasetError: the index of an earlier run is damaged, or a picture cannot be written.
@@ -234,8 +236,8 @@ def prepare_images(
     failures: list[Failure] = []
     try:
         again = [(image_id, sources[image_id], key) for image_id in done if not index.knows_patient(image_id)]
-        with closing(map_unordered(read_patient, again, jobs=jobs)) as patients:
-            for image_id, patient in patients:
+        with closing(map_unordered(read_patient, again, jobs=jobs)) as read:
+            for image_id, patient in read:
                 done[image_id] = replace(done[image_id], patient=patient)
         tasks = [(image_id, path, out_dir, short_edge, reduced_jpeg2000, key) for image_id, path in todo]
         with closing(map_unordered(prepare_image, tasks, jobs=jobs)) as results:
@@ -253,7 +255,8 @@ def prepare_images(
                     index.save()
                 report(1)
     finally:
-        published = key.published({image_id: image.patient for image_id, image in done.items()})
+        named = {image_id: key.pseudonym(patient) for image_id, patient in (patients or {}).items()}
+        published = key.published({name: image.patient or named.get(name) for name, image in done.items()})
         index.publish(published)
         index.save()
     return PreparedImages(

@@ -13,7 +13,8 @@ from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.table import class_names, is_region
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.structures.coco import findings_of
-from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map, spelling_key
+from cxr_mmdet.structures.coverage import Coverage, coverage_of, is_partly_labelled
+from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5, NO_FINDING, resolve_label_map, spelling_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -56,6 +57,11 @@ class LabelSetCounts:
     train: SplitCounts
     train_augmented: SplitCounts
     val: SplitCounts
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some class was not looked for on some image."""
+        return self.train.is_partial or self.val.is_partial
 
 
 def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequence[str] | None) -> tuple[LabelSet, ...]:
@@ -109,6 +115,7 @@ def build_splits(
     boxes: pd.DataFrame,
     val: Collection[str],
     *,
+    coverage: pd.DataFrame | None = None,
     drop_normals: bool,
 ) -> Splits:
     """Return the COCO files of one label set.
@@ -118,6 +125,7 @@ def build_splits(
         images: all prepared images.
         boxes: the consensus in prepared-image pixels, all classes.
         val: the ids of the images to validate on.
+        coverage: see :func:`cxr_mmdet.annotations.coco.build_coco`; images on which no class is known are left out.
         drop_normals: leave out the images that hold none of the labels.
 
     Raises:
@@ -127,8 +135,11 @@ def build_splits(
     if drop_normals:
         holders = set(boxes.loc[boxes["class_name"].isin(label_set.labels) & ~is_region(boxes), "image_id"])
         kept = [image for image in kept if image.image_id in holders]
-    train_coco = build_coco([image for image in kept if image.image_id not in val], boxes, label_set.labels)
-    val_coco = build_coco([image for image in kept if image.image_id in val], boxes, label_set.labels)
+    if coverage is not None:
+        unknown = set(coverage.index[(coverage == Coverage.UNKNOWN).all(axis=1)])
+        kept = [image for image in kept if image.image_id not in unknown]
+    sides = [[image for image in kept if (image.image_id in val) is validates] for validates in (False, True)]
+    train_coco, val_coco = (build_coco(side, boxes, label_set.labels, coverage) for side in sides)
     for split, coco in (("train", train_coco), ("val", val_coco)):
         if not findings_of(coco):
             raise DatasetError(
@@ -154,20 +165,35 @@ MINORITY_COPIES = 3
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Numbers of images that hold a class, and of its boxes."""
+    """Numbers of images that hold a class, of its boxes, and of images that show neither its presence nor absence."""
 
     images: int
     boxes: int
+    unknown: int = 0
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Counts of one split; ``by_class`` is in label order and also names classes that do not occur."""
+    """Counts of one split; ``by_class`` is in label order and also names classes that do not occur.
+
+    ``unknown`` of the images without boxes are not known to be normal, since not every class was looked for.
+    """
 
     images: int
     images_without_boxes: int
     boxes: int
     by_class: Mapping[str, ClassCounts]
+    unknown: int = 0
+
+    def absent(self, name: str) -> int:
+        """Return the number of images on which a class was looked for and not found."""
+        counts = self.by_class[name]
+        return self.images - counts.images - counts.unknown
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something is unknown."""
+        return any(counts.unknown for counts in self.by_class.values())
 
 
 def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> SplitCounts:
@@ -177,6 +203,14 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
     for annotation in findings_of(coco):
         held[annotation["image_id"]].append(names[annotation["category_id"]])
     copies = {image: MINORITY_COPIES if not set(minority).isdisjoint(held[image]) else 1 for image in held}
+    # Where everything was looked for, nothing is unknown.
+    looked = coverage_of(coco) == Coverage.EXHAUSTIVE if is_partly_labelled(coco) else None
+    unknown: Counter[str] = Counter()
+    for image, known in zip(coco["images"], () if looked is None else looked, strict=looked is not None):
+        missing = [name for name, is_known in zip(names.values(), known, strict=True) if not is_known]
+        unknown.update(dict.fromkeys(set(missing).difference(held.get(image["id"], ())), copies.get(image["id"], 1)))
+        if missing and image["id"] not in copies:
+            unknown[NO_FINDING] += 1
     return SplitCounts(
         images=sum(copies.get(image["id"], 1) for image in coco["images"]),
         images_without_boxes=len(coco["images"]) - len(held),
@@ -185,27 +219,36 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
             name: ClassCounts(
                 images=sum(copies[image] for image, classes in held.items() if name in classes),
                 boxes=sum(copies[image] * classes.count(name) for image, classes in held.items()),
+                unknown=unknown[name],
             )
             for name in names.values()
         },
+        unknown=unknown[NO_FINDING],
     )
 
 
 def counts_table(title: str, columns: Mapping[str, SplitCounts]) -> Table:
-    """Return the table of images and boxes: a row for each class, two columns for each entry of ``columns``."""
+    """Return the table of images and boxes: a row for each class, two columns for each entry of ``columns``.
+
+    Where not every class was looked for, two more: images on which it is absent, and on which it is unknown.
+    """
+    partial = any(counts.is_partial for counts in columns.values())
     table = Table(title=title, title_justify="left")
     table.add_column("class", no_wrap=True)
     for name in columns:
         table.add_column(f"{name}\nimages", justify="right")
-        table.add_column("\nboxes", justify="right")
+        for column in ("boxes", *(("absent", "unknown") if partial else ())):
+            table.add_column(f"\n{column}", justify="right")
+
+    def add(name: str, numbers: list[tuple[int, ...]], style: str | None = None) -> None:
+        cells = [f"{number:,}" for each in numbers for number in (each if partial else each[:2])]
+        table.add_row(name, *cells, style=style)
+
     for label in next(iter(columns.values())).by_class:
-        per_class = [counts.by_class[label] for counts in columns.values()]
-        table.add_row(label, *_cells([(counts.images, counts.boxes) for counts in per_class]))
+        own = [(counts.by_class[label], counts.absent(label)) for counts in columns.values()]
+        add(label, [(each.images, each.boxes, absent, each.unknown) for each, absent in own])
     table.add_section()
-    table.add_row("no box", *_cells([(counts.images_without_boxes, 0) for counts in columns.values()]))
-    table.add_row("all", *_cells([(counts.images, counts.boxes) for counts in columns.values()]), style="bold")
+    empty = [(each.images_without_boxes, each.unknown) for each in columns.values()]
+    add("no box", [(images, 0, images - unknown, unknown) for images, unknown in empty])
+    add("all", [(each.images, each.boxes, 0, 0) for each in columns.values()], style="bold")
     return table
-
-
-def _cells(pairs: list[tuple[int, int]]) -> list[str]:
-    return [f"{number:,}" for pair in pairs for number in pair]

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cxr_mmdet.annotations.coverage import ImageFacts
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.preparation.annotate import ANNOTATIONS, READERS_NAME
+from cxr_mmdet.preparation.annotate import ANNOTATIONS, COVERAGE_NAME, READERS_NAME
 from cxr_mmdet.preparation.folder import IMAGES, MANIFEST_NAME
 from cxr_mmdet.preparation.images import INDEX_NAME, RENDERING_VERSION, PreparedImage
 from cxr_mmdet.preparation.label_sets import LabelSet
@@ -32,12 +33,14 @@ class PreparedFolder:
         manifest: what it says of itself.
         images: its pictures, by image id.
         rows: the readers' boxes, in pixels of the originals.
+        facts: which classes were looked for on the images, and the like.
     """
 
     path: Path
     manifest: dict[str, Any]
     images: dict[str, PreparedImage]
     rows: pd.DataFrame
+    facts: ImageFacts
 
     @classmethod
     def load(cls, path: Path, manifest: dict[str, Any] | None = None) -> PreparedFolder:
@@ -58,7 +61,8 @@ class PreparedFolder:
                 f"{readers}: no such file; this folder was made by an earlier version, {REBUILD} --force."
             )
         column = "group" if _options(manifest, path).group_column else None
-        return cls(path, manifest, _read_images(path), read_table(readers, group_column=column))
+        facts = ImageFacts.read(path / ANNOTATIONS / COVERAGE_NAME)
+        return cls(path, manifest, _read_images(path), read_table(readers, group_column=column), facts)
 
     @property
     def options(self) -> BuildOptions:

@@ -24,7 +24,11 @@ SMALLEST = 1e-4
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class; ``votes`` maps how many readers stand behind a box to how many boxes do so."""
+    """One class; ``votes`` maps how many readers stand behind a box to how many boxes do so.
+
+    ``absent`` counts the images on which it was looked for and not found, ``unknown`` those on which it was not looked
+    for; both 0 where every class was looked for on every image.
+    """
 
     label: int
     name: str
@@ -35,6 +39,8 @@ class ClassRow:
     train_boxes: int
     val_images: int
     val_boxes: int
+    absent: int = 0
+    unknown: int = 0
 
     @property
     def val_share(self) -> float | None:
@@ -132,6 +138,8 @@ def class_rows(labels: Sequence[str], rows: pd.DataFrame, boxes: BoxColumns, cou
                 train_boxes=train["boxes"],
                 val_images=val["images"],
                 val_boxes=val["boxes"],
+                absent=train.get("absent", 0) + val.get("absent", 0),
+                unknown=train.get("unknown", 0) + val.get("unknown", 0),
             )
         )
     return result

@@ -57,7 +57,16 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
         if parameters.is_file():
             models[label_set.name] = ReaderModel.load(parameters, ())
     options = replace(options, reader_model=None)
-    annotated = annotate(folder, prepared.rows, images, prepared.label_sets, options, jobs=jobs, models=models)
+    annotated = annotate(
+        folder,
+        prepared.rows,
+        images,
+        prepared.label_sets,
+        options,
+        facts=prepared.facts,
+        jobs=jobs,
+        models=models,
+    )
     manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
     manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
     write_report(folder, manifest)

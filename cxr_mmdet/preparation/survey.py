@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,18 +13,19 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from cxr_mmdet.annotations.sources import find_source, read_source
+from cxr_mmdet.annotations.coverage import ImageCounts, count_images
+from cxr_mmdet.annotations.sources import find_source, formats
 from cxr_mmdet.annotations.sources.vinbigdata import TABLE_NAME
+from cxr_mmdet.annotations.table import SIZE_COLUMNS, class_names
 from cxr_mmdet.dicom.attributes import text_of
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError, TableError, counted
 from cxr_mmdet.parallel import map_unordered
+from cxr_mmdet.preparation.inputs import read_input
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.radiograph_files import (
-    find_originals,
-    image_id_of,
     is_radiograph_file,
     read_bytes,
     visible_files,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from cxr_mmdet.dicom.radiograph import Radiograph
 
@@ -50,6 +51,10 @@ class TableMatch:
         without_file: images of the table for which there is no file.
         without_row: files for which there is no row, so that nobody read them.
         boxes_outside: image → how many of its boxes reach beyond its picture.
+        unread: images and files that nobody read, where that is no mistake in this format.
+        classes: for each class the images on which it is present, absent and unknown; empty where every class was
+            looked for on every image.
+        format: title of the annotations' format.
     """
 
     problem: str | None = None
@@ -57,38 +62,14 @@ class TableMatch:
     without_file: tuple[str, ...] = ()
     without_row: tuple[str, ...] = ()
     boxes_outside: dict[str, int] | None = None
+    unread: tuple[str, ...] = ()
+    classes: dict[str, ImageCounts] = field(default_factory=dict)
+    format: str = field(default="", compare=False)
 
     @property
     def is_complete(self) -> bool:
         """Return whether every row has its file, every file its row, and every box lies in its picture."""
         return not (self.problem or self.without_file or self.without_row or self.boxes_outside)
-
-
-def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
-    """Return the file's image id for each id of the table that has one, and the ids that have none, sorted.
-
-    An id that matches no file is compared again without regard to Unicode's two forms of accents (macOS names files in
-    the one, most tables are in the other) and to a suffix in the table; it must then mean one file that no other id
-    means.
-
-    Args:
-        named: the ids of the table.
-        sources: image id → file.
-    """
-    names = sorted(set(named))
-    found = {name: name for name in names if name in sources}
-    by_form: dict[str, list[str]] = defaultdict(list)
-    for image_id in sources:
-        if image_id not in found:
-            by_form[unicodedata.normalize("NFC", image_id)].append(image_id)
-    meant: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        form = unicodedata.normalize("NFC", name)
-        candidates = by_form.get(form) or by_form.get(image_id_of(form)) or []
-        if name not in found and len(candidates) == 1:
-            meant[candidates[0]].append(name)
-    found |= {owners[0]: image_id for image_id, owners in meant.items() if len(owners) == 1}
-    return found, [name for name in names if name not in found]
 
 
 def match_table(
@@ -106,27 +87,32 @@ def match_table(
     except TableError as error:
         return TableMatch(problem=str(error)) if format_name or (src / TABLE_NAME).exists() else None
     try:
-        source = read_source(src, format_name=format_name)
-        rows = source.rows
-        sources = source.pictures or find_originals(src)
+        found = read_input(src, format_name=format_name)
     except (TableError, DatasetError) as error:
         return TableMatch(problem=str(error))
-    found, without_file = match_ids(rows["image_id"], sources)
-    rows = rows.assign(image_id=rows["image_id"].map(lambda name: found.get(name, name)))
-    named = set(rows["image_id"])
-    by_image = {image_id: path.relative_to(src).as_posix() for image_id, path in sources.items()}
+    rows, coverage = found.source.rows, found.source.coverage
+    by_image = {image_id: path.relative_to(src).as_posix() for image_id, path in found.files.items()}
     known = {image_id: sizes_hw[name] for image_id, name in by_image.items() if name in sizes_hw}
+    classes = dict.fromkeys([*class_names(rows), *(() if coverage is None else map(str, coverage))])
     return TableMatch(
-        images=len(named),
-        without_file=tuple(without_file),
-        without_row=tuple(image_id for image_id in sources if image_id not in named),
+        images=rows["image_id"].nunique(),
+        without_file=tuple(failure.image_id for failure in found.missing),
+        without_row=() if found.source.unread_is_known else tuple(failure.image_id for failure in found.unread),
         boxes_outside=_boxes_outside(rows[rows["image_id"].isin(known)], known),
+        unread=found.nobody_read,
+        classes={} if coverage is None else count_images(rows, list(classes), coverage),
+        format=formats()[found.source.format].title,
     )
 
 
 def _boxes_outside(rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]]) -> dict[str, int]:
     boxes = rows[XYXY_COLUMNS].to_numpy(np.float64)
-    limits = np.array([sizes_hw[image_id][::-1] * 2 for image_id in rows["image_id"]], np.float64).reshape(-1, 4)
+    limits: NDArray[np.float64] = np.array(
+        [sizes_hw[image_id][::-1] * 2 for image_id in rows["image_id"]], np.float64
+    ).reshape(-1, 4)
+    if SIZE_COLUMNS[0] in rows:  # the boxes were drawn on a picture of this size
+        stated = rows[SIZE_COLUMNS[::-1] * 2].to_numpy(np.float64)
+        limits = np.where(np.isnan(stated), limits, stated)
     # "No finding" has no box: comparisons with NaN are False.
     outside = rows["image_id"].to_numpy()[((boxes < 0) | (boxes > limits)).any(axis=1)]
     return dict(sorted(Counter(map(str, outside)).items()))
@@ -375,9 +361,9 @@ def _table(table: TableMatch | None) -> Iterator[str]:
     elif table.problem:
         yield f"table: {table.problem}"
     elif table.is_complete:
-        yield f"table: {counted(table.images, 'image')}, each with its file; every box lies in its picture"
+        yield f"{table.format}: {counted(table.images, 'image')}, each with its file; every box lies in its picture"
     else:
-        yield f"table: {counted(table.images, 'image')}"
+        yield f"{table.format}: {counted(table.images, 'image')}"
         if table.without_file:
             yield f"table: {counted(len(table.without_file), 'image')} without a file: {_listed(table.without_file)}"
         if table.without_row:
@@ -385,6 +371,10 @@ def _table(table: TableMatch | None) -> Iterator[str]:
         if table.boxes_outside:
             outside = sum(table.boxes_outside.values())
             yield f"table: {counted(outside, 'box', 'boxes')} beyond the picture: {_listed(list(table.boxes_outside))}"
+    if table and table.unread:
+        yield f"table: {counted(len(table.unread), 'image')} that nobody read, so unknown: {_listed(table.unread)}"
+    for name, counts in (table.classes if table else {}).items():
+        yield f"table: {name}: on {counts.present:,} images, absent on {counts.absent:,}, unknown on {counts.unknown:,}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
+from cxr_mmdet.annotations.coverage import ImageFacts, count_images
 from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.readers import RESAMPLES, Reliability
 from cxr_mmdet.annotations.sources import read_source
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.annotations.against_readers import AgainstReaders
+    from cxr_mmdet.annotations.coverage import ImageCounts
+    from cxr_mmdet.annotations.sources import Source
     from cxr_mmdet.evaluation.bootstrap import Interval
     from cxr_mmdet.preparation.label_sets import LabelSet
 
@@ -50,7 +53,10 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class LabelSetReport:
-    """One label set: its consensus in pixels of the originals, boxes per class before it, agreement and ceiling."""
+    """One label set: its consensus in pixels of the originals, boxes per class before it, agreement and ceiling.
+
+    ``images`` counts those on which a class is present, absent and unknown; None where every class was looked for.
+    """
 
     label_set: LabelSet
     fused: pd.DataFrame
@@ -58,6 +64,7 @@ class LabelSetReport:
     agreement: dict[str, Any] | None
     human_ceiling: dict[str, Any] | None
     reliability: list[dict[str, Any]] | None
+    images: dict[str, ImageCounts] | None
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,15 @@ def report_table(path: Path, options: TableOptions, format_name: str | None = No
         readers=rows["reader"].nunique(),
         notes=table.notes,
         label_sets=tuple(
-            _report_label_set(label_set, rows, options)
+            _report_label_set(label_set, table, options)
             for label_set in choose_label_sets(options.labels, rows, minority=None)
         ),
     )
 
 
-def _report_label_set(label_set: LabelSet, rows: pd.DataFrame, options: TableOptions) -> LabelSetReport:
-    merged = merge_classes(rows, label_set.label_map)
+def _report_label_set(label_set: LabelSet, source: Source, options: TableOptions) -> LabelSetReport:
+    merged = merge_classes(source.rows, label_set.label_map)
+    coverage = ImageFacts(source.coverage).of_labels(label_set.label_map, merged)
     own = without_regions(merged)
     fusion: dict[str, Any] = {
         "method": options.fusion,
@@ -124,6 +132,7 @@ def _report_label_set(label_set: LabelSet, rows: pd.DataFrame, options: TableOpt
         agreement=measure_agreement(own, label_set.labels),
         human_ceiling=ceiling and ceiling["all"],
         reliability=_reliability(own, label_set.labels) if options.reliability else None,
+        images=None if coverage is None else count_images(merged, label_set.labels, coverage),
     )
 
 
@@ -154,6 +163,7 @@ def _label_set_table(each: LabelSetReport) -> Table:
     title = f"labels {each.label_set.name}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     headers = ["readers'\nboxes", "fused\nboxes", *(["met", "F1", "kappa"] if each.agreement else [])]
+    headers += ["images\npresent", "\nabsent", "\nunknown"] if each.images else []
     table.add_column("class", no_wrap=True)
     for header in [*headers, *(["ceiling\nAP@.4"] if each.human_ceiling else [])]:
         table.add_column(header, justify="right")
@@ -163,6 +173,7 @@ def _label_set_table(each: LabelSetReport) -> Table:
         if each.agreement:
             entry = each.agreement["per_class"][number]
             cells += [format_percent(entry["met"]), format_score(entry["f1"]), format_score(entry["kappa"])]
+        cells += [f"{count:,}" for count in each.images[name]] if each.images else []
         if each.human_ceiling:
             cells.append(format_score(each.human_ceiling["per_class"][number]["voc_ap_40"]["value"]))
         table.add_row(name, *cells)

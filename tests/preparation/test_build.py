@@ -274,7 +274,7 @@ def test_what_failed_is_left_out_and_listed(src, out):
     assert [failure.image_id for failure in summary.failures] == ["image03", "image07", "unread"]
     listed = pd.read_csv(out / "failures.csv").set_index("image_id")["reason"]
     assert "image03.dicom" in listed["image03"]
-    assert "holds no file of this name" in listed["image07"]
+    assert "holds no radiograph of this name, nor do its folders" in listed["image07"]
     assert "no row in train.csv, so nobody read it" in listed["unread"]
     assert {image["image_id"] for coco in both(out, "5") for image in coco["images"]} == IMAGES.keys() - {
         "image03",
@@ -363,16 +363,24 @@ def test_a_coco_table_of_resized_and_turned_pictures_places_its_boxes(src, out):
 
 
 def test_what_matches_nothing_is_named_before_what_follows_from_it(src, out):
-    (src / "train/sub").mkdir()
     for number in range(2, 20):
-        name = f"image{number:02}"
-        os.rename(src / f"train/{name}.dicom", src / f"train/sub/{name}.dicom")
+        (src / f"train/image{number:02}.dicom").unlink()
     with pytest.raises(DatasetError) as caught:
         build_dataset(src, out, OPTIONS)
     message = str(caught.value)
     assert message.startswith(f"18 of 20 images in {src / 'train.csv'} without a radiograph, such as 'image02' (")
-    assert f"holds no file of this name; move {src / 'train/sub/image02.dicom'} there)" in message
+    assert "holds no radiograph of this name" in message
     assert len(pd.read_csv(out / "failures.csv")) == 18
+
+
+def test_pictures_are_taken_where_they_lie(src, out):
+    (src / "train/sub").mkdir()
+    for number in range(2, 20):
+        name = f"image{number:02}"
+        os.rename(src / f"train/{name}.dicom", src / f"train/sub/{name}.dicom")
+    assert build_dataset(src, out, OPTIONS).failures == ()
+    os.rename(src / "train", src / "pictures")
+    assert build_dataset(src, out, OPTIONS, force=True).failures == ()
 
 
 def test_without_a_table_nothing_is_built(src, out):

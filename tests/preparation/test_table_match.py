@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import write_radiograph
 
-from cxr_mmdet.preparation.survey import TableMatch, match_ids, match_table, survey_folder, survey_lines
+from cxr_mmdet.preparation.inputs import match_ids
+from cxr_mmdet.preparation.survey import TableMatch, match_table, survey_folder, survey_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

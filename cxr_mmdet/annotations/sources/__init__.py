@@ -6,6 +6,8 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cxr_mmdet.annotations.sources.base import (
     PictureIndex,
     ReadOptions,
@@ -15,11 +17,14 @@ from cxr_mmdet.annotations.sources.base import (
     csv_header,
     read_head,
 )
-from cxr_mmdet.annotations.table import SUFFIXES
+from cxr_mmdet.annotations.table import SUFFIXES, class_names
 from cxr_mmdet.errors import TableError, UsageError
+from cxr_mmdet.structures.labels import is_no_finding, spelling_key
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pandas as pd
 
 __all__ = ["PictureIndex", "ReadOptions", "Source", "SourceFormat", "find_source", "formats", "read_source"]
 
@@ -81,11 +86,14 @@ def find_source(place: Path, name: str | None = None) -> tuple[SourceFormat, Pat
     return first, path, (note,) if others else ()
 
 
-def read_source(place: Path, *, group_column: str | None = None, format_name: str | None = None) -> Source:
+def read_source(
+    place: Path, *, pictures: Path | None = None, group_column: str | None = None, format_name: str | None = None
+) -> Source:
     """Return the validated annotations of a folder or annotation file, whatever its format.
 
     Args:
         place: an annotation file, or a folder that holds annotations and usually the pictures.
+        pictures: folder of the radiographs; that of ``place`` by default.
         group_column: a column that names each image's group.
         format_name: see :func:`find_source`.
 
@@ -95,7 +103,7 @@ def read_source(place: Path, *, group_column: str | None = None, format_name: st
         DatasetError: a COCO file is not one.
     """
     chosen, path, notes = find_source(place, format_name)
-    options = ReadOptions(PictureIndex(place if place.is_dir() else place.parent), group_column)
+    options = ReadOptions(PictureIndex(pictures or (place if place.is_dir() else place.parent)), group_column)
     source = chosen.read(path, options)
     notes += (*options.notes, *source.notes)
     if group_column and "group" not in source.rows:
@@ -106,7 +114,18 @@ def read_source(place: Path, *, group_column: str | None = None, format_name: st
             f"all boxes of {source.path.name} are of one reader, {readers[0]}: there is no agreement and no human "
             "ceiling.",
         )
-    return replace(source, notes=notes, format=chosen.name)
+    return replace(source, notes=notes, format=chosen.name, coverage=_spelled_as_rows(source))
+
+
+def _spelled_as_rows(source: Source) -> pd.DataFrame | None:
+    """Return the coverage with its classes spelled as the checked rows spell them, "No finding" left out."""
+    if source.coverage is None:
+        return None
+    spellings = {spelling_key(name): name for name in class_names(source.rows)}
+    frame = source.coverage[[name for name in source.coverage if not is_no_finding(str(name))]]
+    names = [spellings.get(spelling_key(str(name)), str(name)) for name in frame]
+    # Of two spellings of one class, what both say.
+    return frame.T.groupby(names, sort=False).min().T.astype(np.int8)
 
 
 def _unrecognised(place: Path, known: dict[str, SourceFormat]) -> str:

@@ -51,6 +51,7 @@ class Source:
         normal: images that are known to be normal chests, where reading without a box does not show that, because other
             diseases than the classes of the source were not looked for; None: every image that was looked through for
             all classes and holds no box is one.
+        classes: classes that were looked for although no row may name them; needed only where ``coverage`` is None.
         split: image id → ``train`` or ``val`` where the source ships a split of its own.
         pictures: image id → file, where the pictures do not simply lie in ``train/`` or beside the table.
         unread: images that the source names, but that nobody read; they are unknown, not normal.
@@ -65,6 +66,7 @@ class Source:
     notes: tuple[str, ...] = ()
     coverage: pd.DataFrame | None = None
     normal: frozenset[str] | None = None
+    classes: tuple[str, ...] = ()
     split: Mapping[str, str] | None = None
     pictures: Mapping[str, Path] | None = None
     unread: tuple[str, ...] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.annotations.coco import read_coco_table
+from cxr_mmdet.annotations.coco import coco_coverage, coco_rows
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, read_head
+from cxr_mmdet.structures.coco import read_coco
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +28,16 @@ def read(path: Path, options: ReadOptions) -> Source:
         DatasetError: not a COCO file.
     """
     notes: list[str] = []
-    rows = read_coco_table(path, group_column=options.group_column, notes=notes)
-    return Source(path, rows, unit="annotation", notes=tuple(notes))
+    coco = read_coco(path, strict=False)
+    rows = coco_rows(coco, path, group_column=options.group_column, notes=notes)
+    return Source(
+        path,
+        rows,
+        unit="annotation",
+        notes=tuple(notes),
+        coverage=coco_coverage(coco, path),
+        classes=tuple(category["name"] for category in coco["categories"]),
+    )
 
 
 FORMAT = SourceFormat(

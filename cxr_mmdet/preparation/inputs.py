@@ -1,0 +1,225 @@
+"""Inputs of a build: annotations of one or several sets, matched with their radiographs, under common names."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cxr_mmdet.annotations.coverage import SET_SEPARATOR, ImageFacts, coverage_frame
+from cxr_mmdet.annotations.sources import PictureIndex, read_source
+from cxr_mmdet.annotations.table import class_names
+from cxr_mmdet.errors import DatasetError, counted
+from cxr_mmdet.preparation.images import Failure
+from cxr_mmdet.structures.labels import NO_FINDING
+from cxr_mmdet.structures.radiograph_files import find_originals, image_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from cxr_mmdet.annotations.sources import Source
+
+
+@dataclass(frozen=True)
+class Input:
+    """One set of a build.
+
+    Attributes:
+        name: of the set; empty for the only one.
+        source: its annotations, images under the ids of their files.
+        pictures: image id → file, of the images that somebody read.
+        listed: number of radiographs found.
+        folder: where they lie.
+        missing: images with a row and without a file.
+        unread: files without a row.
+        notes: what a user should know.
+    """
+
+    name: str
+    source: Source
+    pictures: Mapping[str, Path]
+    files: Mapping[str, Path]
+    missing: tuple[Failure, ...]
+    unread: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def nobody_read(self) -> tuple[str, ...]:
+        """Images that nobody read, where that is no mistake in this format."""
+        left_out = [each.image_id for each in self.unread] if self.source.unread_is_known else []
+        return tuple(sorted({*self.source.unread, *left_out} - self.pictures.keys()))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Images and files without a counterpart that should have one."""
+        return self.missing if self.source.unread_is_known else (*self.missing, *self.unread)
+
+
+def read_input(
+    src: Path,
+    *,
+    name: str = "",
+    table: Path | None = None,
+    format_name: str | None = None,
+    group_column: str | None = None,
+    unread_as_normal: bool = False,
+) -> Input:
+    """Return the annotations of a folder with the radiographs that they are of.
+
+    Args:
+        src: holds the annotations and the radiographs.
+        name: of the set.
+        table: the annotations, where they lie elsewhere.
+        format_name: their format; None tells it by their content.
+        group_column: a column of them that names each image's group.
+        unread_as_normal: take radiographs without a row for read and without finding.
+
+    Raises:
+        TableError: the annotations cannot be read or contradict themselves.
+        DatasetError: there are no radiographs.
+    """
+    source = read_source(table or src, pictures=src, group_column=group_column, format_name=format_name)
+    files = pictures_of(source, src)
+    found, without_file = match_ids(source.rows["image_id"], files)
+    named = set(found.values())
+    missing = [
+        Failure(
+            each,
+            src / each,
+            f"{source.path} names image {each}, but {src} holds no radiograph of this name, nor do its folders",
+        )
+        for each in without_file
+    ]
+    unread = [
+        Failure(
+            each, path, f"{path}: no row in {source.path.name}, so nobody read it; if it is normal, --unread-as-normal"
+        )
+        for each, path in files.items()
+        if each not in named and not unread_as_normal
+    ]
+    respelled = [each for each, image_id in found.items() if each != image_id]
+    notes = source.notes
+    if respelled:
+        first = f"{respelled[0]!r} for {found[respelled[0]]!r}"
+        notes = (
+            f"{counted(len(respelled), 'image')} spelled otherwise in {source.path.name} than the file (accents or "
+            f"suffix), such as {first}.",
+            *notes,
+        )
+    return Input(
+        name=name,
+        source=_renamed(source, found),
+        pictures={each: path for each, path in files.items() if each in named or unread_as_normal},
+        files=files,
+        missing=tuple(missing),
+        unread=tuple(unread),
+        notes=notes,
+    )
+
+
+def _renamed(source: Source, found: Mapping[str, str]) -> Source:
+    """Return the source with other image ids."""
+
+    def ids(values: Iterable[str]) -> list[str]:
+        return [found.get(each, each) for each in values]
+
+    coverage = source.coverage
+    return replace(
+        source,
+        rows=source.rows.assign(image_id=ids(source.rows["image_id"])),
+        coverage=None if coverage is None else coverage.set_axis(pd.Index(ids(coverage.index), name="image_id")),
+        split=source.split and dict(zip(ids(source.split), source.split.values(), strict=True)),
+        unread=tuple(ids(source.unread)),
+    )
+
+
+def pictures_of(source: Source, src: Path) -> dict[str, Path]:
+    """Return image id → radiograph: where the source says, in ``train/`` or the folder itself, else anywhere below.
+
+    Raises:
+        DatasetError: there is no radiograph.
+    """
+    if source.pictures is not None:
+        if not source.pictures:
+            raise DatasetError(f"{src}: holds none of the radiographs that {source.path.name} names.")
+        return dict(sorted(source.pictures.items()))
+    index = PictureIndex(src)
+    try:
+        found = find_originals(src)
+    except DatasetError:
+        found = {name: paths[0] for name, paths in sorted(index.by_id.items()) if len(paths) == 1}
+        if not found:
+            raise
+        return found
+    _, elsewhere = match_ids(source.rows["image_id"], found)
+    further = {name: path for name in elsewhere if (path := index.find(name)) is not None}
+    return dict(sorted((found | {image_id_of(path): path for path in further.values()}).items()))
+
+
+def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Return the file's image id for each id of the table that has one, and the ids that have none, sorted.
+
+    An id that matches no file is compared again without regard to Unicode's two forms of accents (macOS names files in
+    the one, most tables are in the other) and to a suffix in the table; it must then mean one file that no other id
+    means.
+
+    Args:
+        named: the ids of the table.
+        sources: image id → file.
+    """
+    names = sorted(set(named))
+    found = {name: name for name in names if name in sources}
+    by_form: dict[str, list[str]] = defaultdict(list)
+    for image_id in sources:
+        if image_id not in found:
+            by_form[unicodedata.normalize("NFC", image_id)].append(image_id)
+    meant: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        form = unicodedata.normalize("NFC", name)
+        candidates = by_form.get(form) or by_form.get(image_id_of(form)) or []
+        if name not in found and len(candidates) == 1:
+            meant[candidates[0]].append(name)
+    found |= {owners[0]: image_id for image_id, owners in meant.items() if len(owners) == 1}
+    return found, [name for name in names if name not in found]
+
+
+def with_set_names(inputs: Sequence[Input]) -> list[Input]:
+    """Return the inputs with classes and readers under their set's name, and image ids that no two sets share."""
+    counts = Counter(name for each in inputs for name in {*each.pictures, *each.source.rows["image_id"]})
+    return [_with_set_name(each, {name for name, count in counts.items() if count > 1}) for each in inputs]
+
+
+def _with_set_name(each: Input, shared: set[str]) -> Input:
+    def ids(names: Iterable[str]) -> dict[str, str]:
+        return {name: f"{each.name}-{name}" if name in shared else name for name in names}
+
+    source = _renamed(each.source, ids({*each.source.rows["image_id"], *each.source.unread}))
+    rows = source.rows
+    finding = rows["class_name"] != NO_FINDING
+    rows = rows.assign(
+        class_name=(each.name + SET_SEPARATOR + rows["class_name"]).where(finding, NO_FINDING),
+        reader=each.name + SET_SEPARATOR + rows["reader"],
+    )
+    coverage = source.coverage
+    if coverage is None:
+        looked_for = dict.fromkeys([*class_names(source.rows), *source.classes])
+        coverage = coverage_frame(sorted(rows["image_id"].unique()), list(looked_for))
+    pictures = ids(each.pictures)
+    return replace(
+        each,
+        source=replace(source, rows=rows, coverage=coverage.add_prefix(each.name + SET_SEPARATOR)),
+        pictures={pictures[name]: path for name, path in each.pictures.items()},
+    )
+
+
+def facts_of(inputs: Sequence[Input]) -> ImageFacts:
+    """Return the statements about the images of all inputs."""
+    frames = [each.source.coverage for each in inputs if each.source.coverage is not None]
+    set_of = {name: each.name for each in inputs if each.name for name in each.pictures}
+    split_of = {name: side for each in inputs for name, side in (each.source.split or {}).items()}
+    coverage = pd.concat(frames).fillna(0).astype("int8") if frames else None
+    return ImageFacts(coverage, set_of, split_of)
