@@ -17,11 +17,10 @@ from benchmarks.harness import Alternative, Comparison, compare
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.inference.predictor import Thresholds
-from cxr_mmdet.pacs.job_database import State
 from cxr_mmdet.pacs.job_store import JobStore
 from cxr_mmdet.pacs.node import DicomNode, NodeOptions
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, describe_findings, predict_content
-from cxr_mmdet.pacs.sender import Destination, send
+from cxr_mmdet.pacs.sender import DimseDestination
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import Encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
@@ -120,17 +119,19 @@ def _compare_steps(
     def keep(turn: int) -> None:
         for work in works:
             store.accept(generate_uid(), b"", PEER_TITLE)
-            job = store.next(State.queued)
+            job = store.next_queued()
             assert job is not None
             store.begin(job)
             store.predicted(job, work.results, 0)
-            store.sent(job)
+            delivery = store.next_delivery(PEER_TITLE)
+            assert delivery is not None
+            store.delivered(delivery)
 
     def deliver(turn: int) -> None:
         for work in works:
-            send(work.files, destination, NODE_TITLE)
+            destination.send(work.files)
 
-    store = JobStore(folder / "store")
+    store = JobStore(folder / "store", [PEER_TITLE])
     try:
         with _run_node(folder / "inbox", predictor, peer, options) as inbox:
             inbox.pause()
@@ -164,7 +165,7 @@ def _compare(
 
 @contextmanager
 def _run_node(state: Path, predictor: Predictor, peer: DicomPeer, options: ReportOptions) -> Iterator[DicomNode]:
-    node = DicomNode(state, predictor, _destination(peer), NodeOptions(NODE_TITLE, port=0), options)
+    node = DicomNode(state, predictor, [_destination(peer)], NodeOptions(NODE_TITLE, port=0), options)
     node.start()
     try:
         yield node
@@ -172,8 +173,8 @@ def _run_node(state: Path, predictor: Predictor, peer: DicomPeer, options: Repor
         node.stop()
 
 
-def _destination(peer: DicomPeer) -> Destination:
-    return Destination(PEER_TITLE, "127.0.0.1", peer.port)
+def _destination(peer: DicomPeer) -> DimseDestination:
+    return DimseDestination(PEER_TITLE, "127.0.0.1", peer.port, calling_ae=NODE_TITLE)
 
 
 def _describe(predictor: Predictor, works: Sequence[_Work], options: ReportOptions) -> str:

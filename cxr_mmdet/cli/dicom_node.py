@@ -13,7 +13,6 @@ from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cxr_mmdet.pacs.job_database import Job
     from cxr_mmdet.pacs.node import NodeOptions
 
 DEFAULT_STATE = Path("work_dirs/dicom_node")
@@ -48,7 +47,10 @@ State = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folde
 def run(
     model: Annotated[str, typer.Argument(help="A checkpoint, a run's folder or an exported bundle.")],
     destination: Annotated[
-        str, typer.Option(metavar="AE@HOST:PORT", help="Where structured reports and Secondary Captures are sent.")
+        list[str],
+        typer.Option(
+            metavar="AE@HOST:PORT", help="Where structured reports and Secondary Captures are sent. Repeatable."
+        ),
     ],
     ae: Annotated[str, typer.Option(metavar="TITLE", help="AE title of the node.")] = "CXR",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 11112,
@@ -132,7 +134,7 @@ def run(
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.pacs.node import DicomNode, NodeOptions, parse_networks
     from cxr_mmdet.pacs.reporting import ReportOptions, quiet_libraries
-    from cxr_mmdet.pacs.sender import Destination, check_ae_title
+    from cxr_mmdet.pacs.sender import DimseDestination, check_ae_title
     from cxr_mmdet.pacs.tls import Certificates
 
     os.umask(0o077)  # what the node writes holds patients' data
@@ -147,7 +149,8 @@ def run(
         networks=parse_networks(allow_host or []),
         tls=certificates.for_listening(),
     )
-    target = Destination.parse(destination, certificates.for_sending() if destination_tls else None)
+    tls = certificates.for_sending() if destination_tls else None
+    targets = [DimseDestination.parse(text, tls, options.ae_title) for text in dict.fromkeys(destination)]
     _warn_if_open(options)
     with quiet_imports():
         predictor = Predictor.load(
@@ -155,7 +158,7 @@ def run(
             streams=streams,
         )  # fmt: skip
     reported = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None, presentation=presentation)
-    node = DicomNode(state, predictor, target, options, reported)
+    node = DicomNode(state, predictor, targets, options, reported)
     _run_until_signalled(node, options)
 
 
@@ -171,24 +174,36 @@ def status(
 
     with job_database.open_queue(state) as queue:
         counts = job_database.count_states(queue)
+        deliveries = job_database.count_deliveries(queue)
         quarantine = job_folder.list_quarantine(state)
-        failed = job_database.list_jobs(queue, job_database.State.failed)
-        waiting = [
-            job
-            for step in (job_database.State.queued, job_database.State.predicted)
+        undelivered = job_database.list_undelivered(queue)
+        concerned = {delivery.job.number for _, delivery in undelivered}
+        problems = [
+            (job.state.value, job.sop_instance_uid, "", job.reason)
+            for step in (job_database.State.failed, job_database.State.queued, job_database.State.predicted)
             for job in job_database.list_jobs(queue, step)
-            if job.reason
+            if job.reason and job.number not in concerned
         ]
+    problems += [
+        (state_name, delivery.job.sop_instance_uid, delivery.destination, delivery.reason)
+        for state_name, delivery in undelivered
+    ]
     if as_json:
-        rows = [
-            {"sop_instance_uid": job.sop_instance_uid, "state": job.state.value, "reason": job.reason}
-            for job in (*failed, *waiting)
-        ]
-        stdout.print_json(json.dumps({"counts": counts, "problems": rows, "quarantine": quarantine}, sort_keys=True))
+        columns = ("state", "sop_instance_uid", "destination", "reason")
+        document = {
+            "counts": counts,
+            "destinations": deliveries,
+            "problems": [dict(zip(columns, row, strict=True)) for row in problems],
+            "quarantine": quarantine,
+        }
+        stdout.print_json(json.dumps(document, sort_keys=True))
         return
     stdout.print("  ".join(f"{name} {count}" for name, count in counts.items()), highlight=False)
-    if failed or waiting:
-        stdout.print(_problems([*failed, *waiting]))
+    for destination, by_progress in deliveries.items():
+        line = "  ".join(f"{name} {count}" for name, count in by_progress.items())
+        stdout.print(f"{destination}: {line}", highlight=False, markup=False)
+    if problems:
+        stdout.print(_problems(problems))
     if quarantine:
         names = ", ".join(quarantine[:SHOWN_JOBS]) + (", …" if len(quarantine) > SHOWN_JOBS else "")
         stdout.print(
@@ -206,6 +221,19 @@ def retry(state: State = DEFAULT_STATE) -> None:
     with job_database.open_queue(state) as queue:
         count = job_database.retry_failed(state, queue)
     stdout.print(f"{count} queued again", highlight=False)
+
+
+@app.command()
+def forget(
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="Name of the destination, as in status.")],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Drop what waits for a destination that exists no more. The node may be running, without that destination."""
+    from cxr_mmdet.pacs import job_database
+
+    with job_database.open_queue(state) as queue:
+        count = job_database.forget_destination(queue, destination)
+    stdout.print(f"{count} dropped", highlight=False)
 
 
 @app.command()
@@ -267,13 +295,13 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _problems(jobs: list[Job]) -> Table:
+def _problems(rows: list[tuple[str, str, str, str]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("state", "SOP Instance UID", "reason")
-    for job in jobs[:SHOWN_JOBS]:
-        table.add_row(job.state.value, job.sop_instance_uid, Text(job.reason))
-    if len(jobs) > SHOWN_JOBS:
-        table.caption = f"and {len(jobs) - SHOWN_JOBS} more; --json shows all"
+    table = Table("state", "SOP Instance UID", "destination", "reason")
+    for row in rows[:SHOWN_JOBS]:
+        table.add_row(*map(Text, row))
+    if len(rows) > SHOWN_JOBS:
+        table.caption = f"and {len(rows) - SHOWN_JOBS} more; --json shows all"
     return table

@@ -1,4 +1,8 @@
-"""The database of a DICOM node's queue: one row per radiograph, kept for good, so that it recognises duplicates."""
+"""The database of a DICOM node's queue.
+
+``jobs`` has one row per radiograph, kept for good, so that it recognises duplicates. ``deliveries`` has one row per
+predicted radiograph and destination, so that each destination has its own progress, delays and failures.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CHECKPOINT_PAGES = 64
 """The write-ahead log is folded into the database at 256 KiB, so that it takes little of a small disk."""
 
@@ -41,14 +45,65 @@ CREATE TABLE IF NOT EXISTS jobs (
     identity TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, not_before, number);
+CREATE TABLE IF NOT EXISTS deliveries (
+    job INTEGER NOT NULL,
+    destination TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting',
+    changed REAL NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    refusals INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (job, destination)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (destination, not_before, job) WHERE state = 'waiting';
 """
 _SINCE_VERSION_2 = ("content_sha256", "identity")
 _KNOWN_STATE = "CASE WHEN state IN ('queued', 'predicted', 'done') THEN state ELSE 'failed' END"
 """A state that this program does not know counts as failed, so that ``status`` shows it and ``retry`` mends it."""
+SETTLE = """
+UPDATE jobs SET changed = ?, state = CASE
+    WHEN EXISTS (SELECT 1 FROM deliveries AS each WHERE job = number AND each.state = 'waiting') THEN 'predicted'
+    WHEN EXISTS (SELECT 1 FROM deliveries AS each WHERE job = number AND each.state = 'failed') THEN 'failed'
+    ELSE 'done' END,
+    reason = coalesce(
+        (SELECT min(each.reason) FROM deliveries AS each WHERE job = number AND each.state = 'failed'), '')
+WHERE state IN ('predicted', 'failed') AND EXISTS (SELECT 1 FROM deliveries WHERE job = number)
+"""
+"""A radiograph is done once every destination has its results, and failed once nothing is tried any more."""
+
+
+RETRY_DELIVERIES = """
+UPDATE deliveries SET state = 'waiting', attempts = 0, refusals = 0, not_before = 0, changed = ?
+WHERE job = ? AND state = 'failed'
+"""
+_DELIVERY = """
+SELECT deliveries.state AS progress, destination, deliveries.attempts AS sent_attempts,
+    deliveries.refusals AS sent_refusals, deliveries.reason AS sent_reason, jobs.*
+FROM deliveries JOIN jobs ON number = job
+"""
+NEXT_DELIVERY = f"""{_DELIVERY}
+WHERE destination = ? AND deliveries.state = 'waiting' AND deliveries.not_before <= ? AND jobs.state = 'predicted'
+ORDER BY deliveries.not_before, job LIMIT 1
+"""
+OWE = """
+INSERT OR IGNORE INTO deliveries (job, destination, state, reason)
+SELECT number, ?, CASE state WHEN 'failed' THEN 'failed' ELSE 'waiting' END, reason FROM jobs
+WHERE (state = 'predicted' OR (state = 'failed' AND findings IS NOT NULL))
+"""
+"""A start owes each destination what is predicted and not delivered everywhere, also in queues of earlier versions."""
+
+
+class Progress(str, Enum):
+    """Progress of a delivery."""
+
+    waiting = "waiting"
+    delivered = "delivered"
+    failed = "failed"
 
 
 class State(str, Enum):
-    """Progress of a radiograph."""
+    """Progress of a radiograph; ``predicted`` while a destination waits for its results."""
 
     queued = "queued"
     predicted = "predicted"
@@ -78,9 +133,9 @@ class Job:
         received: seconds since 1970.
         state: how far it is.
         not_before: seconds since 1970 before which nothing is tried.
-        attempts: how often the present step has failed in a row.
-        refusals: how often the destination said no, rather than nothing.
-        unfinished: how often the step was begun and the process died.
+        attempts: how often prediction has failed in a row.
+        refusals: kept by earlier versions, which had one destination.
+        unfinished: how often prediction was begun and the process died.
         findings: how many were reported; None before.
         reason: why the last attempt failed.
         content_sha256: of the radiograph's file; empty where an earlier version or a lost database forgot it.
@@ -103,6 +158,25 @@ class Job:
     identity: str = ""
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """The results of one radiograph on their way to one destination.
+
+    Attributes:
+        job: the radiograph.
+        destination: name of the destination.
+        attempts: how often sending has failed in a row.
+        refusals: how often the destination said no, rather than nothing.
+        reason: why the last attempt failed.
+    """
+
+    job: Job
+    destination: str
+    attempts: int
+    refusals: int
+    reason: str
+
+
 @contextlib.contextmanager
 def open_queue(folder: Path) -> Iterator[sqlite3.Connection]:
     """Yield the database of a node that may be running, to look or to :func:`retry_failed`.
@@ -119,7 +193,7 @@ def open_queue(folder: Path) -> Iterator[sqlite3.Connection]:
                 raise QueueDamagedError(folder, "it is missing")
             raise UsageError(f"{folder}: is not the folder of a DICOM node; give the --state of the node.")
         with contextlib.closing(connect(path, create=False)) as connection:
-            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone() is None:
+            if not _has_table(connection, "jobs"):
                 raise QueueDamagedError(folder, "it is empty")
             yield connection
 
@@ -137,14 +211,39 @@ def list_jobs(connection: sqlite3.Connection, state: State) -> list[Job]:
     return [as_job(row) for row in rows]
 
 
+def count_deliveries(connection: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """Return how many deliveries of each progress every destination has that has any."""
+    counts: dict[str, dict[str, int]] = {}
+    if _has_table(connection, "deliveries"):  # a queue of an earlier version that no node has opened yet
+        for name, progress, count in connection.execute(
+            "SELECT destination, state, count(*) FROM deliveries GROUP BY destination, state ORDER BY destination"
+        ):
+            counts.setdefault(name, dict.fromkeys((each.value for each in Progress), 0))[progress] = count
+    return counts
+
+
+def list_undelivered(connection: sqlite3.Connection) -> list[tuple[str, Delivery]]:
+    """Return the deliveries that failed or wait after a failure, each after its state, in order of arrival."""
+    if not _has_table(connection, "deliveries"):
+        return []
+    rows = connection.execute(
+        f"{_DELIVERY} WHERE deliveries.reason != '' AND deliveries.state != 'delivered' ORDER BY number, destination"
+    )
+    names = {Progress.waiting.value: State.predicted.value}
+    return [(names.get(row["progress"], row["progress"]), as_delivery(row)) for row in rows]
+
+
 def retry_failed(folder: Path, connection: sqlite3.Connection) -> int:
     """Queue again what failed, at the step where it did, and return how many; a running node picks them up.
 
     What has no files left stays failed: only its sender can send it again.
     """
-    count = 0
+    count, now = 0, time.time()
+    has_deliveries = _has_table(connection, "deliveries")
+    undelivered = " OR number IN (SELECT job FROM deliveries WHERE state = 'failed')" if has_deliveries else ""
     with connection:
-        for job in list_jobs(connection, State.failed):
+        failed = connection.execute(f"SELECT * FROM jobs WHERE {_KNOWN_STATE} = 'failed'{undelivered}").fetchall()
+        for job in map(as_job, failed):
             if (folder / IMAGES / f"{job.file}.dcm").is_file():
                 state = State.queued
             elif any((folder / RESULTS).glob(f"{job.file}-*.dcm")):
@@ -154,10 +253,23 @@ def retry_failed(folder: Path, connection: sqlite3.Connection) -> int:
             connection.execute(
                 "UPDATE jobs SET state = ?, attempts = 0, refusals = 0, unfinished = 0, not_before = 0, changed = ?"
                 " WHERE number = ?",
-                (state.value, time.time(), job.number),
+                (state.value, now, job.number),
             )
+            if has_deliveries:
+                connection.execute(RETRY_DELIVERIES, (now, job.number))
             count += 1
     return count
+
+
+def forget_destination(connection: sqlite3.Connection, name: str) -> int:
+    """Stop waiting for a destination that exists no more, and return how many deliveries to it are dropped."""
+    if not _has_table(connection, "deliveries"):
+        return 0
+    with connection:
+        dropped = connection.execute("DELETE FROM deliveries WHERE destination = ? AND state != 'delivered'", (name,))
+        if dropped.rowcount:
+            connection.execute(SETTLE, (time.time(),))
+    return int(dropped.rowcount)
 
 
 @contextlib.contextmanager
@@ -222,8 +334,17 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, create: bool) -> None
 
 def as_job(row: sqlite3.Row) -> Job:
     """Return a row as a job; one whose state is not known counts as failed."""
-    values = {name: row[name] for name in row.keys() if name != "changed"}  # noqa: SIM118 (a Row iterates its values)
+    values = {name: row[name] for name in row.keys() if name in Job.__dataclass_fields__}  # noqa: SIM118 (a Row iterates its values)
     known = row["state"] in {state.value for state in State}
     state = State(row["state"]) if known else State.failed
     reason = row["reason"] if known else f"the database holds an unknown state, {row['state']!r}"
     return Job(**(values | {"state": state, "reason": reason}))
+
+
+def as_delivery(row: sqlite3.Row) -> Delivery:
+    """Return a row of :data:`NEXT_DELIVERY` as a delivery."""
+    return Delivery(as_job(row), row["destination"], row["sent_attempts"], row["sent_refusals"], row["sent_reason"])
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None

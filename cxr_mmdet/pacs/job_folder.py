@@ -82,6 +82,11 @@ def file_stem(sop_instance_uid: str) -> str:
     return hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
 
 
+def mark_name(stem: str, destination: str) -> str:
+    """Return the name of the file that says, on a full disk, that the destination has a radiograph's results."""
+    return f"{stem}.{file_stem(destination)[:8]}.delivered"
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[TextIO]:
     """Make the folder where needed, private to its user, and yield a file that only one process holds.

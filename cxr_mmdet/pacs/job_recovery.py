@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,10 +21,21 @@ from pydicom import dcmread
 from cxr_mmdet.dicom.identity import hash_content
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import sync_folder
-from cxr_mmdet.pacs.job_database import Job, State, connect, explained
-from cxr_mmdet.pacs.job_folder import DATABASE, IMAGES, LOCK, RESULTS, file_stem, lock_folder, set_aside, tidy
+from cxr_mmdet.pacs.job_database import SETTLE, Job, State, connect, explained
+from cxr_mmdet.pacs.job_folder import (
+    DATABASE,
+    IMAGES,
+    LOCK,
+    RESULTS,
+    file_stem,
+    lock_folder,
+    mark_name,
+    set_aside,
+    tidy,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 log = logging.getLogger("cxr_mmdet.node")
@@ -31,7 +43,7 @@ log = logging.getLogger("cxr_mmdet.node")
 _UNFINISHED = re.compile(r"\..+\.part")
 _OWN = {
     IMAGES: re.compile(r"(?P<stem>[0-9a-f]{32})\.dcm"),
-    RESULTS: re.compile(r"(?P<stem>[0-9a-f]{32})(-[\w-]+\.dcm|\.delivered)"),
+    RESULTS: re.compile(r"(?P<stem>[0-9a-f]{32})(-[\w-]+\.dcm|(\.[0-9a-f]{8})?\.delivered)"),
 }
 _SALVAGED = "salvaged"
 """A state that no row keeps: the files decide."""
@@ -43,7 +55,7 @@ class _Files:
 
     image: Path | None = None
     results: list[Path] = field(default_factory=list)
-    mark: Path | None = None
+    marks: list[Path] = field(default_factory=list)
 
 
 def reconcile(folder: Path, connection: sqlite3.Connection) -> None:
@@ -55,6 +67,7 @@ def reconcile(folder: Path, connection: sqlite3.Connection) -> None:
         OSError, sqlite3.Error: folder or database cannot be used.
     """
     found = _scan(folder)
+    _note_marks(connection, found)
     not_needed: list[Path] = []
     changes: list[tuple[str, str, int]] = []
     for row in connection.execute("SELECT number, file, state, content_sha256 FROM jobs"):
@@ -70,8 +83,9 @@ def reconcile(folder: Path, connection: sqlite3.Connection) -> None:
             "UPDATE jobs SET state = ?, reason = ?, attempts = 0, refusals = 0, not_before = 0 WHERE number = ?",
             changes,
         )
+        connection.execute("DELETE FROM deliveries WHERE job IN (SELECT number FROM jobs WHERE state = 'queued')")
         put_back = sum(_put_back(folder, connection, stem, files) for stem, files in found.items())
-    tidy(*not_needed, *(files.mark for files in found.values() if files.mark))
+    tidy(*not_needed, *(mark for files in found.values() for mark in files.marks))
     if changes or put_back:
         log.warning(
             "%s: the database did not agree with the folder: %d radiographs without a row were put back into the queue,"
@@ -102,6 +116,11 @@ def repair(folder: Path) -> Path | None:
                 names = ", ".join(row)
                 marks = ", ".join("?" * len(row))
                 connection.execute(f"INSERT OR IGNORE INTO jobs ({names}) VALUES ({marks})", tuple(row.values()))
+            connection.executemany(
+                "INSERT OR IGNORE INTO deliveries (job, destination, state)"
+                " SELECT number, ?, 'delivered' FROM jobs WHERE sop_instance_uid = ?",
+                _salvage_deliveries(path),
+            )
         kept = _keep_beside(path)
         os.replace(made, path)
         sync_folder(folder)
@@ -127,18 +146,37 @@ def _scan(folder: Path) -> dict[str, _Files]:
             if part == IMAGES:
                 files.image = path
             elif path.suffix == ".delivered":
-                files.mark = path
+                files.marks.append(path)
             else:
                 files.results.append(path)
     return found
 
 
+def _note_marks(connection: sqlite3.Connection, found: Mapping[str, _Files]) -> None:
+    """Note the deliveries that marks stand for, because the disk was full."""
+    with connection:
+        for stem, files in found.items():
+            names = {mark.name for mark in files.marks}
+            rows = connection.execute(
+                "SELECT job, destination FROM deliveries JOIN jobs ON number = job WHERE file = ?", (stem,)
+            )
+            for job, destination in rows.fetchall() if names else ():
+                if mark_name(stem, destination) in names:
+                    connection.execute(
+                        "UPDATE deliveries SET state = 'delivered', reason = '' WHERE job = ? AND destination = ?",
+                        (job, destination),
+                    )
+                    connection.execute(f"{SETTLE} AND number = ?", (time.time(), job))
+
+
 def _judge(row: sqlite3.Row, files: _Files) -> tuple[State, str, list[Path]]:
     """Return the state that the files of a row show, the reason of a failure, and the files nobody needs any more."""
     image = [files.image] if files.image else []
-    if files.mark and not image:
-        return State.done, "", [*files.results, files.mark]
-    leftovers = [files.mark] if files.mark else []
+    # Earlier versions had one destination, and their marks name none.
+    is_complete = not files.results or any(mark.stem == row["file"] for mark in files.marks)
+    if files.marks and is_complete and not image:
+        return State.done, "", [*files.results, *files.marks]
+    leftovers = files.marks
     if row["state"] == State.failed.value:
         return State.failed, "", leftovers
     if row["state"] == State.done.value and row["content_sha256"]:
@@ -234,6 +272,21 @@ def _salvage(path: Path) -> list[dict[str, object]]:
         except (sqlite3.Error, UnicodeError) as error:
             log.warning("%s: not all of it can be read (%s)", path, error)
     return sorted(rows.values(), key=lambda row: float(str(row["received"])))
+
+
+def _salvage_deliveries(path: Path) -> list[tuple[str, str]]:
+    """Return which destination has the results of which radiograph, as far as that can be read."""
+    if not path.is_file():
+        return []
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(
+                "SELECT destination, sop_instance_uid FROM deliveries JOIN jobs ON number = job"
+                " WHERE deliveries.state = 'delivered'"
+            ).fetchall()
+    except (sqlite3.Error, UnicodeError) as error:
+        log.warning("%s: which destinations have which results cannot be read (%s)", path, error)
+        return []
 
 
 def _keep_beside(path: Path) -> Path | None:

@@ -1,8 +1,8 @@
 """Queue of a DICOM node: accepted radiographs and their progress, on a disk that survives a kill at any point.
 
 A folder holds ``queue.sqlite`` (one row per radiograph, kept for good: it recognises duplicates), ``images`` (until
-they are predicted) and ``results`` (until they are sent). The order of writing makes it safe: a file is on the disk
-before the row that speaks of it, and a row has moved on before its files are removed. A start compares both
+they are predicted) and ``results`` (until every destination has them). The order of writing makes it safe: a file is
+on the disk before the row that speaks of it, and a row has moved on before its files are removed. A start compares both
 (:mod:`cxr_mmdet.pacs.job_recovery`): a file without a row goes back into the queue, one that is not understood into
 ``quarantine``; nothing that was acknowledged is removed before its results are delivered.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
 import sqlite3
 import threading
@@ -21,7 +22,21 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.dicom.identity import are_one_radiograph, hash_content, identify_content
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.files import write_durably
-from cxr_mmdet.pacs.job_database import Job, QueueDamagedError, State, as_job, connect, explained, is_damage
+from cxr_mmdet.pacs.job_database import (
+    NEXT_DELIVERY,
+    OWE,
+    RETRY_DELIVERIES,
+    SETTLE,
+    Delivery,
+    Job,
+    QueueDamagedError,
+    State,
+    as_delivery,
+    as_job,
+    connect,
+    explained,
+    is_damage,
+)
 from cxr_mmdet.pacs.job_folder import (
     DATABASE,
     IMAGES,
@@ -30,13 +45,16 @@ from cxr_mmdet.pacs.job_folder import (
     Reserve,
     file_stem,
     lock_folder,
+    mark_name,
     set_aside,
     tidy,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
+
+log = logging.getLogger("cxr_mmdet.node")
 
 LONGEST_DELAY_S = 300.0
 """Longest time between two attempts; also the longest that a start believes of the last run's clock."""
@@ -51,16 +69,22 @@ class JobStore:
 
     Delays go by the monotonic clock: a clock that is set back makes nothing wait.
 
+    Args:
+        folder: the folder of the queue.
+        destinations: names of the destinations that are owed results.
+
     Raises:
         UsageError: another node uses the folder, or a later version wrote it.
         QueueDamagedError: the database cannot be read.
         DiskError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, destinations: Sequence[str]) -> None:
         from cxr_mmdet.pacs.job_recovery import reconcile
 
         self.folder = folder
+        self._destinations = tuple(destinations)
+        self._confirmed: set[tuple[int, str]] = set()
         self._reserve = Reserve(folder)
         self._accepting = threading.Lock()
         self._database = threading.Lock()
@@ -73,7 +97,12 @@ class JobStore:
                 on_error.callback(self._connection.close)
                 self._reserve.use_for(lambda: reconcile(folder, self._connection))
                 latest = self._now() + LONGEST_DELAY_S
-                self._note("UPDATE jobs SET not_before = ? WHERE not_before > ?", latest, latest)
+                self._note(
+                    *((OWE, name) for name in self._destinations),
+                    ("UPDATE jobs SET not_before = ? WHERE not_before > ?", latest, latest),
+                    ("UPDATE deliveries SET not_before = ? WHERE not_before > ?", latest, latest),
+                )
+                self._warn_of_others()
             self._open = on_error.pop_all()
         with contextlib.suppress(OSError):
             self._reserve.restore()
@@ -99,16 +128,23 @@ class JobStore:
                 known = self._one("SELECT * FROM jobs WHERE sop_instance_uid = ?", sop_instance_uid)
                 if known is not None and not self._is_to_be_taken_again(known, content):
                     return False
+                if known is not None and known.state is State.failed and self.result_files(known):
+                    self._retry_deliveries(known)
+                    return True
                 name, now = file_stem(sop_instance_uid), time.time()
                 self._reserve.restore()
                 write_durably(self._image(name), content)
                 self._run(
-                    "INSERT INTO jobs (sop_instance_uid, file, sender, received, state, changed, content_sha256)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sop_instance_uid) DO UPDATE SET file = excluded.file,"
-                    " sender = excluded.sender, received = excluded.received, state = excluded.state,"
-                    " changed = excluded.changed, content_sha256 = excluded.content_sha256, identity = '',"
-                    " not_before = 0, attempts = 0, refusals = 0, unfinished = 0, reason = ''",
-                    *(sop_instance_uid, name, sender, now, State.queued.value, now, hash_content(content)),
+                    (
+                        "INSERT INTO jobs (sop_instance_uid, file, sender, received, state, changed, content_sha256)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sop_instance_uid) DO UPDATE SET"
+                        " file = excluded.file, sender = excluded.sender, received = excluded.received,"
+                        " state = excluded.state, changed = excluded.changed, content_sha256 = excluded.content_sha256,"
+                        " identity = '', findings = NULL, not_before = 0, attempts = 0, refusals = 0, unfinished = 0,"
+                        " reason = ''",
+                        *(sop_instance_uid, name, sender, now, State.queued.value, now, hash_content(content)),
+                    ),
+                    ("DELETE FROM deliveries WHERE job = ?", -1 if known is None else known.number),
                 )
             except (OSError, sqlite3.Error) as error:
                 if known is None:
@@ -157,13 +193,18 @@ class JobStore:
         new = identify_content(content)
         return bool(new) and are_one_radiograph(present, new)
 
-    def next(self, state: State, besides: Collection[int] = ()) -> Job | None:
-        """Return the job in this state that has waited longest and may be tried now, but for those ``besides``."""
+    def _retry_deliveries(self, job: Job) -> None:
+        """Send results again that a destination did not take; those that have them are left in peace."""
+        now = time.time()
+        self._run((RETRY_DELIVERIES, now, job.number), (f"{SETTLE} AND number = ?", now, job.number))
+
+    def next_queued(self, besides: Collection[int] = ()) -> Job | None:
+        """Return the queued job that has waited longest and may be tried now, but for those ``besides``."""
         excluded = ", ".join("?" * len(besides))
         return self._one(
-            f"SELECT * FROM jobs WHERE state = ? AND not_before <= ? AND number NOT IN ({excluded})"
+            f"SELECT * FROM jobs WHERE state = 'queued' AND not_before <= ? AND number NOT IN ({excluded})"
             " ORDER BY not_before, number LIMIT 1",
-            *(state.value, self._now(), *besides),
+            *(self._now(), *besides),
         )
 
     def is_known(self, sop_instance_uid: str) -> bool:
@@ -176,6 +217,12 @@ class JobStore:
             (count,) = self._connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()
         return int(count)
 
+    def next_delivery(self, destination: str) -> Delivery | None:
+        """Return the delivery to this destination that has waited longest and may be tried now."""
+        with self._database:
+            row = self._connection.execute(NEXT_DELIVERY, (destination, self._now())).fetchone()
+        return None if row is None else as_delivery(row)
+
     def read_image(self, job: Job) -> bytes:
         """Return the radiograph as it was sent, as a DICOM file."""
         return self._image(job.file).read_bytes()
@@ -186,13 +233,12 @@ class JobStore:
 
     def begin(self, job: Job) -> None:
         """Note that a step begins, so that a radiograph that kills the process is recognised after the next start."""
-        self._run("UPDATE jobs SET unfinished = unfinished + 1 WHERE number = ?", job.number)
+        self._run(("UPDATE jobs SET unfinished = unfinished + 1 WHERE number = ?", job.number))
 
     def abandon(self, number: int) -> None:
         """Note that a step was begun and is left unfinished on purpose."""
         self._note(
-            "UPDATE jobs SET unfinished = max(unfinished - 1, 0) WHERE number = ? AND state = ?",
-            *(number, State.queued.value),
+            ("UPDATE jobs SET unfinished = max(unfinished - 1, 0) WHERE number = ? AND state = 'queued'", number)
         )
 
     def predicted(self, job: Job, results: Mapping[str, bytes], findings: int, identity: str = "") -> None:
@@ -207,90 +253,149 @@ class JobStore:
             for name, content in results.items():
                 path = self.folder / RESULTS / f"{job.file}-{name}.dcm"
                 self._reserve.use_for(functools.partial(write_durably, path, content))
-            self._move(job, State.predicted, findings=findings, identity=identity)
+            self._note(
+                (
+                    "UPDATE jobs SET state = 'predicted', attempts = 0, unfinished = 0, reason = '', not_before = 0,"
+                    " changed = ?, findings = ?, identity = ? WHERE number = ?",
+                    *(time.time(), findings, identity, job.number),
+                ),
+                *((f"{OWE} AND number = ?", name, job.number) for name in self._destinations),
+            )
         except (OSError, sqlite3.Error):
             tidy(*self.result_files(job))
             raise
         tidy(self._image(job.file))
 
-    def sent(self, job: Job) -> None:
-        """Note that the destination has the results, and remove them.
+    def delivered(self, delivery: Delivery) -> None:
+        """Note that the destination has the results, and remove them once no other waits for them.
 
         Raises:
-            sqlite3.Error: the database has no room for the note. The results are removed, a mark in the folder stands
-                for the note, and another call writes it.
+            sqlite3.Error: the database has no room for the note. A mark in the folder stands for it, in place of the
+                results where no other destination waits for them, and another call writes it.
         """
+        job, now = delivery.job, time.time()
         results = self.result_files(job)
         try:
-            self._move(job, State.done)
+            self._note(
+                (
+                    "UPDATE deliveries SET state = 'delivered', attempts = 0, refusals = 0, reason = '', changed = ?"
+                    " WHERE job = ? AND destination = ?",
+                    *(now, job.number, delivery.destination),
+                ),
+                (f"{SETTLE} AND number = ?", now, job.number),
+            )
         except sqlite3.Error:
-            if results:
-                # Neither takes room, as a new file would.
-                os.replace(results[0], self._mark_delivered(job))
-                os.truncate(self._mark_delivered(job), 0)
-            tidy(*results[1:])
+            self._confirmed.add((job.number, delivery.destination))
+            self._mark(delivery, results)
             raise
-        tidy(*reversed(results), self._mark_delivered(job))  # the report last: it names the radiograph
+        self._confirmed.discard((job.number, delivery.destination))
+        settled = self._one("SELECT * FROM jobs WHERE number = ?", job.number)
+        if settled is not None and settled.state is State.done:
+            tidy(*reversed(results))  # the report last: it names the radiograph
+        tidy(self._mark_of(delivery))
         with contextlib.suppress(OSError):
             self._reserve.restore()
 
-    def is_delivered(self, job: Job) -> bool:
+    def is_delivered(self, delivery: Delivery) -> bool:
         """Return whether only the note is missing that the destination has the results."""
-        return self._mark_delivered(job).is_file()
+        is_confirmed = (delivery.job.number, delivery.destination) in self._confirmed
+        return is_confirmed or self._mark_of(delivery).is_file()
 
-    def postpone(self, job: Job, reason: str, delay_s: float, *, refused: bool = False) -> None:
+    def postpone(self, step: Job | Delivery, reason: str, delay_s: float, *, refused: bool = False) -> None:
         """Try again later."""
+        table, key = _row_of(step)
         self._note(
-            "UPDATE jobs SET attempts = attempts + 1, refusals = refusals + ?, unfinished = 0, reason = ?,"
-            " not_before = ?, changed = ? WHERE number = ?",
-            *(int(refused), reason, self._now() + delay_s, time.time(), job.number),
+            (
+                f"UPDATE {table} SET attempts = attempts + 1, refusals = refusals + ?, reason = ?, not_before = ?,"
+                f" changed = ?{', unfinished = 0' if isinstance(step, Job) else ''} WHERE {' AND '.join(key)}",
+                *(int(refused), reason, self._now() + delay_s, time.time(), *key.values()),
+            )
         )
 
-    def fail(self, job: Job, reason: str) -> None:
+    def fail(self, step: Job | Delivery, reason: str) -> None:
         """Give up on it; its files stay, for :func:`retry_failed`."""
+        table, key = _row_of(step)
+        now, number = time.time(), (step if isinstance(step, Job) else step.job).number
         self._note(
-            "UPDATE jobs SET state = ?, unfinished = 0, reason = ?, changed = ? WHERE number = ?",
-            *(State.failed.value, reason, time.time(), job.number),
+            (
+                f"UPDATE {table} SET state = 'failed', reason = ?, changed = ? WHERE {' AND '.join(key)}",
+                *(reason, now, *key.values()),
+            ),
+            ("UPDATE jobs SET unfinished = 0 WHERE number = ?", number),
+            (f"{SETTLE} AND number = ?", now, number),
         )
 
-    def hurry(self, state: State, reason: str) -> None:
-        """Let every job in this state that waits for this reason be tried now, but for those that were refused."""
+    def hurry(self, destination: str, reason: str) -> None:
+        """Let what waits for this reason be sent to the destination now, but for what it refused."""
         self._note(
-            "UPDATE jobs SET not_before = 0 WHERE state = ? AND not_before > 0 AND reason = ? AND refusals = 0",
-            *(state.value, reason),
+            (
+                "UPDATE deliveries SET not_before = 0 WHERE destination = ? AND state = 'waiting' AND not_before > 0"
+                " AND reason = ? AND refusals = 0",
+                *(destination, reason),
+            )
         )
 
     def explain(self, error: OSError | sqlite3.Error) -> str:
         """Return what went wrong, and how to go on from a damaged database."""
         return str(QueueDamagedError(self.folder, error)) if is_damage(error) else str(error)
 
-    def _move(self, job: Job, state: State, findings: int | None = None, identity: str = "") -> None:
-        self._note(
-            "UPDATE jobs SET state = ?, attempts = 0, refusals = 0, unfinished = 0, reason = '', not_before = 0,"
-            " changed = ?, findings = coalesce(?, findings), identity = coalesce(nullif(?, ''), identity)"
-            " WHERE number = ?",
-            *(state.value, time.time(), findings, identity, job.number),
-        )
-
     def _image(self, name: str) -> Path:
         return self.folder / IMAGES / f"{name}.dcm"
 
-    def _mark_delivered(self, job: Job) -> Path:
-        return self.folder / RESULTS / f"{job.file}.delivered"
+    def _mark(self, delivery: Delivery, results: Sequence[Path]) -> None:
+        mark = self._mark_of(delivery)
+        waiting = self._one(
+            "SELECT * FROM jobs WHERE number = ? AND EXISTS"
+            " (SELECT 1 FROM deliveries AS each WHERE job = number AND destination != ? AND each.state != 'delivered')",
+            *(delivery.job.number, delivery.destination),
+        )
+        if waiting is not None:
+            with contextlib.suppress(OSError):
+                write_durably(mark, b"")
+        elif results:
+            # Neither takes room, as a new file would.
+            os.replace(results[0], mark)
+            os.truncate(mark, 0)
+            tidy(*results[1:])
+
+    def _mark_of(self, delivery: Delivery) -> Path:
+        return self.folder / RESULTS / mark_name(delivery.job.file, delivery.destination)
+
+    def _warn_of_others(self) -> None:
+        """Log which destinations results wait for that are not configured any more; they are kept."""
+        rows = self._connection.execute(
+            "SELECT destination, count(*) FROM deliveries WHERE state = 'waiting' GROUP BY destination"
+        )
+        for name, count in rows:
+            if name not in self._destinations:
+                log.warning(
+                    "%s: the results of %d radiographs wait for the destination %s, which is not configured; configure"
+                    " it, or drop them by `dicom_node forget %s`",
+                    *(self.folder, count, name, name),
+                )
 
     def _now(self) -> float:
         """Return the time as it was at the start plus what has passed since, whatever is done to the clock."""
         return self._started + time.monotonic()
 
-    def _note(self, statement: str, *values: Any) -> None:
+    def _note(self, *statements: tuple[Any, ...]) -> None:
         """Write how far a radiograph is, if need be into the room of the reserve."""
-        self._reserve.use_for(lambda: self._run(statement, *values))
+        self._reserve.use_for(lambda: self._run(*statements))
 
-    def _run(self, statement: str, *values: Any) -> None:
+    def _run(self, *statements: tuple[Any, ...]) -> None:
+        """Execute statements, each with its values, in one transaction."""
         with self._database, self._connection:
-            self._connection.execute(statement, values)
+            for statement, *values in statements:
+                self._connection.execute(statement, values)
 
     def _one(self, statement: str, *values: Any) -> Job | None:
         with self._database:
             row = self._connection.execute(statement, values).fetchone()
         return None if row is None else as_job(row)
+
+
+def _row_of(step: Job | Delivery) -> tuple[str, dict[str, Any]]:
+    """Return the table and the conditions, with their values, that name a step's row."""
+    if isinstance(step, Job):
+        return "jobs", {"number = ?": step.number}
+    return "deliveries", {"job = ?": step.job.number, "destination = ?": step.destination}

@@ -15,7 +15,6 @@ from pynetdicom import AE, evt
 from cxr_mmdet.dicom.codecs import DECODABLE
 from cxr_mmdet.dicom.source import RADIOGRAPHS, parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
-from cxr_mmdet.pacs.job_database import State
 from cxr_mmdet.pacs.job_folder import DiskError
 from cxr_mmdet.pacs.job_store import JobStore, OtherContentError
 from cxr_mmdet.pacs.listener import POLL_S, ConnectionLimits, NodeServer
@@ -79,7 +78,7 @@ class DicomNode:
     Args:
         state: the folder of the queue.
         predictor: the model.
-        destination: where results go.
+        destinations: where results go.
         options: how to listen.
         report_options: what is reported.
         pollers: archives whose new radiographs are fetched, besides those that are sent.
@@ -93,7 +92,7 @@ class DicomNode:
         self,
         state: Path,
         predictor: Predictor,
-        destination: Destination,
+        destinations: Sequence[Destination],
         options: NodeOptions,
         report_options: ReportOptions,
         pollers: Sequence[Poller] = (),
@@ -101,10 +100,10 @@ class DicomNode:
         self._options = options
         self._pollers = pollers
         self._stopping = threading.Event()
-        self._store = JobStore(state)
+        self._store = JobStore(state, [destination.name for destination in destinations])
         # Beside those in the network, one is read before it and one reported on after it.
         workers = predictor.model.streams + 2
-        self._worker = Worker(self._store, predictor, destination, options.ae_title, report_options, workers=workers)
+        self._worker = Worker(self._store, predictor, destinations, report_options, workers=workers)
         self._server: NodeServer | None = None
         self._admission = threading.Lock()
         self._admitted: set[Association] = set()
@@ -231,7 +230,7 @@ class DicomNode:
             log.error("refused %s of %s: %s", uid, sender, error)
             return OUT_OF_RESOURCES
         log.info("%s %s of %s", "queued" if is_new else "already known:", uid, sender)
-        self._worker.wake(State.queued)
+        self._worker.wake()
         return 0x0000
 
     def _on_aborted(self, event: evt.Event) -> None:

@@ -1,4 +1,4 @@
-"""DICOM objects to the archive that asked for them: one association, a C-STORE each, and what went wrong in words."""
+"""Destinations of results: what they have in common, and archives that take DICOM objects by C-STORE."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import socket
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from cxr_mmdet.dicom.secondary_capture import uncompress_capture
 from cxr_mmdet.errors import UsageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pynetdicom.association import Association
+    from pynetdicom.presentation import PresentationContext
 
 TIMEOUT_S = 30
 DELIVERY_S = 600
@@ -35,24 +37,43 @@ _REJECTED_TRANSIENT = 0x02
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 
+class Destination(Protocol):
+    """Destination of results."""
+
+    @property
+    def name(self) -> str:
+        """Name in the queue, the status and the log; what waits for a destination waits for its name."""
+
+    def send(self, paths: Sequence[Path]) -> None:
+        """Store the objects in these files at the destination.
+
+        Raises:
+            NotDeliveredError: not all of them are there.
+        """
+
+
 @dataclass(frozen=True)
-class Destination:
-    """Destination of results.
+class DimseDestination:
+    """Archive that takes objects by C-STORE.
 
     Attributes:
         ae_title: what the archive calls itself.
         host: its name or address.
         port: its DICOM port.
         tls: how to encrypt; None sends in the clear.
+        calling_ae: what the node calls itself.
+        label: name in the queue; by default its address.
     """
 
     ae_title: str
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    calling_ae: str = "CXR"
+    label: str = ""
 
     @classmethod
-    def parse(cls, text: str, tls: ssl.SSLContext | None = None) -> Destination:
+    def parse(cls, text: str, tls: ssl.SSLContext | None = None, calling_ae: str = "CXR") -> DimseDestination:
         """Return the destination that ``AE@host:port`` names; an IPv6 address stands in brackets.
 
         Raises:
@@ -62,7 +83,59 @@ class Destination:
         host, colon, port = address.rpartition(":")
         if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536):
             raise UsageError(f"--destination {text}: is not of the form AE@host:port, as in ARCHIVE@10.0.0.5:104.")
-        return cls(check_ae_title(title, "--destination"), host.strip("[]"), int(port), tls)
+        return cls(check_ae_title(title, "--destination"), host.strip("[]"), int(port), tls, calling_ae)
+
+    @property
+    def name(self) -> str:
+        """Name in the queue, the status and the log."""
+        return self.label or str(self)
+
+    def send(self, paths: Sequence[Path]) -> None:
+        """Store the objects in these files at the archive, in one association.
+
+        Raises:
+            NotDeliveredError: not all of them are there.
+        """
+        objects = [_Stored.of(path) for path in paths]
+        # A context each: of two syntaxes in one the peer picks, and some pick the other one where both would do.
+        wanted = [(stored.sop_class, syntax) for stored in objects for syntax in (stored.syntax, *_SYNTAXES)]
+        with self._associate([build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(wanted)]) as peer:
+            for stored in objects:
+                _store(peer, stored, self)
+
+    def echo(self) -> None:
+        """Ask the archive whether it is there, by C-ECHO.
+
+        Raises:
+            NotDeliveredError: it is not, or does not answer.
+        """
+        with self._associate([build_context(Verification)]) as peer:
+            status = peer.send_c_echo().get("Status")
+            if status != 0x0000:
+                raise NotDeliveredError(f"{self} answered a C-ECHO with status {status}", refused=True)
+
+    @contextmanager
+    def _associate(self, contexts: list[PresentationContext]) -> Iterator[Association]:
+        # Files are sent as they lie on the disk: parsing and writing a report again takes longer than sending it.
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        entity = AE(self.calling_ae)
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
+        with _time_limits() as handlers:
+            association = entity.associate(
+                self.host,
+                self.port,
+                contexts=contexts,
+                ae_title=self.ae_title,
+                tls_args=None if self.tls is None else (self.tls, self.host),
+                evt_handlers=handlers,
+            )
+            if not association.is_established:
+                raise _no_association(association, self)
+            try:
+                yield association
+            finally:
+                if association.is_established:
+                    association.release()
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self.host}:{self.port}"
@@ -74,12 +147,14 @@ class NotDeliveredError(Exception):
     Attributes:
         refused: it answered, and said no; trying for ever would not help.
         busy: it answered that it has no room, for this object or for any.
+        unreachable: it was not asked for any object, so that no other needs to be tried before it is back.
     """
 
-    def __init__(self, reason: str, *, refused: bool, busy: bool = False) -> None:
+    def __init__(self, reason: str, *, refused: bool = False, busy: bool = False, unreachable: bool = False) -> None:
         super().__init__(reason)
         self.refused = refused
         self.busy = busy
+        self.unreachable = unreachable
 
 
 def check_ae_title(title: str, option: str) -> str:
@@ -94,39 +169,6 @@ def check_ae_title(title: str, option: str) -> str:
             f"{option} {title!r}: is not an AE title; expected 1 to 16 ASCII characters without a backslash."
         )
     return stripped
-
-
-def send(paths: Sequence[Path], destination: Destination, calling_ae: str) -> None:
-    """Store the objects in these files at the destination.
-
-    Raises:
-        NotDeliveredError: not all of them are there.
-    """
-    # Files are sent as they lie on the disk: taking a report apart and writing it again takes longer than sending it.
-    _config.STORE_SEND_CHUNKED_DATASET = True
-    objects = [_Stored.of(path) for path in paths]
-    entity = AE(calling_ae)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
-    # A context each: of two syntaxes in one context the peer picks, and some pick the other one where both would do.
-    wanted = [(stored.sop_class, syntax) for stored in objects for syntax in (stored.syntax, *_SYNTAXES)]
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(wanted)]
-    with _time_limits() as handlers:
-        association = entity.associate(
-            destination.host,
-            destination.port,
-            contexts=contexts,
-            ae_title=destination.ae_title,
-            tls_args=None if destination.tls is None else (destination.tls, destination.host),
-            evt_handlers=handlers,
-        )
-        if not association.is_established:
-            raise _no_association(association, destination)
-        try:
-            for stored in objects:
-                _store(association, stored, destination)
-        finally:
-            if association.is_established:
-                association.release()
 
 
 @contextmanager
@@ -168,15 +210,15 @@ class _Stored:
         return cls(path, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
 
 
-def _no_association(association: Association, destination: Destination) -> NotDeliveredError:
+def _no_association(association: Association, destination: DimseDestination) -> NotDeliveredError:
     if association.is_rejected:
         answer = association.acceptor.primitive
         why = "" if answer is None else f" ({answer.reason_str})"
         passes = answer is not None and answer.result == _REJECTED_TRANSIENT
-        return NotDeliveredError(f"{destination} rejected the association{why}", refused=not passes)
+        return NotDeliveredError(f"{destination} rejected the association{why}", refused=not passes, unreachable=passes)
     if association.acceptor.primitive is not None:
         return NotDeliveredError(f"{destination} accepts none of the objects", refused=True)
-    return NotDeliveredError(f"{destination} cannot be reached", refused=False)
+    return NotDeliveredError(f"{destination} cannot be reached", unreachable=True)
 
 
 def _rewritten(stored: _Stored) -> Dataset:
@@ -186,7 +228,7 @@ def _rewritten(stored: _Stored) -> Dataset:
     return dataset
 
 
-def _store(association: Association, stored: _Stored, destination: Destination) -> None:
+def _store(association: Association, stored: _Stored, destination: DimseDestination) -> None:
     kind = stored.sop_class.name
     accepted = [
         context.transfer_syntax[0]

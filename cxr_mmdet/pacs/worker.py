@@ -1,7 +1,8 @@
 """The two steps of a DICOM node, in threads that nothing ends but a stop: predict, with a report of it, and send.
 
 Each is a loop over the queue. Several threads predict: while the network looks at one radiograph, others are read and
-reported on. At the end of a step its results are on the disk.
+reported on. At the end of a step its results are on the disk. Each destination has a thread of its own, so that one
+that is down delays neither the others nor prediction.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ from typing import TYPE_CHECKING, TypeVar
 from cxr_mmdet.dicom.identity import identify
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import CxrError
-from cxr_mmdet.pacs.job_database import State
 from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S
 from cxr_mmdet.pacs.reporting import describe_findings, predict_content
-from cxr_mmdet.pacs.sender import NotDeliveredError, send
+from cxr_mmdet.pacs.sender import NotDeliveredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.pacs.job_database import Job
+    from cxr_mmdet.pacs.job_database import Delivery, Job
     from cxr_mmdet.pacs.job_store import JobStore
     from cxr_mmdet.pacs.reporting import ReportOptions
     from cxr_mmdet.pacs.sender import Destination
@@ -57,13 +57,12 @@ def delay_after(attempts: int) -> float:
 
 
 class Worker:
-    """Predicts and reports in some threads, and sends in another.
+    """Predicts and reports in some threads, and sends in one per destination.
 
     Args:
         store: the queue.
         predictor: the model.
-        destination: where results go.
-        ae_title: what the node calls itself.
+        destinations: where results go.
         options: what is reported.
         workers: radiographs under way at once; each takes its memory.
     """
@@ -72,38 +71,37 @@ class Worker:
         self,
         store: JobStore,
         predictor: Predictor,
-        destination: Destination,
-        ae_title: str,
+        destinations: Sequence[Destination],
         options: ReportOptions,
         *,
         workers: int,
     ) -> None:
         self._store = store
         self._predictor = predictor
-        self._destination = destination
-        self._ae_title = ae_title
         self._options = options
         self._taking = threading.Lock()
         self._begun: dict[int, float] = {}
-        self._had_room: dict[int, bool] = {}
         self._under_way: set[int] = set()
         self._one_is_done = threading.Condition()
         self._stopping = threading.Event()
-        self._woken = {State.queued: threading.Event(), State.predicted: threading.Event()}
-        steps = [(State.queued, self.predict_next, f"predict-{number}") for number in range(workers)]
-        steps.append((State.predicted, self.deliver_next, "send"))
+        self._has_arrived = threading.Event()
+        self._has_results = {destination.name: threading.Event() for destination in destinations}
         self._threads = [
-            threading.Thread(target=self._loop, args=(state, step), name=name) for state, step, name in steps
+            threading.Thread(target=self._loop, args=(self._has_arrived, self.predict_next), name=f"predict-{number}")
+            for number in range(workers)
         ]
+        for destination in destinations:
+            arguments = (self._has_results[destination.name], Courier(store, destination).deliver_next)
+            self._threads.append(threading.Thread(target=self._loop, args=arguments, name=f"send-{destination.name}"))
 
     def start(self) -> None:
         """Begin with what the queue holds."""
         for thread in self._threads:
             thread.start()
 
-    def wake(self, state: State = State.queued) -> None:
-        """Say that there is a job in this state."""
-        self._woken[state].set()
+    def wake(self) -> None:
+        """Say that a radiograph has arrived."""
+        self._has_arrived.set()
 
     def stop(self, limit_s: float | None = None) -> None:
         """Finish the steps at hand, then return; the rest stays in the queue.
@@ -113,7 +111,7 @@ class Worker:
                 process, unless they hang. None: wait for them.
         """
         self._stopping.set()
-        for event in self._woken.values():
+        for event in (self._has_arrived, *self._has_results.values()):
             event.set()
         end = time.monotonic() + (limit_s or 0)
         for thread in self._threads:
@@ -122,7 +120,7 @@ class Worker:
             if time.monotonic() - since < HANGING_S:
                 self._store.abandon(number)
 
-    def _loop(self, state: State, step: Callable[[], bool]) -> None:
+    def _loop(self, is_woken: threading.Event, step: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
             try:
                 if step():
@@ -132,13 +130,13 @@ class Worker:
                 log.error("the queue cannot be written (%s); trying again", self._store.explain(error))
                 self._stopping.wait(FIRST_DELAY_S)
                 continue
-            self._woken[state].wait(POLL_S)
-            self._woken[state].clear()
+            is_woken.wait(POLL_S)
+            is_woken.clear()
 
     def predict_next(self) -> bool:
         """Predict the radiograph that has waited longest and keep its results; return whether one was waiting."""
         with self._taking:
-            job = self._store.next(State.queued, besides=self._all_under_way())
+            job = self._store.next_queued(besides=self._all_under_way())
             if job is None or self._stopping.is_set():
                 return False
             if job.unfinished:
@@ -213,75 +211,120 @@ class Worker:
             return
         self._begun.pop(job.number, None)
         log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
-        self.wake(State.predicted)
+        for event in self._has_results.values():
+            event.set()
 
-    def deliver_next(self) -> bool:
-        """Send the results that have waited longest, or note why not; return whether any were waiting."""
-        job = self._store.next(State.predicted)
-        if job is None:
-            return False
-        self._deliver(job)
-        return True
-
-    def _deliver(self, job: Job) -> None:
-        if self._store.is_delivered(job):
-            self._store.sent(job)
-            return
-        results = self._store.result_files(job)
-        if not results:
-            self._give_up(job, "its results are gone from the queue's folder")
-            return
-        try:
-            send(results, self._destination, self._ae_title)
-        except NotDeliveredError as error:
-            self._note_refusal(job, error)
-            return
-        except OSError as error:
-            self._postpone(job, f"its results cannot be read ({error})")
-            return
-        # A result that cannot be sent, such as a damaged file, must not keep the others from being sent.
-        except Exception as error:
-            log.exception("sending the findings of %s failed", job.sop_instance_uid)
-            reason = f"its results cannot be sent ({type(error).__name__}: {error})"
-            self._postpone(job, reason, refused=True, give_up=job.refusals + 1 >= MAX_REFUSALS)
-            return
-        self._note_room(job, has_room=True)
-        self._store.sent(job)
-        if job.attempts:
-            # The destination is back: what waits for it need not wait longer.
-            self._store.hurry(State.predicted, job.reason)
-        log.info("sent the findings of %s to %s", job.sop_instance_uid, self._destination)
-
-    def _note_refusal(self, job: Job, error: NotDeliveredError) -> None:
-        """Postpone or give up what the destination did not take.
-
-        A lack of room counts as a refusal of this object where there was room for the last other one: otherwise the
-        destination is full, and waiting is all that helps.
-        """
-        if not error.busy:
-            give_up = error.refused and job.refusals + 1 >= MAX_REFUSALS
-            self._postpone(job, str(error), refused=error.refused, give_up=give_up)
-            return
-        refused = [has_room for number, has_room in self._had_room.items() if number != job.number][-1:] == [True]
-        self._note_room(job, has_room=False)
-        give_up = (refused and job.refusals + 1 >= MAX_BUSY_REFUSALS) or job.attempts + 1 >= MAX_BUSY_ATTEMPTS
-        self._postpone(job, str(error), refused=refused, give_up=give_up)
-
-    def _note_room(self, job: Job, *, has_room: bool) -> None:
-        """Remember whether the destination had room for the last two objects."""
-        earlier = [item for item in self._had_room.items() if item[0] != job.number][-1:]
-        self._had_room = dict([*earlier, (job.number, has_room)])
-
-    def _postpone(self, job: Job, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
+    def _postpone(self, job: Job, reason: str, *, give_up: bool = False) -> None:
         if give_up:
             self._give_up(job, reason)
             return
         delay = delay_after(job.attempts)
         log.warning("%s: %s; trying again in %.0f s", job.sop_instance_uid, reason, delay)
-        self._store.postpone(job, reason, delay, refused=refused)
+        self._store.postpone(job, reason, delay)
         self._begun.pop(job.number, None)
 
     def _give_up(self, job: Job, reason: str) -> None:
         self._store.fail(job, reason)
         self._begun.pop(job.number, None)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)
+
+
+class Courier:
+    """Sends results to one destination.
+
+    While the destination cannot be reached, the results in front are tried alone, after growing delays.
+
+    Args:
+        store: the queue.
+        destination: where results go.
+    """
+
+    def __init__(self, store: JobStore, destination: Destination) -> None:
+        self._store = store
+        self._destination = destination
+        self._had_room: dict[int, bool] = {}
+        self._failures = 0
+        self._resume_at = 0.0
+
+    def deliver_next(self) -> bool:
+        """Send the results that have waited longest, or note why not; return whether any were tried."""
+        if time.monotonic() < self._resume_at:
+            return False
+        delivery = self._store.next_delivery(self._destination.name)
+        if delivery is None:
+            return False
+        self._deliver(delivery)
+        return True
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if self._store.is_delivered(delivery):
+            self._store.delivered(delivery)
+            return
+        results = self._store.result_files(delivery.job)
+        if not results:
+            self._give_up(delivery, "its results are gone from the queue's folder")
+            return
+        try:
+            self._destination.send(results)
+        except NotDeliveredError as error:
+            self._note_refusal(delivery, error)
+            return
+        except OSError as error:
+            self._postpone(delivery, f"its results cannot be read ({error})")
+            return
+        # A result that cannot be sent, such as a damaged file, must not keep the others from being sent.
+        except Exception as error:
+            log.exception("sending the findings of %s failed", delivery.job.sop_instance_uid)
+            reason = f"its results cannot be sent ({type(error).__name__}: {error})"
+            self._postpone(delivery, reason, refused=True, give_up=delivery.refusals + 1 >= MAX_REFUSALS)
+            return
+        self._failures = 0
+        self._note_room(delivery, has_room=True)
+        self._store.delivered(delivery)
+        if delivery.attempts:
+            # The destination is back: what waits for it need not wait longer.
+            self._store.hurry(delivery.destination, delivery.reason)
+        log.info("sent the findings of %s to %s", delivery.job.sop_instance_uid, delivery.destination)
+
+    def _note_refusal(self, delivery: Delivery, error: NotDeliveredError) -> None:
+        """Postpone or give up what the destination did not take.
+
+        A lack of room counts as a refusal of this object where there was room for the last other one: otherwise the
+        destination is full, and waiting is all that helps.
+        """
+        if error.unreachable:
+            delay = delay_after(self._failures)
+            log.warning("%s; %s waits, trying again in %.0f s", error, delivery.job.sop_instance_uid, delay)
+            self._store.postpone(delivery, str(error), 0)
+            self._failures, self._resume_at = self._failures + 1, time.monotonic() + delay
+            return
+        self._failures = 0
+        if not error.busy:
+            give_up = error.refused and delivery.refusals + 1 >= MAX_REFUSALS
+            self._postpone(delivery, str(error), refused=error.refused, give_up=give_up)
+            return
+        others = [has_room for number, has_room in self._had_room.items() if number != delivery.job.number]
+        refused = others[-1:] == [True]
+        self._note_room(delivery, has_room=False)
+        give_up = (refused and delivery.refusals + 1 >= MAX_BUSY_REFUSALS) or delivery.attempts + 1 >= MAX_BUSY_ATTEMPTS
+        self._postpone(delivery, str(error), refused=refused, give_up=give_up)
+
+    def _note_room(self, delivery: Delivery, *, has_room: bool) -> None:
+        """Remember whether the destination had room for the last two objects."""
+        number = delivery.job.number
+        earlier = [item for item in self._had_room.items() if item[0] != number][-1:]
+        self._had_room = dict([*earlier, (number, has_room)])
+
+    def _postpone(self, delivery: Delivery, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
+        if give_up:
+            self._give_up(delivery, reason)
+            return
+        delay = delay_after(delivery.attempts)
+        uid = delivery.job.sop_instance_uid
+        log.warning("%s for %s: %s; trying again in %.0f s", uid, delivery.destination, reason, delay)
+        self._store.postpone(delivery, reason, delay, refused=refused)
+
+    def _give_up(self, delivery: Delivery, reason: str) -> None:
+        self._store.fail(delivery, reason)
+        uid = delivery.job.sop_instance_uid
+        log.error("%s for %s: given up: %s", uid, delivery.destination, reason)

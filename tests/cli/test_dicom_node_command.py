@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli.dicom_node import app
 from cxr_mmdet.cli.main import build_app
-from cxr_mmdet.pacs.job_database import State
 from cxr_mmdet.pacs.job_folder import DiskError
 from cxr_mmdet.pacs.job_store import JobStore
 
@@ -27,18 +26,18 @@ def run(*arguments: str):
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     folder = tmp_path / "state"
-    store = JobStore(folder)
+    store = JobStore(folder, ["ARCHIVE"])
     for uid in ("1.1", "1.2", "1.3"):
         store.accept(uid, b"image", "A@b")
-    job = store.next(State.queued)
+    job = store.next_queued()
     assert job is not None
     store.fail(job, "1.1: [damaged]")
-    job = store.next(State.queued)
+    job = store.next_queued()
     assert job is not None
     store.predicted(job, {"1-report": b""}, 2)
-    job = store.next(State.predicted)
-    assert job is not None
-    store.postpone(job, "ARCHIVE cannot be reached", 60)
+    delivery = store.next_delivery("ARCHIVE")
+    assert delivery is not None
+    store.postpone(delivery, "ARCHIVE cannot be reached", 60)
     store.close()
     return folder
 
@@ -61,7 +60,7 @@ def test_status_for_machines(state: Path):
 
 
 def test_status_while_the_node_runs(state: Path):
-    store = JobStore(state)
+    store = JobStore(state, ["ARCHIVE"])
     assert run("status", "--state", str(state)).exit_code == 0
     store.close()
 
@@ -142,6 +141,6 @@ def test_a_state_folder_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "state", tmp_path / "file"):
         with pytest.raises(DiskError, match=r"cannot be used for the queue .*give a --state folder"):
-            JobStore(folder)
+            JobStore(folder, ["ARCHIVE"])
     result = run("repair", "--state", str(tmp_path / "file" / "state"))
     assert result.exit_code == 2

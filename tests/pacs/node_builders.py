@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from detectors import bundle_of
@@ -15,9 +16,10 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.inference.predictor import Predictor
+from cxr_mmdet.pacs.job_store import JobStore
 from cxr_mmdet.pacs.node import DicomNode, NodeOptions
 from cxr_mmdet.pacs.reporting import ReportOptions
-from cxr_mmdet.pacs.sender import Destination
+from cxr_mmdet.pacs.sender import DimseDestination
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import Encoding, write_dicom
 from cxr_mmdet.phantom.render import render_phantom
@@ -25,9 +27,11 @@ from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.labels import LABELS_14
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+ARCHIVE = "ARCHIVE"
+"""Name of a destination."""
 THRESHOLD = 0.85
 """The tiny model has about five things to say above it."""
 
@@ -50,13 +54,13 @@ def predictor() -> Predictor:
 
 @contextmanager
 def run_node(
-    state: Path, destination: str, *, reports: ReportOptions | None = None, **options: Any
+    state: Path, *destinations: str, reports: ReportOptions | None = None, **options: Any
 ) -> Iterator[DicomNode]:
     """Yield a node that listens at a free port, and stop it afterwards."""
     node = DicomNode(
         state,
         predictor(),
-        Destination.parse(destination),
+        [DimseDestination.parse(destination) for destination in destinations],
         NodeOptions(**({"ae_title": "CXR", "port": 0} | options)),
         reports or ReportOptions(score_threshold=THRESHOLD),
     )
@@ -65,6 +69,18 @@ def run_node(
         yield node
     finally:
         node.stop()
+
+
+@dataclass(frozen=True)
+class FakeDestination:
+    """A destination that does whatever a function does with the files, which is to take them unless told otherwise."""
+
+    send: Callable[[Sequence[Path]], None] = lambda paths: None
+    name: str = ARCHIVE
+
+
+def open_store(folder: Path, *destinations: str) -> JobStore:
+    return JobStore(folder, destinations or (ARCHIVE,))
 
 
 def storescu(port: int, *paths: Path, title: str = "SENDER") -> subprocess.CompletedProcess[str]:

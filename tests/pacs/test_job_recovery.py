@@ -8,20 +8,30 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
-from node_builders import FINDINGS, HEADER, radiograph_file
+from node_builders import ARCHIVE, FINDINGS, HEADER, open_store, radiograph_file
 
 from cxr_mmdet.dicom.report import structured_report, to_bytes
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.pacs.job_database import QueueDamagedError, State, count_states, list_jobs, open_queue, retry_failed
+from cxr_mmdet.pacs.job_database import (
+    QueueDamagedError,
+    State,
+    count_deliveries,
+    count_states,
+    forget_destination,
+    list_jobs,
+    list_undelivered,
+    open_queue,
+    retry_failed,
+)
 from cxr_mmdet.pacs.job_folder import file_stem, list_quarantine
 from cxr_mmdet.pacs.job_recovery import repair
-from cxr_mmdet.pacs.job_store import JobStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from cxr_mmdet.pacs.job_database import Job
+    from cxr_mmdet.pacs.job_store import JobStore
 
 QUEUED, PREDICTED, DONE, FAILED = "1.2.1", "1.2.2", "1.2.3", "1.2.4"
 
@@ -32,29 +42,36 @@ def results_of(uid: str) -> dict[str, bytes]:
     return {"1-report": to_bytes(structured_report(FINDINGS, HEADER)), "2-capture": b"sc"}
 
 
-def take(store: JobStore, state: State, uid: str) -> Job:
-    job = store.next(state)
+def take(store: JobStore, uid: str) -> Job:
+    job = store.next_queued()
     assert job is not None
     assert job.sop_instance_uid == uid
     return job
 
 
+def deliver(store: JobStore, uid: str, destination: str = ARCHIVE) -> None:
+    delivery = store.next_delivery(destination)
+    assert delivery is not None
+    assert delivery.job.sop_instance_uid == uid
+    store.delivered(delivery)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A stopped node's folder with one radiograph in each state."""
-    store = JobStore(tmp_path / "state")
+    store = open_store(tmp_path / "state")
     for uid in (FAILED, DONE, PREDICTED, QUEUED):
         store.accept(uid, radiograph_file(uid), "A@b")
-    store.fail(take(store, State.queued, FAILED), "broken")
-    store.predicted(take(store, State.queued, DONE), results_of(DONE), 1, "identity")
-    store.sent(take(store, State.predicted, DONE))
-    store.predicted(take(store, State.queued, PREDICTED), results_of(PREDICTED), 1, "identity")
+    store.fail(take(store, FAILED), "broken")
+    store.predicted(take(store, DONE), results_of(DONE), 1, "identity")
+    deliver(store, DONE)
+    store.predicted(take(store, PREDICTED), results_of(PREDICTED), 1, "identity")
     store.close()
     return tmp_path / "state"
 
 
-def start(folder: Path) -> None:
-    JobStore(folder).close()
+def start(folder: Path, *destinations: str) -> None:
+    open_store(folder, *destinations).close()
 
 
 def jobs(folder: Path) -> dict[str, str]:
@@ -103,7 +120,7 @@ def test_a_lost_database_loses_no_radiograph(folder: Path, loss: str):
     # What failed is tried once more, and what was done has left no files.
     assert jobs(folder) == {QUEUED: "queued", FAILED: "queued", PREDICTED: "predicted"}
     assert files(folder) == before
-    store = JobStore(folder)
+    store = open_store(folder)
     assert not store.accept(QUEUED, radiograph_file(QUEUED), "A@b"), "its content is known again"
     assert store.accept(DONE, radiograph_file(DONE), "A@b"), "it is predicted and delivered once more"
     store.close()
@@ -112,7 +129,7 @@ def test_a_lost_database_loses_no_radiograph(folder: Path, loss: str):
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "no database": lambda folder: overwrite(folder, 0, b"x" * 100),
     "cut off": lambda folder: (folder / "queue.sqlite").write_bytes((folder / "queue.sqlite").read_bytes()[:9000]),
-    "a page": lambda folder: overwrite(folder, 5 * 4096, b"\xff" * 4096),
+    "a page": lambda folder: overwrite(folder, 7 * 4096, b"\xff" * 4096),
     "no table": lambda folder: edit(folder, "DROP TABLE jobs"),
 }
 
@@ -150,7 +167,7 @@ def test_repair_keeps_what_a_sound_database_knows(folder: Path):
 
 
 def test_repair_of_a_running_node_and_of_no_node_is_refused(folder: Path, tmp_path: Path):
-    store = JobStore(folder)
+    store = open_store(folder)
     with pytest.raises(UsageError, match="another DICOM node uses this folder"):
         repair(folder)
     store.close()
@@ -161,7 +178,7 @@ def test_repair_of_a_running_node_and_of_no_node_is_refused(folder: Path, tmp_pa
 
 def test_a_write_ahead_log_that_is_missing(tmp_path: Path):
     """As after copying the database alone: its rows are older than the files, or not there at all."""
-    store = JobStore(tmp_path / "state")
+    store = open_store(tmp_path / "state")
     store.accept(QUEUED, radiograph_file(QUEUED), "A@b")
     copy = tmp_path / "copy"
     shutil.copytree(store.folder, copy)
@@ -170,7 +187,7 @@ def test_a_write_ahead_log_that_is_missing(tmp_path: Path):
     start(copy)
     assert jobs(copy) == {QUEUED: "queued"}
     shutil.copytree(store.folder, older := tmp_path / "older")
-    store.predicted(take(store, State.queued, QUEUED), results_of(QUEUED), 1, "identity")
+    store.predicted(take(store, QUEUED), results_of(QUEUED), 1, "identity")
     for part in ("images", "results"):
         shutil.rmtree(older / part)
         shutil.copytree(store.folder / part, older / part)
@@ -249,9 +266,79 @@ def test_rows_without_files_fail_and_say_so(folder: Path):
     with open_queue(folder) as queue:
         reasons = {job.sop_instance_uid: job.reason for job in list_jobs(queue, State.failed)}
     assert "send the radiograph again" in reasons[QUEUED]
-    store = JobStore(folder)
+    store = open_store(folder)
     assert store.accept(QUEUED, radiograph_file(QUEUED), "A@b")
     store.close()
+
+
+def test_a_queue_of_one_destination_is_taken_over(folder: Path):
+    """What waits, or was refused, is owed to every destination; what was done is done."""
+    store = open_store(folder)
+    store.accept("1.2.5", radiograph_file("1.2.5"), "A@b")
+    take(store, QUEUED)
+    store.predicted(take(store, QUEUED), results_of(QUEUED), 1, "identity")
+    store.fail(store.next_delivery(ARCHIVE), "deliver me")
+    store.close()
+    edit(folder, "DROP TABLE deliveries")
+    edit(folder, "UPDATE jobs SET reason = 'refused' WHERE reason = 'deliver me'")
+    edit(folder, "PRAGMA user_version = 2")
+    before = {"1.2.5": "queued", QUEUED: "predicted", PREDICTED: "failed", DONE: "done", FAILED: "failed"}
+    assert jobs(folder) == before
+    with open_queue(folder) as queue:
+        assert count_deliveries(queue) == {}, "status looks without converting it"
+        assert forget_destination(queue, ARCHIVE) == 0
+    start(folder, "ONE", "TWO")
+    assert jobs(folder) == before
+    with open_queue(folder) as queue:
+        expected = {"waiting": 1, "delivered": 0, "failed": 1}
+        assert count_deliveries(queue) == {"ONE": expected, "TWO": expected}
+        assert {delivery.reason for _, delivery in list_undelivered(queue)} == {"refused"}
+        assert retry_failed(folder, queue) == 2
+    store = open_store(folder, "ONE", "TWO")
+    for uid in (PREDICTED, QUEUED):
+        deliver(store, uid, "ONE")
+    assert jobs(folder)[QUEUED] == "predicted"
+    deliver(store, PREDICTED, "TWO")
+    assert jobs(folder)[PREDICTED] == "done"
+    store.close()
+
+
+def test_a_mark_of_the_version_with_one_destination_means_done(folder: Path):
+    for path in (folder / "results").iterdir():
+        path.unlink()
+    (folder / "results" / f"{file_stem(PREDICTED)}.delivered").touch()
+    start(folder)
+    assert jobs(folder)[PREDICTED] == "done"
+    assert not list((folder / "results").iterdir())
+
+
+def test_repair_knows_which_destination_has_what(folder: Path):
+    store = open_store(folder, ARCHIVE, "TWO")
+    deliver(store, PREDICTED)
+    store.close()
+    repair(folder)
+    store = open_store(folder, ARCHIVE, "TWO")
+    assert store.next_delivery(ARCHIVE) is None
+    deliver(store, PREDICTED, "TWO")
+    store.close()
+    assert jobs(folder)[PREDICTED] == "done"
+
+
+def test_what_waits_for_a_destination_that_is_gone_is_kept_until_it_is_forgotten(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging.getLogger("cxr_mmdet.node"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("cxr_mmdet.node"), "propagate", True)
+    store = open_store(folder, "NEW")
+    assert f"1 radiographs wait for the destination {ARCHIVE}, which is not configured" in caplog.text
+    deliver(store, PREDICTED, "NEW")
+    assert jobs(folder)[PREDICTED] == "predicted"
+    with open_queue(folder) as queue:
+        assert forget_destination(queue, ARCHIVE) == 1
+    store.close()
+    start(folder, "NEW")
+    assert jobs(folder)[PREDICTED] == "done"
+    assert {name for name in files(folder) if name.startswith(file_stem(PREDICTED))} == set()
 
 
 def test_a_queue_of_the_version_before_is_taken_over(folder: Path):
@@ -262,7 +349,7 @@ def test_a_queue_of_the_version_before_is_taken_over(folder: Path):
     assert jobs(folder) == before, "status looks without converting it"
     start(folder)
     assert jobs(folder) == before
-    store = JobStore(folder)
+    store = open_store(folder)
     assert not store.accept(QUEUED, radiograph_file(QUEUED), "A@b")
     assert store.accept(DONE, radiograph_file(DONE), "A@b"), "nobody knows what it was"
     store.close()

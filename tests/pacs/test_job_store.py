@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from node_builders import radiograph_file
+from node_builders import ARCHIVE, open_store, radiograph_file
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from cxr_mmdet.dicom.identity import identify
@@ -21,7 +21,7 @@ from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import read_header
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.pacs.job_database import State, count_states, list_jobs, open_queue, retry_failed
-from cxr_mmdet.pacs.job_folder import MIN_RESERVE_BYTES, DiskError, list_quarantine
+from cxr_mmdet.pacs.job_folder import MIN_RESERVE_BYTES, DiskError, list_quarantine, mark_name
 from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S, JobStore, OtherContentError
 
 if TYPE_CHECKING:
@@ -32,15 +32,21 @@ RESULTS = {"1-report": b"sr", "2-capture": b"sc"}
 
 @pytest.fixture
 def store(tmp_path: Path):
-    opened = JobStore(tmp_path / "state")
+    opened = open_store(tmp_path / "state")
     yield opened
     opened.close()
 
 
-def next_job(store: JobStore, state: State = State.queued):
-    job = store.next(state)
+def next_job(store: JobStore):
+    job = store.next_queued()
     assert job is not None
     return job
+
+
+def next_delivery(store: JobStore, destination: str = ARCHIVE):
+    delivery = store.next_delivery(destination)
+    assert delivery is not None
+    return delivery
 
 
 def states(folder: Path) -> dict[str, int]:
@@ -49,16 +55,16 @@ def states(folder: Path) -> dict[str, int]:
 
 
 def test_the_way_of_a_radiograph(store: JobStore):
-    assert store.next(State.queued) is None
+    assert store.next_queued() is None
     assert store.accept("1.2", b"image", "A@b")
     job = next_job(store)
     assert (job.sop_instance_uid, job.sender, store.read_image(job)) == ("1.2", "A@b", b"image")
     store.predicted(job, RESULTS, 3)
     assert not list((store.folder / "images").iterdir())
-    job = next_job(store, State.predicted)
-    assert job.findings == 3
-    assert [path.read_bytes() for path in store.result_files(job)] == [b"sr", b"sc"]
-    store.sent(job)
+    delivery = next_delivery(store)
+    assert delivery.job.findings == 3
+    assert [path.read_bytes() for path in store.result_files(delivery.job)] == [b"sr", b"sc"]
+    store.delivered(delivery)
     assert states(store.folder) == {"done": 1}
     assert not list((store.folder / "results").iterdir())
 
@@ -67,7 +73,7 @@ def test_one_after_the_other_in_order_of_arrival(store: JobStore):
     for uid in ("3", "1", "2"):
         store.accept(uid, b"", "A@b")
     order = []
-    while (job := store.next(State.queued)) is not None:
+    while (job := store.next_queued()) is not None:
         order.append(job.sop_instance_uid)
         store.fail(job, "no")
     assert order == ["3", "1", "2"]
@@ -82,7 +88,7 @@ def test_a_duplicate_is_no_new_job_in_any_state_but_failed(store: JobStore):
     assert store.read_image(next_job(store)) == b"mended"
     store.predicted(next_job(store), RESULTS, 0)
     assert not store.accept("1", b"mended", "A@b")
-    store.sent(next_job(store, State.predicted))
+    store.delivered(next_delivery(store))
     assert not store.accept("1", b"mended", "A@b")
     assert states(store.folder) == {"done": 1}
 
@@ -91,33 +97,37 @@ def test_what_is_postponed_waits_and_can_be_hurried(store: JobStore):
     store.accept("1", b"", "A@b")
     store.begin(next_job(store))
     store.postpone(next_job(store), "later", 3600)
-    assert store.next(State.queued) is None
-    store.hurry(State.queued, "another reason")
-    assert store.next(State.queued) is None
-    store.hurry(State.queued, "later")
-    job = next_job(store)
-    assert (job.attempts, job.refusals, job.unfinished, job.reason) == (1, 0, 0, "later")
-    store.postpone(job, "later", 3600, refused=True)
-    store.hurry(State.queued, "later")
-    assert store.next(State.queued) is None, "what was refused waits, whatever becomes of the others"
+    assert store.next_queued() is None
+    store.accept("2", b"", "A@b")
+    store.predicted(next_job(store), RESULTS, 0)
+    store.postpone(next_delivery(store), "later", 3600)
+    for reason in ("later", "another reason"):
+        assert store.next_delivery(ARCHIVE) is None
+        store.hurry("ANOTHER" if reason == "later" else ARCHIVE, reason)
+    store.hurry(ARCHIVE, "later")
+    delivery = next_delivery(store)
+    assert (delivery.attempts, delivery.refusals, delivery.reason) == (1, 0, "later")
+    store.postpone(delivery, "later", 3600, refused=True)
+    store.hurry(ARCHIVE, "later")
+    assert store.next_delivery(ARCHIVE) is None, "what was refused waits, whatever becomes of the others"
 
 
 def test_what_failed_is_tried_again_at_the_step_where_it_failed(store: JobStore):
     for uid in ("1", "2"):
         store.accept(uid, b"", "A@b")
     store.predicted(next_job(store), RESULTS, 1)
-    store.fail(next_job(store, State.predicted), "refused")
+    store.fail(next_delivery(store), "refused")
     store.fail(next_job(store), "unreadable")
     with open_queue(store.folder) as queue:
         assert [job.reason for job in list_jobs(queue, State.failed)] == ["refused", "unreadable"]
         assert retry_failed(store.folder, queue) == 2
-    assert next_job(store, State.predicted).sop_instance_uid == "1"
+    assert next_delivery(store).job.sop_instance_uid == "1"
     assert next_job(store).sop_instance_uid == "2"
 
 
 def test_one_folder_serves_one_node(store: JobStore):
     with pytest.raises(UsageError, match="another DICOM node uses this folder"):
-        JobStore(store.folder)
+        open_store(store.folder)
 
 
 def test_a_folder_that_is_none_and_one_of_the_future(tmp_path: Path):
@@ -125,12 +135,12 @@ def test_a_folder_that_is_none_and_one_of_the_future(tmp_path: Path):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="cannot be used for the queue"):
-        JobStore(tmp_path / "file")
-    JobStore(tmp_path / "state").close()
+        open_store(tmp_path / "file")
+    open_store(tmp_path / "state").close()
     with sqlite3.connect(tmp_path / "state" / "queue.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(UsageError, match="later version"):
-        JobStore(tmp_path / "state")
+        open_store(tmp_path / "state")
 
 
 def test_each_commit_is_synced(store: JobStore):
@@ -165,7 +175,7 @@ STEPS = ["image written", "row written", "results written", "row moved", "sent"]
 
 def _die_at(folder: Path, step: str) -> None:
     """Bring one radiograph as far as ``step`` and die there without any clean-up, as SIGKILL does."""
-    store = JobStore(folder)
+    store = open_store(folder)
     run = store._run
 
     def die_before_commit(*arguments: object) -> None:
@@ -176,7 +186,7 @@ def _die_at(folder: Path, step: str) -> None:
     store.accept("1", radiograph_file("1"), "A@b")
     if step == "row written":
         os._exit(9)
-    job = store.next(State.queued)
+    job = store.next_queued()
     assert job is not None
     if step == "results written":
         store._run = die_before_commit  # type: ignore[method-assign]
@@ -184,9 +194,9 @@ def _die_at(folder: Path, step: str) -> None:
         store._run = lambda *arguments: (run(*arguments), os._exit(9))  # type: ignore[method-assign,assignment]
     store.predicted(job, RESULTS, 0)
     store._run = die_before_commit  # type: ignore[method-assign]
-    job = store.next(State.predicted)
-    assert job is not None
-    store.sent(job)
+    delivery = store.next_delivery(ARCHIVE)
+    assert delivery is not None
+    store.delivered(delivery)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -195,7 +205,7 @@ def test_a_kill_at_any_step_loses_nothing_that_was_accepted(tmp_path: Path, step
     process.start()
     process.join()
     assert process.exitcode == 9
-    store = JobStore(tmp_path / "state")
+    store = open_store(tmp_path / "state")
     expected = {
         "image written": {"queued": 1},  # nobody was told that it is safe, and it is
         "row written": {"queued": 1},
@@ -225,7 +235,7 @@ def test_a_reused_uid_with_other_content_is_refused_whatever_became_of_the_first
         identity = identify(read_header(first), read_radiograph(first))
         store.predicted(job, RESULTS, 0, identity)
     if state == "done":
-        store.sent(next_job(store, State.predicted))
+        store.delivered(next_delivery(store))
     if state == "failed":
         store.fail(job, "the model failed")
     for other in OTHERS.values():
@@ -253,11 +263,11 @@ def test_a_clock_that_is_set_back_makes_nothing_wait(store: JobStore, monkeypatc
     store.accept("1", b"image", "A@b")
     monkeypatch.setattr(time, "time", lambda: now - year)
     store.postpone(next_job(store), "later", 0.05)
-    assert store.next(State.queued) is None
+    assert store.next_queued() is None
     time.sleep(0.06)
     store.postpone(next_job(store), "later", LONGEST_DELAY_S)
     store.close()
-    again = JobStore(store.folder)  # a year before the time that the row waits for
+    again = open_store(store.folder)  # a year before the time that the row waits for
     row = again._one("SELECT * FROM jobs")
     assert row is not None
     assert row.not_before == pytest.approx(now - year + LONGEST_DELAY_S, abs=60)
@@ -268,7 +278,7 @@ def test_the_queue_is_readable_by_its_user_only(tmp_path: Path):
     folder = tmp_path / "state"
     (folder / "images").mkdir(parents=True)
     folder.chmod(0o755)
-    opened = JobStore(folder)
+    opened = open_store(folder)
     opened.accept("1", b"image", "A@b")
     assert [stat.S_IMODE((folder / name).stat().st_mode) for name in (".", "images", "results")] == [0o700] * 3
     companions = list(folder.glob("queue.sqlite*"))
@@ -279,7 +289,7 @@ def test_the_queue_is_readable_by_its_user_only(tmp_path: Path):
     shared.mkdir()
     shared.chmod(0o755)
     (shared / "other things").touch()
-    JobStore(shared).close()
+    open_store(shared).close()
     assert [stat.S_IMODE((shared / name).stat().st_mode) for name in (".", "images")] == [0o755, 0o700]
 
 
@@ -287,7 +297,7 @@ def test_on_a_full_disk_what_was_delivered_is_freed(store: JobStore, monkeypatch
     """Also where another program takes the reserve's room at once."""
     store.accept("1", b"image", "A@b")
     store.predicted(next_job(store), RESULTS, 0)
-    job = next_job(store, State.predicted)
+    delivery = next_delivery(store)
 
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -295,15 +305,43 @@ def test_on_a_full_disk_what_was_delivered_is_freed(store: JobStore, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(store, "_run", full)
         with pytest.raises(sqlite3.OperationalError):
-            store.sent(job)
-        assert [path.name for path in (store.folder / "results").iterdir()] == [f"{job.file}.delivered"]
+            store.delivered(delivery)
+        mark = mark_name(delivery.job.file, ARCHIVE)
+        assert [path.name for path in (store.folder / "results").iterdir()] == [mark]
         assert not (store.folder / "reserve").exists()
-        assert store.is_delivered(job)
+        assert store.is_delivered(delivery)
     store.close()
-    again = JobStore(store.folder)
+    again = open_store(store.folder)
     assert states(again.folder) == {"done": 1}
     assert not list((again.folder / "results").iterdir())
     again.close()
+
+
+def test_on_a_full_disk_a_destination_that_has_the_results_is_remembered_while_another_waits(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+):
+    store.close()
+    store = open_store(store.folder, "ONE", "TWO")
+    store.accept("1", b"image", "A@b")
+    store.predicted(next_job(store), RESULTS, 0)
+    delivery = next_delivery(store, "ONE")
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_run", full)
+        with pytest.raises(sqlite3.OperationalError):
+            store.delivered(delivery)
+    assert store.is_delivered(delivery)
+    assert len(store.result_files(delivery.job)) == len(RESULTS), "the other needs them"
+    store.close()
+    store = open_store(store.folder, "ONE", "TWO")
+    assert store.next_delivery("ONE") is None
+    store.delivered(next_delivery(store, "TWO"))
+    assert states(store.folder) == {"done": 1}
+    assert not list((store.folder / "results").iterdir())
+    store.close()
 
 
 def test_without_its_reserve_a_node_accepts_nothing(store: JobStore, monkeypatch: pytest.MonkeyPatch):
@@ -335,7 +373,7 @@ def test_a_disk_that_is_really_full_is_worked_off(tmp_path: Path):
 
 
 def _fill_and_work_off(disk: Path) -> None:
-    store = JobStore(disk / "state")
+    store = open_store(disk / "state")
     accepted = 0
     for _ in range(3):
         with contextlib.suppress(DiskError):
@@ -345,13 +383,13 @@ def _fill_and_work_off(disk: Path) -> None:
         with contextlib.suppress(OSError), (disk / "stranger").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        while (job := store.next(State.queued)) is not None:
+        while (job := store.next_queued()) is not None:
             store.begin(job)
             store.predicted(job, {"1-report": bytes(20_000), "2-capture": bytes(20_000)}, 0)
         store.close()
-        store = JobStore(store.folder)
-        while (job := store.next(State.predicted)) is not None:
-            store.sent(job)
+        store = open_store(store.folder)
+        while (delivery := store.next_delivery(ARCHIVE)) is not None:
+            store.delivered(delivery)
         (disk / "stranger").unlink()
     assert accepted > 30
     assert states(store.folder) == {"done": accepted}

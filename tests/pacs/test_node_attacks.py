@@ -34,7 +34,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 
 from cxr_mmdet.pacs.listener import MAX_REQUEST_BYTES, ConnectionLimits
 from cxr_mmdet.pacs.node import CANNOT_UNDERSTAND, VERIFICATION, DicomNode, parse_networks
-from cxr_mmdet.pacs.sender import Destination, NotDeliveredError, send
+from cxr_mmdet.pacs.sender import DimseDestination, NotDeliveredError
 from cxr_mmdet.pacs.tls import Certificates
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ def test_a_destination_that_hangs_within_an_answer_is_given_up(
         begun = time.monotonic()
         try:
             with pytest.raises(NotDeliveredError, match="cannot be reached") as caught:
-                send([radiograph], Destination("ARCHIVE", *listener.getsockname()), "CXR")
+                DimseDestination("ARCHIVE", *listener.getsockname()).send([radiograph])
         finally:
             over.set()
             archive.join()

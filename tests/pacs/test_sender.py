@@ -17,7 +17,7 @@ from pynetdicom import AE, evt
 
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.pacs.sender import Destination, NotDeliveredError, check_ae_title, send
+from cxr_mmdet.pacs.sender import DimseDestination, NotDeliveredError, check_ae_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_destinations(text: str, expected: tuple[str, str, int]):
-    destination = Destination.parse(text)
+    destination = DimseDestination.parse(text)
     assert (destination.ae_title, destination.host, destination.port) == expected
 
 
@@ -43,7 +43,7 @@ def test_destinations(text: str, expected: tuple[str, str, int]):
 )
 def test_what_is_no_destination(text: str):
     with pytest.raises(UsageError, match="AE@host:port"):
-        Destination.parse(text)
+        DimseDestination.parse(text)
 
 
 @pytest.mark.parametrize("title", ["", "  ", "x" * 17, "a\\b", "tür"])
@@ -65,16 +65,16 @@ def capture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def archive() -> Iterator[Callable[[int], Destination]]:
+def archive() -> Iterator[Callable[[int], DimseDestination]]:
     """Return a function that starts an archive which answers each C-STORE with a status."""
     servers = []
 
-    def start(status: int, sop_class: str = SecondaryCaptureImageStorage) -> Destination:
+    def start(status: int, sop_class: str = SecondaryCaptureImageStorage) -> DimseDestination:
         entity = AE("ARCHIVE")
         entity.add_supported_context(sop_class)
         handlers = [(evt.EVT_C_STORE, lambda event: status)]
         servers.append(entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers))
-        return Destination("ARCHIVE", "127.0.0.1", servers[-1].server_address[1])
+        return DimseDestination("ARCHIVE", "127.0.0.1", servers[-1].server_address[1])
 
     yield start
     for server in servers:
@@ -86,11 +86,11 @@ Arrival = tuple[str, bytes]
 
 
 @pytest.fixture
-def listener() -> Iterator[Callable[..., tuple[Destination, list[Arrival]]]]:
+def listener() -> Iterator[Callable[..., tuple[DimseDestination, list[Arrival]]]]:
     """Return a function that starts an archive of some syntaxes, and a list of what arrives there."""
     servers = []
 
-    def start(syntaxes: list[str], max_pdu: int = 16382) -> tuple[Destination, list[Arrival]]:
+    def start(syntaxes: list[str], max_pdu: int = 16382) -> tuple[DimseDestination, list[Arrival]]:
         arrivals: list[Arrival] = []
 
         def take(event: evt.Event) -> int:
@@ -101,7 +101,7 @@ def listener() -> Iterator[Callable[..., tuple[Destination, list[Arrival]]]]:
         entity.maximum_pdu_size = max_pdu
         entity.add_supported_context(SecondaryCaptureImageStorage, syntaxes)
         servers.append(entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)]))
-        return Destination("ARCHIVE", "127.0.0.1", servers[-1].server_address[1]), arrivals
+        return DimseDestination("ARCHIVE", "127.0.0.1", servers[-1].server_address[1]), arrivals
 
     yield start
     for server in servers:
@@ -133,7 +133,7 @@ def test_the_bytes_that_arrive_are_those_of_the_file(listener, tmp_path: Path, m
     pixels = np.random.default_rng(0).integers(0, 256, (60, 101, 3), dtype=np.uint8)
     path.write_bytes(to_bytes(secondary_capture(pixels, FINDINGS, HEADER)))
     destination, arrivals = listener(syntaxes, max_pdu)
-    send([path], destination, "CXR")
+    destination.send([path])
     ((syntax, content),) = arrivals
     assert syntax == ExplicitVRLittleEndian
     assert content == dataset_bytes(path)
@@ -144,7 +144,7 @@ def test_an_archive_that_knows_implicit_vr_only_gets_the_same_object(listener, c
     from io import BytesIO
 
     destination, arrivals = listener([ImplicitVRLittleEndian])
-    send([capture], destination, "CXR")
+    destination.send([capture])
     ((syntax, content),) = arrivals
     assert syntax == ImplicitVRLittleEndian
     assert content != dataset_bytes(capture)
@@ -169,7 +169,7 @@ def jpeg_capture(tmp_path: Path) -> Path:
 
 def test_a_compressed_capture_arrives_as_it_lies_where_it_is_welcome(listener, jpeg_capture: Path):
     destination, arrivals = listener([ImplicitVRLittleEndian, JPEGBaseline8Bit])
-    send([jpeg_capture], destination, "CXR")
+    destination.send([jpeg_capture])
     assert arrivals == [(JPEGBaseline8Bit, dataset_bytes(jpeg_capture))]
 
 
@@ -182,7 +182,7 @@ def test_an_archive_without_jpeg_gets_the_picture_uncompressed(listener, jpeg_ca
     from pydicom.filereader import read_dataset
 
     destination, arrivals = listener([syntax])
-    send([jpeg_capture], destination, "CXR")
+    destination.send([jpeg_capture])
     ((arrived_as, content),) = arrivals
     assert arrived_as == syntax
     arrived = read_dataset(DicomBytesIO(content), syntax == ImplicitVRLittleEndian, is_little_endian=True)
@@ -196,32 +196,32 @@ def test_an_archive_without_jpeg_gets_the_picture_uncompressed(listener, jpeg_ca
 
 def test_all_results_go_through_one_association(listener, capture: Path):
     destination, arrivals = listener([ExplicitVRLittleEndian])
-    send([capture, capture], destination, "CXR")
+    destination.send([capture, capture])
     assert [content for _, content in arrivals] == [dataset_bytes(capture)] * 2
 
 
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB007, 0x0111])
 def test_stored_with_a_remark_or_there_already_is_delivered(archive, capture: Path, status: int):
-    send([capture], archive(status), "CXR")
+    archive(status).send([capture])
 
 
 @pytest.mark.parametrize(("status", "refused"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0124, True)])
 def test_a_refusal_is_told_from_a_lack_of_room(archive, capture: Path, status: int, refused: bool):
     with pytest.raises(NotDeliveredError, match=f"refused a Secondary Capture .* 0x{status:04X}") as caught:
-        send([capture], archive(status), "CXR")
+        archive(status).send([capture])
     assert caught.value.refused is refused
     assert caught.value.busy is (status == 0xA700)
 
 
 def test_an_archive_that_takes_other_objects_only(archive, capture: Path):
     with pytest.raises(NotDeliveredError, match="accept") as caught:
-        send([capture], archive(0, "1.2.840.10008.5.1.4.1.1.2"), "CXR")
+        archive(0, "1.2.840.10008.5.1.4.1.1.2").send([capture])
     assert caught.value.refused
 
 
 def test_an_archive_that_is_not_there(capture: Path):
     with pytest.raises(NotDeliveredError, match="cannot be reached") as caught:
-        send([capture], Destination("ARCHIVE", "127.0.0.1", 9), "CXR")
+        DimseDestination("ARCHIVE", "127.0.0.1", 9).send([capture])
     assert not caught.value.refused
 
 
@@ -235,7 +235,7 @@ def test_an_archive_with_too_many_associations_is_tried_again(capture: Path):
     other.add_requested_context(SecondaryCaptureImageStorage)
     association = other.associate("127.0.0.1", port)
     with pytest.raises(NotDeliveredError, match="rejected the association") as caught:
-        send([capture], Destination("ARCHIVE", "127.0.0.1", port), "CXR")
+        DimseDestination("ARCHIVE", "127.0.0.1", port).send([capture])
     assert not caught.value.refused
     association.release()
     server.shutdown()

@@ -16,7 +16,7 @@ from pydicom import dcmread
 
 from cxr_mmdet.dicom.report import secondary_capture, to_bytes
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.pacs.sender import Destination, NotDeliveredError, send
+from cxr_mmdet.pacs.sender import DimseDestination, NotDeliveredError
 from cxr_mmdet.pacs.tls import Certificates
 
 if TYPE_CHECKING:
@@ -53,22 +53,22 @@ def test_results_travel_encrypted_to_a_destination_whose_certificate_is_checked(
     path.write_bytes(to_bytes(secondary_capture(np.zeros((4, 4, 3), np.uint8), FINDINGS, HEADER)))
     trusting = Certificates(ours, our_key, theirs).for_sending()
     with run_storescp(tmp_path / "archive", "+tls", str(their_key), str(theirs), "+cf", str(ours), "-rc") as port:
-        send([path], Destination("ARCHIVE", "127.0.0.1", port, trusting), "CXR")
+        DimseDestination("ARCHIVE", "127.0.0.1", port, trusting).send([path])
         (stored,) = (tmp_path / "archive").iterdir()
         assert dcmread(stored).PixelData == dcmread(path).PixelData
         unknown_signer, knows_nobody = Certificates(ours, our_key, other), Certificates(ours, our_key)
         for context in (unknown_signer.for_sending(), knows_nobody.for_sending(), None):
             with pytest.raises(NotDeliveredError, match="cannot be reached"):
-                send([path], Destination("ARCHIVE", "127.0.0.1", port, context), "CXR")
+                DimseDestination("ARCHIVE", "127.0.0.1", port, context).send([path])
         stranger = Certificates(other, other_key, theirs).for_sending()
         with pytest.raises(NotDeliveredError, match="cannot be reached"):
-            send([path], Destination("ARCHIVE", "127.0.0.1", port, stranger), "CXR")
+            DimseDestination("ARCHIVE", "127.0.0.1", port, stranger).send([path])
     wrong_name = Certificates(ours, our_key, other).for_sending()
     with (
         run_storescp(tmp_path / "elsewhere", "+tls", str(other_key), str(other), "+cf", str(ours), "-rc") as port,
         pytest.raises(NotDeliveredError, match="cannot be reached"),
     ):
-        send([path], Destination("ARCHIVE", "127.0.0.1", port, wrong_name), "CXR")
+        DimseDestination("ARCHIVE", "127.0.0.1", port, wrong_name).send([path])
     assert not list((tmp_path / "elsewhere").iterdir())
 
 

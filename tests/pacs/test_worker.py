@@ -11,27 +11,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from node_builders import FINDINGS, HEADER, predictor, radiograph_file, wait_for
+from node_builders import FINDINGS, HEADER, FakeDestination, open_store, predictor, radiograph_file, wait_for
 
 from cxr_mmdet.dicom.report import structured_report
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.pacs import worker as worker_module
-from cxr_mmdet.pacs.job_database import State, count_states, list_jobs, open_queue, retry_failed
+from cxr_mmdet.pacs.job_database import State, count_states, list_jobs, list_undelivered, open_queue, retry_failed
 from cxr_mmdet.pacs.job_folder import file_stem
-from cxr_mmdet.pacs.job_store import JobStore
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, Reports
-from cxr_mmdet.pacs.sender import Destination, NotDeliveredError
-from cxr_mmdet.pacs.worker import MAX_ATTEMPTS, MAX_BUSY_REFUSALS, MAX_REFUSALS, MAX_UNFINISHED, Worker
+from cxr_mmdet.pacs.sender import NotDeliveredError
+from cxr_mmdet.pacs.worker import MAX_ATTEMPTS, MAX_BUSY_REFUSALS, MAX_REFUSALS, MAX_UNFINISHED, Courier, Worker
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from cxr_mmdet.pacs.job_database import Job
+    from cxr_mmdet.pacs.job_store import JobStore
 
 WORKERS = 3
-NOBODY = Destination("NOBODY", "127.0.0.1", 9)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +42,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[JobStore]:
-    opened = JobStore(tmp_path / "state")
+    opened = open_store(tmp_path / "state")
     yield opened
     opened.close()
 
@@ -60,7 +59,6 @@ class Steps:
         patch(worker_module, "predict_content", self._predict)
         patch(worker_module, "describe_findings", self._report)
         patch(worker_module, "identify", lambda header, radiograph: radiograph)
-        patch(worker_module, "send", lambda *_: None)
 
     def _predict(self, predictor: Any, content: bytes, name: str, options: ReportOptions) -> Prediction:
         self.predicted.append(name)
@@ -78,13 +76,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     return Steps(monkeypatch.setattr)
 
 
-def make_worker(store: JobStore) -> Worker:
-    return Worker(store, None, NOBODY, "CXR", ReportOptions(), workers=WORKERS)  # type: ignore[arg-type]
+def make_worker(store: JobStore, *destinations: FakeDestination) -> Worker:
+    return Worker(store, None, destinations or [FakeDestination()], ReportOptions(), workers=WORKERS)  # type: ignore[arg-type]
 
 
 @contextmanager
-def run_worker(store: JobStore, steps: Steps) -> Iterator[Worker]:
-    worker = make_worker(store)
+def run_worker(store: JobStore, steps: Steps, *destinations: FakeDestination) -> Iterator[Worker]:
+    worker = make_worker(store, *destinations)
     worker.start()
     try:
         yield worker
@@ -100,7 +98,9 @@ def states(store: JobStore) -> dict[str, int]:
 
 def reasons(store: JobStore, state: State) -> dict[str, str]:
     with open_queue(store.folder) as queue:
-        return {job.sop_instance_uid: job.reason for job in list_jobs(queue, state)}
+        found = {job.sop_instance_uid: job.reason for job in list_jobs(queue, state)}
+        waiting = [delivery for name, delivery in list_undelivered(queue) if name == state.value]
+        return found | {delivery.job.sop_instance_uid: delivery.reason for delivery in waiting}
 
 
 def fail_for(uid: str, error: Exception) -> Callable[[str], None]:
@@ -172,10 +172,10 @@ def test_a_queue_that_cannot_be_written_for_a_while_delays_reports(
     store.accept("1.1", b"image", "A@b")
     run, failures = store._run, iter(range(6))
 
-    def full(statement: str, *values: Any) -> None:
-        if "unfinished + 1" not in statement and next(failures, None) is not None:
+    def full(*statements: Any) -> None:
+        if "unfinished + 1" not in statements[0][0] and next(failures, None) is not None:
             raise sqlite3.OperationalError("database or disk is full")
-        run(statement, *values)
+        run(*statements)
 
     monkeypatch.setattr(store, "_run", full)
     with run_worker(store, steps):
@@ -186,15 +186,14 @@ def test_a_queue_that_cannot_be_written_for_a_while_delays_reports(
 def test_results_that_cannot_be_sent_fail_and_the_others_are_sent(
     store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ):
-    def send(paths: list[Path], *_: object) -> None:
+    def send(paths: Sequence[Path]) -> None:
         if bad in paths[0].name:
             raise ValueError("no DICOM file")
 
-    monkeypatch.setattr(worker_module, "send", send)
     for uid in ("1.1", "1.2"):
         store.accept(uid, b"image", "A@b")
-    bad = store.next(State.queued).file
-    with run_worker(store, steps):
+    bad = store.next_queued().file
+    with run_worker(store, steps, FakeDestination(send)):
         wait_for(lambda: states(store) == {"failed": 1, "done": 1})
     assert reasons(store, State.failed) == {"1.1": "its results cannot be sent (ValueError: no DICOM file)"}
     assert MAX_REFUSALS > 1
@@ -220,7 +219,7 @@ def _run_until_death(folder: Path, killer: str, under_way: int) -> None:
     """Work off the queue in a process that dies while it reports on ``killer`` and so many in all are under way."""
     worker_module.POLL_S = 0.01
     steps = Steps(setattr)
-    worker = make_worker(store := JobStore(folder))
+    worker = make_worker(store := open_store(folder))
 
     def die(name: str) -> None:
         if name == killer:
@@ -237,7 +236,7 @@ def _run_until_death(folder: Path, killer: str, under_way: int) -> None:
 
 
 def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path: Path):
-    store = JobStore(tmp_path / "state")
+    store = open_store(tmp_path / "state")
     uids = [f"1.{number}" for number in range(5)]
     for uid in uids:
         store.accept(uid, b"image", "A@b")
@@ -261,17 +260,17 @@ def test_what_kills_the_process_is_given_up_and_those_beside_it_are_not(tmp_path
 
 @pytest.mark.parametrize("step", ["reported on", "results written"])
 def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, step: str):
-    store = JobStore(tmp_path / "state")
+    store = open_store(tmp_path / "state")
     store.accept("1.1", b"image", "A@b")
     store.close()
 
     def work_and_die() -> None:
         steps = Steps(setattr)
-        opened = JobStore(store.folder)
+        opened = open_store(store.folder)
         if step == "reported on":
             steps.before_report = lambda name: os._exit(9)
         else:
-            opened._move = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+            opened._note = lambda *_: os._exit(9)  # type: ignore[method-assign]
         make_worker(opened).start()
         time.sleep(30)
 
@@ -280,10 +279,10 @@ def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, st
     process.join(60)
     assert process.exitcode == 9
     assert states(store) == {"queued": 1}
-    store = JobStore(store.folder)
+    store = open_store(store.folder)
     assert len(list((store.folder / "images").iterdir())) == 1
     assert not list((store.folder / "results").iterdir())
-    assert store.next(State.queued).unfinished == 1
+    assert store.next_queued().unfinished == 1
     store.close()
 
 
@@ -312,22 +311,21 @@ def test_an_image_that_cannot_be_read_waits_alone_with_its_reason(
 def test_results_that_cannot_be_read_wait_alone_with_their_reason(
     store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ):
-    def send(paths: list[Path], *_: object) -> None:
+    def send(paths: Sequence[Path]) -> None:
         if bad in paths[0].name:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(worker_module, "send", send)
     for uid in ("1.1", "1.2"):
         store.accept(uid, b"image", "A@b")
-    bad = store.next(State.queued).file
-    with run_worker(store, steps):
+    bad = store.next_queued().file
+    with run_worker(store, steps, FakeDestination(send)):
         wait_for(lambda: states(store) == {"predicted": 1, "done": 1})
         wait_for(lambda: "cannot be read ([Errno 5]" in reasons(store, State.predicted)["1.1"])
 
 
 def test_results_that_are_gone_are_not_called_sent(store: JobStore, steps: Steps):
     store.accept("1.1", b"image", "A@b")
-    job = store.next(State.queued)
+    job = store.next_queued()
     store.predicted(job, {"1-report": b"sr"}, 0)
     for path in store.result_files(job):
         path.unlink()
@@ -344,7 +342,7 @@ class FullArchive:
         self.offered: list[str] = []
         self.taken: list[str] = []
 
-    def send(self, paths: list[Path], *_: object) -> None:
+    def send(self, paths: Sequence[Path]) -> None:
         stem = paths[0].name.split("-")[0]
         self.offered.append(stem)
         if stem in self.bad:
@@ -352,13 +350,88 @@ class FullArchive:
         self.taken.append(stem)
 
 
+def test_a_destination_that_is_down_delays_neither_another_nor_prediction(store: JobStore, steps: Steps):
+    """The dead one hangs within its first delivery, as a host that drops packets does."""
+    store.close()
+    store = open_store(store.folder, "DEAD", "ALIVE")
+    taken: list[str] = []
+    hangs, is_back = threading.Event(), threading.Event()
+
+    def hang(paths: Sequence[Path]) -> None:
+        hangs.set()
+        assert is_back.wait(60)
+
+    def take(paths: Sequence[Path]) -> None:
+        taken.append(paths[0].name.split("-")[0])
+
+    uids = [f"1.{number}" for number in range(5)]
+    for uid in uids:
+        store.accept(uid, b"image", "A@b")
+    with run_worker(store, steps, FakeDestination(hang, "DEAD"), FakeDestination(take, "ALIVE")):
+        wait_for(lambda: len(taken) == len(uids) and hangs.is_set())
+        assert sorted(steps.reported) == uids
+        assert states(store) == {"predicted": len(uids)}
+        is_back.set()
+        wait_for(lambda: states(store) == {"done": len(uids)})
+    assert sorted(taken) == sorted(map(file_stem, uids)), "each once"
+    store.close()
+
+
+def test_while_a_destination_cannot_be_reached_what_waits_for_it_is_not_tried_one_by_one(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "delay_after", lambda failures: 60.0)
+    tried: list[str] = []
+
+    def send(paths: Sequence[Path]) -> None:
+        tried.append(paths[0].name)
+        raise NotDeliveredError("cannot be reached", unreachable=True)
+
+    for uid in ("1.1", "1.2"):
+        store.accept(uid, b"image", "A@b")
+        store.predicted(store.next_queued(), {"1-report": b"sr"}, 0)
+    courier = Courier(store, FakeDestination(send))
+    assert courier.deliver_next()
+    assert not courier.deliver_next()
+    assert tried == [f"{file_stem('1.1')}-1-report.dcm"]
+    assert reasons(store, State.predicted)["1.1"] == "cannot be reached"
+
+
+def test_a_refusal_by_one_destination_leaves_the_other_in_peace_and_is_retried_there_alone(
+    store: JobStore, steps: Steps
+):
+    store.close()
+    store = open_store(store.folder, "PICKY", "OTHER")
+    offered = {"PICKY": 0, "OTHER": 0}
+    refuses = threading.Event()
+    refuses.set()
+
+    def send(name: str) -> None:
+        offered[name] += 1
+        if name == "PICKY" and refuses.is_set():
+            raise NotDeliveredError("no reports here", refused=True)
+
+    destinations = [FakeDestination(lambda paths, name=name: send(name), name) for name in offered]
+    store.accept("1.1", radiograph_file("1.1"), "A@b")
+    with run_worker(store, steps, *destinations):
+        wait_for(lambda: states(store) == {"failed": 1})
+        assert offered == {"PICKY": MAX_REFUSALS, "OTHER": 1}
+        assert reasons(store, State.failed) == {"1.1": "no reports here"}
+        refuses.clear()
+        # Sent again by its sender, it is neither predicted nor delivered where it is already.
+        assert store.accept("1.1", radiograph_file("1.1"), "A@b")
+        wait_for(lambda: states(store) == {"done": 1})
+    assert offered == {"PICKY": MAX_REFUSALS + 1, "OTHER": 1}
+    assert steps.predicted == ["1.1"]
+    store.close()
+
+
 def test_one_object_for_which_there_is_no_room_fails_and_can_be_retried(
     store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ):
     bad = file_stem("1.0")
     archive = FullArchive({bad})
-    monkeypatch.setattr(worker_module, "send", archive.send)
-    with run_worker(store, steps) as worker:
+    with run_worker(store, steps, FakeDestination(archive.send)) as worker:
         for uid in ("1.1", "1.0"):
             store.accept(uid, b"image", "A@b")
             worker.wake()
@@ -377,10 +450,9 @@ def test_an_archive_without_room_for_anything_is_waited_for(
 ):
     uids = [f"1.{number}" for number in range(3)]
     archive = FullArchive({file_stem(uid) for uid in uids})
-    monkeypatch.setattr(worker_module, "send", archive.send)
     for uid in uids:
         store.accept(uid, b"image", "A@b")
-    with run_worker(store, steps):
+    with run_worker(store, steps, FakeDestination(archive.send)):
         wait_for(lambda: len(archive.offered) > 2 * len(uids) * MAX_BUSY_REFUSALS)
         assert states(store) == {"predicted": len(uids)}
         archive.bad.clear()
@@ -391,17 +463,16 @@ def test_what_was_delivered_on_a_full_disk_is_not_sent_again(
     store: JobStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ):
     archive = FullArchive(set())
-    monkeypatch.setattr(worker_module, "send", archive.send)
     run, failures = store._run, iter(range(6))
 
-    def full(statement: str, *values: Any) -> None:
-        if State.done.value in values and next(failures, None) is not None:
+    def full(*statements: Any) -> None:
+        if "'delivered'" in statements[0][0] and next(failures, None) is not None:
             raise sqlite3.OperationalError("database or disk is full")
-        run(statement, *values)
+        run(*statements)
 
     monkeypatch.setattr(store, "_run", full)
     store.accept("1.1", b"image", "A@b")
-    with run_worker(store, steps):
+    with run_worker(store, steps, FakeDestination(archive.send)):
         wait_for(lambda: states(store) == {"done": 1})
     assert len(archive.offered) == 1
     assert not list((store.folder / "results").iterdir())
@@ -410,9 +481,8 @@ def test_what_was_delivered_on_a_full_disk_is_not_sent_again(
 def test_a_radiograph_is_parsed_and_decoded_once_to_be_predicted_and_identified(
     store: JobStore, monkeypatch: pytest.MonkeyPatch, reads: Counter[str]
 ):
-    monkeypatch.setattr(worker_module, "send", lambda *_: None)
     store.accept("1", radiograph_file("1"), "A@b")
-    worker = Worker(store, predictor(), NOBODY, "CXR", ReportOptions(presentation=True), workers=1)
+    worker = Worker(store, predictor(), [FakeDestination()], ReportOptions(presentation=True), workers=1)
     reads.clear()  # the model may just have been exported, and compared on radiographs
     assert worker.predict_next()
     assert states(store) == {"predicted": 1}
