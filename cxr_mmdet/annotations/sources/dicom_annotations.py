@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.structures.detections import Box
 
-REPORT, SEGMENTATION = "SR", "SEG"
+REPORTS = frozenset(f"1.2.840.10008.5.1.4.1.1.88.{kind}" for kind in (22, 33, 34, 35))
+"""Enhanced, Comprehensive, Comprehensive 3D and Extensible SR; others hold no outlines, but text or doses."""
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 FOLDERS, FILES = 100, 5
 """To recognise a tree, so many folders are looked into, and so many files at either end of each."""
 
 # Codes of PS3.16: TID 1410 and 1411 (groups), TID 1003 and 1004 (observers).
-GROUP, FINDING, COMMENT = "125007", "121071", "121106"
+TEMPLATE, GROUP, FINDING, COMMENT = "1500", "125007", "121071", "121106"
 PERSON_NAME, DEVICE_NAME = "121008", "121013"
 
 NOT_PICTURES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.66.", "1.2.840.10008.5.1.4.1.1.11.")
@@ -43,24 +45,25 @@ FEWEST_POINTS = 3
 def recognise(place: Path) -> Path | None:
     """Return ``place`` where some of its DICOM files are structured reports or segmentations."""
     if place.is_file():
-        return place if _modality(place) else None
+        return place if _kind(place) else None
     for _, (folder, _, names) in zip(range(FOLDERS), os.walk(place), strict=False):
         ordered = sorted(names)
-        if any(_modality(Path(folder, name)) for name in dict.fromkeys([*ordered[:FILES], *ordered[-FILES:]])):
+        if any(_kind(Path(folder, name)) for name in dict.fromkeys([*ordered[:FILES], *ordered[-FILES:]])):
             return place
     return None
 
 
-def _modality(path: Path) -> str:
-    """Return SR or SEG; empty for any other file."""
+def _kind(path: Path) -> str:
+    """Return the SOP Class UID of a report or segmentation; empty for any other file."""
     try:
         if not is_radiograph_file(path, path.parent):  # by name or content: DICOM or a picture
             return ""
         with quiet_pydicom():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
     except Exception:  # whatever is damaged is for the reader of radiographs to complain about
         return ""
-    return header.Modality if header.get("Modality") in (REPORT, SEGMENTATION) else ""
+    kind = str(header.get("SOPClassUID", ""))
+    return kind if kind in REPORTS or kind == SEGMENTATION else ""
 
 
 def read(path: Path, options: ReadOptions) -> Source:
@@ -80,12 +83,12 @@ def read(path: Path, options: ReadOptions) -> Source:
             pictures[image_id_of(picture)] = picture
         return uid if picture is None else image_id_of(picture)
 
-    files = [path] if path.is_file() else [file for file in visible_files(path) if _modality(file)]
+    files = [path] if path.is_file() else [file for file in visible_files(path) if _kind(file)]
     for place, file in enumerate(files, start=1):
         with quiet_pydicom():
             dataset = pydicom.dcmread(file)
-            is_report = dataset.Modality == REPORT
-            reader, found, images = _read_report(dataset, file) if is_report else _read_segmentation(dataset, file)
+            is_segmentation = dataset.SOPClassUID == SEGMENTATION
+            reader, found, images = (_read_segmentation if is_segmentation else _read_report)(dataset, file)
         for uid in images:
             read_by.setdefault((name_of(uid), reader), place)
         for uid, name, box, size in found:
@@ -141,7 +144,9 @@ def _read_report(dataset: Dataset, file: Path) -> tuple[str, list[Found], list[s
         if not name and any(box is not None for _, box in outlines):
             raise TableError(f"{file}: a region has neither Finding nor Comment; name its finding in the viewer.")
         found += [(uid, name, box, None) for uid, box in outlines]
-    return reader, found, images
+    template = (dataset.get("ContentTemplateSequence") or [{}])[0].get("TemplateIdentifier")
+    # A report of another kind without outlines is no reading of the classes.
+    return reader, found, images if found or template == TEMPLATE else []
 
 
 def _walk(dataset: Dataset) -> Iterator[Dataset]:
@@ -210,5 +215,5 @@ FORMAT = SourceFormat(
     read=read,
     coverage_rule="A radiograph that a report or segmentation refers to was read for all classes of the tree, because "
     "viewers save what was drawn after reading; one without either is unknown.",
-    looks_for="DICOM files of modality SR (TID 1500) or SEG",
+    looks_for="DICOM structured reports (TID 1500) or segmentations",
 )

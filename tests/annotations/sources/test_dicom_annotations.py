@@ -84,6 +84,9 @@ def report(*groups, person="Doe^Jane", source=None):
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.Modality = "SR"
+    template = Dataset()
+    template.MappingResource, template.TemplateIdentifier = "DCMR", "1500"
+    dataset.ContentTemplateSequence = [template]
     if source is not None:
         study, series, reference = Dataset(), Dataset(), Dataset()
         reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
@@ -149,6 +152,15 @@ def test_readers_and_readings_without_a_region_are_kept(save, boxes_of):
     assert boxes_of(source) == [("a", "Nodule", (1, 2, 3, 4)), ("a", "No finding", None)]
     assert source.rows["reader"].tolist() == ["Doe^Jane", "Roe^Jim"], "b was read by nobody"
     assert source.unread_is_known
+
+
+def test_a_report_of_another_kind_is_no_reading(save, boxes_of):
+    a, b = picture("a"), picture("b")
+    box = region("POLYLINE", [1, 2, 3, 2, 3, 4, 1, 4], a)
+    other = report(person="Roe^Jim", source=b)
+    del other.ContentTemplateSequence
+    source = read_source(save(a=a, b=b, r1=report(group(finding("Nodule"), box), source=a), r2=other))
+    assert boxes_of(source) == [("a", "Nodule", (1, 2, 3, 4))]
 
 
 def test_our_own_reports_are_read_by_their_classes(save, boxes_of):
