@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrGroup, CxrTyper, stderr, stdout
 from cxr_mmdet.errors import DatasetError, UsageError, counted
-from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, Against, HitCriterion
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, Against, HitCriterion, SubmissionFormat
 
 if TYPE_CHECKING:
     from cxr_mmdet.annotations.against_readers import AgainstReaders
@@ -282,10 +282,13 @@ def submission(
     ],
     detections: Detections,
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="CSV file to write.")],
+    competition: Annotated[
+        SubmissionFormat, typer.Option("--format", help="Competition whose file to write.")
+    ] = SubmissionFormat.VINBIGDATA,
     p_abnormal: PAbnormal = None,
     force: Force = False,
 ) -> None:
-    """Write the submission.csv of the VinBigData competition, in pixels of the source images."""
+    """Write a competition's submission.csv, in pixels of the source images."""
     from cxr_mmdet.evaluation.image_level import score_images
     from cxr_mmdet.evaluation.inputs import read_inputs
     from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
@@ -296,10 +299,16 @@ def submission(
     _print_notes(inputs)
     truth, found = inputs.ground_truth, inputs.detections
     scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), inputs.p_abnormal)
-    left_out = write_submission(out, truth, found, scores.p_abnormal)
+    left_out = write_submission(out, truth, found, scores.p_abnormal, competition)
     if left_out:
         which = f"{left_out:,} of {counted(len(found), 'detection')}"
-        stderr.print(f"note: left out, because outside their image: {which}.", highlight=False)
+        reason = "outside their image"
+        if competition is not SubmissionFormat.VINBIGDATA:
+            reason += " or of a class that the competition does not ask for"
+        stderr.print(f"note: left out, because {reason}: {which}.", highlight=False)
+    if competition is SubmissionFormat.SIIM_COVID:
+        note = "the lines of studies are not written, because a detector does not know their appearance; append yours."
+        stderr.print(f"note: {note}", highlight=False)
     stdout.print(out, highlight=False)
 
 

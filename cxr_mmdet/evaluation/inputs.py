@@ -115,7 +115,7 @@ def read_inputs(
         if submission.clipped:
             clipped = counted(submission.clipped, "box")
             notes += _named(path, [f"{clipped} left the image by up to a pixel and were clipped."])
-        if p_abnormal is None:
+        if p_abnormal is None and submission.p_no_finding:
             p_abnormal = np.array([1 - submission.p_no_finding.get(image["id"], 0.0) for image in truth["images"]])
     notes += _named(path, notes_on_detections(truth, entries))
     return EvaluationInputs(truth, entries, p_abnormal, truth_path, path, notes)

@@ -1,4 +1,10 @@
-"""VinBigData's submission.csv: one line per image, ``class score x_min y_min x_max y_max …`` in source-image pixels."""
+"""Submissions to competitions: CSV files with one line per image, its boxes in source-image pixels.
+
+* VinBigData: ``class score x_min y_min x_max y_max …``, then "No finding" as class 14 with the box 0 0 1 1;
+* SIIM-FISABIO-RSNA COVID-19: the same with ``opacity`` and ``none`` for classes, without its lines of studies, because
+  a detector knows nothing of the appearance of a study;
+* RSNA Pneumonia: ``score x y width height …`` of 1024 x 1024 pixels, nothing for an image without a box.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +17,58 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path, plain_cell
-from cxr_mmdet.structures.boxes import clip_to_image
-from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING_ID
+from cxr_mmdet.structures.boxes import clip_to_image, xywh_to_xyxy
+from cxr_mmdet.structures.enums import SubmissionFormat
+from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING_ID, spelling_key
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from cxr_mmdet.structures.coco import CocoDict, Detection
 
-HEADER = ["image_id", "PredictionString"]
 NO_FINDING_BOX = ("0", "0", "1", "1")
+OPACITY_CLASSES = ("lungopacity", "opacity")
+"""The class that RSNA and SIIM ask for, as sets spell it, by :func:`~cxr_mmdet.structures.labels.spelling_key`."""
 CLIPPED_PX = 1
 """Pixels of the source by which rounding may move a box beyond its image."""
 SCORE_DIGITS = 9
 """Significant digits, more than a float32 has, so that no two scores of a detector become equal."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Layout of a competition's file.
+
+    Attributes:
+        header: names of the two columns.
+        words_per_box: class, score and corners, or score and corners.
+        suffix: what follows the name of an image.
+        other_suffix: what follows the name in lines of another kind, which are not read.
+        no_finding: class that stands for "No finding"; empty where there is none.
+        is_xywh: corner, width and height instead of two corners.
+        side_px: side of the square pictures that boxes refer to; None: the source's own size.
+    """
+
+    header: tuple[str, str]
+    words_per_box: int = 6
+    suffix: str = ""
+    other_suffix: str = "\0"
+    no_finding: str = ""
+    is_xywh: bool = False
+    side_px: int | None = None
+
+
+_LAYOUTS = {
+    SubmissionFormat.VINBIGDATA: _Layout(("image_id", "PredictionString"), no_finding=str(NO_FINDING_ID)),
+    SubmissionFormat.RSNA: _Layout(("patientId", "PredictionString"), words_per_box=5, is_xywh=True, side_px=1024),
+    SubmissionFormat.SIIM_COVID: _Layout(
+        ("id", "PredictionString"), suffix="_image", other_suffix="_study", no_finding="none"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -51,18 +91,21 @@ def write_submission(
     ground_truth: CocoDict,
     detections: Sequence[Detection],
     p_abnormal: NDArray[np.float64],
+    format: SubmissionFormat = SubmissionFormat.VINBIGDATA,  # noqa: A002 - named as the option
 ) -> int:
     """Write the submission: every image of the file in its order, its boxes by falling score, then "No finding".
 
-    Corners are rounded to whole pixels of the source image, as the competition's own boxes are, and span at least one.
-    A detection outside its image is left out, because no box could represent it.
+    Corners are rounded to whole pixels of the source image, as the competitions' own boxes are, and span at least one.
+    A detection outside its image is left out, because no box could represent it; so is one of a class that the
+    competition does not ask for.
 
     Args:
         path: CSV file.
         ground_truth: COCO dict whose images name their source (``image_id``, ``original_width``, ``original_height``)
-            and whose categories are among the competition's 14.
+            and whose categories the competition asks for.
         detections: COCO results, checked.
         p_abnormal: (images,) in file order; "No finding" scores 1 - p_abnormal.
+        format: the competition.
 
     Returns:
         Number of detections that were left out.
@@ -70,25 +113,26 @@ def write_submission(
     Raises:
         DatasetError: an image lacks its source's name or size, or a class is not the competition's.
     """
-    class_of = _competition_classes(ground_truth)
-    sources = {image["id"]: _Source.of(image) for image in ground_truth["images"]}
+    layout = _LAYOUTS[format]
+    word_of = _words_of_classes(ground_truth, format)
+    sources = {image["id"]: _Source.of(image, layout) for image in ground_truth["images"]}
     by_image: dict[int, list[Detection]] = defaultdict(list)
     for entry in sorted(detections, key=lambda entry: -entry["score"]):
         by_image[entry["image_id"]].append(entry)
     left_out = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = SpreadsheetWriter(file)
-        writer.writerow(HEADER)
+        writer.writerow(layout.header)
         for (image_id, source), p in zip(sources.items(), p_abnormal.tolist(), strict=True):
-            words = []
+            words: list[str] = []
             for entry in by_image[image_id]:
-                if not source.covered(entry["bbox"]):
+                if entry["category_id"] not in word_of or not source.covered(entry["bbox"]):
                     left_out += 1
                     continue
-                label, score = class_of[entry["category_id"]], _number(entry["score"])
-                words += [str(label), score, *source.corners(entry["bbox"])]
-            words += [str(NO_FINDING_ID), _number(1 - p), *NO_FINDING_BOX]
-            writer.writerow([source.name, " ".join(words)])
+                words += [*word_of[entry["category_id"]], _number(entry["score"]), *source.corners(entry["bbox"])]
+            if layout.no_finding:
+                words += [layout.no_finding, _number(1 - p), *NO_FINDING_BOX]
+            writer.writerow([source.name + layout.suffix, " ".join(words)])
     return left_out
 
 
@@ -105,21 +149,25 @@ def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Sub
     Raises:
         DatasetError: names the line and the problem.
     """
-    category_of = {number: category_id for category_id, number in _competition_classes(ground_truth).items()}
-    places = [(image["id"], _Source.of(image)) for image in ground_truth["images"]]
-    sources = {source.name: (image_id, source) for image_id, source in places}
+    format_, lines = _lines(path)
+    layout = _LAYOUTS[format_]
+    category_of = {" ".join(word): category for category, word in _words_of_classes(ground_truth, format_).items()}
+    places = [(image["id"], _Source.of(image, layout)) for image in ground_truth["images"]]
+    sources = {source.name + layout.suffix: (image_id, source) for image_id, source in places}
     detections: list[Detection] = []
     p_no_finding: dict[int, float] = {}
     clipped = 0
     seen: set[str] = set()
-    for where, written, text in _lines(path):
+    for where, written, text in lines:
+        if written.endswith(layout.other_suffix):
+            continue
         name = written if written in sources else written.strip()
         if name not in sources:
             raise DatasetError(f"{where}: image {name!r} is not among the ground truth's.")
         if name in seen:
             raise DatasetError(f"{where}: image {name!r} has a line already.")
         seen.add(name)
-        clipped += _read_predictions(where, text, sources[name], category_of, detections, p_no_finding)
+        clipped += _read_predictions(where, text, sources[name], layout, category_of, detections, p_no_finding)
     missing = sorted(set(sources) - seen)
     if missing:
         raise DatasetError(f"{path}: lacks {len(missing)} of {counted(len(sources), 'image')}, such as {missing[0]!r}.")
@@ -135,22 +183,27 @@ class _Source:
     height: int
     scale_x: float
     scale_y: float
+    is_xywh: bool = False
 
     @classmethod
-    def of(cls, image: Mapping[str, Any]) -> _Source:
+    def of(cls, image: Mapping[str, Any], layout: _Layout) -> _Source:
         lacking = [k for k in ("image_id", "width", "height", "original_width", "original_height") if k not in image]
         if lacking:
             raise DatasetError(
                 f"ground truth, image {image['id']}: has no {', '.join(lacking)}, which a submission in source-image "
                 "pixels needs; build the file with tools/prepare_data.py build."
             )
-        width, height = image["original_width"], image["original_height"]
-        return cls(str(image["image_id"]), width, height, width / image["width"], height / image["height"])
+        width, height = (layout.side_px or image[key] for key in ("original_width", "original_height"))
+        scale_x, scale_y = width / image["width"], height / image["height"]
+        return cls(str(image["image_id"]), width, height, scale_x, scale_y, layout.is_xywh)
 
     def corners(self, bbox_xywh: Sequence[float]) -> list[str]:
+        """Return a box of the prepared image as the file writes it."""
         x, y, width, height = bbox_xywh
         left, right = _whole_pixels(x * self.scale_x, (x + width) * self.scale_x, self.width)
         top, bottom = _whole_pixels(y * self.scale_y, (y + height) * self.scale_y, self.height)
+        if self.is_xywh:
+            right, bottom = right - left, bottom - top
         return [str(left), str(top), str(right), str(bottom)]
 
     def covered(self, bbox_xywh: Sequence[float]) -> bool:
@@ -179,41 +232,54 @@ def _number(score: float) -> str:
     return f"{score:.{SCORE_DIGITS}g}"
 
 
-def _competition_classes(ground_truth: CocoDict) -> dict[int, int]:
-    """Return the competition's class by category id."""
-    numbers = {name: number for number, name in enumerate(LABELS_14)}
-    unknown = [category["name"] for category in ground_truth["categories"] if category["name"] not in numbers]
-    if unknown:
+def _words_of_classes(ground_truth: CocoDict, format_: SubmissionFormat) -> dict[int, tuple[str, ...]]:
+    """Return what names a category in the file, by id, for those that the competition asks for."""
+    categories = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    if format_ is SubmissionFormat.VINBIGDATA:
+        numbers = {name: str(number) for number, name in enumerate(LABELS_14)}
+        unknown = [name for name in categories.values() if name not in numbers]
+        if unknown:
+            raise DatasetError(
+                f"ground truth: {', '.join(map(repr, unknown))} is not among the competition's 14 classes, so there is "
+                "no number to submit it under."
+            )
+        return {category: (numbers[name],) for category, name in categories.items()}
+    chosen = [category for category, name in categories.items() if spelling_key(name) in OPACITY_CLASSES]
+    if len(chosen) != 1:
         raise DatasetError(
-            f"ground truth: {', '.join(map(repr, unknown))} is not among the competition's 14 classes, so there is no "
-            "number to submit it under."
+            f"ground truth: has the classes {', '.join(map(repr, categories.values()))}; expected one of them to be "
+            f"'Lung Opacity', the only class of a submission to {format_.value}. Merge yours under that label."
         )
-    return {category["id"]: numbers[category["name"]] for category in ground_truth["categories"]}
+    return {chosen[0]: ("opacity",) if format_ is SubmissionFormat.SIIM_COVID else ()}
 
 
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield the place of each line, its image and its prediction string."""
+def _lines(path: str | os.PathLike[str]) -> tuple[SubmissionFormat, list[tuple[str, str, str]]]:
+    """Return the competition by the header, and the place of each line, its image and its prediction string."""
     try:
         rows = list(csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines(), strict=True))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: is not a CSV file ({error}).") from None
-    if not rows or rows[0] != HEADER:
-        raise DatasetError(
-            f"{path}, line 1: expected the header {','.join(HEADER)}, got {','.join(rows[0] if rows else [])!r}."
-        )
+    header = tuple(rows[0] if rows else ())
+    format_ = next((each for each, layout in _LAYOUTS.items() if layout.header == header), None)
+    if format_ is None:
+        expected = " or ".join(",".join(layout.header) for layout in _LAYOUTS.values())
+        raise DatasetError(f"{path}, line 1: expected the header {expected}, got {','.join(header)!r}.")
+    lines = []
     for number, row in enumerate(([plain_cell(cell) for cell in row] for row in rows[1:]), 2):
-        if len(row) != len(HEADER):
-            raise DatasetError(f"{path}, line {number}: has {len(row)} columns, expected {len(HEADER)}.")
-        yield f"{path}, line {number}", row[0], row[1]
+        if len(row) != len(header):
+            raise DatasetError(f"{path}, line {number}: has {len(row)} columns, expected {len(header)}.")
+        lines.append((f"{path}, line {number}", row[0], row[1]))
+    return format_, lines
 
 
 def _read_predictions(
     where: str,
     text: str,
     place: tuple[int, _Source],
-    category_of: Mapping[int, int],
+    layout: _Layout,
+    category_of: Mapping[str, int],
     detections: list[Detection],
     p_no_finding: dict[int, float],
 ) -> int:
@@ -221,14 +287,17 @@ def _read_predictions(
     image_id, source = place
     clipped = 0
     words = text.split()
-    if not words or len(words) % 6:
-        raise DatasetError(
-            f"{where}: the prediction string holds {len(words)} words, expected six for each box "
-            "(class score x_min y_min x_max y_max), or '14 1 0 0 1 1'."
+    count = layout.words_per_box
+    if len(words) % count or (layout.no_finding and not words):
+        expected = (
+            f"six for each box (class score x_min y_min x_max y_max), or '{layout.no_finding} 1 0 0 1 1'"
+            if layout.no_finding
+            else "five for each box (score x y width height)"
         )
-    for first in range(0, len(words), 6):
-        label, score, corners = _prediction(where, words[first : first + 6])
-        if label == NO_FINDING_ID:
+        raise DatasetError(f"{where}: the prediction string holds {len(words)} words, expected {expected}.")
+    for first in range(0, len(words), count):
+        label, score, corners = _prediction(where, words[first : first + count], layout)
+        if layout.no_finding and label == layout.no_finding:
             if image_id in p_no_finding or corners != [float(side) for side in NO_FINDING_BOX]:
                 raise DatasetError(f"{where}: 'No finding' must stand once, with the box 0 0 1 1.")
             p_no_finding[image_id] = score
@@ -257,13 +326,16 @@ def _read_predictions(
     return clipped
 
 
-def _prediction(where: str, words: Sequence[str]) -> tuple[int, float, list[float]]:
+def _prediction(where: str, words: Sequence[str], layout: _Layout) -> tuple[str, float, list[float]]:
+    """Return class, score and corners of a box; no class where the file names none."""
+    names, numbers = words[: layout.words_per_box - 5], words[layout.words_per_box - 5 :]
     try:
-        label, score, *corners = int(words[0]), *(float(word) for word in words[1:])
+        score, *corners = map(float, numbers)
+        label = str(int(names[0])) if layout.no_finding == str(NO_FINDING_ID) else "".join(names)
     except ValueError:
         raise DatasetError(f"{where}: {' '.join(words)!r} is not a class and five numbers.") from None
-    if not 0 <= label <= NO_FINDING_ID:
+    if layout.no_finding == str(NO_FINDING_ID) and not 0 <= int(label) <= NO_FINDING_ID:
         raise DatasetError(f"{where}: class {label} is not in 0…{NO_FINDING_ID}.")
     if not 0 <= score <= 1 or not all(math.isfinite(corner) for corner in corners):
         raise DatasetError(f"{where}: {' '.join(words)!r} has a score outside 0…1 or a corner that is not finite.")
-    return label, score, corners
+    return label, score, xywh_to_xyxy([corners])[0].tolist() if layout.is_xywh else corners

@@ -53,6 +53,14 @@ class Against(str, Enum):
     READERS = "readers"
 
 
+class SubmissionFormat(str, Enum):
+    """Competition whose file is written."""
+
+    VINBIGDATA = "vinbigdata"
+    RSNA = "rsna"
+    SIIM_COVID = "siim-covid"
+
+
 class ExportFormat(str, Enum):
     """Format of the network in a model bundle, which decides the runtime that predicts with it."""
 

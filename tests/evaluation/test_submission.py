@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.submission import read_submission, write_submission
 from cxr_mmdet.structures.boxes import xywh_to_xyxy
+from cxr_mmdet.structures.enums import SubmissionFormat
 
 NAMES = ("Nodule/Mass", "Cardiomegaly")  # the competition's 8 and 3
 
@@ -26,8 +27,8 @@ def entry(bbox, score=0.5, image_id=9, category_id=5):
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
 
 
-def submit(path, detections, p=(0.25, 0.0), truth=None):
-    write_submission(path, truth or make_truth(), detections, np.array(p))
+def submit(path, detections, p=(0.25, 0.0), truth=None, competition=SubmissionFormat.VINBIGDATA):
+    write_submission(path, truth or make_truth(), detections, np.array(p), competition)
     return path.read_text(encoding="utf-8")
 
 
@@ -39,6 +40,49 @@ def test_the_competitions_format(tmp_path):
     assert submit(tmp_path / "s.csv", detections) == (
         "image_id,PredictionString\nb,3 0.75 0 0 200 160 8 0.5 20 40 80 120 14 0.75 0 0 1 1\na,14 1 0 0 1 1\n"
     )
+
+
+OPACITY = ("Lung Opacity", "Cardiomegaly")
+
+
+def test_rsna_takes_width_and_height_on_1024_pixels_and_nothing_for_no_box(tmp_path):
+    detections = [entry([10, 20, 30, 40], 0.5), entry([0, 0, 50, 8], 0.75), entry([0, 0, 9, 9], category_id=6)]
+    text = submit(tmp_path / "s.csv", detections, truth=make_truth(OPACITY), competition=SubmissionFormat.RSNA)
+    x, y, width, height = 10 * 1024 / 100, 20 * 1024 / 80, 30 * 1024 / 100, 40 * 1024 / 80
+    second = f"0.5 {round(x)} {round(y)} {round(x + width) - round(x)} {round(y + height) - round(y)}"
+    assert text == f"patientId,PredictionString\nb,0.75 0 0 {1024 // 2} {round(8 * 1024 / 80)} {second}\na,\n"
+
+
+def test_siim_covid_names_its_classes_and_has_lines_of_studies(tmp_path):
+    path, truth = tmp_path / "s.csv", make_truth(("opacity",))
+    text = submit(path, [entry([10, 20, 30, 40], 0.5)], truth=truth, competition=SubmissionFormat.SIIM_COVID)
+    assert text == ("id,PredictionString\nb_image,opacity 0.5 20 40 80 120 none 0.75 0 0 1 1\na_image,none 1 0 0 1 1\n")
+    path.write_text(text + "s1_study,typical 0.5 0 0 1 1\n")
+    back = read_submission(path, truth)
+    assert [(row["image_id"], row["bbox"], row["score"]) for row in back.detections] == [(9, [10, 20, 30, 40], 0.5)]
+    assert back.p_no_finding == {9: 0.75, 2: 1}
+
+
+def test_competitions_of_one_class_need_it(tmp_path):
+    for competition in (SubmissionFormat.RSNA, SubmissionFormat.SIIM_COVID):
+        with pytest.raises(DatasetError, match="expected one of them to be 'Lung Opacity'"):
+            submit(tmp_path / "s.csv", [], competition=competition)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patientId,PredictionString\nb,0.5 1 2 3\na,\n", "line 2: the prediction string holds 4 words, expected five"),
+        ("patientId,PredictionString\nb,0.5 1 2 -3 4\na,\n", "line 2: the box .* is inverted"),
+        ("id,PredictionString\nb_image,opaque 1 0 0 9 9\na_image,none 1 0 0 1 1\n", "line 2: class opaque is not"),
+        ("id,PredictionString\nb,none 1 0 0 1 1\n", "line 2: image 'b' is not among"),
+    ],
+)
+def test_the_parser_of_other_competitions_is_strict(tmp_path, text, message):
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_submission(path, make_truth(OPACITY))
 
 
 def test_a_tiny_box_keeps_a_pixel_and_stays_in_the_image(tmp_path):
@@ -53,11 +97,14 @@ rows = st.lists(st.builds(entry, boxes, st.floats(0, 1, width=32), st.just(9), s
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows, st.lists(st.floats(0, 1), min_size=2, max_size=2))
-def test_what_was_written_is_read_back(tmp_path_factory, detections, p):
+@given(rows, st.lists(st.floats(0, 1), min_size=2, max_size=2), st.sampled_from(SubmissionFormat))
+def test_what_was_written_is_read_back(tmp_path_factory, detections, p, competition):
     path = tmp_path_factory.mktemp("round") / "s.csv"
-    submit(path, detections, p)
-    back = read_submission(path, make_truth())
+    truth = make_truth()
+    if competition is not SubmissionFormat.VINBIGDATA:
+        detections, truth = [row for row in detections if row["category_id"] == 5], make_truth(OPACITY)
+    submit(path, detections, p, truth, competition)
+    back = read_submission(path, truth)
     expected = sorted(detections, key=lambda row: -row["score"])
     assert [(row["image_id"], row["category_id"]) for row in back.detections] == [
         (row["image_id"], row["category_id"]) for row in expected
@@ -67,7 +114,10 @@ def test_what_was_written_is_read_back(tmp_path_factory, detections, p):
         # Half a source pixel is a quarter of a prepared one; a box widened to one pixel moves by at most one.
         corners, there = xywh_to_xyxy([ours["bbox"], theirs["bbox"]])
         np.testing.assert_allclose(corners, there, rtol=0, atol=0.51)
-    assert back.p_no_finding == {9: pytest.approx(1 - p[0], abs=1e-8), 2: pytest.approx(1 - p[1], abs=1e-8)}
+    if competition is SubmissionFormat.RSNA:
+        assert back.p_no_finding == {}, "its file has no place for it"
+    else:
+        assert back.p_no_finding == {9: pytest.approx(1 - p[0], abs=1e-8), 2: pytest.approx(1 - p[1], abs=1e-8)}
 
 
 @pytest.mark.parametrize(
