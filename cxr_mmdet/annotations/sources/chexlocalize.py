@@ -40,11 +40,10 @@ def read(path: Path, options: ReadOptions) -> Source:
     Raises:
         TableError: an image has no size, or a region is neither polygons nor a mask.
     """
-    records, unread, pictures = [], [], {}
-    paths = {"_".join(file.with_suffix("").parts[-3:]): file for file in options.pictures.files}
+    records, unread = [], []
+    # The id is made of the last three parts of the picture's path.
+    pictures = {"_".join(file.with_suffix("").parts[-3:]): file for file in options.pictures.files}
     for place, (image_id, entry) in enumerate(read_json(path, dict, "object of images and their regions").items(), 1):
-        if image_id in paths:
-            pictures[image_id] = paths[image_id]
         found = []
         for name, regions in entry.items():
             if name == SIZE_KEY:
@@ -62,7 +61,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         if not found:
             unread.append(image_id)
     source = source_of(path, records, options, classes=CLASSES, unit="image")
-    return replace(found_only(source, Coverage.EXHAUSTIVE), unread=tuple(unread), pictures=pictures or None)
+    return replace(found_only(source, Coverage.EXHAUSTIVE), unread=tuple(unread), pictures=pictures)
 
 
 def _boxes(regions: Any, size: Any) -> tuple[tuple[int, int], list[Box]]:

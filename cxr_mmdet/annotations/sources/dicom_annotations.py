@@ -74,16 +74,13 @@ def read(path: Path, options: ReadOptions) -> Source:
     """
     records: list[dict[str, Any]] = []
     read_by: dict[tuple[str, str], int] = {}
-    pictures: dict[str, Path] = {}
     without_area = 0
+    files = [path] if path.is_file() else [file for file in visible_files(path) if _kind(file)]
+    of_uid = {uid: file for uid, file in options.pictures.by_sop_uid.items() if file not in set(files)}
 
     def name_of(uid: str) -> str:
-        picture = options.pictures.by_sop_uid.get(uid)
-        if picture is not None:
-            pictures[image_id_of(picture)] = picture
-        return uid if picture is None else image_id_of(picture)
+        return image_id_of(of_uid[uid]) if uid in of_uid else uid
 
-    files = [path] if path.is_file() else [file for file in visible_files(path) if _kind(file)]
     for place, file in enumerate(files, start=1):
         with quiet_pydicom():
             dataset = pydicom.dcmread(file)
@@ -107,7 +104,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     if without_area:
         notes.append(f"{counted(without_area, 'point or line', 'points and lines')} in reports left out: not regions.")
     source = source_of(path, records, options, unit="file", notes=notes)
-    return replace(source, pictures=pictures or None)
+    return replace(source, pictures={image_id_of(file): file for file in of_uid.values()})
 
 
 Found = tuple[str, str, "Box | None", "tuple[int, int] | None"]

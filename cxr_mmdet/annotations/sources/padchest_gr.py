@@ -37,6 +37,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     """
     records: list[dict[str, Any]] = []
     unplaced: dict[str, set[str]] = defaultdict(set)
+    normal: set[str] = set()
     for place, study in enumerate(read_json(path, list, "list of studies with ImageID and findings"), start=1):
         where = f"{path}, image {place}"
         if not isinstance(study, dict) or not isinstance(study.get("ImageID"), str):
@@ -44,11 +45,12 @@ def read(path: Path, options: ReadOptions) -> Source:
         image_id = image_id_of(study["ImageID"])
         picture = options.pictures.find(study["ImageID"])
         height, width = NOTIONAL_HW if picture is None else options.pictures.size_hw(picture)
-        more: dict[str, Any] = dict(zip(SIZE_COLUMNS, (height, width), strict=True)) | {
-            "group": str(study.get("StudyID", image_id))
-        }
-        drawn = 0
-        for name, box, reader in _findings(study.get("findings") or [], where):
+        sizes = dict(zip(SIZE_COLUMNS, (height, width), strict=True))
+        more: dict[str, Any] = {**sizes, "group": str(study.get("StudyID", image_id))}
+        drawn, findings = 0, list(_findings(study.get("findings") or [], where))
+        if not findings:
+            normal.add(image_id)
+        for name, box, reader in findings:
             if box is None:
                 unplaced[image_id].add(name)
                 continue
@@ -57,7 +59,7 @@ def read(path: Path, options: ReadOptions) -> Source:
             drawn += reader == READERS["boxes"]
         if not drawn:
             records.append(json_row(image_id, place, more=more | {READER_COLUMN: READERS["boxes"]}))
-    source = source_of(path, records, options, unit="image")
+    source = replace(source_of(path, records, options, unit="image"), normal=frozenset(normal))
     if not unplaced:
         return source
     images = pd.Index(source.rows["image_id"].unique(), name="image_id")

@@ -9,7 +9,6 @@ from typing import Any
 from cxr_mmdet.annotations.coco import read_coco_table
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, read_head
 from cxr_mmdet.annotations.sources.rows import looked_for, read_json
-from cxr_mmdet.errors import counted
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
@@ -43,10 +42,6 @@ def read(path: Path, options: ReadOptions) -> Source:
     folders = rows["image_id"].map(folder_of)
     unread = (rows["class_name"] == NO_FINDING) & ~folders.isin(READ)
     names = tuple(rows.loc[unread, "image_id"])
-    if names:
-        notes.append(
-            f"{counted(len(names), 'image')} of other folders than {', '.join(sorted(READ))} left out: unread."
-        )
     rows = rows[~unread].reset_index(drop=True)
     healthy = set(rows.loc[folders[~unread].to_numpy() == HEALTHY, "image_id"])
     classes = [category["name"] for category in content["categories"]]

@@ -97,7 +97,8 @@ def disagreements_with_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> 
     names = [name for name in label_names(image_labels) if name in LABELS_22 or name in set(rows["class_name"])]
     said = image_labels.melt(id_vars=KEYS, value_vars=names, var_name="class_name", value_name="said")
     said = said[said["said"].astype(bool)].drop(columns="said")
-    drawn = rows.loc[rows["class_name"] != NO_FINDING, [*KEYS, "class_name"]].drop_duplicates()
+    # VinDr-PCXR labels whole pictures with diseases and draws findings, which say nothing of each other.
+    drawn = rows.loc[rows["class_name"].isin(names), [*KEYS, "class_name"]].drop_duplicates()
     both = drawn.merge(said, how="outer", on=[*KEYS, "class_name"], indicator=True).sort_values([*KEYS, "class_name"])
     sentences = []
     for side, what in (

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.coco import read_coco_table
@@ -157,16 +156,13 @@ def find_ms_cxr(place: Path) -> Path | None:
 
 
 def read_ms_cxr(path: Path, options: ReadOptions) -> Source:
-    """Return the boxes of MS-CXR; two phrases with one box are one row. Its test part is validated on, too."""
+    """Return the boxes of MS-CXR; two phrases with one box are one row."""
     if path.suffix == ".json":
         rows = read_coco_table(path, group_column=options.group_column, notes=options.notes)
         rows = rows[rows["class_name"] != NO_FINDING].reset_index(drop=True)
         return found_only(Source(path, rows, "annotation", unread_is_known=True), Coverage.NOT_EXHAUSTIVE)
     cells, source = _source(path, options, MS_CXR_LAYOUT)
-    split = None
-    if "split" in cells:
-        sides = np.where(cells["split"].str.lower() == "train", "train", "val").tolist()
-        split = dict(zip(cells["image_id"], sides, strict=True))
+    split = dict(zip(cells["image_id"], cells["split"].str.lower(), strict=True)) if "split" in cells else None
     return replace(found_only(source, Coverage.NOT_EXHAUSTIVE), split=split)
 
 

@@ -51,6 +51,7 @@ def test_fractions_become_pixels_of_the_picture(write, boxes_of):
         "kyphosis": Coverage.NOT_EXHAUSTIVE,  # present, but nobody knows where
         "nodule": Coverage.EXHAUSTIVE,
     }
+    assert source.normal == {"3_4"}
     assert (source.coverage.loc[["1_2", "3_4"]] == Coverage.EXHAUSTIVE).all(axis=None)
 
 

@@ -42,7 +42,6 @@ def test_folders_tell_healthy_from_sick_from_unread(write, boxes_of):
     ]
     assert source.normal == {"h0001"}
     assert source.unread == ("p2",)
-    assert "1 image of other folders than health, sick, tb left out: unread." in source.notes
     assert (source.coverage == Coverage.EXHAUSTIVE).all(axis=None)
     assert source.split == {"tb0003": "train", "p1": "train", "h0001": "val", "s0001": "train"}
     assert set(source.rows["table_width"]) == {512}

@@ -109,5 +109,8 @@ def test_vindr_pcxr_spells_the_reader_otherwise(release):
     source = read_source(root)
     assert source.format == "vinbigdata"
     assert source.rows["reader"].unique().tolist() == ["R1", "R2"]
+    labels = ("image_id,rad_ID,Bronchitis,No finding", "a,R1,1,0", "a,R2,1,0", "b,R1,0,0")
+    notes = read_source(release(boxes=(header, *BOXES), labels=labels)).notes
+    assert not any("image-level label" in note for note in notes), "diseases and findings say nothing of each other"
     release(boxes=(header, "a,7,Other opacity,1,2,3,4"), labels=None, part="test")
     assert read_source(root / "annotations/annotations_test.csv").rows["reader"].tolist() == ["7"], "no number"

@@ -135,7 +135,7 @@ def test_ms_cxr_knows_only_the_classes_of_its_phrases(write, boxes_of):
     assert source.notes[0] == "1 repeated row left out, the first is line 3."
     assert source.rows["group"].tolist() == ["p100", "p110"]
     assert source.rows[["table_height", "table_width"]].to_numpy().tolist() == [[3056, 2544], [2022, 2022]]
-    assert source.split == {"aa-bb": "train", "cc": "val"}
+    assert source.split == {"aa-bb": "train", "cc": "test"}
     assert source.coverage.loc["cc"].to_dict() == {"Edema": Coverage.UNKNOWN, "Pneumonia": Coverage.NOT_EXHAUSTIVE}
 
 
