@@ -251,6 +251,16 @@ def repair(state: State = DEFAULT_STATE) -> None:
     status(state, as_json=False)
 
 
+@app.command()
+def conformance() -> None:
+    """Print the DICOM Conformance Statement (PS3.2) as Markdown."""
+    from cxr_mmdet.pacs.conformance import conformance_statement
+    from cxr_mmdet.pacs.reporting import quiet_libraries
+
+    quiet_libraries()
+    print(conformance_statement(), end="")  # noqa: T201 (rich would wrap its lines)
+
+
 def _warn_if_open(options: NodeOptions) -> None:
     import ipaddress
 

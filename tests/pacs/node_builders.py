@@ -54,12 +54,16 @@ def predictor() -> Predictor:
 
 @contextmanager
 def run_node(
-    state: Path, *destinations: str, reports: ReportOptions | None = None, **options: Any
+    state: Path,
+    *destinations: str,
+    reports: ReportOptions | None = None,
+    model: Predictor | None = None,
+    **options: Any,
 ) -> Iterator[DicomNode]:
     """Yield a node that listens at a free port, and stop it afterwards."""
     node = DicomNode(
         state,
-        predictor(),
+        model or predictor(),
         [DimseDestination.parse(destination) for destination in destinations],
         NodeOptions(**({"ae_title": "CXR", "port": 0} | options)),
         reports or ReportOptions(score_threshold=THRESHOLD),

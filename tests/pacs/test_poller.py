@@ -12,22 +12,22 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from node_builders import FINDINGS, radiograph_file, wait_for
+from node_builders import FINDINGS, FakeDestination, open_store, radiograph_file, wait_for
 from orthanc_server import NO_DICOMWEB, run_orthanc
 from pydicom.uid import ComprehensiveSRStorage
 
 from cxr_mmdet.pacs import dicomweb
 from cxr_mmdet.pacs import worker as worker_module
 from cxr_mmdet.pacs.dicomweb import Archive, DicomwebError, Poller
-from cxr_mmdet.pacs.job_database import State, count_states, open_queue
-from cxr_mmdet.pacs.job_store import JobStore
+from cxr_mmdet.pacs.job_database import count_states, open_queue
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, Reports
-from cxr_mmdet.pacs.sender import Destination
 from cxr_mmdet.pacs.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from cxr_mmdet.pacs.job_store import JobStore
 
 RADIOGRAPHS = 200
 TODAY = datetime.date.today()
@@ -59,7 +59,7 @@ class FakeArchive(Archive):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "state")
+    store = open_store(tmp_path / "state")
     yield store
     store.close()
 
@@ -77,7 +77,7 @@ def test_each_radiograph_is_retrieved_once_also_by_another_process(store: JobSto
     since = f"{TODAY - datetime.timedelta(2):%Y%m%d}-"
     poller = Poller(archive)
     assert _search(poller, store) == [since, "1.2.1", "1.2", "1.3.1"]
-    assert store.next(State.queued).sender == "MODALITY@host"
+    assert store.next_queued().sender == "MODALITY@host"
     assert _search(poller, store) == [since]
     archive.uids.append("1.4")
     assert _search(poller, store) == [since, "1.4.1", "1.4"]
@@ -184,13 +184,11 @@ def _describe(prediction: Prediction, *_: Any) -> Reports:
 
 def _live(folder: Path, url: str) -> None:
     """Run the queue of a node that fetches from an archive and stores there, until killed."""
-    archive, results = Archive(url), Archive(url)
     worker_module.describe_findings = _describe
-    worker_module.send = lambda paths, *_: results.store(paths)
-    store = JobStore(folder)
-    worker = Worker(store, FakePredictor(), Destination("A", "127.0.0.1", 9), "CXR", ReportOptions(), workers=2)  # type: ignore[arg-type]
+    store = open_store(folder, url)
+    worker = Worker(store, FakePredictor(), [FakeDestination(Archive(url).store, url)], ReportOptions(), workers=2)  # type: ignore[arg-type]
     worker.start()
-    Poller(archive, interval_s=0.5).run(store, worker.wake, threading.Event())
+    Poller(Archive(url), interval_s=0.5).run(store, worker.wake, threading.Event())
 
 
 @pytest.mark.skipif(bool(NO_DICOMWEB), reason=NO_DICOMWEB)
