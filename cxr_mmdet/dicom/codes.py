@@ -20,6 +20,7 @@ PRIVATE_SCHEME_NAME = "cxr_mmdet detector classes and scores"
 
 DETECTOR_CLASS = Code("CLASS", PRIVATE_SCHEME, "Detector class")
 DETECTOR_SCORE = Code("SCORE", PRIVATE_SCHEME, "Detector score, 0 to 1, not a probability")
+"""Of all classes, in reports of version 0.2 and before; now :func:`score_code`."""
 HIGHEST_SCORE = Code("P-ABNORMAL", PRIVATE_SCHEME, "Score of any abnormality, 0 to 1")
 IMAGE_AS_A_WHOLE = Code("WHOLE-IMAGE", PRIVATE_SCHEME, "Image as a whole")
 
@@ -77,6 +78,15 @@ def class_code(class_name: str) -> Code:
             "backslash and no blanks around it; rename the class."
         )
     return Code(hashlib.sha256(class_name.encode()).hexdigest()[:12].upper(), PRIVATE_SCHEME, class_name)
+
+
+def score_code(class_name: str) -> Code:
+    """Return the private code of a class's score, 0 to 1, not a probability.
+
+    Each class has its own, since viewers write the name of a number on the box, and nothing else of the finding.
+    """
+    code = class_code(class_name)
+    return Code(f"S-{code.value}", PRIVATE_SCHEME, f"{class_name} score"[:MAX_MEANING].strip())
 
 
 def finding_code(class_name: str) -> Code:

@@ -144,7 +144,7 @@ def _mould(class_name: str, model_id: str) -> _Mould:
         terms.TrackingIdentifier,
         terms.TrackingUniqueIdentifier,
         terms.ImageRegion,
-        codes.DETECTOR_SCORE,
+        codes.score_code(class_name),
         terms.Comment,
     )
     return _Mould(
@@ -187,7 +187,7 @@ def whole_group(
         finding_type=codes.finding_code(class_name),
         finding_sites=[sr.FindingSite(codes.finding_site(class_name))],
         algorithm_id=algorithm(model_id),
-        measurements=[sr.Measurement(codes.DETECTOR_SCORE, score, codes.NO_UNITS)],
+        measurements=[sr.Measurement(codes.score_code(class_name), score, codes.NO_UNITS)],
         qualitative_evaluations=[sr.QualitativeEvaluation(codes.DETECTOR_CLASS, codes.class_code(class_name))],
         geometric_purpose=dictionary.SCT.BoundedBy,
     )

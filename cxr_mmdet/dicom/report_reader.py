@@ -44,7 +44,13 @@ def _findings(report: sr.MeasurementReport) -> tuple[Findings, str]:
     findings = Findings(
         boxes_xyxy=as_boxes([_box(group) for group in groups]),
         labels=np.array([class_names.index(name) for name in names], dtype=np.int64),
-        scores=np.array([_measured(group, codes.DETECTOR_SCORE) for group in groups], dtype=np.float64),
+        scores=np.array(
+            [
+                _measured(group, codes.score_code(name), codes.DETECTOR_SCORE)
+                for group, name in zip(groups, names, strict=True)
+            ],
+            dtype=np.float64,
+        ),
         class_names=class_names,
         p_abnormal=_measured(whole, codes.HIGHEST_SCORE),
         size_hw=_size(report),
@@ -83,8 +89,8 @@ def _class(group: Any) -> str:
     return str(evaluation.value.meaning)
 
 
-def _measured(group: Any, code: Code) -> float:
-    (measurement,) = [entry for entry in group.get_measurements() if _is(entry.name, code)]
+def _measured(group: Any, *names: Code) -> float:
+    (measurement,) = [entry for entry in group.get_measurements() if any(_is(entry.name, code) for code in names)]
     return float(measurement.value)
 
 

@@ -19,6 +19,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from cxr_mmdet.dicom.codes import DETECTOR_SCORE
 from cxr_mmdet.dicom.report import read_header, structured_report, to_bytes
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, write_dicom
@@ -82,9 +83,11 @@ def old_report(findings: Findings, source: Dataset) -> Dataset:
         del report.ContentSequence[-2]
     for number, group in enumerate(groups, 1):
         group.ContentSequence[0].TextValue = f"finding {number}"
-        names = [item.ConceptNameCodeSequence[0].CodeValue for item in group.ContentSequence]
-        del group.ContentSequence[names.index("SCORE")].ContentSequence
-        del group.ContentSequence[names.index("121106")]  # Comment
+        (score,) = (item for item in group.ContentSequence if item.ValueType == "NUM")
+        score.ConceptNameCodeSequence = [CodedConcept.from_code(DETECTOR_SCORE)]
+        del score.ContentSequence
+        *_, comment = group.ContentSequence
+        group.ContentSequence.remove(comment)
     derived.ConceptNameCodeSequence = [CodedConcept.from_code(codes.DCM.ImagingMeasurements)]
     derived.ContentSequence = [whole, *groups]
     return report
@@ -103,10 +106,10 @@ def errors_of(path: Path) -> list[str]:
     return [line for line in lines if line.startswith(("Error", "Abort"))]
 
 
-def phantom_file(folder: Path, index: int) -> Path:
+def phantom_file(folder: Path, index: int, size: int = 96) -> Path:
     case = plan_case(3, index, abnormal_share=0.5, labels=LABELS_14)
     path = folder / f"{index}.dcm"
-    write_dicom(path, render_phantom(case, size=96), draw_encoding(case))
+    write_dicom(path, render_phantom(case, size=size), draw_encoding(case))
     return path
 
 

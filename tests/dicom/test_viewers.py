@@ -7,25 +7,33 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import highdicom.sr as sr
 import numpy as np
+import orthanc_server
 import pydicom
 import pytest
+from pydicom import dcmread
 from pydicom.sr.codedict import codes as dictionary
-from report_builders import CREATED, NOTHING, SOME, found, old_report, radiograph
+from report_builders import CREATED, NOTHING, SOME, found, old_report, phantom_file, radiograph
 
-from cxr_mmdet.dicom.report import secondary_capture, structured_report, to_bytes
+from cxr_mmdet.dicom.report import read_header, secondary_capture, structured_report, to_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cxr_mmdet.structures.detections import Findings
 
 OHIF = Path(__file__).with_name("ohif")
 KEY = hashlib.sha256(b"".join((OHIF / name).read_bytes() for name in ("package.json", "package-lock.json")))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 PACKAGES = CACHE / "cxr-mmdet-tests" / f"npm-{KEY.hexdigest()[:12]}"
+
+BROWSER = os.environ.get("CXR_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 needs_ohif = pytest.mark.skipif(
     shutil.which("node") is None or not PACKAGES.is_dir(),
@@ -148,3 +156,113 @@ def test_slicer_finds_every_box():
         x_min, y_min, x_max, y_max = np.float32(finding.box_xyxy).tolist()
         assert corners == [[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max]]
     assert slicer_reads(structured_report(NOTHING, source, created=CREATED)) == []
+
+
+@contextmanager
+def ohif_page(archive: orthanc_server.Orthanc) -> Iterator[Any]:
+    """Yield a browser's page in which the built viewer looks into an archive; it asks nobody else."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    address = f"http://127.0.0.1:{archive.http_port}"
+    config = json.dumps(
+        {
+            "routerBasename": "/", "showStudyList": True, "extensions": [], "modes": [],
+            "investigationalUseDialog": {"option": "never"}, "defaultDataSourceName": "dicomweb",
+            "dataSources": [
+                {
+                    "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb", "sourceName": "dicomweb",
+                    "configuration": dict.fromkeys(("wadoUriRoot", "qidoRoot", "wadoRoot"), "/dicom-web")
+                    | {"name": "orthanc", "imageRendering": "wadors", "thumbnailRendering": "wadors"},
+                }
+            ],
+        }
+    )  # fmt: skip
+
+    def serve(route: Any) -> None:
+        path = route.request.url.split("?")[0].removeprefix(address)
+        file = PACKAGES / "package/dist" / path.lstrip("/")
+        if not route.request.url.startswith(address):
+            route.abort()
+        elif path.startswith("/dicom-web"):
+            route.continue_()
+        elif path == "/app-config.js":
+            route.fulfill(body=f"window.config = {config}", content_type="text/javascript")
+        else:
+            file = file if file.is_file() else PACKAGES / "package/dist/index.html"
+            kinds = {".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm", ".html": "text/html"}
+            route.fulfill(path=file, content_type=kinds.get(file.suffix))
+
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, service_workers="block")
+        context.route("**/*", serve)
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield page
+        browser.close()
+        # The viewer's own, as it changes from the report to the image.
+        assert [error for error in errors if "viewport has been destroyed" not in error] == []
+
+
+SEEN = """() => {
+  const { measurementService, displaySetService } = window.services;
+  const corners = ({ points, referencedImageId: image }) =>
+    points.map(point => window.cornerstone.utilities.worldToImageCoords(image, point));
+  const report = displaySetService.getActiveDisplaySets().find(set => set.Modality === 'SR');
+  return {
+    shown: report.measurements?.map(({ loaded }) => loaded),
+    boxes: measurementService.getMeasurements().map(each => ({
+      tool: each.toolName, label: each.label, corners: corners(each), image: each.SOPInstanceUID,
+    })),
+  };
+}"""
+
+
+@needs_ohif
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser: Debian's package chromium, or CXR_CHROMIUM")
+@pytest.mark.skipif(bool(orthanc_server.NO_DICOMWEB), reason=orthanc_server.NO_DICOMWEB)
+def test_the_viewer_itself_shows_hydrates_and_lists_the_boxes(tmp_path: Path):
+    """A study with the report alone, and one where a Secondary Capture and another series come first.
+
+    It is slow: the viewer takes seconds to start, and draws without a graphics card.
+    """
+    studies = []
+    for index in (3, 4):
+        source = read_header(phantom_file(tmp_path, index, size=384))
+        height, width = source.Rows, source.Columns
+        boxes = np.array([[0.3, 0.5, 0.75, 0.8], [0.15, 0.2, 0.4, 0.4], [0.6, 0.25, 0.7, 0.33]]) * [
+            width,
+            height,
+            width,
+            height,
+        ]
+        findings = found(boxes[: index - 1], [3, 5, 8][: index - 1], size_hw=(height, width))
+        studies.append((source, findings, structured_report(findings, source, created=CREATED)))
+    (alone, *_), (mixed, findings, _) = studies
+    capture = secondary_capture(findings.draw(np.zeros(findings.size_hw, np.uint8)), findings, mixed, created=CREATED)
+    capture.SeriesNumber = 0
+    other = dcmread(BytesIO(to_bytes(mixed)))
+    other.SOPInstanceUID, other.SeriesInstanceUID, other.SeriesNumber = "1.2.3", "1.2.4", 0
+    other.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    with orthanc_server.run_orthanc(tmp_path / "archive") as archive, ohif_page(archive) as page:
+        archive.put(*map(to_bytes, (capture, other, alone, mixed, *(report for *_, report in studies))))
+        for source, findings, _ in studies:
+            page.goto(f"http://127.0.0.1:{archive.http_port}/viewer?StudyInstanceUIDs={source.StudyInstanceUID}")
+            if source is alone:
+                page.get_by_text("Skip all").click()  # of the tour
+            page.get_by_text("cxr_mmdet findings").dblclick()
+            page.get_by_role("button", name="Yes").click()  # continue tracking measurements
+            page.wait_for_function("window.services.measurementService.getMeasurements().length > 0")
+            seen = page.evaluate(SEEN)
+            assert seen["shown"] == [True] * len(findings)
+            assert {(box["tool"], box["image"]) for box in seen["boxes"]} == {("RectangleROI", source.SOPInstanceUID)}
+            for box, finding in zip(seen["boxes"], findings, strict=True):
+                assert box["label"] == f"{finding.class_name} {finding.score:.2f}"
+                assert np.allclose(box["corners"], rectangle(finding.box_xyxy), rtol=0, atol=1e-3)
+            if not page.get_by_text("Create SR").is_visible():
+                page.locator("[data-cy=trackedMeasurements-btn]").click()
+            for finding in findings:
+                page.get_by_text(f"{finding.class_name} {finding.score:.2f}", exact=True).wait_for()
