@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +39,8 @@ BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 HERSHEY_CAP_HEIGHT = 21
 """Height in pixels of a capital letter of that font at scale 1."""
+MIN_LETTER_HEIGHT = 7
+"""Height in pixels of the smallest legible capital letter of that font."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def draw_boxes(
         scores: (N,), written behind the names, or ``None`` for ground truth.
         class_names: what to write, in label order. The font knows ASCII only: accents are dropped.
         long_edge: enlarge or shrink the picture to this long edge before drawing; lines and letters follow its size.
-        caption: ASCII text in the top left corner.
+        caption: ASCII text in the top left corner, in several lines where the picture is narrow.
 
     Returns:
         (H', W', 3) uint8; ``pixels`` stays as it is.
@@ -116,8 +119,36 @@ def draw_boxes(
         _draw_chip(canvas, chip.tolist(), texts[i], class_style(int(labels[i])))
     if caption is not None:
         width, height = _chip_size(caption, size_hw)
-        _draw_chip(canvas, (0, 0, width - 1, height - 1), caption, ClassStyle(WHITE, DASHES[0]))
+        for number, text in enumerate(textwrap.wrap(caption, max(1, len(caption) * size_hw[1] // width))):
+            end, top = _chip_size(text, size_hw)[0], number * height
+            _draw_chip(canvas, (0, top, end - 1, top + height - 1), text, ClassStyle(WHITE, DASHES[0]))
     return canvas
+
+
+def add_footer(picture: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:
+    """Return an RGB picture with texts on a black strip below it, where they hide nothing.
+
+    They stand in one line or, where that is too long, in one line each. A picture too narrow for legible letters gets
+    black columns on its right.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        texts: what to write. The font knows ASCII only: accents are dropped.
+    """
+    height, width = picture.shape[:2]
+    plain = [_ascii(text) for text in texts]
+    largest = max(MIN_LETTER_HEIGHT, min(_letter_height((height, width)), min(height, width) // 16))
+    caps = range(largest, MIN_LETTER_HEIGHT - 1, -1)
+    choices = [(cap, lines) for lines in ([" | ".join(plain)], plain) for cap in caps]
+    widths = [max(_text_width(line, cap) for line in lines) + 2 * cap for cap, lines in choices]
+    fitting = [place for place, needed in enumerate(widths) if needed <= width]
+    place = fitting[0] if fitting else -1
+    cap, lines = choices[place]
+    strip = np.zeros((2 * cap * len(lines), max(width, widths[place]), 3), np.uint8)
+    for number, line in enumerate(lines):
+        origin = (cap, 2 * cap * number + cap + (cap + 1) // 2)
+        cv2.putText(strip, line, origin, FONT, cap / HERSHEY_CAP_HEIGHT, WHITE, _stroke(cap), cv2.LINE_AA)
+    return np.concatenate([np.pad(picture, ((0, 0), (0, strip.shape[1] - width), (0, 0))), strip])
 
 
 def _resize(pixels: NDArray[np.uint8], long_edge: int | None) -> tuple[NDArray[np.uint8], tuple[float, float]]:
@@ -140,9 +171,13 @@ def _covered_pixels(box_xyxy: NDArray[np.float64], size_hw: tuple[int, int]) -> 
 
 
 def _caption(class_names: Sequence[str], label: int, score: float | None) -> str:
-    plain = unicodedata.normalize("NFKD", class_names[label]).encode("ascii", "ignore").decode().strip()
-    name = plain or f"class {label}"
+    name = _ascii(class_names[label]) or f"class {label}"
     return name if score is None else f"{name} {score:.2f}"
+
+
+def _ascii(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text.replace("\N{EN DASH}", "-"))
+    return plain.encode("ascii", "ignore").decode().strip()
 
 
 def _draw_rectangle(canvas: NDArray[np.uint8], rectangle: Rectangle, style: ClassStyle, line: int) -> None:
@@ -179,14 +214,18 @@ def _strokes(
 
 
 def _letter_height(size_hw: tuple[int, int]) -> int:
-    return max(7, round(max(size_hw) / 50))
+    return max(MIN_LETTER_HEIGHT, round(max(size_hw) / 50))
 
 
 def _chip_size(text: str, size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return width and height of the filled rectangle that holds the text."""
     cap = _letter_height(size_hw)
+    return _text_width(text, cap) + cap // 2 * 2, cap + 2 * (cap // 2)
+
+
+def _text_width(text: str, cap: int) -> int:
     (width, _), _ = cv2.getTextSize(text, FONT, cap / HERSHEY_CAP_HEIGHT, _stroke(cap))
-    return width + cap // 2 * 2, cap + 2 * (cap // 2)
+    return int(width)
 
 
 def _stroke(cap: int) -> int:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_mmdet import drawing
-from cxr_mmdet.drawing import DASHES, PALETTE, class_style, draw_boxes
+from cxr_mmdet.drawing import DASHES, PALETTE, add_footer, class_style, draw_boxes
 from cxr_mmdet.structures.labels import LABELS_14
 
 
@@ -164,3 +164,30 @@ def test_css_color_is_the_same_colour():
 def test_other_pixels_are_refused(pixels):
     with pytest.raises(ValueError, match=r"\(H, W\) uint8"):
         draw_boxes(pixels, [], [], None, LABELS_14)
+
+
+@pytest.mark.parametrize("size_hw", [(300, 240), (16, 20), (40, 2000), (2000, 40), (2048, 1700)])
+def test_a_footer_hides_nothing_and_is_written_in_full(monkeypatch, size_hw):
+    """Whatever the shape of the picture, each text ends before its border."""
+    written = []
+    put = drawing.cv2.putText
+    monkeypatch.setattr(drawing.cv2, "putText", lambda *given: (written.append(given[1:5]), put(*given)))
+    picture = np.full((*size_hw, 3), 90, np.uint8)
+    with_text = add_footer(picture, ["AI result \N{EN DASH} research use only", "größer", "2026-01-02"])
+    height, width = size_hw
+    np.testing.assert_array_equal(with_text[:height, :width], picture)
+    assert (with_text[height:] > 200).any()
+    assert " | ".join(text for text, *_ in written) == "AI result - research use only | groer | 2026-01-02"
+    for text, (x, y), font, scale in written:
+        (length, _), _ = drawing.cv2.getTextSize(text, font, scale, 1)
+        assert x + length <= with_text.shape[1]
+        assert y <= with_text.shape[0]
+        assert not with_text[height:, -1].any()
+
+
+def test_a_caption_stays_inside_a_narrow_picture(monkeypatch):
+    chips = []
+    monkeypatch.setattr(drawing, "_draw_chip", lambda _, chip, text, __: chips.append((chip, text)))
+    draw_boxes(make_radiograph(96, 80), [], [], None, LABELS_14, caption="no finding above 0.30")
+    assert [text for _, text in chips] == ["no finding", "above 0.30"]
+    assert all(right < 80 for (_, _, right, _), _ in chips)

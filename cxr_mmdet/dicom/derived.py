@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.detections import Box, Findings
 
 MANUFACTURER = "cxr_mmdet"
+LAYOUT = "2"
+"""Part of the UIDs of reports and captures, raised with their layout: an archive keeps the first object of a UID."""
 
 EMPTY_IF_UNKNOWN = (
     "PatientName",

@@ -12,8 +12,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from cxr_mmdet.dicom.attributes import strings, text_of
-from cxr_mmdet.dicom.derived import Origin, derived_uid, fingerprint
+from cxr_mmdet.dicom.attributes import strings
+from cxr_mmdet.dicom.derived import LAYOUT, Origin, derived_uid, fingerprint
+from cxr_mmdet.drawing import add_footer
 
 if TYPE_CHECKING:
     import datetime
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "cxr_mmdet overlay (research use only)"
 SERIES_NUMBER = 9302
+NOTICE = "AI result \N{EN DASH} research use only"
+"""Text in the pixels, before the model and the date."""
 
 
 def build_secondary_capture(
@@ -38,12 +41,14 @@ def build_secondary_capture(
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(f"a Secondary Capture takes (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
     origin = Origin.of(source, findings)
-    pixels = np.ascontiguousarray(picture).tobytes()
     # Two drawings of the same findings, by other thresholds, sizes or qualities, are two instances.
     form = "x".join(str(side) for side in picture.shape)
     if jpeg_quality is not None:
         form += f" JPEG {jpeg_quality}"
-    uid = derived_uid("SC", origin.sop_instance_uid, fingerprint(findings), form, hashlib.sha256(pixels).hexdigest())
+    digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
+    uid = derived_uid("SC", LAYOUT, origin.sop_instance_uid, fingerprint(findings), form, digest)
+    picture = add_footer(picture, [NOTICE, _short(findings.model_id), created.strftime("%Y-%m-%d")])
+    pixels = picture.tobytes()
     capture = Dataset()
     capture.file_meta = FileMetaDataset()
     capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -62,14 +67,18 @@ def build_secondary_capture(
     orientation = strings(source, "PatientOrientation")
     capture.PatientOrientation = orientation if len(orientation) == 2 else None
     capture.Laterality = None  # of type 2C: empty where it is not known
-    # Names and scores are drawn in, nothing of the patient: it depends on what the radiograph itself shows.
-    if (burned_in := text_of(source, "BurnedInAnnotation").upper()) in ("YES", "NO"):
-        capture.BurnedInAnnotation = burned_in
+    capture.BurnedInAnnotation = "YES"
     if jpeg_quality is None:
         _add_pixels(capture, picture.shape, pixels)
     else:
         _add_jpeg(capture, picture, jpeg_quality)
     return capture
+
+
+def _short(model_id: str, length: int = 64) -> str:
+    """Return a name in which the middle of a long one is missing: the end tells weights apart."""
+    half = length // 2
+    return model_id if len(model_id) <= length else f"{model_id[: half - 2]}...{model_id[-half:]}"
 
 
 def uncompress_capture(capture: Dataset) -> None:

@@ -9,7 +9,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.codedict import codes as dictionary
 
 from cxr_mmdet.dicom import codes
-from cxr_mmdet.dicom.derived import MANUFACTURER, Origin, derived_uid, fingerprint
+from cxr_mmdet.dicom.derived import LAYOUT, MANUFACTURER, Origin, derived_uid, fingerprint
 from cxr_mmdet.dicom.finding_groups import algorithm, append_finding_groups, tracking_uid
 from cxr_mmdet.errors import DicomError
 
@@ -29,7 +29,7 @@ def build_structured_report(findings: Findings, source: Dataset, created: dateti
     """Return the report; see :func:`cxr_mmdet.dicom.report.structured_report`."""
     origin = Origin.of(source, findings)
     document = fingerprint(findings)
-    uid = derived_uid("SR", origin.sop_instance_uid, document)
+    uid = derived_uid("SR", LAYOUT, origin.sop_instance_uid, document)
     try:
         report = sr.ComprehensiveSR(
             evidence=[origin.evidence()],

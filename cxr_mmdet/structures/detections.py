@@ -248,7 +248,7 @@ class Findings(Detections):
 
     def caption(self, min_score: float) -> str | None:
         """Return the caption of an overlay without a box; None where at least one finding is drawn."""
-        return None if reaches(self.scores, min_score).any() else f"0 of {len(self)} above {min_score:.2f}"
+        return None if reaches(self.scores, min_score).any() else f"no finding above {min_score:.2f}"
 
     def _boxes_in(self, size_hw: tuple[int, int]) -> NDArray[np.float64]:
         height, width = size_hw

@@ -18,6 +18,7 @@ from pydicom.uid import (
 from report_builders import BOXES, CREATED, NOTHING, SOME, errors_of, found, old_report, radiograph, run_tool, sources
 
 from cxr_mmdet.dicom import codes
+from cxr_mmdet.dicom import secondary_capture as captures
 from cxr_mmdet.dicom.report import read_header, read_structured_report, secondary_capture, structured_report, to_bytes
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.structures.detections import Detections, Findings
@@ -228,8 +229,10 @@ def test_a_compressed_capture_says_so_and_shows_the_same():
     capture = read_back(secondary_capture(picture, SOME, radiograph(), created=CREATED, jpeg_quality=95))
     assert capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
     assert capture.LossyImageCompression == "01"
-    assert float(capture.LossyImageCompressionRatio) == pytest.approx(picture.nbytes / len(capture.PixelData), rel=0.05)
-    difference = np.abs(capture.pixel_array.astype(int) - picture)  # pydicom makes RGB of it
+    size = capture.pixel_array.nbytes
+    assert float(capture.LossyImageCompressionRatio) == pytest.approx(size / len(capture.PixelData), rel=0.05)
+    shown = capture.pixel_array[: picture.shape[0]].astype(int)  # pydicom makes RGB of it
+    difference = np.abs(shown - picture)
     assert difference.mean() < 2
     assert np.abs(capture.pixel_array[100, 40].astype(int) - (230, 60, 60)).max() < 40, "the line keeps its colour"
 
@@ -243,11 +246,18 @@ def test_a_capture_holds_the_picture_and_names_its_source():
     capture = read_back(capture_of(SOME, source))
     assert capture.SOPClassUID == SecondaryCaptureImageStorage
     expected = np.arange(64 * 65 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 65, 3)
-    assert np.array_equal(capture.pixel_array, expected)
+    assert np.array_equal(capture.pixel_array[:64, :65], expected)
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert capture.PatientOrientation == ["L", "F"]
-    assert capture.BurnedInAnnotation == "NO"
-    assert "BurnedInAnnotation" not in capture_of(SOME)
+    assert capture.BurnedInAnnotation == "YES", "whatever the radiograph itself shows"
+
+
+def test_a_capture_says_in_its_pixels_what_it_is(monkeypatch: pytest.MonkeyPatch):
+    written: list[str] = []
+    monkeypatch.setattr(captures, "add_footer", lambda picture, texts: (written.extend(texts), picture)[1])
+    capture_of(found([], model_id="a" * 40 + "0123456789ab" + "b" * 40))
+    middle = "a" * 30 + "..." + "b" * 32
+    assert written == ["AI result \N{EN DASH} research use only", middle, "2026-01-02"]
 
 
 def test_another_drawing_is_another_capture():

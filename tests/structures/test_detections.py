@@ -108,5 +108,6 @@ def test_a_drawing_without_a_box_says_so():
     empty = found.draw(pixels)
     assert (empty.max(axis=2) == empty.min(axis=2)).all(), "no coloured line"
     assert (empty[:, :, 0] == 255).any(), "the caption"
-    assert not np.array_equal(empty, found[:1].draw(pixels)), "0 of 2 and 0 of 1 are told apart"
+    assert found.caption(0.3) == "no finding above 0.30"
+    assert not np.array_equal(empty, found.draw(pixels, min_score=0.35)), "the threshold is written"
     assert np.array_equal(found[:1].draw(pixels, min_score=0.15), found.draw(pixels, min_score=0.15))
