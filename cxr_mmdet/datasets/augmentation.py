@@ -12,6 +12,7 @@ from mmdet.registry import TRANSFORMS
 
 from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.structures import boxes
+from cxr_mmdet.structures.coverage import COVERAGE_KEY
 from cxr_mmdet.structures.labels import mirrored_labels
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class RandomMirror(BaseTransform):
         self.probability = probability
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Change ``img``, ``gt_bboxes`` and ``gt_bboxes_labels``."""
+        """Change ``img``, ``gt_bboxes``, ``gt_bboxes_labels`` and the coverage of partly labelled data."""
         # The global generator, which draws are seeded by.
         if np.random.random() >= self.probability:  # noqa: NPY002
             return results
@@ -123,6 +124,8 @@ class RandomMirror(BaseTransform):
         results["gt_bboxes"].tensor = old.tensor.new_tensor(boxes.flip_horizontal(old.tensor.numpy(), width))
         others = np.array(mirrored_labels(results[CLASSES_KEY]))
         results["gt_bboxes_labels"] = others[results["gt_bboxes_labels"]]
+        if COVERAGE_KEY in results:
+            results[COVERAGE_KEY] = results[COVERAGE_KEY][others]
         return results
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
 from cxr_mmdet.datasets.augmentation import CLASSES_KEY
-from cxr_mmdet.datasets.draw_plan import REGIONS_ONLY_KEY
+from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.structures.coco import read_coco
+from cxr_mmdet.structures.coverage import COVERAGE_KEY, Coverage, coverage_of, is_partly_labelled
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MISSING_SHOWN = 3
 
@@ -33,6 +38,9 @@ class CxrDataset(BaseDetDataset):
         data_root: the prepared folder.
         data_prefix: where the pictures are, below ``data_root`` or absolute.
         img_suffix: what replaces ``.png`` in their names, such as ``.dicom`` with ``LoadRadiograph``.
+        partial_labels: whether entries and samples hold their coverage (``COVERAGE_KEY``), by which training leaves
+            out what nobody looked for; None: if some class of some image was not looked for. False takes that for
+            absent.
         kwargs: as ``mmengine.dataset.BaseDataset`` takes them.
 
     Raises:
@@ -40,9 +48,14 @@ class CxrDataset(BaseDetDataset):
     """
 
     def __init__(
-        self, *, data_prefix: dict[str, str] | None = None, img_suffix: str | None = None, **kwargs: Any
+        self,
+        *,
+        data_prefix: dict[str, str] | None = None,
+        img_suffix: str | None = None,
+        partial_labels: bool | None = None,
+        **kwargs: Any,
     ) -> None:
-        self.img_suffix = img_suffix
+        self.img_suffix, self.partial_labels = img_suffix, partial_labels
         super().__init__(data_prefix=data_prefix or {"img": "images"}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -66,6 +79,8 @@ class CxrDataset(BaseDetDataset):
                     "score": annotation.get("score"),
                 }
             )
+        partly = is_partly_labelled(coco) if self.partial_labels is None else self.partial_labels
+        coverage = list(coverage_of(coco)) if partly else [None] * len(coco["images"])
         return [
             {
                 "img_path": os.path.join(self.data_prefix["img"], self._file_name(image)),
@@ -73,10 +88,11 @@ class CxrDataset(BaseDetDataset):
                 "height": image["height"],
                 "width": image["width"],
                 "instances": instances[image["id"]],
-                REGIONS_ONLY_KEY: _holds_regions_only(instances[image["id"]]),
+                UNDECIDED_KEY: _is_undecided(instances[image["id"]], covered),
+                **({} if covered is None else {COVERAGE_KEY: covered}),
                 **({READERS_KEY: len(image["readers"])} if "readers" in image else {}),
             }
-            for image in coco["images"]
+            for image, covered in zip(coco["images"], coverage, strict=True)
         ]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -119,8 +135,9 @@ class CxrDataset(BaseDetDataset):
             )
 
 
-def _holds_regions_only(instances: list[dict[str, Any]]) -> bool:
-    return bool(instances) and all(instance["ignore_flag"] for instance in instances)
+def _is_undecided(instances: list[dict[str, Any]], coverage: NDArray[np.int8] | None) -> bool:
+    partly = coverage is not None and bool((coverage < Coverage.EXHAUSTIVE).any())
+    return (bool(instances) or partly) and all(instance["ignore_flag"] for instance in instances)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -32,6 +32,7 @@ class GroupDraws:
         boxes: how many boxes of the class they hold.
         repeat_factor: how often the class asks to be repeated; None for what is not a class.
         share: the part of all draws that shows such an image, in the long run.
+        unknown: how many images do not show whether they hold the class.
     """
 
     name: str
@@ -39,6 +40,7 @@ class GroupDraws:
     boxes: int
     repeat_factor: float | None
     share: float
+    unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DrawCounts:
         images: all there are, virtual copies included.
         copies: how many of them are virtual copies.
         classes: per class, in label order; their shares overlap where an image holds several.
-        abnormal: the images with any finding, or with a region to ignore.
+        abnormal: the images with any finding, or of which nobody knows whether they are normal.
         normal: those without; the two shares sum to 1.
     """
 
@@ -68,14 +70,16 @@ def count_draws(plan: DrawPlan, copies: int = 0) -> DrawCounts:
         held = plan.holding(label)
         boxes = sum(labels.count(label) for labels in plan.labels)
         factor = float(plan.class_factors[label])
-        classes.append(GroupDraws(name, int(held.sum()), boxes, factor, float(shares[held].sum())))
+        unknown = 0 if plan.known is None else int((~plan.known[:, label]).sum())
+        classes.append(GroupDraws(name, int(held.sum()), boxes, factor, float(shares[held].sum()), unknown))
     boxes = sum(map(len, plan.labels))
     abnormal = GroupDraws(
-        "finding or region" if plan.regions_only else "any finding",
+        "finding or unknown" if plan.undecided else "any finding",
         int((~normal).sum()),
         boxes,
         None,
         float(shares[~normal].sum()),
+        len(plan.undecided),
     )
     no_finding = GroupDraws("normal", int(normal.sum()), 0, None, float(shares[normal].sum()))
     return DrawCounts(len(normal), copies, tuple(classes), abnormal, no_finding)
@@ -95,13 +99,13 @@ def draws_table(counts: DrawCounts, plan: DrawPlan) -> Table:
         box=box.SIMPLE_HEAD,
     )
     table.add_column("", overflow="fold")
-    for header in ("images", "boxes", "repeat factor", "of images", "of draws"):
+    partly = plan.known is not None
+    for header in ("images", *(["unknown"] if partly else []), "boxes", "repeat factor", "of images", "of draws"):
         table.add_column(header, justify="right", no_wrap=True)
-    for group in counts.classes:
-        table.add_row(*_row(group, counts.images))
-    table.add_section()
-    for group in (counts.abnormal, counts.normal):
-        table.add_row(*_row(group, counts.images))
+    for group in (*counts.classes, counts.abnormal, counts.normal):
+        if group is counts.abnormal:
+            table.add_section()
+        table.add_row(*_row(group, counts.images, partly))
     return table
 
 
@@ -121,7 +125,8 @@ def announce_draws(dataloader: DataLoader, logger: logging.Logger) -> None:
     Console(stderr=True).print(table)
 
 
-def _row(group: GroupDraws, images: int) -> tuple[Any, ...]:
+def _row(group: GroupDraws, images: int, partly: bool) -> tuple[Any, ...]:
     factor = "" if group.repeat_factor is None else f"{group.repeat_factor:.2f}"
-    percents = (f"{100 * part:.1f} %" for part in (group.images / images, group.share))
-    return group.name, str(group.images), str(group.boxes), factor, *percents
+    known = images if group.repeat_factor is None else images - group.unknown
+    percents = (f"{100 * part:.1f} %" for part in (group.images / max(known, 1), group.share))
+    return group.name, str(group.images), *([str(group.unknown)] if partly else []), str(group.boxes), factor, *percents

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.structures.coverage import COVERAGE_KEY, Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 _FINEST_SHARE = 10_000
 
-REGIONS_ONLY_KEY = "regions_only"
-"""Key that marks an entry whose only boxes are regions to ignore: nobody knows whether it is normal or abnormal."""
+UNDECIDED_KEY = "undecided"
+"""Key that marks an entry of which nobody knows whether it is normal or abnormal.
+
+It has no box, but regions to ignore, or a class that was not looked for.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,16 @@ class DrawPlan:
     factors: NDArray[np.float64]
     normal_share: Fraction | None = None
     repeat_threshold: float | None = None
-    regions_only: frozenset[int] = frozenset()
-    """Entries whose only boxes are regions to ignore; they are not normal, and are drawn among the others."""
+    undecided: frozenset[int] = frozenset()
+    """Entries of which nobody knows whether they are normal; they are drawn among the abnormal ones."""
+    known: NDArray[np.bool_] | None = None
+    """(N, C) whether an entry shows presence or absence of a class; None where the data are fully labelled."""
 
     @property
     def normal(self) -> NDArray[np.bool_]:
-        """(N,) whether an entry is a normal study: it holds neither a box of any class nor a region to ignore."""
+        """(N,) whether an entry is a normal study: it holds no box, and is known to."""
         return np.array(
-            [not labels and index not in self.regions_only for index, labels in enumerate(self.labels)], dtype=bool
+            [not labels and index not in self.undecided for index, labels in enumerate(self.labels)], dtype=bool
         )
 
     def holding(self, label: int) -> NDArray[np.bool_]:
@@ -77,7 +83,8 @@ def plan_draws(
     LVIS's repeat factors (Gupta et al. 2019, appendix B): a class in a share f of the images asks for
     r = max(1, sqrt(t / f)), an image gets the largest r of its classes. Here f is taken over the entries that hold any
     finding, so that the factors weigh findings against each other, however many normal studies there are; those are
-    weighed by ``normal_share``. Virtual copies count, as they are drawn: what copies made less rare is repeated less.
+    weighed by ``normal_share``. Entries that do not show whether they hold a class do not count for it. Virtual copies
+    count, as they are drawn: what copies made less rare is repeated less.
 
     Args:
         dataset: what has ``metainfo['classes']`` and ``get_cat_ids``.
@@ -95,22 +102,31 @@ def plan_draws(
         )
     classes = tuple(dataset.metainfo["classes"])
     labels = tuple(tuple(dataset.get_cat_ids(index)) for index in range(len(dataset)))
+    entries = [
+        dataset.get_data_info(index) if hasattr(dataset, "get_data_info") else {} for index in range(len(labels))
+    ]
+    known = _known(entries, labels)
     class_factors = np.ones(len(classes))
     if repeat_threshold is not None:
         chosen = _chosen_labels(classes, repeat_classes)
-        class_factors[chosen] = _class_factors(labels, classes, chosen, repeat_threshold)
+        class_factors[chosen] = _class_factors(labels, known, classes, chosen, repeat_threshold)
     elif repeat_classes is not None:
         raise ConfigError("sampler: repeat_classes has no effect without repeat_threshold; set it, to 0.2 for example.")
-    regions_only = frozenset(
-        index for index, entry in enumerate(labels) if not entry and _holds_regions_only(dataset, index)
+    undecided = frozenset(
+        index for index, entry in enumerate(entries) if not labels[index] and entry.get(UNDECIDED_KEY, False)
     )
-    share = None if normal_share is None else _checked_share(labels, len(regions_only), normal_share)
+    share = None if normal_share is None else _checked_share(labels, len(undecided), normal_share)
     factors = np.array([max((class_factors[label] for label in entry), default=1.0) for entry in labels])
-    return DrawPlan(labels, classes, class_factors, factors, share, repeat_threshold, regions_only)
+    return DrawPlan(labels, classes, class_factors, factors, share, repeat_threshold, undecided, known)
 
 
-def _holds_regions_only(dataset: Any, index: int) -> bool:
-    return hasattr(dataset, "get_data_info") and dataset.get_data_info(index).get(REGIONS_ONLY_KEY, False)
+def _known(entries: Sequence[dict[str, Any]], labels: tuple[tuple[int, ...], ...]) -> NDArray[np.bool_] | None:
+    if not all(COVERAGE_KEY in entry for entry in entries):
+        return None
+    known = np.stack([entry[COVERAGE_KEY] for entry in entries]) == Coverage.EXHAUSTIVE
+    for row, held in zip(known, labels, strict=True):
+        row[list(held)] = True
+    return None if known.all() else known
 
 
 def _chosen_labels(classes: tuple[str, ...], names: Sequence[str] | None) -> list[int]:
@@ -124,7 +140,11 @@ def _chosen_labels(classes: tuple[str, ...], names: Sequence[str] | None) -> lis
 
 
 def _class_factors(
-    labels: tuple[tuple[int, ...], ...], classes: tuple[str, ...], chosen: list[int], threshold: float
+    labels: tuple[tuple[int, ...], ...],
+    known: NDArray[np.bool_] | None,
+    classes: tuple[str, ...],
+    chosen: list[int],
+    threshold: float,
 ) -> NDArray[np.float64]:
     """Return r of each chosen class."""
     if not 0 < threshold <= 1:
@@ -136,10 +156,12 @@ def _class_factors(
             f"sampler: repeat_threshold={threshold} asks to repeat {', '.join(empty)}, of which the training images "
             "hold no box; name the classes to repeat in the sampler's repeat_classes, or prepare the data without it."
         )
-    return np.maximum(1, np.sqrt(threshold * sum(map(bool, labels)) / images))
+    abnormal = np.array([bool(entry) for entry in labels])
+    all_images = abnormal.sum() if known is None else known[abnormal].sum(axis=0)[chosen]
+    return np.maximum(1, np.sqrt(threshold * all_images / images))
 
 
-def _checked_share(labels: tuple[tuple[int, ...], ...], regions_only: int, share: float) -> Fraction:
+def _checked_share(labels: tuple[tuple[int, ...], ...], undecided: int, share: float) -> Fraction:
     if not 0 <= share < 1:
         raise ConfigError(f"sampler: normal_share is {share}, expected from 0 to below 1; 0.25 is every fourth image.")
     abnormal = sum(map(bool, labels))
@@ -148,9 +170,10 @@ def _checked_share(labels: tuple[tuple[int, ...], ...], regions_only: int, share
             f"sampler: normal_share={share} leaves the rest to images with findings, and none of the {len(labels)} "
             "training images has a box; remove normal_share, or check what was prepared."
         )
-    if share > 0 and abnormal + regions_only == len(labels):
+    if share > 0 and abnormal + undecided == len(labels):
+        has = "has a box or was not looked through for all classes" if undecided else "has a box"
         raise ConfigError(
-            f"sampler: normal_share={share} asks for normal studies, and each of the {len(labels)} training images has "
-            "a box; prepare the data without --drop-normals, or remove normal_share."
+            f"sampler: normal_share={share} asks for normal studies, and each of the {len(labels)} training images "
+            f"{has}; prepare the data without --drop-normals, or remove normal_share."
         )
     return Fraction(share).limit_denominator(_FINEST_SHARE)

@@ -22,12 +22,13 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.structures import InstanceData
 
-from cxr_mmdet.datasets.draw_plan import REGIONS_ONLY_KEY
+from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
 from cxr_mmdet.datasets.loading import read_grey_picture, require_size
 from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
 from cxr_mmdet.datasets.votes import SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.structures import boxes
+from cxr_mmdet.structures.coverage import COVERAGE_KEY
 
 Results = dict[str, Any]
 
@@ -155,7 +156,8 @@ class PackRadiograph(PackDetInputs):
 
     ``pad_offset``, without which boxes cannot be mapped back by :class:`RadiographSample`, ``flip`` and
     ``flip_direction`` for ``DetTTAModel``, ``virtual_copy``: whether this is one more copy of a radiograph, which only
-    some kinds of study have, and ``regions_only``: whether its only boxes are regions to ignore.
+    some kinds of study have, and ``undecided``: whether nobody knows if it is normal.
+    Samples of partly labelled data also hold their ``coverage``.
 
     Where votes were loaded, ``gt_instances`` also hold ``vote_shares``: (N,) float32 in (0, 1].
 
@@ -177,7 +179,8 @@ class PackRadiograph(PackDetInputs):
             "flip_direction",
             "pad_offset",
             COPY_KEY,
-            REGIONS_ONLY_KEY,
+            UNDECIDED_KEY,
+            COVERAGE_KEY,
         ),
     ) -> None:
         super().__init__(meta_keys=meta_keys)
@@ -190,7 +193,7 @@ class PackRadiograph(PackDetInputs):
         results.setdefault("flip", False)
         results.setdefault("flip_direction", None)
         results.setdefault(COPY_KEY, False)
-        results.setdefault(REGIONS_ONLY_KEY, False)
+        results.setdefault(UNDECIDED_KEY, False)
         image = results["img"]
         if image.ndim != 3 or image.strides[2] != 0:
             packed = super().transform(results)

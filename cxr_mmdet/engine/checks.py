@@ -19,9 +19,11 @@ from cxr_mmdet.datasets.votes import READERS_KEY, LoadVotedAnnotations
 from cxr_mmdet.engine.config import check_class_counts
 from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
-from cxr_mmdet.errors import ConfigError, DatasetError
+from cxr_mmdet.errors import ConfigError, DatasetError, counted
+from cxr_mmdet.models.partial_labels import mask_unknown_classes
 from cxr_mmdet.models.regions import leave_regions_out
 from cxr_mmdet.models.vote_weights import weighs_votes
+from cxr_mmdet.structures.coverage import COVERAGE_KEY, Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +48,7 @@ _NUMBERS_FROM_ZERO = {
     "optim_wrapper.clip_grad.max_norm": "a gradient norm such as 35",
 }
 _READING_THREADS = 16
+_LEAST_KNOWN = 0.1
 _WITHOUT = "train without votes (no VoteWeighted… type in the config)"
 
 
@@ -112,6 +115,8 @@ def check_training(runner: Runner) -> None:
     check_class_counts(runner.cfg, loader.dataset.metainfo["classes"])
     check_votes(runner.model, loader.dataset)
     heed_regions(runner.model, loader.dataset)
+    if note := heed_coverage(runner.model, loader.dataset):
+        runner.logger.info(note)
     plan = getattr(loader.sampler, "plan", None)
     prepare_gate(runner.model, loader.dataset, None if plan is None else plan.normal_share)
     check_boxes(loader.dataset)
@@ -233,6 +238,48 @@ def heed_regions(model: nn.Module, dataset: Any) -> None:
                 "learn as background; train a RetinaNet, GFL, ATSS, VFNet, Faster R-CNN or Cascade R-CNN, or take the "
                 "regions out of the table."
             )
+
+
+def heed_coverage(model: nn.Module, dataset: Any) -> str | None:
+    """Let a detector leave out what was not looked for in its training data, and return a sentence that says so.
+
+    An RPN learns background from fully known images alone if these are at least a tenth of all. With fewer it would
+    learn hardly any and propose everything; then it learns from all images, of which it samples few places each.
+
+    Args:
+        model: the detector to be trained.
+        dataset: the training set, however wrapped.
+
+    Returns:
+        None where all images were looked through for all classes; the detector then trains as it would otherwise.
+
+    Raises:
+        ConfigError: the detector would learn unknown classes as absent.
+    """
+    parts = list(innermost(dataset))
+    coverage = [part.get_data_info(index).get(COVERAGE_KEY) for part in parts for index in range(len(part))]
+    if all(row is None for row in coverage):
+        return None
+    full = sum(row is None or bool((row == Coverage.EXHAUSTIVE).all()) for row in coverage)
+    rpn = full >= _LEAST_KNOWN * len(coverage)
+    if not mask_unknown_classes(model, rpn=rpn) and full < len(coverage):
+        raise ConfigError(
+            f"{parts[0].ann_file}: is partly labelled, and this detector would learn what nobody looked for as absent; "
+            "train a RetinaNet, GFL, ATSS, VFNet, RTMDet, DINO, Faster R-CNN or Cascade R-CNN, or give --with "
+            "unknown_as_absent."
+        )
+    if full == len(coverage):
+        return None
+    background = (
+        ""
+        if rpn or not any(name.endswith("rpn_head") for name, _ in model.named_modules())
+        else " Its RPN learns background from all images."
+    )
+    return (
+        f"{parts[0].ann_file}: {len(coverage) - full} of {counted(len(coverage), 'image')} were not looked through for "
+        "all classes; classes that were not looked for neither reward nor punish the detector (--with "
+        f"unknown_as_absent takes them for absent).{background}"
+    )
 
 
 def innermost(dataset: Any) -> Iterator[Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cxr_mmdet.datasets.draw_plan import REGIONS_ONLY_KEY
+from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
 from cxr_mmdet.datasets.minority import COPY_KEY
 from cxr_mmdet.errors import ConfigError, DatasetError
 from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from fractions import Fraction
 
     from torch import nn
@@ -37,15 +38,15 @@ def prepare_gate(model: nn.Module, dataset: Any, normal_share: Fraction | None =
         )
     normal, abnormal = count_studies(dataset)
     if not normal or not abnormal:
-        holds, other = (
-            ("every training image holds a", "normal") if abnormal else ("no training image holds a", "abnormal")
-        )
-        remedy = (
-            "prepare the data without --drop-normals" if abnormal else "prepare it with the labels that occur in it"
-        )
+        if abnormal:
+            holds, other, remedy = "every training image holds a finding", "normal", "without --drop-normals"
+            if any(entry.get(UNDECIDED_KEY, False) for entry in _entries(dataset)):
+                holds += " or was not looked through for all classes"
+        else:
+            holds, other, remedy = "no training image holds a finding", "abnormal", "with the labels that occur in them"
         raise DatasetError(
-            f"{_source(dataset)}: {holds} finding, so that the abnormality gate cannot learn what {other} ones look "
-            f"like; {remedy}, or choose the recipe without a gate."
+            f"{_source(dataset)}: {holds}, so that the abnormality gate cannot learn what {other} ones look like; "
+            f"prepare the data {remedy}, or choose the recipe without a gate."
         )
     gate.prior = abnormal / (normal + abnormal)
 
@@ -53,16 +54,20 @@ def prepare_gate(model: nn.Module, dataset: Any, normal_share: Fraction | None =
 def count_studies(dataset: Any) -> tuple[int, int]:
     """Return the numbers of normal and of abnormal entries, without those that a gate does not learn from.
 
-    Those are virtual copies, and images whose only boxes are regions to ignore.
+    Those are virtual copies, and images of which nobody knows whether they are normal.
     """
-    while not hasattr(dataset, "get_data_info"):
-        dataset = dataset.dataset
     counts = [0, 0]
-    for index in range(len(dataset)):
-        entry = dataset.get_data_info(index)
-        if not entry.get(COPY_KEY, False) and not entry.get(REGIONS_ONLY_KEY, False):
+    for entry in _entries(dataset):
+        if not entry.get(COPY_KEY, False) and not entry.get(UNDECIDED_KEY, False):
             counts[bool(entry["instances"])] += 1
     return counts[0], counts[1]
+
+
+def _entries(dataset: Any) -> Iterator[dict[str, Any]]:
+    while not hasattr(dataset, "get_data_info"):
+        dataset = dataset.dataset
+    for index in range(len(dataset)):
+        yield dataset.get_data_info(index)
 
 
 def _source(dataset: Any) -> str:

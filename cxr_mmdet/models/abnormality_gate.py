@@ -80,8 +80,8 @@ class AbnormalityGate(BaseModule, ABC):
 
         Virtual copies (``virtual_copy`` in the meta information) are left out: only abnormal studies have any, and some
         are mirrored or turned. A gate that saw them would take abnormal studies for more frequent than they are, and
-        would learn that mirrored means abnormal. Images whose only boxes are regions to ignore (``regions_only``) are
-        left out as well: nobody knows whether they are normal.
+        would learn that mirrored means abnormal. Images without a box that hold regions to ignore, or that were not
+        looked through for all classes (``undecided``), are left out as well: nobody knows whether they are normal.
         """
         logits = logits.float()
         labels, counts = _labels(logits, samples)
@@ -278,7 +278,7 @@ def _noisy_or(highest: Tensor, numbers: Tensor) -> Tensor:
 def _labels(logits: Tensor, samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Return (N,): 1 for each abnormal study, and 0 for each sample that does not count."""
     abnormal = logits.new_tensor([is_abnormal(sample) for sample in samples])
-    left_out = [any(sample.metainfo.get(key, False) for key in ("virtual_copy", "regions_only")) for sample in samples]
+    left_out = [any(sample.metainfo.get(key, False) for key in ("virtual_copy", "undecided")) for sample in samples]
     return abnormal, 1 - logits.new_tensor(left_out)
 
 
@@ -290,6 +290,6 @@ def _check_positive(**options: float) -> None:
 
 def is_abnormal(sample: Any) -> bool:
     """Return whether a training sample holds any finding, be it one that the detector ignores as it is cut off."""
-    if sample.metainfo.get("regions_only", False):
+    if sample.metainfo.get("undecided", False):
         return False
     return len(sample.gt_instances) > 0 or len(sample.get("ignored_instances", ())) > 0

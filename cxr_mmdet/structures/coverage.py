@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 NEG_KEY = "neg_category_ids"
 NOT_EXHAUSTIVE_KEY = "not_exhaustive_category_ids"
 
+COVERAGE_KEY = "coverage"
+"""Key of an entry or sample of partly labelled training data: its row of :func:`coverage_of`."""
+
 
 class Coverage(IntEnum):
     """Knowledge of one class on one image."""

@@ -83,7 +83,7 @@ def test_an_image_of_regions_alone_is_told_apart_from_a_normal_one(prepared_fold
     edit(root, mark)
     dataset = build(root)
     index = next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)
-    assert [dataset[i]["data_samples"].regions_only for i in range(len(dataset))] == [
+    assert [dataset[i]["data_samples"].undecided for i in range(len(dataset))] == [
         i == index for i in range(len(dataset))
     ]
     assert count_studies(dataset) == (1, 4)

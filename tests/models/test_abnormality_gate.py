@@ -122,7 +122,7 @@ class TestLoss:
         assert value.item() == pytest.approx(math.log(2), rel=1e-6)
 
     def test_images_of_regions_alone_are_neither_normal_nor_abnormal(self):
-        packed = sample(0, regions_only=True)
+        packed = sample(0, undecided=True)
         packed.ignored_instances = InstanceData(bboxes=torch.zeros(1, 4))
         assert not is_abnormal(packed)
         value = self.gate().loss(self.LOGITS, [sample(1), packed])
