@@ -77,7 +77,9 @@ def quality(
         typer.Argument(
             metavar="CONTESTANT…",
             help="Recipes, with switches as retina_phantom+repeat_factor, or as retina_lungs+torchvision for "
-            "torchvision's RetinaNet on the recipe's backbone. The first is what the others are compared with.",
+            "torchvision's RetinaNet on the recipe's backbone. The first is what the others are compared with. "
+            "partial:RECIPE files DATA as three hospitals that looked for different classes, and stands for partial "
+            "labels, unknown as absent, one detector per hospital and full labels.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="For the runs; one that it holds already is not repeated.")] = Path(
@@ -103,6 +105,7 @@ def quality(
     import json
 
     with quiet_imports():
+        from benchmarks.partial_labels import PLAN, plan_partial
         from benchmarks.quality import Contestant, run_quality
         from benchmarks.quality_report import (
             draw_quality,
@@ -114,8 +117,13 @@ def quality(
         )
     from benchmarks.machine import describe_machine
     from benchmarks.report import machine_line
+    from cxr_mmdet.errors import UsageError
     from cxr_mmdet.files import write_json
 
+    if any(text.startswith(PLAN) for text in contestants):
+        if len(contestants) > 1:
+            raise UsageError(f"{PLAN}RECIPE: stands for all contestants of a benchmark; name no other beside it.")
+        data, contestants = plan_partial(contestants[0], data, out)
     runs = run_quality(
         [Contestant.parse(text) for text in contestants],
         data,

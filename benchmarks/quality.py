@@ -19,11 +19,20 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 
+from benchmarks.partial_labels import unite
 from benchmarks.torchvision_retinanet import as_torchvision
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.engine.running import train
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.evaluation.headline import match_all, point_values
 from cxr_mmdet.files import write_json
+from cxr_mmdet.structures.coco import (
+    read_coco,
+    read_detections,
+    sort_detections,
+    write_coco,
+    write_detections,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,30 +49,40 @@ _WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
 class Contestant:
     """Contestant: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or torchvision's RetinaNet.
 
+    ``retina_phantom@NAME`` trains on a label set. Several, as ``@NAME,NAME``, train a detector each on their part of
+    the iterations; their detections are united.
+
     Attributes:
         name: as the user wrote it.
         recipe: the config's name.
         switches: the fragments put into it.
         torchvision: whether the recipe's detector gives way to torchvision's RetinaNet on the same backbone.
+        labels: label sets of the prepared folder; by default its only one.
     """
 
     name: str
     recipe: str
     switches: tuple[str, ...] = ()
     torchvision: bool = False
+    labels: tuple[str | None, ...] = (None,)
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
         """Return the contestant that ``text`` names, such as ``retina_lungs+torchvision``."""
-        recipe, *parts = text.split("+")
+        named, *parts = text.split("+")
+        recipe, _, labels = named.partition("@")
         switches = tuple(part for part in parts if part != TORCHVISION)
-        return cls(text, recipe, switches, torchvision=TORCHVISION in parts)
+        sets = tuple(labels.split(",")) if labels else (None,)
+        return cls(text, recipe, switches, torchvision=TORCHVISION in parts, labels=sets)
 
-    def config(self, data_root: Path, work_dir: Path, cfg_options: Sequence[str] = ()) -> Config:
-        """Return its config, from random weights."""
+    def config(
+        self, data_root: Path, work_dir: Path, cfg_options: Sequence[str] = (), labels: str | None = None
+    ) -> Config:
+        """Return its config on one of its label sets, from random weights."""
         config = load_config(
             self.recipe,
             data_root=data_root,
+            labels=labels,
             work_dir=work_dir,
             load_from="none",
             switches=self.switches,
@@ -238,7 +257,7 @@ def _measure_pace(
     for number in range(_TIMED_ROUNDS):
         for contestant in missing:
             folder = run_folder(out, contestant.name, 0).parent / f"trial_{number}"
-            trial = _prepared(contestant.config(data_root, folder, cfg_options), seed=0)
+            trial = _prepared(contestant.config(data_root, folder, cfg_options, contestant.labels[0]), seed=0)
             trial.train_cfg.update(max_iters=_WARM_UP_ITERATIONS + _TIMED_ITERATIONS)
             trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
             rounds[contestant.name].append(float(np.median(_run(trial)["iterations"][_WARM_UP_ITERATIONS:])))
@@ -260,19 +279,39 @@ def _train(
     cfg_options: Sequence[str],
 ) -> QualityRun:
     shutil.rmtree(folder, ignore_errors=True)
-    config = _prepared(contestant.config(data_root, folder, cfg_options), seed)
-    config.train_cfg.update(max_iters=iterations, val_interval=-(-iterations // validations))
-    clock = _run(config)
+    several = len(contestant.labels) > 1
+    folders = [folder / str(labels) if several else folder for labels in contestant.labels]
+    clocks, ann_files = [], []
+    for labels, own in zip(contestant.labels, folders, strict=True):
+        config = _prepared(contestant.config(data_root, own, cfg_options, labels), seed)
+        length = iterations // len(folders)
+        config.train_cfg.update(max_iters=length, val_interval=-(-length // validations))
+        clocks.append(_run(config))
+        ann_files.append(annotated_parts(config.val_evaluator)[0]["ann_file"])
+    cpu_s = sum(sum(clock["iterations"]) for clock in clocks)
+    ann_file, curve = ann_files[0], clocks[0]["curve"]
+    if several:
+        curve = [[cpu_s, _unite(folder, folders, [data_root / file for file in ann_files])]]
+        ann_file = str((folder / "val.json").resolve())
     return QualityRun.from_json(
         {
-            "ann_file": annotated_parts(config.val_evaluator)[0]["ann_file"],
+            "ann_file": ann_file,
             "contestant": contestant.name,
             "seed": seed,
             "iterations": iterations,
-            "cpu_s": sum(clock["iterations"]),
-            "curve": clock["curve"],
+            "cpu_s": cpu_s,
+            "curve": curve,
         }
     )
+
+
+def _unite(folder: Path, folders: Sequence[Path], ann_files: Sequence[Path]) -> float:
+    """Write the united detections and validation files of several detectors, and return their mAP."""
+    truth = unite([read_coco(file) for file in ann_files])
+    write_coco(folder / "val.json", truth)
+    found = [each for own in folders for each in json.loads((own / "detections.json").read_text(encoding="utf-8"))]
+    write_detections(folder / "detections.json", sort_detections(found))
+    return float(point_values(match_all(truth, read_detections(folder / "detections.json", truth)))["mean_ap"] or 0.0)
 
 
 def _prepared(config: Config, seed: int) -> Config:

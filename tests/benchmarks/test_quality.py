@@ -8,6 +8,7 @@ from mmengine.registry import init_default_scope
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
+from benchmarks.partial_labels import plan_partial, unite
 from benchmarks.quality import Contestant, QualityRun, run_quality
 from benchmarks.quality_report import gates_table, quality_table, read_runs, score_gates, score_quality
 from benchmarks.torchvision_retinanet import as_torchvision
@@ -16,6 +17,7 @@ from cxr_mmdet.errors import UsageError
 from cxr_mmdet.evaluation.headline import match_all
 from cxr_mmdet.structures.boxes import remove_padding
 from cxr_mmdet.structures.coco import read_coco
+from cxr_mmdet.structures.coverage import coverage_of
 
 SMALL = [
     "val_dataloader.dataset.pipeline.2.scale=(64,64)",
@@ -188,3 +190,46 @@ def test_the_command_prints_and_writes_the_scores(prepared_folder, tmp_path):
     assert entry["seeds"] == 1
     assert np.isfinite(entry["values"]["mean_ap"]["value"])
     assert (out / "quality.png").stat().st_size > 1000
+
+
+def test_three_hospitals_divide_patients_and_classes(prepared_folder, tmp_path):
+    data = prepared_folder(train=12)
+    root, names = plan_partial("partial:retina_phantom+ema", data, tmp_path, labels="5")
+    assert names[1:3] == [
+        "retina_phantom@partial+unknown_as_absent+ema",
+        "retina_phantom@hospital1,hospital2,hospital3+ema",
+    ]
+    files = {path.stem: read_coco(path) for path in (root / "annotations").glob("*.json")}
+    full, partial = files["train_full"], files["train_partial"]
+    parts = [files[f"train_hospital{number}"] for number in (1, 2, 3)]
+    assert full == read_coco(data / "annotations" / "train_5.json")
+    assert sorted(image["id"] for part in parts for image in part["images"]) == [i["id"] for i in full["images"]]
+    assert sorted(len(part["categories"]) for part in parts) == [1, 2, 2]
+    assert sum(len(part["annotations"]) for part in parts) == len(partial["annotations"]) < len(full["annotations"])
+    coverage = coverage_of(partial)
+    for row, image in enumerate(partial["images"]):
+        (part,) = [part for part in parts if image["id"] in [each["id"] for each in part["images"]]]
+        known = [category["id"] in [each["id"] for each in part["categories"]] for category in full["categories"]]
+        assert coverage[row].tolist() == [2 * value for value in known]
+    united = unite([files[f"val_hospital{number}"] for number in (1, 2, 3)])
+    assert [each["id"] for each in united["categories"]] == [1, 2, 3, 4, 5]
+    assert len(united["annotations"]) == len(files["val_full"]["annotations"])
+
+
+def test_a_detector_per_hospital_is_scored_on_all_classes(prepared_folder, tmp_path):
+    root, names = plan_partial("partial:retina_phantom", prepared_folder(train=12), tmp_path / "out", labels="5")
+    small = [*SMALL[:2], "train_dataloader.dataset.dataset.minority_classes=[]", SMALL[2]]
+    (run,) = run_quality(
+        [Contestant.parse(names[2])],
+        root,
+        tmp_path / "out",
+        minutes=1,
+        iterations=3,
+        seeds=[0],
+        threads=1,
+        validations=1,
+        cfg_options=small,
+    )
+    assert run.iterations == 3
+    assert read_coco(root / run.ann_file)["categories"] == read_coco(root / "annotations/val_full.json")["categories"]
+    assert (run.folder(tmp_path / "out") / "detections.json").is_file()

@@ -92,6 +92,38 @@ def test_an_image_of_regions_alone_is_told_apart_from_a_normal_one(prepared_fold
     assert plan.shares()[plan.normal].sum() == pytest.approx(0.25)
 
 
+def test_coverage_travels_to_the_sample_and_normal_is_what_is_known_to_be(prepared_folder: PreparedFolder):
+    """Image 1 has a box of class 0 and unknown classes; image 4 has none, and was looked through for class 2 alone."""
+    root = prepared_folder()
+    assert "coverage" not in build(root).get_data_info(0)
+    assert "coverage" not in build(root)[0]["data_samples"]
+    assert count_studies(build(root)) == (1, 5)
+
+    def state(coco: dict) -> None:
+        coco["images"][0]["neg_category_ids"] = [2]
+        coco["images"][3]["neg_category_ids"] = [3]
+
+    dataset = build(edit(root, state))
+    first, fourth = (dataset[index]["data_samples"] for index in (0, 3))
+    assert first.coverage.tolist() == [2, 2, 0, 0, 0]
+    assert fourth.coverage.tolist() == [0, 0, 2, 0, 0]
+    assert dataset[1]["data_samples"].coverage.tolist() == [2] * 5
+    assert (first.undecided, fourth.undecided) == (False, True)
+    assert count_studies(dataset) == (0, 5)
+
+    absent = build(root, partial_labels=False)
+    assert "coverage" not in absent[0]["data_samples"]
+    assert count_studies(absent) == (1, 5)
+
+
+def test_a_copy_has_the_coverage_of_its_image(prepared_folder: PreparedFolder):
+    root = edit(prepared_folder(), lambda coco: coco["images"][0].update(neg_category_ids=[2]))
+    minority = LABELS_5[build(root).get_cat_ids(0)[0]]
+    copies = MinorityAugmentedDataset(build(root), [minority])
+    assert copies.copies
+    assert copies[len(copies) - 1]["data_samples"].coverage.tolist() == [2, 2, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "classes",
     [LABELS_5[:4], LABELS_5[::-1], (*LABELS_5[:4], "Nodule")],

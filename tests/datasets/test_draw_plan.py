@@ -32,6 +32,21 @@ def test_normal_studies_do_not_change_the_factors():
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_images_that_do_not_show_a_class_do_not_count_as_without_it():
+    """B is in 1 of 2 images with a finding that were looked through for it, in 1 of 8 if unknown were absent."""
+    labels = [[0], [0], [0], [0], [0], [0], [0], [1], []]
+    looked_for_b = [2, 0, 0, 1, 0, 0, 0, 2, 0]
+    data = LabelledImages(labels, coverage=[[2, value, 2] for value in looked_for_b])
+    plan = plan_draws(data, repeat_threshold=0.8, repeat_classes=["A", "B"])
+    np.testing.assert_allclose(plan.class_factors, [1, math.sqrt(0.8 / (1 / 2)), 1])
+    assert not plan.normal.any()
+    with pytest.raises(ConfigError, match="has a box or was not looked through for all classes"):
+        plan_draws(data, normal_share=0.25)
+    full = plan_draws(LabelledImages(labels, coverage=[[2, 2, 2]] * 9), repeat_threshold=0.8, repeat_classes=["B"])
+    assert full.known is None
+    np.testing.assert_allclose(full.class_factors, [1, math.sqrt(0.8 / (1 / 8)), 1])
+
+
 def test_only_the_named_classes_are_repeated():
     plan = plan_draws(eight_abnormal_of_twelve(), repeat_threshold=0.5, repeat_classes=["B"])
     np.testing.assert_allclose(plan.class_factors, [1, math.sqrt(2), 1])

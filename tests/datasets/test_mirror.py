@@ -36,6 +36,10 @@ def test_boxes_stay_on_what_they_surround_and_sides_change_names():
         assert ((out["img"] == shade) == inside).all()
 
 
+def test_what_was_looked_for_changes_sides_as_well():
+    assert RandomMirror(1.0)(sample(coverage=np.array([2, 0, 1])))["coverage"].tolist() == [0, 2, 1]
+
+
 def test_twice_is_as_before_and_never_is_untouched():
     before = sample()
     twice = RandomMirror(1.0)(RandomMirror(1.0)(sample()))

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PreparedFolder
+from detectors import build as build_small
 from mmengine.dataset import ConcatDataset
 from mmengine.registry import init_default_scope
 from torch import nn
 from training_runs import error_of, train_here
 
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
-from cxr_mmdet.engine.checks import check_numbers, check_types, check_votes, heed_regions, innermost
+from cxr_mmdet.engine.checks import check_numbers, check_types, check_votes, heed_coverage, heed_regions, innermost
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError, CxrError, DatasetError
+from cxr_mmdet.models.partial_labels import MaskedLoss
 from cxr_mmdet.models.vote_weights import VoteWeightedHead
 from cxr_mmdet.structures.coco import read_coco, write_coco
 
@@ -143,6 +145,55 @@ def test_regions_that_a_detector_would_learn_as_background_are_refused(prepared_
     dataset = CxrDataset(data_root=str(root), ann_file="annotations/train_5.json")
     with pytest.raises(ConfigError, match="holds regions to ignore"):
         heed_regions(nn.Linear(1, 1), dataset)
+
+
+def partly_labelled(root: Path, images: int, **options) -> CxrDataset:
+    """Return the training set, of which nobody looked through so many images for all classes."""
+    path = root / "annotations" / "train_5.json"
+    coco = read_coco(path)
+    for image in coco["images"]:
+        image.pop("neg_category_ids", None)
+    for image in coco["images"][:images]:
+        image["neg_category_ids"] = []
+    write_coco(path, coco)
+    return CxrDataset(data_root=str(root), ann_file="annotations/train_5.json", **options)
+
+
+def test_partly_labelled_data_mask_the_losses_and_are_told(prepared_folder: PreparedFolder):
+    root = prepared_folder(train=12)
+    retina, faster = (build_small(kind) for kind in ("retina", "faster"))
+    assert heed_coverage(retina, partly_labelled(root, 0)) is None
+    assert not isinstance(retina.bbox_head.loss_cls, MaskedLoss)
+    assert heed_coverage(retina, partly_labelled(root, 0, partial_labels=True)) is None
+    assert isinstance(retina.bbox_head.loss_cls, MaskedLoss)
+    assert "4 of 12 images were not looked through" in heed_coverage(faster, partly_labelled(root, 4))
+    assert isinstance(faster.roi_head.bbox_head.loss_cls, MaskedLoss)
+    assert isinstance(faster.rpn_head.loss_cls, MaskedLoss)
+
+    faster = build_small("faster")
+    assert heed_coverage(faster, partly_labelled(root, 12)).endswith("Its RPN learns background from all images.")
+    assert not isinstance(faster.rpn_head.loss_cls, MaskedLoss)
+    assert heed_coverage(faster, partly_labelled(root, 12, partial_labels=False)) is None
+    with pytest.raises(ConfigError, match="give --with unknown_as_absent"):
+        heed_coverage(nn.Linear(1, 1), partly_labelled(root, 1))
+
+
+def test_partial_labels_on_fully_labelled_data_train_the_same_weights(prepared_folder: PreparedFolder, tmp_path):
+    root = prepared_folder()
+    for name, more in {"plain": (), "partial": ("--with", "partial_labels")}.items():
+        train_here(root, tmp_path / name, "default_hooks.checkpoint.interval=3", more=more)
+    plain, partial = (weights(tmp_path / name) for name in ("plain", "partial"))
+    assert plain.keys() == partial.keys()
+    assert all(torch.equal(value, partial[name]) for name, value in plain.items())
+    partly_labelled(root, 5)
+    said = train_here(root, tmp_path / "auto", "default_hooks.checkpoint.interval=3")
+    assert "5 of 6 images were not looked through for all classes" in " ".join(said.split())
+    assert "unknown" in said
+    auto = weights(tmp_path / "auto")
+    assert not all(torch.equal(value, auto[name]) for name, value in plain.items())
+    train_here(root, tmp_path / "absent", "default_hooks.checkpoint.interval=3", more=("--with", "unknown_as_absent"))
+    absent = weights(tmp_path / "absent")
+    assert all(torch.equal(value, absent[name]) for name, value in plain.items())
 
 
 @pytest.mark.parametrize(

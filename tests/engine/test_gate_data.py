@@ -46,6 +46,15 @@ class Gated(nn.Module):
         self.gate = FeatureGate([4])
 
 
+def test_images_that_were_not_looked_through_are_no_normal_ones():
+    studies = Studies(0, 1)
+    assert count_studies(studies) == (1, 1)
+    studies.entries[0]["undecided"] = True
+    assert count_studies(studies) == (0, 1)
+    with pytest.raises(DatasetError, match="holds a finding or was not looked through for all classes"):
+        prepare_gate(Gated(), studies)
+
+
 @pytest.mark.parametrize("wrap", [lambda dataset: dataset, Wrapper, lambda dataset: Wrapper(Wrapper(dataset))])
 def test_copies_do_not_count(wrap):
     assert count_studies(wrap(Studies(0, 2, 1, 1, copies=5))) == (1, 3)
