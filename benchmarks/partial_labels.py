@@ -14,7 +14,7 @@ from cxr_mmdet.structures.coco import read_coco, write_coco
 from cxr_mmdet.structures.coverage import Coverage, coverage_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
 PLAN = "partial:"
@@ -72,19 +72,32 @@ def file_as_hospitals(data: Path, out: Path, *, labels: str = "14", seed: int = 
         write_coco(out / "annotations" / f"val_hospital{number}.json", _part(val, classes, everything))
 
 
-def unite(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return COCO files of the same images and different classes as one."""
-    joined = {key: [each for part in parts for each in part[key]] for key in ("annotations", "categories")}
-    numbered = [each | {"id": number} for number, each in enumerate(joined["annotations"], start=1)]
-    categories = sorted(joined["categories"], key=lambda category: int(category["id"]))
-    return parts[0] | {"annotations": numbered, "categories": categories}
+def unite(
+    truths: Sequence[dict[str, Any]], found: Sequence[list[dict[str, Any]]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return COCO files of the same images and different classes, and detections of each, as one."""
+    joined: dict[str, Any] = truths[0] | {"annotations": [], "categories": []}
+    detections = []
+    for truth, own in zip(truths, found, strict=True):
+        offset = len(joined["categories"])
+        for each in truth["annotations"]:
+            moved = {"id": len(joined["annotations"]) + 1, "category_id": each["category_id"] + offset}
+            joined["annotations"].append(each | moved)
+        joined["categories"] += [each | {"id": each["id"] + offset} for each in truth["categories"]]
+        detections += [each | {"category_id": each["category_id"] + offset} for each in own]
+    return joined, detections
 
 
 def _part(coco: dict[str, Any], classes: Collection[int], images: Collection[int]) -> dict[str, Any]:
+    """Return some classes, numbered from 1, of some images."""
+    categories = [category for category in coco["categories"] if category["id"] in classes]
+    number_of = {category["id"]: number for number, category in enumerate(categories, start=1)}
     return coco | {
         "images": [image for image in coco["images"] if image["id"] in images],
-        "categories": [category for category in coco["categories"] if category["id"] in classes],
+        "categories": [category | {"id": number_of[category["id"]]} for category in categories],
         "annotations": [
-            each for each in coco["annotations"] if each["category_id"] in classes and each["image_id"] in images
+            each | {"category_id": number_of[each["category_id"]]}
+            for each in coco["annotations"]
+            if each["category_id"] in classes and each["image_id"] in images
         ],
     }

@@ -307,11 +307,12 @@ def _train(
 
 def _unite(folder: Path, folders: Sequence[Path], ann_files: Sequence[Path]) -> float:
     """Write the united detections and validation files of several detectors, and return their mAP."""
-    truth = unite([read_coco(file) for file in ann_files])
+    truths = [read_coco(file) for file in ann_files]
+    parts = [read_detections(own / "detections.json", truth) for own, truth in zip(folders, truths, strict=True)]
+    truth, found = unite(truths, parts)
     write_coco(folder / "val.json", truth)
-    found = [each for own in folders for each in json.loads((own / "detections.json").read_text(encoding="utf-8"))]
     write_detections(folder / "detections.json", sort_detections(found))
-    return float(point_values(match_all(truth, read_detections(folder / "detections.json", truth)))["mean_ap"] or 0.0)
+    return float(point_values(match_all(truth, found))["mean_ap"] or 0.0)
 
 
 def _prepared(config: Config, seed: int) -> Config:

@@ -100,7 +100,8 @@ def draws_table(counts: DrawCounts, plan: DrawPlan) -> Table:
     )
     table.add_column("", overflow="fold")
     partly = plan.known is not None
-    for header in ("images", *(["unknown"] if partly else []), "boxes", "repeat factor", "of images", "of draws"):
+    headers = ("images", "boxes", "repeat factor", "of images", "of draws")
+    for header in ("images", "unknown", "boxes", "repeat", "of known", "of draws") if partly else headers:
         table.add_column(header, justify="right", no_wrap=True)
     for group in (*counts.classes, counts.abnormal, counts.normal):
         if group is counts.abnormal:

@@ -70,10 +70,12 @@ def test_the_table_says_it_all_in_80_columns():
 
 def test_the_table_counts_unknown_beside_absent():
     """A is in 1 image and unknown on 2 of 4; the last image holds nothing and was not looked through for A."""
-    plan = plan_draws(LabelledImages([[0], [1], [], []], coverage=[[2, 2, 2], [0, 2, 1], [2, 2, 2], [0, 2, 2]]))
+    classes = ("Aortic enlargement", "B", "C")
+    coverage = [[2, 2, 2], [0, 2, 1], [2, 2, 2], [0, 2, 2]]
+    plan = plan_draws(LabelledImages([[0], [1], [], []], classes, coverage=coverage))
     assert rows(draws_table(count_draws(plan), plan)) == {
-        "images": ["unknown", "boxes", "repeat factor", "of images", "of draws"],
-        "A": ["1", "2", "1", "1.00", "50.0 %", "25.0 %"],
+        "images": ["unknown", "boxes", "repeat", "of known", "of draws"],
+        "Aortic enlargement": ["1", "2", "1", "1.00", "50.0 %", "25.0 %"],
         "B": ["1", "0", "1", "1.00", "25.0 %", "25.0 %"],
         "C": ["0", "1", "0", "1.00", "0.0 %", "0.0 %"],
         "finding or unknown": ["3", "1", "2", "75.0 %", "75.0 %"],
