@@ -1,4 +1,4 @@
-"""``prepare_data images|doctor``: render a folder of radiographs, or survey it."""
+"""``prepare_data images|doctor|convert``: render a folder of radiographs, survey it, write it for another tool."""
 
 from __future__ import annotations
 
@@ -112,9 +112,65 @@ def doctor(
     raise typer.Exit(0 if survey.is_ready else 1)
 
 
-def print_failures(failures: Sequence[Failure], listing: Path) -> None:
-    """Print the first failures and the file that lists all of them."""
+@app.command(no_args_is_help=True)
+def convert(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", exists=True, file_okay=False, help="Folder of radiographs and their annotations."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="New folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="yolo|coco|labelstudio|cvat|vinbigdata", help="Format to write.")],
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", exists=True, help="Annotations elsewhere: a file, or a folder of a tool."),
+    ] = None,
+    format_name: FormatOption = None,
+    reader: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Convert the readings of this reader alone.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Write pictures beside the annotations: PNG, for vinbigdata the originals.")
+    ] = True,
+    clip_boxes: Annotated[
+        bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")
+    ] = False,
+    max_failures: MaxFailuresOption = 0,
+    jobs: JobsOption = 1,
+) -> None:
+    """Write annotations in the format of another tool; read back, they are the same.
+
+    Notes say what the format cannot hold. PNG files have the full size and name no patient: bring the export of a tool
+    back to the radiographs with build SRC OUT --table EXPORT.
+    """
+    from cxr_mmdet.preparation.convert import convert as convert_annotations
+
+    with progress_bar("writing pictures" if pictures else "measuring pictures") as progress:
+        done = convert_annotations(
+            src,
+            out,
+            to,
+            table=table,
+            format_name=format_name,
+            reader=reader,
+            with_pictures=pictures,
+            clip_boxes=clip_boxes,
+            jobs=jobs,
+            progress=progress,
+        )
+    for note in done.notes:
+        stderr.print(f"note: {note}", markup=False, highlight=False)
+    print_failures(done.failures, None)
+    stderr.print(f"wrote {counted(done.images, 'image')} to {out} as {to}", highlight=False)
+    if len(done.failures) > max_failures:
+        raise typer.Exit(1)
+
+
+def print_failures(failures: Sequence[Failure], listing: Path | None) -> None:
+    """Print the first failures and the file, if any, that lists all of them."""
     for failure in failures[:SHOWN_FAILURES]:
         stderr.print(f"failed: {failure.reason}", style="red", markup=False, highlight=False)
     if failures:
-        stderr.print(f"{len(failures)} failed; all in {listing}", style="bold red", highlight=False)
+        where = f"; all in {listing}" if listing else ""
+        stderr.print(f"{len(failures)} failed{where}", style="bold red", highlight=False)

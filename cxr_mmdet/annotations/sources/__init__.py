@@ -125,7 +125,7 @@ def _spelled_as_rows(source: Source) -> pd.DataFrame | None:
     frame = source.coverage[[name for name in source.coverage if not is_no_finding(str(name))]]
     names = [spellings.get(spelling_key(str(name)), str(name)) for name in frame]
     # Of two spellings of one class, what both say.
-    return frame.T.groupby(names, sort=False).min().T.astype(np.int8)
+    return frame.T.groupby(np.array(names, dtype=object), sort=False).min().T.astype(np.int8)
 
 
 def _unrecognised(place: Path, known: dict[str, SourceFormat]) -> str:

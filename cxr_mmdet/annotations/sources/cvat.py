@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 IGNORED = frozenset({"ignore", "ignored", "ignore region", "iscrowd", "is_crowd"})
 """Labels, and attributes that are set, of regions to ignore; in lower case."""
 
+_REGION_ATTRIBUTE = {
+    "name": "iscrowd",
+    "mutable": "False",
+    "input_type": "checkbox",
+    "default_value": "false",
+    "values": "false",
+}
 _HEAD = re.compile(r"\s*<(?:[^{]*<)?annotations>")
 
 
@@ -113,15 +120,10 @@ def write(source: Source, out: Path) -> dict[str, str]:
         for name in classes_of(source):
             label = ElementTree.SubElement(labels, "label")
             ElementTree.SubElement(label, "name").text = name
-            attribute = ElementTree.SubElement(ElementTree.SubElement(label, "attributes"), "attribute")
-            for key, text in (
-                ("name", "iscrowd"),
-                ("mutable", "False"),
-                ("input_type", "checkbox"),
-                ("default_value", "false"),
-                ("values", "false"),
-            ):
-                ElementTree.SubElement(attribute, key).text = text
+            if is_region(source.rows).any():
+                attribute = ElementTree.SubElement(ElementTree.SubElement(label, "attributes"), "attribute")
+                for key, text in _REGION_ATTRIBUTE.items():
+                    ElementTree.SubElement(attribute, key).text = text
         for index, (image_id, rows) in enumerate(own.groupby("image_id", sort=False)):
             height, width = (int(value) for value in rows[SIZE_COLUMNS].iloc[0])
             image = ElementTree.SubElement(
@@ -135,7 +137,8 @@ def write(source: Source, out: Path) -> dict[str, str]:
                 corners = (repr(float(getattr(row, column))) for column in XYXY_COLUMNS)
                 box = ElementTree.SubElement(image, "box", label=row.class_name, source="manual", occluded="0")
                 box.attrib |= dict(zip(("xtl", "ytl", "xbr", "ybr"), corners, strict=True)) | {"z_order": "0"}
-                ElementTree.SubElement(box, "attribute", name="iscrowd").text = "true" if region else "false"
+                if region:
+                    ElementTree.SubElement(box, "attribute", name="iscrowd").text = "true"
         ElementTree.indent(root)
         name = "annotations.xml" if len(readers) == 1 else f"annotations_{number}.xml"
         with atomic_path(out / name) as temporary:

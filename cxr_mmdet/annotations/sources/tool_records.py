@@ -22,7 +22,6 @@ from cxr_mmdet.annotations.table import (
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, as_boxes
 from cxr_mmdet.structures.coverage import Coverage
-from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -220,8 +219,8 @@ def left_out(counts: Counter[str], path: Path) -> list[str]:
 
 def classes_of(source: Source) -> list[str]:
     """Return the classes of a source: those with boxes by their class id, then those that were only looked for."""
-    known = source.coverage.columns if source.coverage is not None else ()
-    return [name for name in dict.fromkeys([*class_names(source.rows), *map(str, known)]) if name != NO_FINDING]
+    known = source.coverage.columns if source.coverage is not None else source.classes
+    return list(dict.fromkeys([*class_names(source.rows), *map(str, known)]))
 
 
 def partial_coverage(source: Source, image_id: str) -> dict[str, list[str]]:

@@ -152,7 +152,7 @@ def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise TableError(f"{path}: names has the keys {list(names)}; expected 0 to {len(names) - 1}, each once.")
         names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
         raise TableError(
             f"{path}: names no classes; add `names:` with one name per class, in the order of their numbers."
         )

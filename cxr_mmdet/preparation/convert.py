@@ -1,0 +1,216 @@
+"""Annotations of any format → files of an annotation tool or another project, with pictures that it can show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxr_mmdet.annotations.coco import DECIMALS
+from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images, scale_to_prepared
+from cxr_mmdet.annotations.sources import Source, SourceFormat, formats
+from cxr_mmdet.annotations.table import ONE_READER, SIZE_COLUMNS, is_region
+from cxr_mmdet.dicom.pictures import picture_size_hw
+from cxr_mmdet.errors import DicomError, TableError, UsageError, counted
+from cxr_mmdet.preparation.images import Failure, prepare_images
+from cxr_mmdet.preparation.inputs import read_input
+from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.radiograph_files import image_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Result of a conversion: the number of images written, those that failed, and what a user should know."""
+
+    out: Path
+    images: int
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+
+def convert(
+    src: Path,
+    out: Path,
+    to: str,
+    *,
+    table: Path | None = None,
+    format_name: str | None = None,
+    reader: str | None = None,
+    with_pictures: bool = True,
+    clip_boxes: bool = False,
+    jobs: int | None = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Write the annotations of ``src`` in another format into a new folder; images that nobody read stay unread there.
+
+    Pictures become 8-bit PNG of full size, without Patient ID; a format of radiographs gets the originals.
+
+    Args:
+        src: holds the radiographs and, unless ``table`` is given, the annotations.
+        out: a folder that does not exist yet, or is empty.
+        to: name of the format to write.
+        table: the annotations, where they lie elsewhere.
+        format_name: their format; None tells it by their content.
+        reader: convert the readings of this reader alone.
+        with_pictures: write pictures too.
+        clip_boxes: cut boxes at the border of their picture instead of refusing them.
+        jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
+        progress: called with the number of radiographs just dealt with, and of all.
+
+    Raises:
+        UsageError: the format cannot be written or cannot hold these readers, or ``out`` is in use.
+        TableError: the annotations contradict themselves or a picture.
+        DatasetError: there are no radiographs.
+    """
+    known = formats()
+    target = known.get(to)
+    if target is None or target.write is None:
+        writable = ", ".join(name for name, each in known.items() if each.write)
+        raise UsageError(f"--to {to}: cannot be written; expected one of {writable}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists already; name a new folder.")
+    found = read_input(src, table=table, format_name=format_name)
+    source = _of_reader(found.source, reader, target)
+    rows = source.rows[source.rows["image_id"].isin(found.pictures)]
+    unread = sorted(found.files.keys() - set(source.rows["image_id"]))
+    wanted = {image_id: found.files[image_id] for image_id in [*dict.fromkeys(rows["image_id"]), *unread]}
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        render = with_pictures and "originals" not in target.keeps
+        placed = _render(wanted, part, jobs, progress) if render else _measure(wanted, progress)
+        rows, notes = _place(rows, placed, source, clip=clip_boxes)
+        source = replace(source, rows=rows, unread=tuple(name for name in unread if name in placed.files))
+        places = target.write(source, part)
+        for image_id, place in places.items() if with_pictures else ():
+            path = part / place if render else part / f"{place}{_suffix(wanted[image_id])}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if render:
+                os.replace(placed.files[image_id], path)
+            else:
+                shutil.copyfile(wanted[image_id], path)
+        shutil.rmtree(part / _RENDERED, ignore_errors=True)
+        if out.exists():
+            out.rmdir()
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    failures = sorted([*found.missing, *placed.failures], key=lambda failure: failure.image_id)
+    notes = [*found.notes, *notes, *_losses(source, target)]
+    if unread:
+        notes.append(f"{counted(len(unread), 'picture')} that nobody read, not converted into normal ones.")
+    return Conversion(out, len(placed.files), tuple(failures), tuple(notes))
+
+
+_RENDERED = ".rendered"
+"""Folder of pictures whose places are not known yet."""
+
+
+def _suffix(path: Path) -> str:
+    return path.name[len(image_id_of(path)) :]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures to write: the file of each, its size, that of its source, EXIF orientations, and what failed."""
+
+    files: Mapping[str, Path]
+    sizes_hw: Mapping[str, tuple[int, int]]
+    original_sizes_hw: Mapping[str, tuple[int, int]]
+    orientations: Mapping[str, int]
+    failures: tuple[Failure, ...]
+
+
+def _render(
+    wanted: Mapping[str, Path], part: Path, jobs: int | None, progress: Callable[[int, int], None] | None
+) -> _Pictures:
+    prepared = prepare_images(
+        wanted,
+        part / _RENDERED / "pictures",
+        short_edge=0,
+        jobs=jobs,
+        progress=(lambda done: progress(done, len(wanted))) if progress else None,
+    )
+    return _Pictures(
+        {image.image_id: image.path for image in prepared.images},
+        {image.image_id: image.size_hw for image in prepared.images},
+        {image.image_id: image.original_size_hw for image in prepared.images},
+        {image.image_id: image.exif_orientation for image in prepared.images if image.exif_orientation != 1},
+        prepared.failures,
+    )
+
+
+def _measure(wanted: Mapping[str, Path], progress: Callable[[int, int], None] | None) -> _Pictures:
+    sizes, failures = {}, []
+    for image_id, path in wanted.items():
+        try:
+            sizes[image_id] = picture_size_hw(path)
+        except DicomError as error:
+            failures.append(Failure(image_id, path, str(error)))
+        if progress:
+            progress(1, len(wanted))
+    files = {image_id: wanted[image_id] for image_id in sizes}
+    return _Pictures(files, sizes, sizes, {}, tuple(failures))
+
+
+def _of_reader(source: Source, reader: str | None, target: SourceFormat) -> Source:
+    readers = source.rows["reader"].unique().tolist()
+    if reader is not None:
+        if reader not in readers:
+            raise UsageError(f"--reader {reader}: read nothing in {source.path}; expected one of {', '.join(readers)}.")
+        source = replace(source, rows=source.rows[source.rows["reader"] == reader])
+    elif len(readers) > 1 and "readers" not in target.keeps:
+        raise UsageError(
+            f"{target.title}: holds one reading of an image, but {source.path} has {len(readers)} readers; choose one "
+            "with --reader NAME, or convert the fused boxes of a prepared folder (its annotations/train_….json with "
+            "--table)."
+        )
+    return source
+
+
+def _place(rows: pd.DataFrame, placed: _Pictures, source: Source, *, clip: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the pictures with boxes and sizes in their pixels, and notes."""
+    rows = rows[rows["image_id"].isin(placed.files)].reset_index(drop=True)
+    if rows.empty:
+        raise TableError(f"{source.path}: none of its images could be read, so there is nothing to convert.")
+    rows, notes = fit_to_pictures(rows, placed.original_sizes_hw, placed.orientations, source.path)
+    rows, clipped = keep_within_images(rows, placed.original_sizes_hw, source.path, clip=clip, unit=source.unit)
+    if clipped:
+        notes.append(f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the picture.")
+    if placed.sizes_hw != placed.original_sizes_hw:  # pixels that are not square
+        rows = scale_to_prepared(rows, placed.original_sizes_hw, placed.sizes_hw)
+    boxes = dict(zip(XYXY_COLUMNS, np.round(rows[XYXY_COLUMNS].to_numpy(np.float64), DECIMALS).T, strict=True))
+    sizes = np.array([placed.sizes_hw[image_id] for image_id in rows["image_id"]])
+    return rows.assign(**boxes, **dict(zip(SIZE_COLUMNS, sizes.T, strict=True))), notes
+
+
+def _losses(source: Source, target: SourceFormat) -> list[str]:
+    """Return a sentence for everything in the source that the format cannot hold."""
+    partial = 0 if source.coverage is None else int(source.coverage.index.isin(source.rows["image_id"]).sum())
+    readers = source.rows["reader"].unique()
+    losses = {
+        "readers": f"the reader's name {readers[0]}" if readers[0] != ONE_READER else "",
+        "regions": counted(int(is_region(source.rows).sum()), "region to ignore", "regions to ignore"),
+        "coverage": f"which classes were looked for on {counted(partial, 'image')}: unknown classes are absent there",
+        "split": f"the source's own split of {counted(len(source.split or ()), 'image')}",
+        "image_labels": "the labels of whole images",
+    }
+    present = {
+        "readers": bool(losses["readers"]),
+        "regions": bool(is_region(source.rows).any()),
+        "coverage": partial > 0,
+        "split": bool(source.split),
+        "image_labels": source.image_labels is not None,
+    }
+    lost = [text for kind, text in losses.items() if present[kind] and kind not in target.keeps]
+    return [f"{target.title} cannot hold {'; '.join(lost)}."] if lost else []
