@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,13 @@ FOLDERS, FILES = 100, 5
 
 # Codes of PS3.16: TID 1410 and 1411 (groups), TID 1003 and 1004 (observers).
 TEMPLATE, GROUP, FINDING, COMMENT = "1500", "125007", "121071", "121106"
-PERSON_NAME, DEVICE_NAME = "121008", "121013"
+TRACKING, PERSON_NAME, DEVICE_NAME = "112039", "121008", "121013"
+OHIF_TOOLS = "Cornerstone"
+"""Beginning of the tracking identifiers of OHIF's tools."""
+SCORE = re.compile(r" [01]\.\d\d$")
+"""Score behind the class on a box of this project's reports, which a viewer keeps."""
+NOBODY = "unknown"
+"""Part of the person's name that OHIF writes where nobody is logged in."""
 
 NOT_PICTURES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.66.", "1.2.840.10008.5.1.4.1.1.11.")
 """Storage classes of reports, segmentations and presentation states among what a report refers to."""
@@ -115,7 +122,7 @@ def _read_report(dataset: Dataset, file: Path) -> tuple[str, list[Found], list[s
     """Return the reader, the regions and the pictures of a report."""
     items = list(_walk(dataset))
     people = [item for code in (PERSON_NAME, DEVICE_NAME) for item in items if _concept(item) == code]
-    reader = next((text for item in people if (text := _value(item))), ONE_READER)
+    reader = next((text for item in people if (text := _value(item)) and NOBODY not in text.lower()), ONE_READER)
     images = [
         str(reference.ReferencedSOPInstanceUID)
         for study in dataset.get("CurrentRequestedProcedureEvidenceSequence", [])
@@ -164,8 +171,11 @@ def _value(item: Dataset) -> str:
 
 
 def _class(group: Dataset) -> str:
+    """Return the class of a group; what OHIF's user types is a comment, while the finding stays what it was."""
     items = {_concept(item): _value(item) for item in reversed(group.get("ContentSequence", []))}
-    return next((items[code] for code in (DETECTOR_CLASS.value, FINDING, COMMENT) if items.get(code)), "")
+    items[COMMENT] = SCORE.sub("", items.get(COMMENT, ""))
+    texts = (COMMENT, FINDING) if items.get(TRACKING, "").startswith(OHIF_TOOLS) else (FINDING, COMMENT)
+    return next((items[code] for code in (DETECTOR_CLASS.value, *texts) if items.get(code)), "")
 
 
 def _box(region: Dataset) -> Box | None:

@@ -154,6 +154,22 @@ def test_readers_and_readings_without_a_region_are_kept(save, boxes_of):
     assert source.unread_is_known
 
 
+def test_what_a_user_of_ohif_types_is_the_class(save, boxes_of):
+    a = picture("a")
+    corners = [1, 2, 3, 2, 3, 4, 1, 4, 1, 2]
+    tool = item("TEXT", "112039", "Tracking Identifier", TextValue="Cornerstone3DTools@^0.1.0:RectangleROI")
+    texts = ("Nodule/Mass 0.25", "Consolidation", "Nodule, new")
+    comments = [item("TEXT", "121106", "Comment", TextValue=text) for text in texts]
+    stale = finding("Nodule/Mass", "294BC88124D2", "99CXRMMDET")
+    groups = [
+        group(tool, *extra, measured(region("POLYLINE", [side + n for side in corners], a)), comment)
+        for n, (extra, comment) in enumerate(zip([[stale], [stale], []], comments, strict=True))
+    ]
+    source = read_source(save(a=a, sr=report(*groups, person="unknown^unknown", source=a)))
+    assert [name for _, name, _ in boxes_of(source)] == ["Nodule/Mass", "Consolidation", "Nodule, new"]
+    assert source.rows["reader"].unique().tolist() == ["R1"], "nobody was logged in"
+
+
 def test_a_report_of_another_kind_is_no_reading(save, boxes_of):
     a, b = picture("a"), picture("b")
     box = region("POLYLINE", [1, 2, 3, 2, 3, 4, 1, 4], a)
