@@ -1,21 +1,24 @@
-"""``feedback export``: export verdicts given on the page as a readers' table to train on."""
+"""``feedback``: export verdicts as a readers' table to train on; import reports that a viewer corrected as verdicts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
 from cxr_mmdet.errors import UsageError, counted
 
+if TYPE_CHECKING:
+    from cxr_mmdet.web.store import Store
+
 app = CxrTyper(no_args_is_help=True)
 
 
 @app.callback()
 def feedback() -> None:
-    """Export verdicts from a store."""
+    """Export verdicts from a store, or import them from reports corrected in a viewer."""
 
 
 @app.command(no_args_is_help=True)
@@ -47,13 +50,9 @@ def export(
     """
     if out.exists() and not force:
         raise UsageError(f"{out}: exists; pass --force to replace it.")
-    try:
-        from cxr_mmdet.web.store import Store
-    except ModuleNotFoundError as error:
-        raise UsageError(f"the store needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
     from cxr_mmdet.web.feedback import export_feedback
 
-    kept = Store.open(store, must_exist=True)
+    kept = _open(store, must_exist=True)
     try:
         with progress_bar("comparing radiographs") as progress:
             summary = export_feedback(
@@ -75,3 +74,56 @@ def export(
         stderr.print(f"names unknown for {counted(summary.unknown, 'reading')}; pass --images", highlight=False)
     stderr.print(f"{counted(summary.rows, 'row')} of {counted(summary.images, 'radiograph')}", highlight=False)
     stdout.print(out, highlight=False)
+
+
+@app.command("import", no_args_is_help=True)
+def import_(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or database URL, made where needed.")],
+    reports: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="REPORT…",
+            exists=True,
+            help="Reports stored by a viewer, and the model's reports that they correct: files or folders.",
+        ),
+    ],
+    images: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of the radiographs, as for prepare_data build.")
+    ],
+    reader: Annotated[
+        str | None, typer.Option(help="Name of the reader.", show_default="each report's Person Observer Name")
+    ] = None,
+) -> None:
+    """Add structured reports that readers corrected in OHIF or another viewer to the verdicts in a store.
+
+    Moved corners and renamed boxes are corrections, deleted boxes are rejected, added boxes are missed findings. A
+    report that cannot be imported is named, the others are imported, and the exit code is 1.
+    """
+    try:
+        from cxr_mmdet.web.corrected_reports import import_reports
+    except ModuleNotFoundError as error:
+        raise UsageError(f"reports need {error.name}: pip install 'cxr-mmdet[serve,pacs]'") from None
+
+    kept = _open(store)
+    try:
+        summary = import_reports(kept, reports, images, reader)
+    finally:
+        kept.close()
+    for problem in summary.problems:
+        stderr.print(f"failed: {problem}", style="red", markup=False, highlight=False)
+    if summary.ignored:
+        stderr.print(f"ignored: {counted(summary.ignored, 'annotation')} other than rectangles", highlight=False)
+    if summary.known:
+        stderr.print(f"{counted(summary.known, 'reading')} in the store already", highlight=False)
+    stderr.print(f"{counted(summary.readings, 'reading')} added", highlight=False)
+    stdout.print(store, highlight=False)
+    if summary.problems:
+        raise typer.Exit(1)
+
+
+def _open(store: str, *, must_exist: bool = False) -> Store:
+    try:
+        from cxr_mmdet.web.store import Store
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the store needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
+    return Store.open(store, must_exist=must_exist)

@@ -26,7 +26,7 @@ const core = await load('@cornerstonejs/core');
 const tools = await load('@cornerstonejs/tools');
 const adapters = await load(`@cornerstonejs/adapters${request.early ? '-3' : ''}`);
 const glMatrix = await load('gl-matrix');
-const { DicomMessage, DicomMetaDictionary, DicomDict } = dcmjs.data;
+const { DicomMessage, DicomMetaDictionary } = dcmjs.data;
 
 function read(path) {
   const file = readFileSync(path);
@@ -54,20 +54,12 @@ core.metaData.addProvider((type, id) => {
         imageOrientationPatient: [1, 0, 0, 0, 1, 0], pixelSpacing: [1, 1], rowPixelSpacing: 1, columnPixelSpacing: 1,
       };
     case 'sopCommonModule':
-      return { sopClassUID: instance.SOPClassUID, sopInstanceUID: instance.SOPInstanceUID };
+    case 'generalImageModule':
+    case 'generalStudyModule':
     case 'generalSeriesModule':
-      return { studyInstanceUID: instance.StudyInstanceUID, seriesInstanceUID: instance.SeriesInstanceUID };
-    case core.Enums.MetadataModules.PREDECESSOR_SEQUENCE:
       return {
-        PredecessorDocumentsSequence: {
-          StudyInstanceUID: instance.StudyInstanceUID,
-          ReferencedSeriesSequence: {
-            SeriesInstanceUID: instance.SeriesInstanceUID,
-            ReferencedSOPSequence: {
-              ReferencedSOPClassUID: instance.SOPClassUID, ReferencedSOPInstanceUID: instance.SOPInstanceUID,
-            },
-          },
-        },
+        sopClassUID: instance.SOPClassUID, sopInstanceUID: instance.SOPInstanceUID, instanceNumber: 1,
+        studyInstanceUID: instance.StudyInstanceUID, seriesInstanceUID: instance.SeriesInstanceUID,
       };
     default:
       return undefined;
@@ -178,17 +170,15 @@ function correct({ report, annotations }, { image, edits, reader, path }) {
     kept.push({
       annotationUID: DicomMetaDictionary.uid(),
       metadata: { toolName: 'RectangleROI', referencedImageId: id },
-      data: { label, handles: { points: rectangle(box), textBox: { hasMoved: false } }, cachedStats: {} },
+      data: { label, handles: { points: rectangle(box), textBox: { hasMoved: false } }, cachedStats: { [`imageId:${id}`]: { area: 1 } } },
     });
   }
   const { MeasurementReport } = adapters.adaptersSR.Cornerstone3D;
-  const state = { [id]: { RectangleROI: { data: kept.map(each => ({ ...each, findingSites: [] })) } } };
+  const state = { [id]: { RectangleROI: { data: kept.map(each => ({ ...each, finding: each.data.finding, findingSites: [] })) } } };
   const { dataset } = MeasurementReport.generateReport(state, core.metaData, {
-    SeriesDescription: 'Corrected', predecessorImageId: report.imageId, person: { name: reader },
+    SeriesDescription: 'Corrected', predecessorImageId: report.imageId, PersonName: reader,
   });
-  const written = new DicomDict(dataset._meta);
-  written.dict = DicomMetaDictionary.denaturalizeDataset(dataset);
-  writeFileSync(path, Buffer.from(written.write()));
+  writeFileSync(path, Buffer.from(dcmjs.data.datasetToDict(dataset).write()));
 }
 
 const images = paths => paths.map(path => {

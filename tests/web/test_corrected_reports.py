@@ -1,0 +1,151 @@
+"""Reports that a reader corrected in a viewer come back as readings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from ohif_code import in_ohif, needs_ohif
+from pydicom import Dataset, dcmread
+from report_builders import CREATED, found, phantom_file, radiograph
+from typer.testing import CliRunner
+
+from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.cli.feedback import app
+from cxr_mmdet.dicom.report import read_header, structured_report, to_bytes
+from cxr_mmdet.dicom.report_reader import MarkedReport, read_marks
+from cxr_mmdet.errors import DatasetError, DicomError
+from cxr_mmdet.web.corrected_reports import import_reports, reading_of
+from cxr_mmdet.web.store import Store
+from cxr_mmdet.web.verdicts import Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOXES = [[10, 20, 60, 70], [5, 5, 15, 15], [30, 10, 50, 40], [62, 60, 90, 90]]
+FINDINGS = found(BOXES, [3, 8, 8, 13], [0.75, 0.5, 0.5, 0.4], size_hw=(117, 96))
+AGREED = [
+    ("Cardiomegaly 0.75", (10.0, 20.0, 60.0, 70.0)),
+    ("Nodule/Mass 0.50", (5.0, 5.0, 15.0, 15.0)),
+    ("Nodule/Mass 0.50", (30.0, 10.0, 50.0, 40.0)),
+    ("Pulmonary fibrosis 0.40", (62.0, 60.0, 90.0, 90.0)),
+]
+
+
+def verdicts(marks: list[tuple[str, tuple[float, ...]]]) -> list[tuple[Kind, str, tuple[float, ...]]]:
+    reading = reading_of(FINDINGS, MarkedReport("R", "1.2", (), tuple(marks), 0), "x.dcm")
+    assert reading.finished
+    return [(verdict.kind, verdict.class_name, verdict.box_xyxy) for verdict in reading.said]
+
+
+def test_rectangles_that_nobody_touched_are_agreed():
+    shaken = [(text, tuple(np.add(box, 1e-3))) for text, box in AGREED[::-1]]
+    assert [kind for kind, *_ in verdicts(shaken)] == [Kind.agree] * 4
+
+
+def test_each_change_is_its_verdict():
+    changed = [
+        ("Cardiomegaly 0.75", (0.0, 0.0, 5.0, 8.0)),  # moved far away: its text tells which it is
+        AGREED[2],  # the other of one text was deleted
+        ("pneumothorax", (62.0, 60.0, 90.0, 90.0)),
+        ("ILD", (70.0, 5.0, 90.0, 30.0)),
+    ]
+    assert verdicts(changed) == [
+        (Kind.wrong_box, "Cardiomegaly", (0.0, 0.0, 5.0, 8.0)),
+        (Kind.absent, "Nodule/Mass", (5.0, 5.0, 15.0, 15.0)),
+        (Kind.agree, "Nodule/Mass", (30.0, 10.0, 50.0, 40.0)),
+        (Kind.wrong_class, "Pneumothorax", (62.0, 60.0, 90.0, 90.0)),
+        (Kind.missed, "ILD", (70.0, 5.0, 90.0, 30.0)),
+    ]
+
+
+def test_a_rectangle_may_be_renamed_and_moved_and_new_classes_may_appear():
+    renamed = ("Rib fracture", (32.0, 12.0, 50.0, 40.0))
+    assert verdicts([renamed])[2] == (Kind.wrong_box, *renamed)
+    assert [kind for kind, *_ in verdicts([])] == [Kind.absent] * 4
+
+
+def test_a_rectangle_without_a_class_is_refused():
+    with pytest.raises(DicomError, match=r"x\.dcm: a rectangle has no label; name its class"):
+        verdicts([("", (0.0, 0.0, 5.0, 5.0))])
+
+
+def test_what_is_no_report_of_rectangles_is_named():
+    for dataset in (radiograph(), Dataset()):
+        with pytest.raises(DicomError, match=r"a\.dcm: is not a structured report with rectangles on one radiograph"):
+            read_marks(dataset, "a.dcm")
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> dict[str, Any]:
+    """A folder of radiographs, and the report on one of them as OHIF stored it after a reader's corrections."""
+    (tmp_path / "radiographs").mkdir()
+    (tmp_path / "reports").mkdir()
+    path = phantom_file(tmp_path / "radiographs", 0)
+    source, image = read_header(path), dcmread(path)
+    report = structured_report(FINDINGS, source, created=CREATED)
+    edits = {
+        "moved": {0: [12, 22, 58, 70]},
+        "deleted": [1],
+        "renamed": {3: "Pneumothorax"},
+        "added": [{"box": [70, 5, 90, 30], "label": "ILD"}],
+    }
+    corrected = tmp_path / "reports" / "corrected.dcm"
+    correction = {"image": source.SOPInstanceUID, "edits": edits, "reader": "Doe^Jane", "path": str(corrected)}
+    (seen,) = in_ohif(tmp_path, [report], [image], correction=correction)
+    assert len(seen["hydrated"]) == 4
+    (tmp_path / "reports" / "original.dcm").write_bytes(to_bytes(report))
+    return {"reports": tmp_path / "reports", "images": tmp_path / "radiographs", "store": tmp_path / "store"}
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+@needs_ohif
+def test_a_report_corrected_in_ohif_becomes_a_reading_and_a_row_to_train_on(hospital: dict[str, Any], tmp_path: Path):
+    store, reports, images = hospital["store"], hospital["reports"], hospital["images"]
+    result = run("import", store, reports, "--images", images)
+    assert result.exit_code == 0, result.output
+    assert "1 reading added" in result.output
+    kept = Store.open(store, must_exist=True)
+    (reading,) = kept.readings()
+    kept.close()
+    assert (reading.reader, reading.finished) == ("Doe Jane", True)
+    assert [(each.kind, each.class_name) for each in reading.verdicts] == [
+        (Kind.wrong_box, "Cardiomegaly"),
+        (Kind.absent, "Nodule/Mass"),
+        (Kind.agree, "Nodule/Mass"),
+        (Kind.wrong_class, "Pneumothorax"),
+        (Kind.missed, "ILD"),
+    ]
+    assert reading.verdicts[0].box_xyxy == pytest.approx((12, 22, 58, 70))
+
+    assert "1 reading in the store already" in run("import", store, reports, "--images", images).output
+    assert run("export", store, tmp_path / "train.csv", "--images", images).exit_code == 0
+    rows = read_table(tmp_path / "train.csv")
+    assert sorted(rows["class_name"]) == ["Cardiomegaly", "ILD", "Nodule/Mass", "Pneumothorax"]
+    assert set(rows["reader"]) == {"Doe Jane"}
+
+
+@needs_ohif
+def test_what_is_missing_is_named(hospital: dict[str, Any], tmp_path: Path):
+    store, reports, images = Store.open(hospital["store"]), hospital["reports"], hospital["images"]
+    (problem,) = import_reports(store, [reports / "corrected.dcm"], images).problems
+    assert "corrected.dcm: none of the reports given is the one that it corrects" in problem
+    with pytest.raises(DatasetError, match="no report that a viewer stored"):
+        import_reports(store, [reports / "original.dcm"], images)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    phantom_file(elsewhere, 1)
+    (problem,) = import_reports(store, [reports], elsewhere).problems
+    assert "elsewhere holds no radiograph" in problem
+    corrected = dcmread(reports / "corrected.dcm")
+    (observer,) = (item for item in corrected.ContentSequence if item.ValueType == "PNAME")
+    observer.PersonName = "unknown^unknown"  # as OHIF writes it
+    corrected.save_as(reports / "corrected.dcm")
+    (problem,) = import_reports(store, [reports], images).problems
+    assert "names no reader; pass --reader NAME" in problem
+    assert import_reports(store, [reports], images, "R7").readings == 1
+    store.close()
