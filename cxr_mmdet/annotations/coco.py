@@ -21,8 +21,8 @@ from cxr_mmdet.annotations.table import (
 )
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xywh_to_xyxy, xyxy_to_xywh
-from cxr_mmdet.structures.coco import check_coco, read_coco
-from cxr_mmdet.structures.coverage import coverage_keys, coverage_of, is_partly_labelled
+from cxr_mmdet.structures.coco import check_coco, findings_of, read_coco
+from cxr_mmdet.structures.coverage import NEG_KEY, NORMAL_KEY, coverage_keys, coverage_of, is_partly_labelled
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
@@ -112,6 +112,16 @@ def coco_coverage(coco: Mapping[str, Any], path: Path) -> pd.DataFrame | None:
     return pd.DataFrame(coverage_of(coco), index=index, columns=[each["name"] for each in coco["categories"]])
 
 
+def coco_normal(coco: Mapping[str, Any], path: Path) -> frozenset[str] | None:
+    """Return the images that are normal chests; None where the file does not tell them from others without a box."""
+    if not any(NORMAL_KEY in image for image in coco["images"]):
+        return None
+    with_box = {annotation["image_id"] for annotation in findings_of(coco)}
+    ids = _image_ids(coco["images"], path)
+    images = (image for image in coco["images"] if image["id"] not in with_box and image.get(NORMAL_KEY, True))
+    return frozenset(ids[image["id"]] for image in images if NEG_KEY not in image)
+
+
 def _image_ids(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
     image_ids = {}
     for image in images:
@@ -167,6 +177,7 @@ class CocoImage:
         file_name: relative to the folder of pictures.
         group: what must not stand on both sides of a split: the patient, else the image itself.
         readers: everybody who read it, also those who drew nothing; None where that is not known.
+        normal: False where an image without a box is not known to be normal although every class was looked for.
     """
 
     image_id: str
@@ -177,6 +188,7 @@ class CocoImage:
     original_width: int
     original_height: int
     readers: tuple[str, ...] | None = None
+    normal: bool = True
 
 
 def build_coco(
@@ -199,6 +211,10 @@ def build_coco(
     ordered = sorted(images, key=lambda image: image.image_id)
     annotations = _annotation_entries(ordered, boxes, labels)
     entries = [_image_entry(number, image) for number, image in enumerate(ordered, start=1)]
+    with_box = {annotation["image_id"] for annotation in annotations if not annotation["iscrowd"]}
+    for image, entry in zip(ordered, entries, strict=True):
+        if not image.normal and entry["id"] not in with_box:
+            entry[NORMAL_KEY] = False
     if coverage is not None:
         _add_coverage(entries, annotations, coverage[list(labels)])
     coco = {

@@ -55,12 +55,11 @@ def prepare_data() -> None:
 @app.command(no_args_is_help=True)
 def build(
     src: Annotated[
-        Path,
+        list[str],
         typer.Argument(
-            metavar="SRC",
-            exists=True,
-            file_okay=False,
-            help="Folder of radiographs and annotations, such as train/<image_id>.dicom (or .png …) and train.csv.",
+            metavar="SRC...",
+            help="Folder of radiographs and annotations, such as train/<image_id>.dicom (or .png …) and train.csv. "
+            "Several sets: DIR or NAME=DIR each.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
@@ -70,7 +69,7 @@ def build(
     ] = None,
     format_name: FormatOption = None,
     labels: LabelsOption = None,
-    split: SplitOption = SplitMethod.RANDOM,
+    split: SplitOption = SplitMethod.AUTO,
     val_ratio: ValRatioOption = 0.2,
     seed: SeedOption = 42,
     folds: FoldsOption = None,
@@ -153,7 +152,7 @@ def build(
     )
     with worker_pool(jobs, dask) as workers, progress_bar("preparing radiographs") as progress:
         summary = build_dataset(
-            src,
+            [_named_folder(each) for each in src],
             out,
             options,
             table=table,
@@ -208,6 +207,16 @@ def phantom(
 
 app.add_typer(prepare_data_annotations.app)
 app.add_typer(prepare_data_images.app)
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    """Return the name, if any, and the folder of ``NAME=DIR`` or ``DIR``."""
+    name, separator, folder = text.partition("=")
+    if not separator or Path(text).is_dir():
+        name, folder = "", text
+    if not Path(folder).is_dir():
+        raise UsageError(f"{folder}: no such folder; expected radiographs and annotations.")
+    return name, Path(folder)
 
 
 def _remove_phantom(out: Path) -> None:

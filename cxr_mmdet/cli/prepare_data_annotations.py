@@ -25,8 +25,9 @@ LabelsOption = Annotated[
     typer.Option(
         metavar="14|5|auto|FILE",
         help="Label set: the competition's 14 classes, the reference's 5, auto for the classes of the table, or "
-        "a file with one label per line: a class, or 'Opacity: [Lung Opacity, Infiltration]' to merge classes. Classes "
-        "that no line names are dropped. Repeat the option to write several label sets of the same images.",
+        "a file with one label per line: a class, or 'Opacity: [Lung Opacity, nih:Infiltrate]' to merge classes, of "
+        "any set or of one; findings_14 maps public sets to the 14. Classes that no line names are dropped. Repeat the "
+        "option to write several label sets of the same images.",
         show_default="14",
     ),
 ]
@@ -50,7 +51,10 @@ FusionIouOption = Annotated[float, typer.Option(min=0, max=1, help="IoU above wh
 MinVotesOption = Annotated[int, typer.Option(min=1, help="Readers that must have marked a box, with --fusion vote.")]
 SplitOption = Annotated[
     SplitMethod,
-    typer.Option(help="random; stratified by class; list (--val-list); or by who read an image (--train-readers)."),
+    typer.Option(
+        help="auto: given (the source's own) where it ships one, else random; stratified by class; list "
+        "(--val-list); or readers: by who read an image (--train-readers)."
+    ),
 ]
 ValRatioOption = Annotated[float, typer.Option(help="Share of images used for validation.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the split.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -111,8 +111,8 @@ def annotate(
     pictures = {image.image_id: image.path for image in images}
     near_duplicates = find_near_duplicates(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
     findings = without_regions(rows)
-    split = split_images(images, findings, near_duplicates, options)
-    coco_images = _coco_images(images, rows, split)
+    split = split_images(images, findings, near_duplicates, options, facts)
+    coco_images = _coco_images(images, rows, split, facts)
     labelled: list[_Labelled] = []
     plain: tuple[pd.DataFrame, ReaderModel | None] | None = None
     for label_set in label_sets:
@@ -201,10 +201,18 @@ def _label(
     return _Labelled(without_regions(rows), boxes, divide(split.val), folds, outvoted, model)
 
 
-def _coco_images(images: Sequence[PreparedImage], rows: pd.DataFrame, split: Split) -> list[CocoImage]:
+def _coco_images(
+    images: Sequence[PreparedImage], rows: pd.DataFrame, split: Split, facts: ImageFacts
+) -> list[CocoImage]:
     readers = {image_id: tuple(sorted(set(names))) for image_id, names in rows.groupby("image_id")["reader"]}
     # What is taken as normal unread has no row, and no reader.
-    return [_coco_image(image, split.group_of[image.image_id], readers.get(image.image_id, ())) for image in images]
+    return [
+        replace(
+            _coco_image(image, split.group_of[image.image_id], readers.get(image.image_id, ())),
+            normal=facts.normal.get(image.image_id, True),
+        )
+        for image in images
+    ]
 
 
 def _coco_image(image: PreparedImage, group: str, readers: tuple[str, ...]) -> CocoImage:
@@ -294,6 +302,11 @@ def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage],
         # A label that is missing altogether shows as one without boxes, below.
         if close or any(name in classes for classes in label_set.merged.values()):
             notes.append(f"the table has no class {name!r}" + (f"; did you mean {close!r}?" if close else "."))
+    if label_set.unmatched:
+        notes.append(
+            f"no set here has {counted(len(label_set.unmatched), 'class', 'classes')} that the file names, such as "
+            f"{label_set.unmatched[0]}."
+        )
     for label, classes in label_set.merged.items():
         if label not in classes and any(spelling_key(name) == spelling_key(label) for name in classes):
             notes.append(f"the table's class {', '.join(map(repr, classes))} is taken as {label!r}.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import pandas as pd
 
 from cxr_mmdet.annotations.agreement import label_agreement
 from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
@@ -23,17 +22,19 @@ from cxr_mmdet.preparation.folder import (
     write_failures,
 )
 from cxr_mmdet.preparation.images import INDEX_NAME, Failure, image_notes, prepare_images
-from cxr_mmdet.preparation.inputs import facts_of, read_input
+from cxr_mmdet.preparation.inputs import all_rows, facts_of, join_rows, read_inputs, without_test_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME
 from cxr_mmdet.preparation.options import BuildOptions
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
+from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
+
+    import pandas as pd
 
     from cxr_mmdet.annotations.sources import Source
     from cxr_mmdet.preparation.images import PreparedImage
@@ -56,7 +57,7 @@ class BuildSummary:
 
 
 def build_dataset(
-    src: Path,
+    src: Path | Sequence[tuple[str, Path]],
     out: Path,
     options: BuildOptions,
     *,
@@ -79,7 +80,8 @@ def build_dataset(
     same side in all of them.
 
     Args:
-        src: holds the readers' table and the radiographs, in ``train/`` or beside it.
+        src: holds the annotations and the radiographs; of several sets, the name of each, empty for that of its
+            format, and its folder.
         out: a new folder, or one of an interrupted build, which is then completed.
         options: how.
         table: the annotations, a file or folder; None finds those of ``src``.
@@ -98,21 +100,18 @@ def build_dataset(
     options.check()
     _check_out(out, force=force)
     key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
-    inputs = [
-        read_input(
-            src,
-            table=table,
-            format_name=format_name,
-            group_column=options.group_column,
-            unread_as_normal=options.unread_as_normal,
-        )
-    ]
-    rows = (
-        pd.concat([each.source.rows for each in inputs], ignore_index=True)
-        if len(inputs) > 1
-        else inputs[0].source.rows
+    places = [("", src)] if isinstance(src, Path) else list(src)
+    inputs = read_inputs(
+        places,
+        table=table,
+        format_name=format_name,
+        group_column=options.group_column,
+        unread_as_normal=options.unread_as_normal,
     )
-    label_sets = choose_label_sets(options.labels, rows, options.minority)
+    options, inputs = _settle_split(options, inputs)
+    rows = all_rows(inputs)
+    looked_for = [str(name) for each in inputs if each.source.coverage is not None for name in each.source.coverage]
+    label_sets = choose_label_sets(options.labels, rows, options.minority, [each.name for each in inputs], looked_for)
     unmatched = [failure for each in inputs for failure in each.failures]
     for each in inputs:
         if not each.pictures or each.pictures.keys().isdisjoint(each.source.rows["image_id"]):
@@ -142,7 +141,7 @@ def build_dataset(
     # Before anything that may be refused because of them.
     write_failures(out / FAILURES_NAME, failures)
     placed = [_rows_of(each, prepared.images, options, key) for each in inputs]
-    placed_rows = pd.concat([each.rows for each in placed], ignore_index=True) if len(placed) > 1 else placed[0].rows
+    placed_rows = join_rows([each.rows for each in placed])
     facts = facts_of(inputs).of_images({image.image_id for image in prepared.images})
     _remove_stale(out, {image.path.name for image in prepared.images})
     try:
@@ -171,7 +170,7 @@ def build_dataset(
         )
     manifest = {
         "parameters": options.to_json(),
-        "inputs": describe_inputs(inputs[0].source.path, inputs[0].files),
+        "inputs": _describe_inputs(inputs),
         "packages": describe_packages(),
         "images": len(prepared.images),
         "failures": len(failures),
@@ -182,7 +181,7 @@ def build_dataset(
             "readers": int(((placed_rows["class_name"] != NO_FINDING) & ~is_region(placed_rows)).sum()),
             "clipped": clipped,
         },
-        "image_labels": _describe_image_labels(inputs[0].source),
+        "image_labels": _describe_image_labels(inputs[0].source) if len(inputs) == 1 else None,
         # Another split has other notes, see resplit.
         "notes": {"source": notes, "split": list(annotated.notes)},
         **annotated.manifest,
@@ -203,6 +202,34 @@ def _check_out(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out}: holds {foreign[0]}, which no build wrote; name a new folder.")
     if (out / MANIFEST_NAME).exists() and not force:
         raise UsageError(f"{out}: holds a finished build; pass --force to replace it, or name another folder.")
+
+
+def _settle_split(options: BuildOptions, inputs: list[Input]) -> tuple[BuildOptions, list[Input]]:
+    """Return the options with a split that is not ``auto``, and the inputs without images kept for a test.
+
+    Raises:
+        UsageError: the given split was asked for, but a set ships none.
+    """
+    ships = [each for each in inputs if each.source.split]
+    split = options.split
+    if split is SplitMethod.AUTO:
+        all_ship = len(ships) == len(inputs) and options.folds is None
+        split = SplitMethod.GIVEN if all_ship else SplitMethod.RANDOM
+    if split is SplitMethod.GIVEN:
+        if len(ships) < len(inputs):
+            lacking = next(each for each in inputs if not each.source.split)
+            raise UsageError(
+                f"--split given: {lacking.source.path} ships no split; pass --split random, or --split list with "
+                "--val-list."
+            )
+        inputs = [without_test_images(each) for each in inputs]
+    return replace(options, split=split), inputs
+
+
+def _describe_inputs(inputs: Sequence[Input]) -> dict[str, Any]:
+    if len(inputs) == 1:
+        return describe_inputs(inputs[0].source.path, inputs[0].files)
+    return {"sets": {each.name: describe_inputs(each.source.path, each.files) for each in inputs}}
 
 
 def _describe_mismatch(each: Input, out: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.preparation.images import prepare_images
-from cxr_mmdet.structures.radiograph_files import find_originals
+from cxr_mmdet.structures.radiograph_files import find_originals, is_radiograph_file, visible_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,10 +60,21 @@ def describe_inputs(table: Path, sources: Mapping[str, Path]) -> dict[str, Any]:
     listing = "".join(f"{path.name}\0{path.stat().st_size}\n" for _, path in sorted(sources.items()))
     return {
         "table": table.name,
-        "table_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "table_sha256": _digest(table),
         "radiographs": len(sources),
         "radiographs_sha256_of_names_and_sizes": hashlib.sha256(listing.encode()).hexdigest(),
     }
+
+
+def _digest(table: Path) -> str:
+    """Return a hash of the annotations: of a tree, of the names and contents of all its files but pictures."""
+    if table.is_file():
+        return hashlib.sha256(table.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for path in visible_files(table):
+        if not is_radiograph_file(path, table):
+            digest.update(f"{path.relative_to(table).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def describe_packages() -> dict[str, str | None]:

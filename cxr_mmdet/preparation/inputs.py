@@ -11,8 +11,8 @@ import pandas as pd
 
 from cxr_mmdet.annotations.coverage import SET_SEPARATOR, ImageFacts, coverage_frame
 from cxr_mmdet.annotations.sources import PictureIndex, read_source
-from cxr_mmdet.annotations.table import class_names
-from cxr_mmdet.errors import DatasetError, counted
+from cxr_mmdet.annotations.table import REGION_COLUMN, class_names
+from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.preparation.images import Failure
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import find_originals, image_id_of
@@ -29,7 +29,7 @@ class Input:
     """One set of a build.
 
     Attributes:
-        name: of the set; empty for the only one.
+        name: of the set: as given, else that of its format.
         source: its annotations, images under the ids of their files.
         pictures: image id → file, of the images that somebody read.
         listed: number of radiographs found.
@@ -72,7 +72,7 @@ def read_input(
 
     Args:
         src: holds the annotations and the radiographs.
-        name: of the set.
+        name: of the set; empty for that of its format.
         table: the annotations, where they lie elsewhere.
         format_name: their format; None tells it by their content.
         group_column: a column of them that names each image's group.
@@ -111,7 +111,7 @@ def read_input(
             *notes,
         )
     return Input(
-        name=name,
+        name=name or source.format,
         source=_renamed(source, found),
         pictures={each: path for each, path in files.items() if each in named or unread_as_normal},
         files=files,
@@ -133,6 +133,7 @@ def _renamed(source: Source, found: Mapping[str, str]) -> Source:
         rows=source.rows.assign(image_id=ids(source.rows["image_id"])),
         coverage=None if coverage is None else coverage.set_axis(pd.Index(ids(coverage.index), name="image_id")),
         split=source.split and dict(zip(ids(source.split), source.split.values(), strict=True)),
+        normal=None if source.normal is None else frozenset(ids(source.normal)),
         unread=tuple(ids(source.unread)),
     )
 
@@ -187,10 +188,48 @@ def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[s
     return found, [name for name in names if name not in found]
 
 
-def with_set_names(inputs: Sequence[Input]) -> list[Input]:
-    """Return the inputs with classes and readers under their set's name, and image ids that no two sets share."""
+def read_inputs(
+    places: Sequence[tuple[str, Path]],
+    *,
+    table: Path | None = None,
+    format_name: str | None = None,
+    group_column: str | None = None,
+    unread_as_normal: bool = False,
+) -> list[Input]:
+    """Return the sets of a build; of several, images, classes and readers under names that no two sets share.
+
+    Args:
+        places: name of the set, empty for that of its format, and its folder.
+        table: see :func:`read_input`; for a single set only.
+        format_name: likewise.
+        group_column: see :func:`read_input`.
+        unread_as_normal: see :func:`read_input`.
+
+    Raises:
+        UsageError: two sets have one name, or an option makes no sense with several.
+    """
+    if len(places) > 1 and (table or format_name):
+        option = "--table" if table else "--format"
+        raise UsageError(f"{option} belongs to one set, but {len(places)} are built; leave it out.")
+    inputs = [
+        read_input(
+            place,
+            name=name,
+            table=table,
+            format_name=format_name,
+            group_column=group_column,
+            unread_as_normal=unread_as_normal,
+        )
+        for name, place in places
+    ]
+    if len(inputs) == 1:
+        return inputs
+    for name, count in Counter(each.name for each in inputs).items():
+        if count > 1:
+            raise UsageError(f"{count} sets are named {name!r}; name them apart, as in first=DIR second=DIR.")
     counts = Counter(name for each in inputs for name in {*each.pictures, *each.source.rows["image_id"]})
-    return [_with_set_name(each, {name for name, count in counts.items() if count > 1}) for each in inputs]
+    shared = {name for name, count in counts.items() if count > 1}
+    return [_with_set_name(each, shared) for each in inputs]
 
 
 def _with_set_name(each: Input, shared: set[str]) -> Input:
@@ -218,8 +257,54 @@ def _with_set_name(each: Input, shared: set[str]) -> Input:
 
 def facts_of(inputs: Sequence[Input]) -> ImageFacts:
     """Return the statements about the images of all inputs."""
-    frames = [each.source.coverage for each in inputs if each.source.coverage is not None]
-    set_of = {name: each.name for each in inputs if each.name for name in each.pictures}
-    split_of = {name: side for each in inputs for name, side in (each.source.split or {}).items()}
-    coverage = pd.concat(frames).fillna(0).astype("int8") if frames else None
-    return ImageFacts(coverage, set_of, split_of)
+    sources = [each.source for each in inputs]
+    frames = [source.coverage for source in sources if source.coverage is not None]
+    return ImageFacts(
+        coverage=pd.concat(frames).fillna(0).astype("int8") if frames else None,
+        set_of={image: each.name for each in inputs for image in each.pictures} if len(inputs) > 1 else {},
+        split_of={image: side for source in sources for image, side in (source.split or {}).items()},
+        normal={
+            image: image in source.normal
+            for source in sources
+            if source.normal is not None
+            for image in source.rows["image_id"].unique()
+        },
+    )
+
+
+def all_rows(inputs: Sequence[Input]) -> pd.DataFrame:
+    """Return the rows of all inputs; classes of several sets are numbered anew, set by set."""
+    return join_rows([each.source.rows for each in inputs])
+
+
+def join_rows(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of several sets as one frame; a single one as it is."""
+    if len(frames) == 1:
+        return frames[0]
+    names = [*dict.fromkeys(name for rows in frames for name in class_names(rows)), NO_FINDING]
+    rows = pd.concat(frames, ignore_index=True)
+    if REGION_COLUMN in rows:
+        rows[REGION_COLUMN] = rows[REGION_COLUMN].fillna(False).astype(bool)
+    return rows.assign(class_id=rows["class_name"].map({name: number for number, name in enumerate(names)}))
+
+
+def without_test_images(each: Input) -> Input:
+    """Return the input without the images that the split of its source keeps for a test."""
+    split = each.source.split or {}
+    sides = set(split.values())
+    if "test" not in sides:
+        return each
+    if "val" not in sides:
+        named = {image: "val" if side == "test" else side for image, side in split.items()}
+        note = f"{each.source.path.name} has no part for validation: the one for testing takes its place."
+        return replace(each, source=replace(each.source, split=named), notes=(*each.notes, note))
+    test = {image for image, side in split.items() if side == "test"}
+    source = replace(
+        each.source, rows=each.source.rows[~each.source.rows["image_id"].isin(test)].reset_index(drop=True)
+    )
+    note = (
+        f"{counted(len(test), 'image')} that {each.source.path.name} keeps for testing left out (--split random takes "
+        "all images)."
+    )
+    pictures = {image: path for image, path in each.pictures.items() if image not in test}
+    return replace(each, source=source, pictures=pictures, notes=(*each.notes, note))

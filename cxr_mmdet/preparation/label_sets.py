@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from cxr_mmdet.annotations.coco import CocoImage, build_coco
+from cxr_mmdet.annotations.coverage import SET_SEPARATOR
 from cxr_mmdet.annotations.table import class_names, is_region
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.structures.coco import findings_of
-from cxr_mmdet.structures.coverage import Coverage, coverage_of, is_partly_labelled
+from cxr_mmdet.structures.coverage import NORMAL_KEY, Coverage, coverage_of, is_partly_labelled
 from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5, NO_FINDING, resolve_label_map, spelling_key
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 class LabelSet:
     """A set of classes in training order; ``name`` ends the names of its files.
 
-    ``merged`` holds the labels that stand for other classes of the table than the one of their own name.
+    ``merged`` holds the labels that stand for other classes of the table than the one of their own name; ``unmatched``
+    what was named as ``set:Class`` of a set that has no such class.
     """
 
     name: str
     labels: tuple[str, ...]
     minority: tuple[str, ...]
     merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
 
     @property
     def label_map(self) -> dict[str, tuple[str, ...]]:
@@ -64,12 +67,20 @@ class LabelSetCounts:
         return self.train.is_partial or self.val.is_partial
 
 
-def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequence[str] | None) -> tuple[LabelSet, ...]:
+def choose_label_sets(
+    specs: Sequence[str],
+    rows: pd.DataFrame,
+    minority: Sequence[str] | None,
+    sets: Sequence[str] = (),
+    looked_for: Sequence[str] = (),
+) -> tuple[LabelSet, ...]:
     """Return the label sets that ``--labels`` names.
 
     Args:
         specs: each ``14``, ``5``, ``auto`` or a file of class names.
         rows: the readers' table.
+        sets: names of the sets that are built; of several, each class begins with its set's.
+        looked_for: classes of several sets that were looked for, also without a row.
         minority: classes to augment; None takes the reference's for its five classes, and none for other sets.
 
     Raises:
@@ -77,9 +88,21 @@ def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequen
             class.
     """
     in_table = class_names(rows)
+    # Classes of several sets begin with the set's name.
+    of_sets = tuple(dict.fromkeys([*in_table, *looked_for]))
+    by_key = {spelling_key(name): name for name in (each.partition(SET_SEPARATOR)[2] for each in reversed(in_table))}
+    plain = tuple(reversed(by_key.values())) if len(sets) > 1 else in_table
     label_sets = []
     for spec in specs:
-        label_map = _as_in_table(resolve_label_map(spec, in_table), in_table)
+        stated = resolve_label_map(spec, plain)
+        if len(sets) > 1:
+            label_map = {label: _of_sets(classes, of_sets, sets) for label, classes in stated.items()}
+        else:
+            label_map = _as_in_table(_of_one_set(stated, of_sets, sets), in_table)
+        named = {name for classes in stated.values() for name in classes if name.partition(SET_SEPARATOR)[0] in sets}
+        has = {spelling_key(name) for name in of_sets}
+        has |= {spelling_key(f"{each}{SET_SEPARATOR}{name}") for each in sets for name in of_sets}
+        unmatched = tuple(sorted(name for name in named if spelling_key(name) not in has))
         labels = tuple(label_map)
         if not any(name in in_table for classes in label_map.values() for name in classes):
             raise UsageError(
@@ -89,7 +112,7 @@ def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequen
         wanted = minority if minority is not None else MINORITY_LABELS_5 if labels == LABELS_5 else ()
         own_minority = tuple(name for name in labels if name in wanted)
         merged = {label: classes for label, classes in label_map.items() if classes != (label,)}
-        label_sets.append(LabelSet(Path(spec).stem, labels, own_minority, merged))
+        label_sets.append(LabelSet(Path(spec).stem, labels, own_minority, merged, unmatched))
     for name, count in Counter(label_set.name for label_set in label_sets).items():
         if count > 1:
             raise UsageError(f"--labels: {count} sets would write train_{name}.json; rename the file of class names.")
@@ -97,6 +120,35 @@ def choose_label_sets(specs: Sequence[str], rows: pd.DataFrame, minority: Sequen
     if unknown:
         raise UsageError(f"--minority {unknown[0]}: no label set holds this class; expected one of its class names.")
     return tuple(label_sets)
+
+
+def _of_one_set(
+    label_map: Mapping[str, tuple[str, ...]], in_table: Sequence[str], sets: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the labels with ``set:Name`` as ``Name`` where it is of the only set, and without other sets' classes."""
+    keys = {spelling_key(name) for name in in_table}
+
+    def plain(name: str) -> str | None:
+        own, separator, rest = name.partition(SET_SEPARATOR)
+        if not sets or not separator or name in in_table:
+            return name
+        return rest if own in sets and spelling_key(rest) in keys else None
+
+    return {
+        label: tuple(dict.fromkeys(own for name in classes if (own := plain(name)) is not None))
+        for label, classes in label_map.items()
+    }
+
+
+def _of_sets(classes: Sequence[str], in_table: Sequence[str], sets: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes of several sets that a label stands for: ``set:Name`` of that set, ``Name`` of any."""
+    found: dict[str, None] = {}
+    for name in classes:
+        own, separator, _ = name.partition(SET_SEPARATOR)
+        wanted = [name] if separator and own in sets else [f"{each}{SET_SEPARATOR}{name}" for each in sets]
+        keys = {spelling_key(each) for each in wanted}
+        found |= dict.fromkeys(each for each in in_table if spelling_key(each) in keys)
+    return tuple(found)
 
 
 def _as_in_table(label_map: Mapping[str, tuple[str, ...]], in_table: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -193,7 +245,7 @@ class SplitCounts:
     @property
     def is_partial(self) -> bool:
         """Whether something is unknown."""
-        return any(counts.unknown for counts in self.by_class.values())
+        return bool(self.unknown) or any(counts.unknown for counts in self.by_class.values())
 
 
 def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> SplitCounts:
@@ -206,10 +258,11 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
     # Where everything was looked for, nothing is unknown.
     looked = coverage_of(coco) == Coverage.EXHAUSTIVE if is_partly_labelled(coco) else None
     unknown: Counter[str] = Counter()
+    unknown[NO_FINDING] = sum(image.get(NORMAL_KEY) is False for image in coco["images"])
     for image, known in zip(coco["images"], () if looked is None else looked, strict=looked is not None):
         missing = [name for name, is_known in zip(names.values(), known, strict=True) if not is_known]
         unknown.update(dict.fromkeys(set(missing).difference(held.get(image["id"], ())), copies.get(image["id"], 1)))
-        if missing and image["id"] not in copies:
+        if missing and image["id"] not in copies and image.get(NORMAL_KEY, True):
             unknown[NO_FINDING] += 1
     return SplitCounts(
         images=sum(copies.get(image["id"], 1) for image in coco["images"]),

@@ -19,7 +19,8 @@ class SplitOptions:
     """Options of dividing the images.
 
     Attributes:
-        split: by chance, by chance with every class spread alike, by a list, or by who read an image.
+        split: as the source ships it, by chance, by chance with every class spread alike, by a list, or by who read an
+            image.
         val_ratio: share of the images to validate on, by chance.
         seed: of chance.
         folds: divide at random into this number of parts instead; each is validated on once.
@@ -66,7 +67,7 @@ class SplitOptions:
         if self.folds is None:
             if self.fold != 1:
                 raise UsageError(f"--fold {self.fold}: there are no folds; pass --folds as well.")
-        elif self.split not in (SplitMethod.RANDOM, SplitMethod.STRATIFIED):
+        elif self.split not in (SplitMethod.AUTO, SplitMethod.RANDOM, SplitMethod.STRATIFIED):
             raise UsageError(f"--folds {self.folds}: --split {self.split.value} has no folds; expected random ones.")
         elif not 1 <= self.fold <= self.folds:
             raise UsageError(f"--fold {self.fold}: expected 1 to {self.folds}.")

@@ -12,6 +12,7 @@ from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME, READERS
 from cxr_mmdet.preparation.folder import MANIFEST_NAME
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report import write_report
+from cxr_mmdet.structures.enums import SplitMethod
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,8 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
             f"--group-by {column}: {folder} keeps no such column; expected patient or image, or build it again with "
             "this option."
         )
+    if split.split is SplitMethod.AUTO:
+        split = replace(split, split=SplitMethod.GIVEN if prepared.facts.split_of else SplitMethod.RANDOM)
     options = replace(prepared.options, **asdict(split))
     named = set(prepared.rows["image_id"])
     images = [image for image_id, image in prepared.images.items() if image_id in named or options.unread_as_normal]

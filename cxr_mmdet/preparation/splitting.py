@@ -18,18 +18,18 @@ from cxr_mmdet.annotations.split import (
     stratified_split,
 )
 from cxr_mmdet.errors import DatasetError, counted
-from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, pairs_across
+from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, NearDuplicates, pairs_across
 from cxr_mmdet.preparation.options import BY_IMAGE
 from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pandas as pd
 
+    from cxr_mmdet.annotations.coverage import ImageFacts
     from cxr_mmdet.preparation.images import PreparedImage
-    from cxr_mmdet.preparation.near_duplicates import NearDuplicates
     from cxr_mmdet.preparation.options import SplitOptions
 
 SHOWN_NAMES = 3
@@ -61,6 +61,7 @@ def split_images(
     rows: pd.DataFrame,
     near_duplicates: Sequence[NearDuplicates],
     options: SplitOptions,
+    facts: ImageFacts,
 ) -> Split:
     """Return who validates.
 
@@ -69,17 +70,30 @@ def split_images(
         rows: the readers' rows of these pictures, with ``group`` where a column names it.
         near_duplicates: near-identical pairs among the pictures.
         options: how.
+        facts: the set of each image and the split that its source ships.
 
     Raises:
         UsageError: an option does not fit these images.
         DatasetError: the images cannot be divided; or a group, or near-identical pictures, stand on both sides.
     """
     group_of = _groups(images, rows, options)
-    if options.join_duplicates:
-        group_of = join_near_duplicates(group_of, near_duplicates)
-    val, folds, notes = _divide(group_of, rows, options)
+    shared = [*_same_names(facts.set_of), *_of_two_sets(near_duplicates, facts.set_of)]
+    joined = [*near_duplicates, *shared] if options.join_duplicates else shared
+    if joined:
+        group_of = join_near_duplicates(group_of, joined)
+    val, folds, notes = _divide(group_of, rows, options, facts)
     for part in folds or (val,):
-        check_groups(group_of, part)
+        try:
+            check_groups(group_of, part)
+        except DatasetError as error:
+            if options.split is not SplitMethod.GIVEN:
+                raise
+            raise DatasetError(f"the split that the source ships leaks: {error} Or pass --split random.") from None
+    if shared:
+        notes.append(
+            f"{counted(len(shared), 'pair')} of images of two sets with the same name or near-identical pictures, such "
+            f"as {shared[0].first} and {shared[0].second}, kept on one side of the split."
+        )
     across = sorted(
         {pair for part in folds or (val,) for pair in pairs_across(near_duplicates, part)}, key=lambda pair: pair[2]
     )
@@ -111,10 +125,44 @@ def _groups(images: Sequence[PreparedImage], rows: pd.DataFrame, options: SplitO
     return {image.image_id: named.get(image.image_id, image.image_id) for image in images}
 
 
+def _same_names(set_of: Mapping[str, str]) -> list[NearDuplicates]:
+    """Return pairs of images that had one id in two sets."""
+    first: dict[str, str] = {}
+    pairs = []
+    for image in sorted(set_of):
+        plain = image.removeprefix(f"{set_of[image]}-")
+        other = first.setdefault(plain, image)
+        if set_of[other] != set_of[image]:
+            pairs.append(NearDuplicates(other, image, 0))
+    return pairs
+
+
+def _of_two_sets(pairs: Sequence[NearDuplicates], set_of: Mapping[str, str]) -> list[NearDuplicates]:
+    return [pair for pair in pairs if set_of.get(pair.first) != set_of.get(pair.second)]
+
+
+def _given_split(
+    images: Collection[str], split_of: Mapping[str, str]
+) -> tuple[frozenset[str], list[frozenset[str]], list[str]]:
+    val = frozenset(image for image in images if split_of.get(image) == "val")
+    if not val or len(val) == len(images):
+        raise DatasetError(
+            f"--split given: the source puts {'all' if val else 'none'} of {counted(len(images), 'image')} into "
+            "validation; expected some on both sides, so pass --split random."
+        )
+    notes = [f"the split that the source ships is kept: {len(images) - len(val)} train, {len(val)} validate."]
+    undecided = sum(image not in split_of for image in images)
+    if undecided:
+        notes.append(f"{counted(undecided, 'image')} that the given split does not name train.")
+    return val, [], notes
+
+
 def _divide(
-    group_of: Mapping[str, str], rows: pd.DataFrame, options: SplitOptions
+    group_of: Mapping[str, str], rows: pd.DataFrame, options: SplitOptions, facts: ImageFacts
 ) -> tuple[frozenset[str], list[frozenset[str]], list[str]]:
     """Return the images to validate on, all folds, and notes."""
+    if options.split is SplitMethod.GIVEN:
+        return _given_split(group_of.keys(), facts.split_of)
     if options.split is SplitMethod.LIST:
         assert options.val_list is not None, "SplitOptions.check sees to it"
         val, unknown = listed_split(group_of.keys(), options.val_list)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 NEG_KEY = "neg_category_ids"
 NOT_EXHAUSTIVE_KEY = "not_exhaustive_category_ids"
+NORMAL_KEY = "normal"
+"""False in images without a box that are not known to be normal, although every class was looked for: other findings
+than these may be there."""
 
 COVERAGE_KEY = "coverage"
 """Key of an entry or sample of partly labelled training data: its row of :func:`coverage_of`."""
@@ -100,6 +103,8 @@ def coverage_problems(image: Mapping[str, Any], category_ids: set[int], present:
         if unknown:
             yield f"image {image['id']} names category {unknown[0]} in {key}, which is not among the categories"
             return
+    if NORMAL_KEY in image and not isinstance(image[NORMAL_KEY], bool):
+        yield f"image {image['id']} has {NORMAL_KEY} {image[NORMAL_KEY]!r}, expected true or false"
     both = sorted(set(image.get(NEG_KEY, [])) & present)
     if both:
         yield f"image {image['id']} names category {both[0]} in {NEG_KEY}, but has a box of it"

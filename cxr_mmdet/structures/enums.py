@@ -72,6 +72,9 @@ class ExportFormat(str, Enum):
 class SplitMethod(str, Enum):
     """Rule that divides the radiographs into a training and a validation split."""
 
+    AUTO = "auto"
+    """As the source ships it, else by chance."""
+    GIVEN = "given"
     RANDOM = "random"
     STRATIFIED = "stratified"
     LIST = "list"

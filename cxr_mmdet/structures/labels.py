@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.recipes import config_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 LABELS_14 = (
     "Aortic enlargement",
@@ -103,9 +104,11 @@ def resolve_label_map(spec: str, names_in_table: Iterable[str]) -> dict[str, tup
 
     Args:
         spec: ``14``, ``5``, ``auto`` (the classes of the table, by class id where it has one, as the caller orders
-            them) or the path of a text file: one label per line, either the name of a class or, to merge classes,
-            ``Lung Opacity: [Lung Opacity, Infiltration]``. Classes that no line names are dropped; blank lines and
-            ``#`` comments are skipped; a name that holds a comma is written in double quotes.
+            them), the name of a file that is shipped (``findings_14``), or the path of a text file: one label per line,
+            either the name of a class or, to merge classes, ``Lung Opacity: [Lung Opacity, Infiltration]``, each of
+            any set or, as ``nih:Nodule``, of one. Classes that no line names are dropped; blank lines and ``#``
+            comments are skipped; a name that holds a comma is written in double quotes. A ``.yaml`` file holds the
+            same as a mapping.
         names_in_table: class names as they occur in the readers' table, in the order that ``auto`` uses.
 
     Raises:
@@ -124,27 +127,29 @@ def resolve_label_map(spec: str, names_in_table: Iterable[str]) -> dict[str, tup
         return {name: (name,) for name in names}
     path = Path(spec)
     if not path.is_file():
-        raise UsageError(f"--labels {spec}: neither 14, 5 nor auto, and no such file; write one class name per line.")
+        path = config_folder() / "labels" / f"{spec}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
+        raise UsageError(
+            f"--labels {spec}: neither 14, 5, auto nor {shipped}, and no such file; write one class name per line."
+        )
     return _read_label_file(path)
 
 
 def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text ({error.reason}); write one class name per line.") from None
     labels: dict[str, tuple[str, ...]] = {}
     owners: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        text = strip_comment(line)
-        if not text:
-            continue
-        label, classes = _parse_label(text)
+    for number, label, classes in _yaml_lines(text, path) if path.suffix in (".yaml", ".yml") else _text_lines(text):
         where = f"{path}, line {number}"
         if label in labels:
             raise UsageError(f"{where}: names {label} more than once; each label stands on one line.")
         if not all([label, classes, *classes]):
-            raise UsageError(f"{where}: {text!r} merges nothing; expected a label and classes: Opacity: [A, B].")
+            shown = f"{label}: [{', '.join(classes)}]"
+            raise UsageError(f"{where}: {shown!r} merges nothing; expected a label and classes: Opacity: [A, B].")
         if any(map(is_no_finding, (label, *classes))):
             raise UsageError(f"{where}: '{NO_FINDING}' is the absence of boxes, not a class to draw; remove it.")
         for name in classes:
@@ -157,6 +162,32 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
     if not labels:
         raise UsageError(f"{path}: holds no class name; write one per line.")
     return labels
+
+
+def _text_lines(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Yield number, label and classes of each line that holds a label."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if stripped := strip_comment(line):
+            yield number, *_parse_label(stripped)
+
+
+def _yaml_lines(text: str, path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Yield the same of a YAML mapping of labels to a list of classes, or to nothing for the class of their name."""
+    import yaml
+
+    expected = "expected labels with a list of classes each, such as 'Opacity: [Lung Opacity, nih:Infiltrate]'"
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: is not YAML ({' '.join(str(error).split())}); {expected}.") from None
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        raise UsageError(f"{path}: holds no mapping; {expected}.")
+    for key, value in root.value if root else ():
+        number, is_empty = key.start_mark.line + 1, value.tag == "tag:yaml.org,2002:null"
+        items = value.value if isinstance(value, yaml.SequenceNode) else [key if is_empty else value]
+        if not all(isinstance(item, yaml.ScalarNode) for item in [key, *items]):
+            raise UsageError(f"{path}, line {number}: holds no names; {expected}.")
+        yield number, key.value.strip(), tuple(item.value.strip() for item in items)
 
 
 def _parse_label(text: str) -> tuple[str, tuple[str, ...]]:

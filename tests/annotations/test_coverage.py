@@ -61,6 +61,19 @@ def test_a_class_without_a_column_was_not_looked_for_and_regions_are_no_boxes() 
     assert ImageFacts().of_labels({"A": ("A",)}, rows) is None
 
 
+def test_nothing_is_unknown_of_a_normal_chest() -> None:
+    facts = ImageFacts(frame({"x": (ALL, NO), "y": (ALL, NO)}), normal={"x": True, "y": False})
+    labels = facts.of_labels({"A": ("A",), "B": ("B",), "C": ("C",)}, boxes(("x", ""), ("y", "")))
+    assert labels is not None
+    assert labels.to_numpy().tolist() == [[ALL, ALL, ALL], [ALL, NO, NO]]
+
+
+def test_a_label_that_stands_for_no_class_of_the_source_was_not_looked_for() -> None:
+    labels = ImageFacts().of_labels({"A": ("A",), "B": ()}, boxes(("x", "A"), ("y", "")))
+    assert labels is not None
+    assert labels.to_numpy().tolist() == [[ALL, NO], [ALL, NO]]
+
+
 def test_of_several_sets_each_answers_for_its_own_classes() -> None:
     facts = ImageFacts(
         frame({"x": (ALL, NO, NO), "y": (NO, ALL, ALL)}, "ABC").set_axis(["s:A", "t:A", "t:B"], axis=1),
@@ -76,11 +89,11 @@ def test_the_file_holds_what_was_stated(tmp_path: Path) -> None:
     path = tmp_path / "coverage.csv"
     for facts in (
         ImageFacts(frame({"a,b": (ALL, NO), "=c": (SOME, ALL)}), {"a,b": "s", "d": "t"}, {"=c": "val"}),
-        ImageFacts(None, {}, {"x": "train", "y": "val"}),
+        ImageFacts(None, {}, {"x": "train", "y": "val"}, {"x": True, "z": False}),
     ):
         facts.write(path)
         again = ImageFacts.read(path)
-        assert (again.set_of, again.split_of) == (facts.set_of, facts.split_of)
+        assert (again.set_of, again.split_of, again.normal) == (facts.set_of, facts.split_of, facts.normal)
         if facts.coverage is None:
             assert again.coverage is None
         else:
@@ -90,9 +103,9 @@ def test_the_file_holds_what_was_stated(tmp_path: Path) -> None:
     assert ImageFacts.read(path) == ImageFacts()
 
 
-@pytest.mark.parametrize("lines", ["a,,,3,0", "a,,,,2", "a,,,x,2", "a,,,1,1\na,,,1,1"])
+@pytest.mark.parametrize("lines", ["a,,,,3,0", "a,,,,,2", "a,,,,x,2", "a,,,,1,1\na,,,,1,1"])
 def test_a_damaged_file_is_refused(tmp_path: Path, lines: str) -> None:
-    (tmp_path / "coverage.csv").write_text(f"image_id,set,split,A,B\n{lines}\n")
+    (tmp_path / "coverage.csv").write_text(f"image_id,set,split,normal,A,B\n{lines}\n")
     with pytest.raises(TableError, match=re.escape("coverage.csv: is damaged; expected each image once, with 0, 1, 2")):
         ImageFacts.read(tmp_path / "coverage.csv")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr_mmdet.annotations.coverage import ImageFacts
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.preparation.images import PreparedImage
 from cxr_mmdet.preparation.near_duplicates import NearDuplicates
@@ -38,7 +39,7 @@ def rows(**columns):
 
 def split(options, near_duplicates=(), table=None):
     options.check()
-    return split_images(IMAGES, rows() if table is None else table, near_duplicates, options)
+    return split_images(IMAGES, rows() if table is None else table, near_duplicates, options, ImageFacts())
 
 
 @pytest.mark.parametrize("method", [SplitMethod.RANDOM, SplitMethod.STRATIFIED])

@@ -70,7 +70,7 @@ def test_a_file_that_is_no_label_set_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_file_is_refused_with_the_other_choices():
-    with pytest.raises(UsageError, match="neither 14, 5 nor auto, and no such file"):
+    with pytest.raises(UsageError, match="neither 14, 5, auto nor findings_14, and no such file"):
         resolve_labels("15", [])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.coco import DECIMALS, coco_coverage, coco_rows
+from cxr_mmdet.annotations.coco import DECIMALS, coco_coverage, coco_normal, coco_rows
 from cxr_mmdet.annotations.coverage import coverage_frame
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, read_head
 from cxr_mmdet.annotations.sources.tool_records import SPLITS, classes_of
@@ -76,6 +76,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="annotation",
         notes=tuple(dict.fromkeys(note for source in sources for note in source.notes)),
         coverage=coverage,
+        normal=_union([source.normal for source in sources]),
         classes=tuple(classes),
         split=split,
         unread=tuple(name for source in sources for name in source.unread),
@@ -130,6 +131,11 @@ def write(source: Source, out: Path) -> dict[str, str]:
     return {image_id: f"images/{image_id}.png" for image_id in (*rows["image_id"].unique(), *source.unread)}
 
 
+def _union(parts: list[frozenset[str] | None]) -> frozenset[str] | None:
+    stated = [part for part in parts if part is not None]
+    return frozenset().union(*stated) if stated else None
+
+
 def _files(place: Path) -> list[Path]:
     return [path for path in annotation_files(place, [".json"]) if _HEAD.match(read_head(path, 200))]
 
@@ -158,6 +164,7 @@ def _read_file(path: Path, options: ReadOptions) -> Source:
         unit="annotation",
         notes=tuple(notes),
         coverage=coverage if coverage is None else coverage[classes],
+        normal=coco_normal(coco, path),
         classes=tuple(classes),
         unread=tuple(name for name in unread if name not in set(rows["image_id"])),
     )
