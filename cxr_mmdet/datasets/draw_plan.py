@@ -121,9 +121,11 @@ def plan_draws(
 
 
 def _known(entries: Sequence[dict[str, Any]], labels: tuple[tuple[int, ...], ...]) -> NDArray[np.bool_] | None:
-    if not all(COVERAGE_KEY in entry for entry in entries):
+    stated = next((entry[COVERAGE_KEY] for entry in entries if COVERAGE_KEY in entry), None)
+    if stated is None:
         return None
-    known = np.stack([entry[COVERAGE_KEY] for entry in entries]) == Coverage.EXHAUSTIVE
+    full = np.full_like(stated, Coverage.EXHAUSTIVE)
+    known = np.stack([entry.get(COVERAGE_KEY, full) for entry in entries]) == Coverage.EXHAUSTIVE
     for row, held in zip(known, labels, strict=True):
         row[list(held)] = True
     return None if known.all() else known

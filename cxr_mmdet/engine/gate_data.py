@@ -42,6 +42,7 @@ def prepare_gate(model: nn.Module, dataset: Any, normal_share: Fraction | None =
             holds, other, remedy = "every training image holds a finding", "normal", "without --drop-normals"
             if any(entry.get(UNDECIDED_KEY, False) for entry in _entries(dataset)):
                 holds += " or was not looked through for all classes"
+                remedy = "with normal studies that were looked through for all"
         else:
             holds, other, remedy = "no training image holds a finding", "abnormal", "with the labels that occur in them"
         raise DatasetError(

@@ -129,7 +129,7 @@ _FORMS: dict[str, type] = {
     "StandardRoIHead": MaskedRoIHead,
     "VFNetHead": MaskedLevelsHead,
 }
-"""mmdet's heads whose losses were read and tested; heads derived from them in mmdet compute theirs in other ways."""
+"""mmdet's heads whose losses were read; heads that mmdet derives from them compute theirs in other ways."""
 
 
 def known_classes(metas: Sequence[Mapping[str, Any]]) -> Tensor | None:
