@@ -167,7 +167,12 @@ def _concept(item: Dataset) -> str:
 def _value(item: Dataset) -> str:
     """Return a code's meaning, a text or a person's name."""
     codes = item.get("ConceptCodeSequence") or [{}]
-    return str(codes[0].get("CodeMeaning") or item.get("TextValue") or item.get("PersonName") or "").strip()
+    text = codes[0].get("CodeMeaning") or item.get("TextValue") or _person(item.get("PersonName"))
+    return str(text).strip()
+
+
+def _person(name: Any) -> str:
+    return " ".join(str(name or "").replace("^", " ").split())
 
 
 def _class(group: Dataset) -> str:
@@ -212,7 +217,7 @@ def _read_segmentation(dataset: Dataset, file: Path) -> tuple[str, list[Found], 
     # What is unlike PS3.3 A.51 fails anywhere inside highdicom, as any of these.
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TableError(f"{file}: cannot be read as a segmentation of radiographs ({error}).") from None
-    return str(dataset.get("ContentCreatorName") or ONE_READER), found, images
+    return _person(dataset.get("ContentCreatorName")) or ONE_READER, found, images
 
 
 FORMAT = SourceFormat(

@@ -5,6 +5,7 @@ from io import BytesIO
 import highdicom as hd
 import numpy as np
 import pytest
+from ohif_code import in_ohif, needs_ohif
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.codedict import codes
@@ -138,7 +139,7 @@ def test_outlines_of_any_shape_become_boxes(save, boxes_of):
         ("a", "Mass", (100 - 5, 100 - 5, 100 + 5, 100 + 5)),
         ("a", "Mass", (60, 45, 80, 55)),
     ]
-    assert source.rows["reader"].unique().tolist() == ["Doe^Jane"]
+    assert source.rows["reader"].unique().tolist() == ["Doe Jane"]
     assert source.notes[0] == "2 points and lines in reports left out: not regions."
     assert source.pictures["a"].name == "a.dcm"
 
@@ -150,7 +151,7 @@ def test_readers_and_readings_without_a_region_are_kept(save, boxes_of):
         save(a=a, b=b, r1=report(group(finding("Nodule"), box), source=a), r2=report(person="Roe^Jim", source=a))
     )
     assert boxes_of(source) == [("a", "Nodule", (1, 2, 3, 4)), ("a", "No finding", None)]
-    assert source.rows["reader"].tolist() == ["Doe^Jane", "Roe^Jim"], "b was read by nobody"
+    assert source.rows["reader"].tolist() == ["Doe Jane", "Roe Jim"], "b was read by nobody"
     assert source.unread_is_known
 
 
@@ -168,6 +169,33 @@ def test_what_a_user_of_ohif_types_is_the_class(save, boxes_of):
     source = read_source(save(a=a, sr=report(*groups, person="unknown^unknown", source=a)))
     assert [name for _, name, _ in boxes_of(source)] == ["Nodule/Mass", "Consolidation", "Nodule, new"]
     assert source.rows["reader"].unique().tolist() == ["R1"], "nobody was logged in"
+
+
+@needs_ohif
+def test_a_report_that_ohif_stored_is_read_as_its_user_left_it(save, boxes_of, tmp_path):
+    a = picture("a")
+    made = structured_report(SOME, a, created=CREATED)
+    save(a=a)
+    (tmp_path / "annotations").mkdir()
+    edits = {
+        "moved": {"1": [20, 30, 60, 80]},
+        "renamed": {"2": "Consolidation"},
+        "deleted": [0],
+        "added": [{"box": [100, 110, 150, 190], "label": "Nodule, new"}],
+    }
+    path = tmp_path / "annotations/stored.dcm"
+    scratch = tmp_path / ".ohif"
+    scratch.mkdir()
+    correction = {"image": a.SOPInstanceUID, "edits": edits, "reader": "Doe^Jane", "path": str(path)}
+    in_ohif(scratch, [made], [a], correction=correction)
+    source = read_source(tmp_path)
+    assert boxes_of(source) == [
+        ("a", "Nodule/Mass", (20, 30, 60, 80)),
+        ("a", "Consolidation", tuple(BOXES[2])),
+        ("a", "Pulmonary fibrosis", tuple(BOXES[3])),
+        ("a", "Nodule, new", (100, 110, 150, 190)),
+    ]
+    assert source.rows["reader"].unique().tolist() == ["Doe Jane"]
 
 
 def test_a_report_of_another_kind_is_no_reading(save, boxes_of):
@@ -238,5 +266,5 @@ def test_segments_become_a_box_per_connected_part(save, boxes_of):
         ("a", "Nodule", (100, 100, 101, 120)),
         ("a", "Mass", (50, 200, 80, 250)),
     ]
-    assert source.rows["reader"].unique().tolist() == ["Doe^Jane"]
+    assert source.rows["reader"].unique().tolist() == ["Doe Jane"]
     assert source.rows.loc[0, ["table_height", "table_width"]].tolist() == [HEIGHT, WIDTH]
