@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path
 from cxr_mmdet.preparation.images import prepare_images
-from cxr_mmdet.structures.radiograph_files import find_originals, is_radiograph_file, visible_files
+from cxr_mmdet.structures.radiograph_files import find_originals, visible_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from cxr_mmdet.preparation.images import Failure, PreparedImages
@@ -60,19 +60,19 @@ def describe_inputs(table: Path, sources: Mapping[str, Path]) -> dict[str, Any]:
     listing = "".join(f"{path.name}\0{path.stat().st_size}\n" for _, path in sorted(sources.items()))
     return {
         "table": table.name,
-        "table_sha256": _digest(table),
+        "table_sha256": _digest(table, set(sources.values())),
         "radiographs": len(sources),
         "radiographs_sha256_of_names_and_sizes": hashlib.sha256(listing.encode()).hexdigest(),
     }
 
 
-def _digest(table: Path) -> str:
-    """Return a hash of the annotations: of a tree, of the names and contents of all its files but pictures."""
+def _digest(table: Path, pictures: Collection[Path]) -> str:
+    """Return a hash of the annotations: of a tree, of the names and contents of all its files but its pictures."""
     if table.is_file():
         return hashlib.sha256(table.read_bytes()).hexdigest()
     digest = hashlib.sha256()
     for path in visible_files(table):
-        if not is_radiograph_file(path, table):
+        if path not in pictures:
             digest.update(f"{path.relative_to(table).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
