@@ -15,7 +15,7 @@ from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.structures.coco import read_coco
-from cxr_mmdet.structures.coverage import COVERAGE_KEY, Coverage, coverage_of, is_partly_labelled
+from cxr_mmdet.structures.coverage import COVERAGE_KEY, NORMAL_KEY, Coverage, coverage_of, is_partly_labelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ class CxrDataset(BaseDetDataset):
                 "height": image["height"],
                 "width": image["width"],
                 "instances": instances[image["id"]],
-                UNDECIDED_KEY: _is_undecided(instances[image["id"]], covered),
+                UNDECIDED_KEY: _is_undecided(instances[image["id"]], covered, image.get(NORMAL_KEY)),
                 **({} if covered is None else {COVERAGE_KEY: covered}),
                 **({READERS_KEY: len(image["readers"])} if "readers" in image else {}),
             }
@@ -135,9 +135,11 @@ class CxrDataset(BaseDetDataset):
             )
 
 
-def _is_undecided(instances: list[dict[str, Any]], coverage: NDArray[np.int8] | None) -> bool:
+def _is_undecided(
+    instances: list[dict[str, Any]], coverage: NDArray[np.int8] | None, normal: bool | None = None
+) -> bool:
     partly = coverage is not None and bool((coverage < Coverage.EXHAUSTIVE).any())
-    return (bool(instances) or partly) and all(instance["ignore_flag"] for instance in instances)
+    return (bool(instances) or partly or normal is False) and all(instance["ignore_flag"] for instance in instances)
 
 
 def _listed(names: tuple[str, ...]) -> str:

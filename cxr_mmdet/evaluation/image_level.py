@@ -154,7 +154,8 @@ def score_images(
 
     Args:
         truth: the ground truth; an image with a box of any of its classes is abnormal, one without a box is normal
-            where all classes were looked for and it has no crowd region, else neither.
+            where all classes were looked for, it has no crowd region and the file does not say otherwise, else
+            neither.
         detections: the detections.
         p_abnormal: (images,) from a classifier; without it the highest score of any detection, 0 without detections.
     """
@@ -166,6 +167,8 @@ def score_images(
     abnormal[truth.image_index[~truth.crowd]] = True
     region[truth.image_index[truth.crowd]] = True
     partly = ~truth.exhaustive.all(axis=1)
+    if truth.maybe_abnormal is not None:
+        partly |= truth.maybe_abnormal
     return ImageScores(p_abnormal=p_abnormal, abnormal=abnormal, unknown=(region | partly) & ~abnormal)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cxr_mmdet.structures.boxes import area, as_boxes, intersection, iou, xywh_to_xyxy
 from cxr_mmdet.structures.coco import require_known_ids
-from cxr_mmdet.structures.coverage import Coverage, coverage_of, is_partly_labelled
+from cxr_mmdet.structures.coverage import NORMAL_KEY, Coverage, coverage_of, is_partly_labelled
 from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class TruthTable:
         crowd: (N,) bool: COCO's ``iscrowd``, a region in which detections count neither for nor against.
         coverage: (I, C) values of :class:`~cxr_mmdet.structures.coverage.Coverage`; None where every class of every
             image was looked for.
+        maybe_abnormal: (I,) bool: without a box, but not known to be normal (``NORMAL_KEY``); None: no such image.
     """
 
     image_ids: Indices
@@ -61,6 +62,7 @@ class TruthTable:
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     coverage: NDArray[np.int8] | None = None
+    maybe_abnormal: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, ground_truth: CocoDict) -> TruthTable:
@@ -84,6 +86,7 @@ class TruthTable:
             areas=_with(areas, np.prod(everywhere[:, 2:], axis=1)),
             crowd=_with(crowd, np.ones(len(image), bool)),
             coverage=coverage,
+            maybe_abnormal=np.array([image.get(NORMAL_KEY) is False for image in ground_truth["images"]], dtype=bool),
         )
 
     @property

@@ -116,6 +116,13 @@ def test_coverage_travels_to_the_sample_and_normal_is_what_is_known_to_be(prepar
     assert count_studies(absent) == (1, 5)
 
 
+def test_an_image_that_the_file_does_not_call_normal_is_undecided(prepared_folder: PreparedFolder):
+    """Every class of the set was looked for, but others may be there, as in RSNA's "Not Normal"."""
+    dataset = build(edit(prepared_folder(), lambda coco: coco["images"][3].update(normal=False)))
+    assert dataset[3]["data_samples"].undecided
+    assert count_studies(dataset) == (0, 5)
+
+
 def test_a_copy_has_the_coverage_of_its_image(prepared_folder: PreparedFolder):
     root = edit(prepared_folder(), lambda coco: coco["images"][0].update(neg_category_ids=[2]))
     minority = LABELS_5[build(root).get_cat_ids(0)[0]]

@@ -74,3 +74,11 @@ def test_an_image_with_regions_alone_is_neither_normal_nor_abnormal():
     ours, theirs = no_finding_matches(scores), no_finding_matches(expected)
     assert ours.scores.tolist() == theirs.scores.tolist()
     assert (ours.boxes, ours.hits.tolist()) == (theirs.boxes, theirs.hits.tolist())
+
+
+def test_an_image_that_the_file_does_not_call_normal_is_neither():
+    """Of RSNA's "Not Normal", every class of the set was looked for, but others may be there."""
+    truth = make_ground_truth([(4, 7, (10, 10, 40, 40))])
+    truth["images"][-1]["normal"] = False
+    images = score_images(TruthTable.of(truth), DetectionTable.of(truth, []))
+    assert images.known.tolist() == [True] * (len(truth["images"]) - 1) + [False]

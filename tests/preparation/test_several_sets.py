@@ -189,3 +189,46 @@ def test_a_given_split_that_leaks_is_refused(tmp_path: Path) -> None:
         build_dataset(src, tmp_path / "out", auto)
     with pytest.raises(UsageError, match=r"train\.csv ships no split; pass --split random"):
         build_dataset(write_reader_source(tmp_path / "a"), tmp_path / "b", BuildOptions(split=SplitMethod.GIVEN))
+
+
+def test_what_is_no_normal_chest_is_said_and_a_normal_one_lacks_every_class(tmp_path: Path) -> None:
+    """RSNA: 8 pictures, two with an opacity, three Normal, three Not Normal."""
+    src = tmp_path / "rsna"
+    (src / "stage_2_train_images").mkdir(parents=True)
+    rows, kinds = ["patientId,x,y,width,height,Target"], ["patientId,class"]
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (128, 128), dtype=np.uint8)
+        cv2.imwrite(str(src / f"stage_2_train_images/p{number}.png"), pixels)
+        kind = (
+            "Lung Opacity" if number in (0, 4) else "Normal" if number in (1, 2, 5) else "No Lung Opacity / Not Normal"
+        )
+        rows.append(f"p{number},100,200,300,400,1" if number in (0, 4) else f"p{number},,,,,0")
+        kinds.append(f"p{number},{kind}")
+    (src / "stage_2_train_labels.csv").write_text("\n".join(rows))
+    (src / "stage_2_detailed_class_info.csv").write_text("\n".join(kinds))
+    single = tmp_path / "single"
+    (tmp_path / "val.txt").write_text("p4\np5\np6\ni00\ni02\n")
+    listed = BuildOptions(labels=("auto",), short_edge=0, split=SplitMethod.LIST, val_list=tmp_path / "val.txt")
+    summary = build_dataset(src, single, listed)
+    images = [
+        image
+        for split in ("train", "val")
+        for image in json.loads((single / f"annotations/{split}_auto.json").read_text())["images"]
+    ]
+    assert {image["image_id"] for image in images if image.get("normal") is False} == {"p3", "p6", "p7"}
+    (counts,) = summary.label_sets
+    assert counts.train.unknown + counts.val.unknown == 3
+    assert check_folder(single) == []
+    (tmp_path / "other.txt").write_text("p0\np3\n")
+    resplit(single, SplitOptions(split=SplitMethod.LIST, val_list=tmp_path / "other.txt"))
+    again = json.loads((single / "annotations/train_auto.json").read_text())["images"]
+    assert [image.get("normal") for image in again] == [
+        None if image["image_id"] in {"p0", "p1", "p2", "p4", "p5"} else False for image in again
+    ]
+    # Beside another set, the classes that RSNA does not look for are known on its normal chests alone.
+    (tmp_path / "two.yaml").write_text("Opacity: [rsna:Lung Opacity]\nHeart: [clinic:big heart]\n")
+    places = [("", src), ("clinic", clinic(tmp_path / "b", first_seed=50))]
+    build_dataset(places, tmp_path / "out", replace(listed, labels=(str(tmp_path / "two.yaml"),)))
+    coverage = coverage_by_image(tmp_path / "out", "two")
+    assert coverage["p1"] == [Coverage.EXHAUSTIVE, Coverage.EXHAUSTIVE]
+    assert coverage["p3"] == coverage["p0"] == [Coverage.EXHAUSTIVE, Coverage.UNKNOWN]
