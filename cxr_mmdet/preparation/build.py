@@ -118,7 +118,11 @@ def build_dataset(
             write_failures(out / FAILURES_NAME, unmatched)
             raise DatasetError(_describe_mismatch(each, out))
     readable = {name: path for each in inputs for name, path in each.pictures.items()}
-    patients = {} if options.group_column else dict(zip(rows["image_id"], rows.get("group", ()), strict=False))
+    patients: dict[str, str] = {}
+    if "group" in rows and not options.group_column:
+        # Of several sets, some may not name patients.
+        named = rows.dropna(subset="group")
+        patients = dict(zip(named["image_id"], named["group"], strict=True))
 
     # An interrupted or failed build must not look finished, nor show an earlier one's page.
     (out / MANIFEST_NAME).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ CLASSES = (
     "Pleural Thickening",
     "Pneumothorax",
 )
-"""ChestX-Det's; ChestX-Det10 lacks Cardiomegaly, Diffuse Nodule and Pleural Thickening."""
+"""Classes of ChestX-Det."""
+ONLY_13 = frozenset({"Cardiomegaly", "Diffuse Nodule", "Pleural Thickening"})
+"""Classes that ChestX-Det10 lacks."""
 
 
 def read(path: Path, options: ReadOptions) -> Source:
@@ -38,7 +41,8 @@ def read(path: Path, options: ReadOptions) -> Source:
         TableError: a picture has no name, or other numbers of findings and boxes.
     """
     records = []
-    for place, entry in enumerate(read_json(path, list, "list of pictures with file_name, syms and boxes"), start=1):
+    entries = read_json(path, list, "list of pictures with file_name, syms and boxes")
+    for place, entry in enumerate(entries, start=1):
         where = f"{path}, image {place}"
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
             raise TableError(f"{where}: has no file_name; expected file_name, syms and boxes.")
@@ -54,7 +58,9 @@ def read(path: Path, options: ReadOptions) -> Source:
         records += [json_row(image_id, place, str(name), box) for name, box in zip(names, boxes, strict=True)]
         if not boxes:
             records.append(json_row(image_id, place))
-    return source_of(path, records, options, classes=CLASSES, unit="image")
+    # ChestX-Det10 has no polygons.
+    classes = tuple(name for name in CLASSES if "polygons" in entries[0] or name not in ONLY_13)
+    return replace(source_of(path, records, options, classes=CLASSES, unit="image"), classes=classes)
 
 
 FORMAT = SourceFormat(

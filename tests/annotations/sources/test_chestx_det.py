@@ -24,6 +24,10 @@ def test_empty_lists_are_a_normal_chest(write, boxes_of):
     ]
     assert source.coverage is None
     assert source.normal is None
+    assert len(source.classes) == 13, "with polygons"
+    without = [{key: value for key, value in entry.items() if key != "polygons"} for entry in ENTRIES]
+    (root / "ChestX_Det_train.json").unlink()
+    assert len(read_source(write({"train.json": json.dumps(without)})).classes) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Sets as their publishers ship them, from the tree to the COCO files."""
+
+import json
+
+import pytest
+
+from cxr_mmdet.preparation.build import build_dataset
+from cxr_mmdet.preparation.options import BuildOptions
+
+COUNT = 6
+
+
+@pytest.fixture
+def built(tmp_path):
+    """Build folders and return the images of both sides by image id, each with its boxes."""
+
+    def build(*places):
+        out = tmp_path / "out"
+        options = BuildOptions(labels=("auto",), val_ratio=0.5, seed=1, allow_duplicates=True)
+        build_dataset(places[0] if len(places) == 1 else [("", place) for place in places], out, options)
+        images = {}
+        for side in ("train", "val"):
+            coco = json.loads((out / f"annotations/{side}_auto.json").read_text())
+            names = {category["id"]: category["name"] for category in coco["categories"]}
+            for image in coco["images"]:
+                boxes = [
+                    (names[a["category_id"]], a["bbox"]) for a in coco["annotations"] if a["image_id"] == image["id"]
+                ]
+                images[image["image_id"]] = image | {"boxes": boxes, "side": side}
+        return images
+
+    return build
+
+
+def rsna(folder="rsna"):
+    """Return half images with an opacity, half without; the last is normal. Pictures have an eighth of 1024 pixels."""
+    rows = [f"p{n},{80 * n},160,240,320,1" if n < COUNT // 2 else f"p{n},,,,,0" for n in range(COUNT)]
+    kinds = ["Lung Opacity" if n < COUNT // 2 else "No Lung Opacity / Not Normal" for n in range(COUNT - 1)]
+    info = [f"p{n},{kind}" for n, kind in enumerate([*kinds, "Normal"])]
+    return {
+        f"{folder}/stage_2_train_labels.csv": "\n".join(["patientId,x,y,width,height,Target", *rows]),
+        f"{folder}/stage_2_detailed_class_info.csv": "\n".join(["patientId,class", *info]),
+        **{f"{folder}/stage_2_train_images/p{n}.png": (128, 128) for n in range(COUNT)},
+    }
+
+
+def nih(folder="nih"):
+    """Return two pictures of each patient, and a picture that nobody read."""
+    names = [f"{n // 2:08d}_{n % 2:03d}.png" for n in range(COUNT)]
+    rows = [f"{name},Mass,{80 * n},160,240,320" for n, name in enumerate(names)]
+    return {
+        f"{folder}/BBox_List_2017.csv": "\n".join(["Image Index,Finding Label,Bbox [x,y,w,h],,,", *rows]),
+        **{f"{folder}/images_001/images/{name}": (256, 256) for name in [*names, "00000009_000.png"]},
+    }
+
+
+def test_boxes_on_1024_pixels_fit_smaller_pictures(write, built):
+    images = built(write(rsna()) / "rsna")
+    assert len(images) == COUNT
+    assert images["p1"]["boxes"] == [("Lung Opacity", [80 / 8, 160 / 8, 240 / 8, 320 / 8])]
+    assert [images[f"p{n}"].get("normal", True) for n in range(COUNT // 2, COUNT)] == [False, False, True]
+
+
+def test_two_sets_know_what_the_other_did_not_look_for(write, built):
+    root = write(rsna() | nih())
+    images = built(root / "rsna", root / "nih")
+    assert len(images) == 2 * COUNT, "without the picture that has no row"
+    assert images["00000000_001"]["boxes"] == [("Mass", [80 / 4, 160 / 4, 240 / 4, 320 / 4])]
+    assert images["00000000_001"]["neg_category_ids"] == []
+    assert images["p4"]["neg_category_ids"] == [1], "opacity was looked for, mass was not"
+    assert "neg_category_ids" not in images["p5"], "a normal chest lacks every class"
+    for patient in range(COUNT // 2):
+        first, second = (images[f"{patient:08d}_{n:03d}"] for n in (0, 1))
+        assert (first["group"], first["side"]) == (second["group"], second["side"])
+
+
+def test_pictures_named_by_their_folders_are_found(write, built):
+    names = [f"patient{n}_study1_view1_frontal" for n in range(COUNT)]
+    regions = {
+        name: {"img_size": [320, 256], "Edema": [[[10 + n, 20], [50, 30], [40, 200]]]} for n, name in enumerate(names)
+    }
+    pictures = {f"CheXpert/val/patient{n}/study1/view1_frontal.jpg": (160, 128) for n in range(COUNT)}
+    images = built(write({"gt_annotations_val.json": json.dumps(regions), **pictures}))
+    assert images[names[3]]["boxes"] == [("Edema", [13 / 2, 20 / 2, (50 - 13) / 2, (200 - 20) / 2])]
