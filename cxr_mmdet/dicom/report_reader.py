@@ -33,6 +33,7 @@ class MarkedReport:
         predecessors: SOP Instance UIDs of the reports that it was made from.
         marks: text and corners of each rectangle.
         ignored: number of annotations that are no rectangles.
+        created: date and time, in an order of texts.
     """
 
     reader: str
@@ -40,6 +41,7 @@ class MarkedReport:
     predecessors: tuple[str, ...]
     marks: tuple[tuple[str, Box], ...]
     ignored: int
+    created: str = ""
 
 
 def read_report(dataset: Dataset, name: str) -> tuple[Findings, str]:
@@ -147,9 +149,9 @@ def read_marks(dataset: Dataset, name: str) -> MarkedReport:
     except (AttributeError, IndexError, TypeError, ValueError):
         raise DicomError(f"{name}: is not a structured report with rectangles on one radiograph.") from None
     reader = " ".join(names[0].replace("^", " ").split()) if names and "unknown" not in names[0].lower() else ""
-    return MarkedReport(
-        reader, image, predecessors, tuple((text, box) for _, text, box in marks), len(groups) - len(marks)
-    )
+    created = f"{dataset.get('ContentDate', '')} {dataset.get('ContentTime', '')}"
+    boxes = tuple((text, box) for _, text, box in marks)
+    return MarkedReport(reader, image, predecessors, boxes, len(groups) - len(marks), created)
 
 
 def _below(item: Dataset) -> Iterator[Dataset]:

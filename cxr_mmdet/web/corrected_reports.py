@@ -89,7 +89,7 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
     radiographs = _radiographs(images)
     held = {(each.image.content_sha256, each.reader, each.verdicts) for each in store.readings()}
     added = known = 0
-    for name, marked in corrected:
+    for name, marked in sorted(corrected, key=lambda each: each[1].created):  # a reader's latest reading counts
         try:
             findings = _original(name, marked, originals)
             who = reader or marked.reader

@@ -20,6 +20,7 @@ from pydicom.sr.codedict import codes as dictionary
 from report_builders import CREATED, NOTHING, SOME, found, old_report, phantom_file, radiograph
 
 from cxr_mmdet.dicom.report import read_header, secondary_capture, structured_report, to_bytes
+from cxr_mmdet.dicom.report_reader import read_marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,45 +199,48 @@ SEEN = """() => {
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: Debian's package chromium, or CXR_CHROMIUM")
 @pytest.mark.skipif(bool(orthanc_server.NO_DICOMWEB), reason=orthanc_server.NO_DICOMWEB)
-def test_the_viewer_itself_shows_hydrates_and_lists_the_boxes(tmp_path: Path):
-    """A study with the report alone, and one where a Secondary Capture and another series come first.
+def test_the_viewer_itself_shows_hydrates_lists_and_stores_the_boxes(tmp_path: Path):
+    """In a study where a Secondary Capture and another series come before the radiograph and its report.
 
     It is slow: the viewer takes seconds to start, and draws without a graphics card.
     """
-    studies = []
-    for index in (3, 4):
-        source = read_header(phantom_file(tmp_path, index, size=384))
-        height, width = source.Rows, source.Columns
-        boxes = np.array([[0.3, 0.5, 0.75, 0.8], [0.15, 0.2, 0.4, 0.4], [0.6, 0.25, 0.7, 0.33]]) * [
-            width,
-            height,
-            width,
-            height,
-        ]
-        findings = found(boxes[: index - 1], [3, 5, 8][: index - 1], size_hw=(height, width))
-        studies.append((source, findings, structured_report(findings, source, created=CREATED)))
-    (alone, *_), (mixed, findings, _) = studies
-    capture = secondary_capture(findings.draw(np.zeros(findings.size_hw, np.uint8)), findings, mixed, created=CREATED)
-    capture.SeriesNumber = 0
-    other = dcmread(BytesIO(to_bytes(mixed)))
-    other.SOPInstanceUID, other.SeriesInstanceUID, other.SeriesNumber = "1.2.3", "1.2.4", 0
-    other.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    source = read_header(phantom_file(tmp_path, 3, size=384))
+    size = source.Rows, source.Columns
+    boxes = np.array([[0.3, 0.5, 0.75, 0.8], [0.15, 0.2, 0.4, 0.4], [0.6, 0.25, 0.7, 0.33]]) * [
+        *size[::-1],
+        *size[::-1],
+    ]
+    findings = found(boxes, [3, 5, 8], size_hw=size)
+    labels = [f"{finding.class_name} {finding.score:.2f}" for finding in findings]
+    capture = secondary_capture(findings.draw(np.zeros(size, np.uint8)), findings, source, created=CREATED)
+    other = dcmread(BytesIO(to_bytes(source)))
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    other.SeriesInstanceUID = "1.2.4"
+    other.SeriesNumber = capture.SeriesNumber = 0
+    report = structured_report(findings, source, created=CREATED)
     with orthanc_server.run_orthanc(tmp_path / "archive") as archive, ohif_page(archive) as page:
-        archive.put(*map(to_bytes, (capture, other, alone, mixed, *(report for *_, report in studies))))
-        for source, findings, _ in studies:
-            page.goto(f"http://127.0.0.1:{archive.http_port}/viewer?StudyInstanceUIDs={source.StudyInstanceUID}")
-            if source is alone:
-                page.get_by_text("Skip all").click()  # of the tour
-            page.get_by_text("cxr_mmdet findings").dblclick()
-            page.get_by_role("button", name="Yes").click()  # continue tracking measurements
-            page.wait_for_function("window.services.measurementService.getMeasurements().length > 0")
-            seen = page.evaluate(SEEN)
-            assert seen["shown"] == [True] * len(findings)
-            assert {(box["tool"], box["image"]) for box in seen["boxes"]} == {("RectangleROI", source.SOPInstanceUID)}
-            for box, finding in zip(seen["boxes"], findings, strict=True):
-                assert box["label"] == f"{finding.class_name} {finding.score:.2f}"
-                assert np.allclose(box["corners"], rectangle(finding.box_xyxy), rtol=0, atol=1e-3)
-            if not page.get_by_text("Create SR").is_visible():
-                page.locator("[data-cy=trackedMeasurements-btn]").click()
-            for finding in findings:
-                page.get_by_text(f"{finding.class_name} {finding.score:.2f}", exact=True).wait_for()
+        archive.put(*map(to_bytes, (capture, other, source, report)))
+        page.goto(f"http://127.0.0.1:{archive.http_port}/viewer?StudyInstanceUIDs={source.StudyInstanceUID}")
+        page.get_by_text("Skip all").click()  # of the tour
+        page.get_by_text("cxr_mmdet findings").dblclick()
+        page.get_by_role("button", name="Yes").click()  # continue tracking measurements
+        page.wait_for_function("window.services.measurementService.getMeasurements().length > 0")
+        seen = page.evaluate(SEEN)
+        page.locator("[data-cy=trackedMeasurements-btn]").click()
+        for label in labels:
+            page.get_by_text(label, exact=True).wait_for()
+        page.get_by_text("Create SR").click()
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_text("No tracked measurements").wait_for()
+        held = [dcmread(BytesIO(archive.file(each["ID"]))) for each in archive.instances()]
+    assert seen["shown"] == [True] * 3
+    assert {(box["tool"], box["image"]) for box in seen["boxes"]} == {("RectangleROI", source.SOPInstanceUID)}
+    assert [box["label"] for box in seen["boxes"]] == labels
+    (stored,) = (each for each in held if each.Modality == "SR" and each.SOPInstanceUID != report.SOPInstanceUID)
+    marked = read_marks(stored, "the report that the viewer stored")
+    assert marked.predecessors == (report.SOPInstanceUID,)
+    assert marked.sop_instance_uid == source.SOPInstanceUID
+    assert [text for text, _ in marked.marks] == labels
+    for box, (_, corners), finding in zip(seen["boxes"], marked.marks, findings, strict=True):
+        assert np.allclose(box["corners"], rectangle(finding.box_xyxy), rtol=0, atol=1e-3)
+        assert np.allclose(corners, finding.box_xyxy, rtol=0, atol=1e-3)

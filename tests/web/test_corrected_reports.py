@@ -130,6 +130,22 @@ def test_a_report_corrected_in_ohif_becomes_a_reading_and_a_row_to_train_on(hosp
 
 
 @needs_ohif
+def test_the_later_of_two_corrections_counts(hospital: dict[str, Any], tmp_path: Path):
+    """Whatever their files are called; a correction of a correction names no report of a model."""
+    store, reports, images = hospital["store"], hospital["reports"], hospital["images"]
+    first = dcmread(reports / "corrected.dcm")
+    (item,) = first.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    item.ReferencedSOPInstanceUID = "1.2.3"
+    first.ContentTime = "235959"
+    measurements = first.ContentSequence[-1]
+    measurements.ContentSequence = measurements.ContentSequence[:1]
+    first.save_as(reports / "a.dcm")
+    assert run("import", store, reports, "--images", images).exit_code == 0
+    assert run("export", store, tmp_path / "train.csv", "--images", images).exit_code == 0
+    assert list(read_table(tmp_path / "train.csv")["class_name"]) == ["Cardiomegaly"]
+
+
+@needs_ohif
 def test_what_is_missing_is_named(hospital: dict[str, Any], tmp_path: Path):
     store, reports, images = Store.open(hospital["store"]), hospital["reports"], hospital["images"]
     (problem,) = import_reports(store, [reports / "corrected.dcm"], images).problems
