@@ -65,7 +65,7 @@ def test_yolo_holds_one_reader(three_readers: Path, tmp_path: Path) -> None:
     ]
     assert "YOLO tree cannot hold the reader's name R2." in done.notes
     assert read_source(tmp_path / "out").unread == ("unread",)
-    assert not (tmp_path / "out/labels/unread.txt").exists()
+    assert not (tmp_path / "out/labels/train/unread.txt").exists()
     with pytest.raises(UsageError, match=r"--reader R9: read nothing in .*; expected one of R1, R2, R3"):
         convert(three_readers, tmp_path / "other", "yolo", reader="R9")
 
@@ -150,6 +150,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "1 failed" in result.output
     assert f"wrote 1 image to {tmp_path}/out as yolo" in result.output.replace("\n", "")
-    assert (tmp_path / "out/labels/a.txt").read_text() == "0 0.3 0.35 0.4 0.5\n"
+    assert (tmp_path / "out/labels/train/a.txt").read_text() == "0 0.3 0.35 0.4 0.5\n"
     shutil.rmtree(tmp_path / "out")
     assert CliRunner().invoke(app, [*arguments, "--max-failures", "1"]).exit_code == 0

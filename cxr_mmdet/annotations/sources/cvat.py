@@ -114,9 +114,9 @@ def write(source: Source, out: Path) -> dict[str, str]:
         own = source.rows[source.rows["reader"] == reader]
         root = ElementTree.Element("annotations")
         ElementTree.SubElement(root, "version").text = "1.1"
-        job = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "job")
-        ElementTree.SubElement(ElementTree.SubElement(job, "assignee"), "username").text = reader
-        labels = ElementTree.SubElement(job, "labels")
+        task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+        ElementTree.SubElement(ElementTree.SubElement(task, "assignee"), "username").text = reader
+        labels = ElementTree.SubElement(task, "labels")
         for name in classes_of(source):
             label = ElementTree.SubElement(labels, "label")
             ElementTree.SubElement(label, "name").text = name
@@ -127,7 +127,7 @@ def write(source: Source, out: Path) -> dict[str, str]:
         for index, (image_id, rows) in enumerate(own.groupby("image_id", sort=False)):
             height, width = (int(value) for value in rows[SIZE_COLUMNS].iloc[0])
             image = ElementTree.SubElement(
-                root, "image", id=str(index), name=f"images/{image_id}.png", width=str(width), height=str(height)
+                root, "image", id=str(index), name=f"{image_id}.png", width=str(width), height=str(height)
             )
             if image_id in split:
                 image.set("subset", split[str(image_id)])

@@ -112,10 +112,9 @@ def write(source: Source, out: Path) -> dict[str, str]:
     import yaml
 
     names, split = classes_of(source), source.split or {}
-    sides = sorted(set(split.values()), key=["train", "val", "test"].index) or [""]
-    folders = {side or "train": f"images/{side}".strip("/") for side in sides}
-    # Ultralytics asks for both.
-    both = {side: folders.get(side, next(iter(folders.values()))) for side in ("train", "val")}
+    folders = {side: f"images/{side}" for side in ("train", "val", "test") if side in split.values()}
+    # Ultralytics asks for both sides; pictures of one folder have no split.
+    both = {side: folders.get(side, "images/train") for side in ("train", "val")}
     config = {"path": ".", **both, **folders, "names": dict(enumerate(names))}
     (out / "data.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     lines: dict[str, list[str]] = {image_id: [] for image_id in source.rows["image_id"]}
@@ -126,10 +125,10 @@ def write(source: Source, out: Path) -> dict[str, str]:
         box = ((x_min + x_max) / 2, (y_min + y_max) / 2, x_max - x_min, y_max - y_min)
         lines[image_id].append(" ".join([str(names.index(name)), *(f"{value:.12g}" for value in box)]))
     for image_id, own in lines.items():
-        path = out / "labels" / split.get(image_id, "") / f"{image_id}.txt"
+        path = out / "labels" / split.get(image_id, "train") / f"{image_id}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in own), encoding="utf-8")
-    return {image_id: f"images/{split.get(image_id, '')}/{image_id}.png" for image_id in (*lines, *source.unread)}
+    return {image_id: f"images/{split.get(image_id, 'train')}/{image_id}.png" for image_id in (*lines, *source.unread)}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
