@@ -13,7 +13,9 @@ from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cxr_mmdet.pacs.node import NodeOptions
+    from cxr_mmdet.pacs.config import NodeConfig
+    from cxr_mmdet.pacs.node import DicomNode, NodeOptions
+    from cxr_mmdet.pacs.operation import StatusServer
 
 DEFAULT_STATE = Path("work_dirs/dicom_node")
 DEFAULT_STREAMS = 2
@@ -40,24 +42,44 @@ def dicom_node() -> None:
     """Predict radiographs that a PACS sends and send the findings back. The default command is [bold]run[/]."""
 
 
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML); options take precedence.")
+]
 State = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder of the queue, one per node.")]
 
 
 @app.command(no_args_is_help=True)
 def run(
-    model: Annotated[str, typer.Argument(help="A checkpoint, a run's folder or an exported bundle.")],
+    model: Annotated[
+        str | None, typer.Argument(help="A checkpoint, a run's folder or an exported bundle.", show_default=False)
+    ] = None,
+    config: Config = None,
     destination: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            metavar="AE@HOST:PORT", help="Where structured reports and Secondary Captures are sent. Repeatable."
+            metavar="AE@HOST:PORT",
+            help="Where reports and Secondary Captures are sent, or the URL of a DICOMweb service. Repeatable.",
         ),
-    ],
-    ae: Annotated[str, typer.Option(metavar="TITLE", help="AE title of the node.")] = "CXR",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 11112,
+    ] = None,
+    ae: Annotated[str | None, typer.Option(metavar="TITLE", help="AE title of the node.", show_default="CXR")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", show_default="11112"),
+    ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all addresses of the machine.")
-    ] = "127.0.0.1",
-    state: State = DEFAULT_STATE,
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on; 0.0.0.0 for all addresses of the machine.",
+            show_default="127.0.0.1",
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", file_okay=False, help="Folder of the queue, one per node.", show_default=str(DEFAULT_STATE)
+        ),
+    ] = None,
     allow_ae: Annotated[
         list[str] | None,
         typer.Option(metavar="TITLE", help="AE title that may send. Repeatable.", show_default="anyone"),
@@ -71,22 +93,41 @@ def run(
         ),
     ] = None,
     score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Lowest score of findings that are reported.")
-    ] = DEFAULT_SCORE_THRESHOLD,
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Lowest score of findings that are reported.", show_default=f"{DEFAULT_SCORE_THRESHOLD}"
+        ),
+    ] = None,
+    class_threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=SCORE", help="Score threshold of one class, or a TOML file of several. Repeatable."
+        ),
+    ] = None,
     capture: Annotated[
-        bool, typer.Option("--capture/--no-capture", help="Also send the overlay as a Secondary Capture.")
-    ] = True,
-    overlay_size: Annotated[int, typer.Option(min=64, help="Maximum longer side of the overlay in pixels.")] = 2048,
+        bool | None,
+        typer.Option(
+            "--capture/--no-capture", help="Also send the overlay as a Secondary Capture.", show_default="capture"
+        ),
+    ] = None,
+    overlay_size: Annotated[
+        int | None, typer.Option(min=64, help="Maximum longer side of the overlay in pixels.", show_default="2048")
+    ] = None,
     capture_quality: Annotated[
-        int,
-        typer.Option(min=0, max=100, help="JPEG quality of the overlay; 0: uncompressed, about ten times as large."),
-    ] = 95,
+        int | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="JPEG quality of the overlay; 0: uncompressed, about ten times as large.",
+            show_default="95",
+        ),
+    ] = None,
     presentation: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--presentation", help="Also send a presentation state, which shows the findings over the original."
         ),
-    ] = False,
+    ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Certificate (PEM); the node then listens with TLS."),
@@ -99,15 +140,34 @@ def run(
         typer.Option(exists=True, dir_okay=False, help="CA that must have signed the certificates of peers."),
     ] = None,
     destination_tls: Annotated[bool, typer.Option("--destination-tls", help="Send with TLS.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")] = "cpu",
+    poll: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="DICOMweb service whose new radiographs are fetched. Repeatable."),
+    ] = None,
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with one line for DICOMweb, NAME:PASSWORD or Bearer TOKEN; or env:VARIABLE that holds it.",
+        ),
+    ] = None,
+    dicomweb_ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CA that signed the certificates of DICOMweb services."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).", show_default="cpu"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
     streams: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             help="Radiographs predicted at once, sharing the threads; 1 gives the lowest latency.",
+            show_default=f"{DEFAULT_STREAMS}",
         ),
-    ] = DEFAULT_STREAMS,
+    ] = None,
     short_edge: Annotated[
         int | None,
         typer.Option(
@@ -117,49 +177,106 @@ def run(
         ),
     ] = None,
     trust_checkpoint: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
         ),
-    ] = False,
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Address of /healthz, /readyz and /metrics (Prometheus).", show_default="off"
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="text|json", help="Format of the log, on stderr.", show_default="text")
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="File to which each radiograph's way is appended, as JSON lines."
+        ),
+    ] = None,
 ) -> None:
     """Run the node until it is stopped (Ctrl-C, SIGTERM).
 
     The node answers C-ECHO and accepts C-STORE of computed and digital radiographs. Accepted radiographs are on the
-    disk and survive the process; the same command continues with them. A destination that is down is retried.
+    disk and survive the process; the same command continues with them. A destination that is down is retried. Options
+    take precedence over the configuration file.
     """
-    import logging
     import os
 
-    from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.pacs.node import DicomNode, NodeOptions, parse_networks
-    from cxr_mmdet.pacs.reporting import ReportOptions, quiet_libraries
-    from cxr_mmdet.pacs.sender import DimseDestination, check_ae_title
-    from cxr_mmdet.pacs.tls import Certificates
+    from cxr_mmdet.pacs.config import destination_table, read_config
+    from cxr_mmdet.structures.scores import parse_class_thresholds
 
+    web = {"credentials": _absolute(credentials), "ca": _absolute(dicomweb_ca)}
+    tables = [destination_table(text, tls=destination_tls, **web) for text in dict.fromkeys(destination or [])]
+    thresholds = parse_class_thresholds(class_threshold) if class_threshold else None
+    given = {
+        "model": ("MODEL", _absolute(model)),
+        "destination": ("--destination", tables or None),
+        "listen.ae_title": ("--ae", ae),
+        "listen.port": ("--port", port),
+        "listen.host": ("--host", host),
+        "listen.allow_ae": ("--allow-ae", allow_ae or None),
+        "listen.allow_host": ("--allow-host", allow_host or None),
+        "state": ("--state", _absolute(state)),
+        "report.score_threshold": ("--score-threshold", score_threshold),
+        "report.class_thresholds": ("--class-threshold", thresholds),
+        "report.capture": ("--capture", capture),
+        "report.overlay_size": ("--overlay-size", overlay_size),
+        "report.capture_quality": ("--capture-quality", capture_quality),
+        "report.presentation": ("--presentation", presentation),
+        "tls.cert": ("--tls-cert", _absolute(tls_cert)),
+        "tls.key": ("--tls-key", _absolute(tls_key)),
+        "tls.ca": ("--tls-ca", _absolute(tls_ca)),
+        "poll": ("--poll", [{"url": url, **web} for url in poll] if poll else None),
+        "device": ("--device", device),
+        "threads": ("--threads", threads),
+        "streams": ("--streams", streams),
+        "short_edge": ("--short-edge", short_edge),
+        "trust_checkpoint": ("--trust-checkpoint", trust_checkpoint),
+        "http": ("--http", http),
+        "log_format": ("--log-format", log_format),
+        "audit": ("--audit", _absolute(audit)),
+    }
     os.umask(0o077)  # what the node writes holds patients' data
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    quiet_libraries()
-    certificates = Certificates(tls_cert, tls_key, tls_ca)
-    options = NodeOptions(
-        ae_title=check_ae_title(ae, "--ae"),
-        host=host,
-        port=port,
-        calling_ae_titles=tuple(check_ae_title(title, "--allow-ae") for title in allow_ae or []),
-        networks=parse_networks(allow_host or []),
-        tls=certificates.for_listening(),
-    )
-    tls = certificates.for_sending() if destination_tls else None
-    targets = [DimseDestination.parse(text, tls, options.ae_title) for text in dict.fromkeys(destination)]
-    _warn_if_open(options)
-    with quiet_imports():
-        predictor = Predictor.load(
-            model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge,
-            streams=streams,
-        )  # fmt: skip
-    reported = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None, presentation=presentation)
-    node = DicomNode(state, predictor, targets, options, reported)
-    _run_until_signalled(node, options)
+    _run(read_config(config, {key: each for key, each in given.items() if each[1] is not None}))
+
+
+@app.command()
+def check(
+    config: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration file (TOML).")],
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also ask each destination and polled archive whether it is there.")
+    ] = False,
+) -> None:
+    """Check a configuration file: exit code 0 if a node can start with it, 1 if something is missing, 2 if it is wrong.
+
+    Nothing is sent. With --connect each archive is asked by C-ECHO or by a search that finds nothing.
+    """
+    from cxr_mmdet.errors import CxrError
+    from cxr_mmdet.pacs.config import read_config
+    from cxr_mmdet.pacs.sender import NotDeliveredError, StowDestination
+
+    settings = read_config(config)
+    settings.certificates().for_listening()
+    destinations = settings.destinations()
+    polled = [StowDestination(poller.archive.url, poller.archive) for poller in settings.pollers()]
+    if not Path(settings.model).exists():
+        raise CxrError(f"{config}: model: {settings.model} does not exist; name a checkpoint, run or bundle.")
+    failed = 0
+    for target in [*destinations, *polled] if connect else ():
+        try:
+            target.check()
+        except NotDeliveredError as error:
+            failed += 1
+            stdout.print(f"{target.name}: {error}", highlight=False, markup=False)
+        else:
+            stdout.print(f"{target.name}: answers", highlight=False, markup=False)
+    if failed:
+        raise typer.Exit(1)
+    stdout.print(f"{config}: a node can start with it", highlight=False, markup=False)
 
 
 @app.command()
@@ -261,6 +378,37 @@ def conformance() -> None:
     print(conformance_statement(), end="")  # noqa: T201 (rich would wrap its lines)
 
 
+def _run(settings: NodeConfig) -> None:
+    from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.pacs.node import DicomNode
+    from cxr_mmdet.pacs.operation import AuditLog, StatusServer, set_up_logging
+    from cxr_mmdet.pacs.reporting import quiet_libraries
+
+    set_up_logging(settings.log_format.value)
+    quiet_libraries()
+    options, destinations, pollers = settings.node_options(), settings.destinations(), settings.pollers()
+    _warn_if_open(options)
+    audit = AuditLog(settings.audit)
+    server = StatusServer(settings.http) if settings.http else None
+    with quiet_imports():
+        predictor = Predictor.load(
+            settings.model,
+            device=settings.device,
+            threads=settings.threads,
+            trust_checkpoint=settings.trust_checkpoint,
+            short_edge=settings.short_edge,
+            streams=settings.streams,
+        )
+    node = DicomNode(settings.state, predictor, destinations, options, settings.report_options(), pollers, audit)
+    _run_until_signalled(node, options, server)
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    if path is None or str(path).startswith("env:"):
+        return path if path is None else str(path)
+    return str(Path(path).absolute())
+
+
 def _warn_if_open(options: NodeOptions) -> None:
     import ipaddress
 
@@ -275,7 +423,7 @@ def _warn_if_open(options: NodeOptions) -> None:
         )
 
 
-def _run_until_signalled(node: Any, options: NodeOptions) -> None:
+def _run_until_signalled(node: DicomNode, options: NodeOptions, server: StatusServer | None) -> None:
     import logging
     import signal
     import threading
@@ -284,6 +432,8 @@ def _run_until_signalled(node: Any, options: NodeOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     node.start()
+    if server is not None:
+        node.report_on(server)
     logging.getLogger("cxr_mmdet.node").info("%s listens on %s:%d", options.ae_title, options.host, node.port)
     stop.wait()
     logging.getLogger("cxr_mmdet.node").info("stopping: work in progress is finished, the rest stays in the queue")

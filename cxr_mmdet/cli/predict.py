@@ -66,7 +66,9 @@ def predict(
     ] = None,
     class_threshold: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLASS=SCORE", help="Score threshold of one class. Repeatable."),
+        typer.Option(
+            metavar="CLASS=SCORE", help="Score threshold of one class, or a TOML file of several. Repeatable."
+        ),
     ] = None,
     nms_iou: Annotated[
         float | None,
@@ -176,6 +178,7 @@ def predict(
     from cxr_mmdet.batch.run import Process, RunOptions, predict_many
     from cxr_mmdet.inference.predictor import Thresholds
     from cxr_mmdet.structures.radiograph_files import find_radiographs
+    from cxr_mmdet.structures.scores import parse_class_thresholds
 
     arguments = arguments or []
     models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
@@ -201,7 +204,7 @@ def predict(
         short_edge=short_edge,
     )
     options = RunOptions(
-        thresholds=Thresholds(score_threshold, nms_iou, _class_thresholds(class_threshold or [])),
+        thresholds=Thresholds(score_threshold, nms_iou, parse_class_thresholds(class_threshold or [])),
         augmentation=_augmentation(tta_scale or [], tta_flip, fusion, fusion_iou),
         batch_size=batch_size,
         overlays=overlays,
@@ -288,19 +291,6 @@ def _augmentation(
     if len(views) == 1:
         return None
     return Augmentation(views, fusion, fusion_iou)
-
-
-def _class_thresholds(options: Sequence[str]) -> dict[str, float]:
-    thresholds = {}
-    for option in options:
-        name, equals, value = option.rpartition("=")
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise UsageError(f"--class-threshold {option}: expected CLASS=SCORE, such as ILD=0.2.")
-    return thresholds
 
 
 def _threads(process: Process) -> int | None:

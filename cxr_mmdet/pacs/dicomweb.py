@@ -42,6 +42,8 @@ MODALITIES = ("CR", "DX")
 _DICOM_JSON = ("application/dicom+json", "application/json")
 _DUPLICATE_INSTANCE = 0x0111
 _FOR_THE_MOMENT = (408, 425, 429)
+_NOT_THE_OBJECTS = (401, 403, 404, 407, 429, 502, 503, 504)
+"""Answers of a service, or of a proxy before it, that would be the same whatever is stored."""
 
 MAX_AHEAD = 100
 """Radiographs that wait for prediction, beyond which further ones are better kept by the archive than by the queue."""
@@ -56,8 +58,8 @@ class DicomwebError(NotDeliveredError, CxrError):
         status: the HTTP status; None where there was no answer.
     """
 
-    def __init__(self, reason: str, *, refused: bool = False, busy: bool = False, status: int | None = None) -> None:
-        super().__init__(reason, refused=refused, busy=busy)
+    def __init__(self, reason: str, *, status: int | None = None, **kinds: bool) -> None:
+        super().__init__(reason, **kinds)
         self.status = status
 
 
@@ -216,7 +218,7 @@ class Archive:
         except requests.Timeout:
             raise DicomwebError(f"{self.url} did not answer in {READ_S} s when {step}") from None
         except requests.ConnectionError as error:
-            raise DicomwebError(f"{self.url} cannot be reached ({_cause(error)})") from None
+            raise DicomwebError(f"{self.url} cannot be reached ({_cause(error)})", unreachable=True) from None
         # What the answer holds decides what json, pydicom and the client raise: ValueError, KeyError, struct.error …
         except Exception as error:
             raise DicomwebError(
@@ -242,6 +244,7 @@ class Archive:
             f"{self.url} answered {step} with status {status} ({response.reason}){remedies.get(status, '')}",
             refused=400 <= status < 500 and status not in _FOR_THE_MOMENT,
             busy=status >= 500,
+            unreachable=status in _NOT_THE_OBJECTS,
             status=status,
         )
 

@@ -222,6 +222,29 @@ def count_deliveries(connection: sqlite3.Connection) -> dict[str, dict[str, int]
     return counts
 
 
+@dataclass(frozen=True)
+class QueueSummary:
+    """State of a queue.
+
+    Attributes:
+        counts: radiographs by state.
+        oldest: seconds since 1970 at which the oldest of those that are queued or predicted was received, by state.
+        deliveries: see :func:`count_deliveries`.
+    """
+
+    counts: dict[str, int]
+    oldest: dict[str, float]
+    deliveries: dict[str, dict[str, int]]
+
+
+def summarise(connection: sqlite3.Connection) -> QueueSummary:
+    """Return the state of a queue."""
+    oldest = connection.execute(
+        "SELECT state, min(received) FROM jobs WHERE state IN ('queued', 'predicted') GROUP BY state"
+    )
+    return QueueSummary(count_states(connection), dict(oldest.fetchall()), count_deliveries(connection))
+
+
 def list_undelivered(connection: sqlite3.Connection) -> list[tuple[str, Delivery]]:
     """Return the deliveries that failed or wait after a failure, each after its state, in order of arrival."""
     if not _has_table(connection, "deliveries"):

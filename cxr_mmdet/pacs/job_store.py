@@ -30,12 +30,14 @@ from cxr_mmdet.pacs.job_database import (
     Delivery,
     Job,
     QueueDamagedError,
+    QueueSummary,
     State,
     as_delivery,
     as_job,
     connect,
     explained,
     is_damage,
+    summarise,
 )
 from cxr_mmdet.pacs.job_folder import (
     DATABASE,
@@ -49,6 +51,7 @@ from cxr_mmdet.pacs.job_folder import (
     set_aside,
     tidy,
 )
+from cxr_mmdet.pacs.operation import AuditLog
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -72,6 +75,7 @@ class JobStore:
     Args:
         folder: the folder of the queue.
         destinations: names of the destinations that are owed results.
+        audit: where each radiograph's way is written down; None: nowhere.
 
     Raises:
         UsageError: another node uses the folder, or a later version wrote it.
@@ -79,10 +83,11 @@ class JobStore:
         DiskError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, destinations: Sequence[str]) -> None:
+    def __init__(self, folder: Path, destinations: Sequence[str], audit: AuditLog | None = None) -> None:
         from cxr_mmdet.pacs.job_recovery import reconcile
 
         self.folder = folder
+        self.audit = audit or AuditLog(None)
         self._destinations = tuple(destinations)
         self._confirmed: set[tuple[int, str]] = set()
         self._reserve = Reserve(folder)
@@ -120,8 +125,14 @@ class JobStore:
 
         Raises:
             OtherContentError: the UID belongs to a radiograph of other pixels or of another patient.
-            DiskError: it is not in the queue.
+            DiskError: it is not in the queue, or that it is cannot be written down.
         """
+        is_new = self._accept(sop_instance_uid, content, sender)
+        if not self.audit.write("received", sop_instance_uid=sop_instance_uid, sender=sender, is_new=is_new):
+            raise DiskError(f"{self.folder}: {self.audit.problem}.")
+        return is_new
+
+    def _accept(self, sop_instance_uid: str, content: bytes, sender: str) -> bool:
         with self._accepting:
             known: Job | None = None
             try:
@@ -222,6 +233,24 @@ class JobStore:
         with self._database:
             row = self._connection.execute(NEXT_DELIVERY, (destination, self._now())).fetchone()
         return None if row is None else as_delivery(row)
+
+    def summary(self) -> QueueSummary:
+        """Return how much is in which state."""
+        with self._database:
+            return summarise(self._connection)
+
+    def check_writable(self) -> None:
+        """Try the disk.
+
+        Raises:
+            DiskError, QueueDamagedError: nothing can be accepted.
+        """
+        with explained(self.folder):
+            self._reserve.restore()
+            probe = self.folder / "probe"
+            write_durably(probe, b"1")
+            probe.unlink()
+            self._run(("PRAGMA user_version",))
 
     def read_image(self, job: Job) -> bytes:
         """Return the radiograph as it was sent, as a DICOM file."""

@@ -14,7 +14,8 @@ from pynetdicom import AE, evt
 
 from cxr_mmdet.dicom.codecs import DECODABLE
 from cxr_mmdet.dicom.source import RADIOGRAPHS, parse_dataset
-from cxr_mmdet.errors import DicomError, UsageError
+from cxr_mmdet.errors import CxrError, DicomError, UsageError
+from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.pacs.job_folder import DiskError
 from cxr_mmdet.pacs.job_store import JobStore, OtherContentError
 from cxr_mmdet.pacs.listener import POLL_S, ConnectionLimits, NodeServer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.pacs.dicomweb import Poller
+    from cxr_mmdet.pacs.operation import AuditLog, StatusServer
     from cxr_mmdet.pacs.reporting import ReportOptions
     from cxr_mmdet.pacs.sender import Destination
 
@@ -82,9 +84,10 @@ class DicomNode:
         options: how to listen.
         report_options: what is reported.
         pollers: archives whose new radiographs are fetched, besides those that are sent.
+        audit: where each radiograph's way is written down; None: nowhere.
 
     Raises:
-        UsageError: another node uses the folder.
+        UsageError: another node uses the folder, or a threshold is of a class that the model does not know.
         DiskError: the folder cannot be written.
     """
 
@@ -96,11 +99,14 @@ class DicomNode:
         options: NodeOptions,
         report_options: ReportOptions,
         pollers: Sequence[Poller] = (),
+        audit: AuditLog | None = None,
     ) -> None:
+        if report_options.class_thresholds:
+            predictor.check(Thresholds(per_class=report_options.class_thresholds))
         self._options = options
         self._pollers = pollers
         self._stopping = threading.Event()
-        self._store = JobStore(state, [destination.name for destination in destinations])
+        self._store = JobStore(state, [destination.name for destination in destinations], audit)
         # Beside those in the network, one is read before it and one reported on after it.
         workers = predictor.model.streams + 2
         self._worker = Worker(self._store, predictor, destinations, report_options, workers=workers)
@@ -142,11 +148,27 @@ class DicomNode:
                 f"cannot listen at {options.host}:{options.port} ({error.strerror}); give another --host or --port."
             ) from None
         self._server = server
-        threading.Thread(target=server.serve_forever, args=(POLL_S,), name="listen", daemon=True).start()
+        self._listening = threading.Thread(target=server.serve_forever, args=(POLL_S,), name="listen", daemon=True)
+        self._listening.start()
         self._worker.start()
         for poller in self._pollers:
             arguments = (self._store, self._worker.wake, self._stopping)
             threading.Thread(target=poller.run, args=arguments, name="poll", daemon=True).start()
+
+    def report_on(self, server: StatusServer) -> None:
+        """Let an HTTP server answer for the node, which has started."""
+        server.serve(self._store, lambda: self._listening.is_alive() and self._worker.is_alive(), self._problems)
+
+    def _problems(self) -> list[str]:
+        """Return why no radiograph can be taken and predicted at present; nothing where one can."""
+        reasons = [] if self._listening.is_alive() else ["the DICOM port is closed"]
+        if not self._worker.is_alive():
+            reasons.append("a thread of the node has ended")
+        try:
+            self._store.check_writable()
+        except CxrError as error:
+            reasons.append(str(error))
+        return reasons + [self._store.audit.problem] * bool(self._store.audit.problem)
 
     def pause(self) -> None:
         """From now on only take radiographs in; what is in the queue waits for the next start."""

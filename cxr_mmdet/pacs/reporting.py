@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import presentation_state, read_header, secondary_capture, structured_report
 from cxr_mmdet.inference.predictor import Thresholds
+from cxr_mmdet.pacs.operation import timed
 from cxr_mmdet.preparation.images import shrink
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     import datetime
+    from collections.abc import Mapping, Sequence
 
     from pydicom import Dataset
 
@@ -32,6 +34,7 @@ class ReportOptions:
 
     Attributes:
         score_threshold: lowest score that is reported; also below the model's own threshold.
+        class_thresholds: lowest score of single classes, by name.
         overlay_size: maximum longer side of the Secondary Capture; smaller radiographs keep their size.
         capture: make a Secondary Capture.
         presentation: make a presentation state.
@@ -45,6 +48,13 @@ class ReportOptions:
     jpeg_quality: int | None = 95
     max_findings: int | None = None
     presentation: bool = False
+    class_thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def min_score(self, class_names: Sequence[str]) -> float | dict[str, float]:
+        """Return the lowest score that is reported, of all classes or by class."""
+        if not self.class_thresholds:
+            return self.score_threshold
+        return dict.fromkeys(class_names, self.score_threshold) | dict(self.class_thresholds)
 
     def thresholds(self, own: float) -> Thresholds:
         """Return the thresholds of prediction, by which every finding that is to be reported is found.
@@ -53,7 +63,8 @@ class ReportOptions:
             own: the model's own score threshold. Above it the findings do not depend on what is reported, so that
                 ``p_abnormal`` does not either.
         """
-        return Thresholds(self.score_threshold if self.score_threshold <= own else None)
+        lowered = {name: score for name, score in self.class_thresholds.items() if score <= own}
+        return Thresholds(self.score_threshold if self.score_threshold <= own else None, per_class=lowered or None)
 
     def limited(self, found: Findings) -> Findings:
         """Return at most ``max_findings`` findings, the highest scores first."""
@@ -115,10 +126,12 @@ def predict_content(predictor: Predictor, content: bytes, name: str, options: Re
     Raises:
         DicomError: the content is no radiograph.
     """
-    dataset = read_header(content, name)
-    radiograph = read_radiograph(dataset, name=name)
+    with timed("decode"):
+        dataset = read_header(content, name)
+        radiograph = read_radiograph(dataset, name=name)
     thresholds = options.thresholds(predictor.score_threshold)
-    (found,) = predictor.predict_radiographs([radiograph], thresholds)
+    with timed("predict"):
+        (found,) = predictor.predict_radiographs([radiograph], thresholds)
     return Prediction(dataset, radiograph, found)
 
 
@@ -137,13 +150,14 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
     header = radiograph.header
     assert header is not None, "only DICOM files are predicted here"
     found = options.limited(prediction.found)
-    findings = found.filter(options.score_threshold)
+    min_score = options.min_score(found.class_names)
+    findings = found.filter(min_score)
     report = structured_report(findings, header, created=created)
     capture = None
     if options.capture:
         pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
         long_edge = min(options.overlay_size, max(pixels.shape))
-        picture = found.draw(pixels, min_score=options.score_threshold, long_edge=long_edge)
+        picture = found.draw(pixels, min_score=min_score, long_edge=long_edge)
         capture = secondary_capture(picture, findings, header, created=created, jpeg_quality=options.jpeg_quality)
     presentation = None
     if options.presentation and radiograph.is_grey:

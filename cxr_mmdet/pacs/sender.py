@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
 
+    from cxr_mmdet.pacs.dicomweb import Archive
+
 TIMEOUT_S = 30
 DELIVERY_S = 600
 """Seconds that one delivery may take in all, also at a destination that answers byte by byte."""
@@ -50,6 +52,34 @@ class Destination(Protocol):
         Raises:
             NotDeliveredError: not all of them are there.
         """
+
+    def check(self) -> None:
+        """Ask the destination whether it is there, without sending anything.
+
+        Raises:
+            NotDeliveredError: it is not.
+        """
+
+
+@dataclass(frozen=True)
+class StowDestination:
+    """Archive that takes objects by STOW-RS.
+
+    Attributes:
+        name: name in the queue, the status and the log.
+        archive: its DICOMweb service.
+    """
+
+    name: str
+    archive: Archive
+
+    def send(self, paths: Sequence[Path]) -> None:
+        """Store the objects in these files at the archive, in one request."""
+        self.archive.store(paths)
+
+    def check(self) -> None:
+        """Search for radiographs of a day without any, by QIDO-RS."""
+        self.archive.search_series(dates="18950101")
 
 
 @dataclass(frozen=True)
@@ -83,7 +113,10 @@ class DimseDestination:
         host, colon, port = address.rpartition(":")
         if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536):
             raise UsageError(f"--destination {text}: is not of the form AE@host:port, as in ARCHIVE@10.0.0.5:104.")
-        return cls(check_ae_title(title, "--destination"), host.strip("[]"), int(port), tls, calling_ae)
+        try:
+            return cls(check_ae_title(title), host.strip("[]"), int(port), tls, calling_ae)
+        except ValueError as error:
+            raise UsageError(f"--destination {text}: got {title!r}, expected {error}.") from None
 
     @property
     def name(self) -> str:
@@ -103,7 +136,7 @@ class DimseDestination:
             for stored in objects:
                 _store(peer, stored, self)
 
-    def echo(self) -> None:
+    def check(self) -> None:
         """Ask the archive whether it is there, by C-ECHO.
 
         Raises:
@@ -157,17 +190,15 @@ class NotDeliveredError(Exception):
         self.unreachable = unreachable
 
 
-def check_ae_title(title: str, option: str) -> str:
+def check_ae_title(title: str) -> str:
     """Return an application entity title without blanks around it (VR AE).
 
     Raises:
-        UsageError: DICOM allows no such title.
+        ValueError: DICOM allows no such title; the message says what it does allow.
     """
     stripped = title.strip()
     if not stripped or not _AE_TITLE.fullmatch(stripped):
-        raise UsageError(
-            f"{option} {title!r}: is not an AE title; expected 1 to 16 ASCII characters without a backslash."
-        )
+        raise ValueError("an AE title of 1 to 16 ASCII characters without a backslash")
     return stripped
 
 

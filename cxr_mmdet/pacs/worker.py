@@ -12,12 +12,14 @@ import logging
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_mmdet.dicom.identity import identify
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import CxrError
 from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S
+from cxr_mmdet.pacs.operation import PREDICTIONS, count_failure, timed
 from cxr_mmdet.pacs.reporting import describe_findings, predict_content
 from cxr_mmdet.pacs.sender import NotDeliveredError
 
@@ -98,6 +100,10 @@ class Worker:
         """Begin with what the queue holds."""
         for thread in self._threads:
             thread.start()
+
+    def is_alive(self) -> bool:
+        """Return whether all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def wake(self) -> None:
         """Say that a radiograph has arrived."""
@@ -186,30 +192,45 @@ class Worker:
         try:
             return step()
         except CxrError as error:
+            count_failure("predict", error)
             self._give_up(job, str(error))
         # One radiograph must not end the service, whatever it makes the libraries do; the traceback is in the log.
         except Exception as error:
+            count_failure("predict", error)
             log.exception("predicting %s failed", job.sop_instance_uid)
             self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
         return None
 
-    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], int, str]:
-        """Return the files to send, by name, the number of findings, and what identifies the radiograph."""
+    def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], dict[str, Any], str]:
+        """Return the files to send, by name, the facts of the prediction, and what identifies the radiograph."""
         prediction = predict_content(self._predictor, content, job.sop_instance_uid, self._options)
         # The time of arrival, so that predicting again after a kill makes the same bytes.
         created = datetime.datetime.fromtimestamp(job.received)
-        reports = describe_findings(prediction, self._options, created)
-        results = {"1-report": reports.report, "2-capture": reports.capture, "3-presentation": reports.presentation}
-        encoded = {name: to_bytes(dataset) for name, dataset in results.items() if dataset is not None}
-        return encoded, len(reports.findings), identify(prediction.dataset, prediction.radiograph)
+        with timed("report"):
+            reports = describe_findings(prediction, self._options, created)
+            results = {"1-report": reports.report, "2-capture": reports.capture, "3-presentation": reports.presentation}
+            made = {name: dataset for name, dataset in results.items() if dataset is not None}
+            encoded = {name: to_bytes(dataset) for name, dataset in made.items()}
+            identity = identify(prediction.dataset, prediction.radiograph)
+        facts = {
+            "model": reports.findings.model_id,
+            "score_threshold": self._options.score_threshold,
+            "class_thresholds": dict(self._options.class_thresholds),
+            "findings": Counter(finding.class_name for finding in reports.findings),
+            "results": [str(dataset.SOPInstanceUID) for dataset in made.values()],
+        }
+        return encoded, facts, identity
 
-    def _keep(self, job: Job, results: dict[str, bytes], findings: int, identity: str) -> None:
+    def _keep(self, job: Job, results: dict[str, bytes], facts: dict[str, Any], identity: str) -> None:
+        findings = facts["findings"].total()
         try:
             self._store.predicted(job, results, findings, identity)
         except (OSError, sqlite3.Error) as error:
             self._postpone(job, f"its results cannot be written ({self._store.explain(error)})")
             return
         self._begun.pop(job.number, None)
+        PREDICTIONS.inc()
+        self._store.audit.write("predicted", sop_instance_uid=job.sop_instance_uid, **facts)
         log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
         for event in self._has_results.values():
             event.set()
@@ -226,6 +247,7 @@ class Worker:
     def _give_up(self, job: Job, reason: str) -> None:
         self._store.fail(job, reason)
         self._begun.pop(job.number, None)
+        self._store.audit.write("given up", sop_instance_uid=job.sop_instance_uid)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)
 
 
@@ -265,15 +287,19 @@ class Courier:
             self._give_up(delivery, "its results are gone from the queue's folder")
             return
         try:
-            self._destination.send(results)
+            with timed("send", self._destination.name):
+                self._destination.send(results)
         except NotDeliveredError as error:
+            count_failure("send", error)
             self._note_refusal(delivery, error)
             return
         except OSError as error:
+            count_failure("send", error)
             self._postpone(delivery, f"its results cannot be read ({error})")
             return
         # A result that cannot be sent, such as a damaged file, must not keep the others from being sent.
         except Exception as error:
+            count_failure("send", error)
             log.exception("sending the findings of %s failed", delivery.job.sop_instance_uid)
             reason = f"its results cannot be sent ({type(error).__name__}: {error})"
             self._postpone(delivery, reason, refused=True, give_up=delivery.refusals + 1 >= MAX_REFUSALS)
@@ -281,6 +307,9 @@ class Courier:
         self._failures = 0
         self._note_room(delivery, has_room=True)
         self._store.delivered(delivery)
+        self._store.audit.write(
+            "delivered", sop_instance_uid=delivery.job.sop_instance_uid, destination=delivery.destination
+        )
         if delivery.attempts:
             # The destination is back: what waits for it need not wait longer.
             self._store.hurry(delivery.destination, delivery.reason)
@@ -327,4 +356,5 @@ class Courier:
     def _give_up(self, delivery: Delivery, reason: str) -> None:
         self._store.fail(delivery, reason)
         uid = delivery.job.sop_instance_uid
+        self._store.audit.write("given up", sop_instance_uid=uid, destination=delivery.destination)
         log.error("%s for %s: given up: %s", uid, delivery.destination, reason)

@@ -222,14 +222,14 @@ class Findings(Detections):
         self,
         pixels: NDArray[np.uint8],
         *,
-        min_score: float = DEFAULT_SCORE_THRESHOLD,
+        min_score: float | Mapping[str, float] = DEFAULT_SCORE_THRESHOLD,
         long_edge: int | None = None,
     ) -> NDArray[np.uint8]:
         """Return the radiograph (H, W) uint8 as RGB with boxes and names; a caption says so where no box is drawn.
 
         Args:
             pixels: the radiograph, or a resized version of it.
-            min_score: the lowest score that is drawn.
+            min_score: the lowest score that is drawn, as in :meth:`filter`.
             long_edge: see :func:`cxr_mmdet.drawing.draw_boxes`.
         """
         from cxr_mmdet.drawing import draw_boxes
@@ -246,9 +246,10 @@ class Findings(Detections):
             caption=self.caption(min_score),
         )
 
-    def caption(self, min_score: float) -> str | None:
+    def caption(self, min_score: float | Mapping[str, float]) -> str | None:
         """Return the caption of an overlay without a box; None where at least one finding is drawn."""
-        return None if reaches(self.scores, min_score).any() else f"no finding above {min_score:.2f}"
+        limit = f"{min_score:.2f}" if isinstance(min_score, (int, float)) else "the thresholds of their classes"
+        return None if len(self.filter(min_score)) else f"no finding above {limit}"
 
     def _boxes_in(self, size_hw: tuple[int, int]) -> NDArray[np.float64]:
         height, width = size_hw

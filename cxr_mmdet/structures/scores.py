@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import read_toml
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -36,6 +43,37 @@ def in_single_precision(thresholds: ArrayLike) -> NDArray[np.float32]:
 def beyond(thresholds: ArrayLike) -> NDArray[np.float32]:
     """Return the lowest float32 above each threshold: what reaches it exceeds the threshold, as mmdet asks."""
     return np.nextafter(np.asarray(thresholds, dtype=np.float32), np.float32(np.inf))
+
+
+def parse_class_thresholds(options: Iterable[str]) -> dict[str, float]:
+    """Return score thresholds by class from texts as a command line or a configuration gives them.
+
+    Args:
+        options: ``CLASS=SCORE``, or a TOML file of such lines with the class in quotes; later ones take precedence.
+
+    Raises:
+        UsageError: a text or file of another form.
+    """
+    thresholds: dict[str, float] = {}
+    for option in options:
+        is_file = "=" not in option and option.endswith(".toml")
+        if is_file:
+            rows = read_toml(Path(option))
+        else:
+            name, _, value = option.rpartition("=")
+            rows = {name: value}
+        for name, value in rows.items():
+            try:
+                thresholds[name] = float(value)
+            except (TypeError, ValueError):
+                thresholds[name] = math.nan
+            if not name or isinstance(value, bool) or not 0 <= thresholds[name] <= 1:
+                where = f"{option}, {name!r}: got {value!r}" if is_file else option
+                raise UsageError(
+                    f"--class-threshold {where}: expected CLASS=SCORE with a score in 0…1, such as ILD=0.2, or a TOML"
+                    ' file of such lines, as in "Nodule/Mass" = 0.2.'
+                )
+    return thresholds
 
 
 def printed_threshold(threshold: float, scores: ArrayLike, digits: int = 3) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from pynetdicom import AE
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli.dicom_node import app
@@ -14,6 +15,7 @@ from cxr_mmdet.pacs.job_folder import DiskError
 from cxr_mmdet.pacs.job_store import JobStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DESTINATION = ["--destination", "ARCHIVE@127.0.0.1:9"]
@@ -75,11 +77,17 @@ def test_retry(state: Path):
     [
         (["status", "--state", "nowhere"], "nowhere: is not the folder of a DICOM node"),
         (["model", "--destination", "ARCHIVE"], "is not of the form AE@host:port"),
-        (["run", "model", *DESTINATION, "--ae", "x" * 17], "is not an AE title"),
+        (["run", "model", *DESTINATION, "--ae", "x" * 17], "--ae: got 'xxxxxxxxxxxxxxxxx', expected an AE title"),
         (["model", *DESTINATION, "--allow-host", "no such host.invalid"], "nor a known name"),
-        (["--port", "0", "model", *DESTINATION, "--allow-ae", ""], "--allow-ae '': is not an AE title"),
+        (["--port", "0", "model", *DESTINATION, "--allow-ae", ""], "--allow-ae: got '', expected an AE title"),
         (["model", *DESTINATION, "--port", "70000"], "65535"),
-        (["model"], "--destination"),
+        (["model"], "destination is missing; give --destination AE@HOST:PORT"),
+        (["run", *DESTINATION], "model is missing; name a checkpoint"),
+        (["model", *DESTINATION, "--http", "9100"], "--http: got '9100', expected an address and a port"),
+        (["model", *DESTINATION, "--log-format", "xml"], "--log-format: got 'xml', expected 'text' or 'json'"),
+        (["model", *DESTINATION, "--class-threshold", "ILD"], "--class-threshold ILD: expected CLASS=SCORE"),
+        (["model", "--destination", "https://"], "got 'https://', expected the root of a DICOMweb service"),
+        (["model", *DESTINATION, "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
     ],
 )
 def test_mistakes_end_in_a_sentence_and_code_2(arguments: list[str], message: str):
@@ -105,6 +113,43 @@ def test_a_warning_where_everybody_may_send(tmp_path: Path):
     assert "anyone who reaches this address may send" in " ".join(result.stderr.split())
     result = run(str(tmp_path / "model"), *DESTINATION, "--host", "0.0.0.0", "--allow-ae", "A")
     assert "anyone" not in result.stderr
+
+
+def test_status_has_a_line_per_destination_and_forget_drops_one(state: Path):
+    assert "ARCHIVE: waiting 1  delivered 0  failed 0" in run("status", "--state", str(state)).stdout
+    document = json.loads(run("status", "--state", str(state), "--json").stdout)
+    assert document["destinations"] == {"ARCHIVE": {"waiting": 1, "delivered": 0, "failed": 0}}
+    assert document["problems"][-1]["destination"] == "ARCHIVE"
+    assert "1 dropped" in run("forget", "ARCHIVE", "--state", str(state)).stdout
+    assert "ARCHIVE" not in run("status", "--state", str(state)).stdout
+
+
+def test_check_says_whether_a_node_can_start(tmp_path: Path, archive_port: int):
+    file = tmp_path / "node.toml"
+    address = f'kind = "dimse"\nae_title = "ARCHIVE"\nhost = "127.0.0.1"\nport = {archive_port}\n'
+    file.write_text(f'model = "model"\n[[destination]]\n{address}')
+    result = run("check", str(file))
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'model'} does not exist" in " ".join(result.stderr.split())
+    (tmp_path / "model").mkdir()
+    assert run("check", str(file)).exit_code == 0
+    result = run("check", str(file), "--connect")
+    assert (result.exit_code, "answers" in result.stdout) == (0, True)
+    file.write_text(file.read_text() + f'[[destination]]\nname = "dead"\n{address}'.replace(str(archive_port), "9"))
+    result = run("check", str(file), "--connect")
+    assert result.exit_code == 1
+    assert "dead: ARCHIVE@127.0.0.1:9 cannot be reached" in result.stdout
+    file.write_text("prot = 1")
+    assert run("check", str(file)).exit_code == 2
+
+
+@pytest.fixture
+def archive_port() -> Iterator[int]:
+    entity = AE("ARCHIVE")
+    entity.add_supported_context("1.2.840.10008.1.1")
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    yield server.server_address[1]
+    server.shutdown()
 
 
 @pytest.mark.parametrize("command", ["status", "retry"])

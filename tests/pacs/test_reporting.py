@@ -49,6 +49,28 @@ def test_a_threshold_below_the_models_own_acts(tmp_path: Path):
     assert ReportOptions().thresholds(0.05) == Thresholds(), "at the default nothing changes"
 
 
+def test_classes_may_have_thresholds_of_their_own(tmp_path: Path):
+    """Below and above the general one, and below the model's own; the rule is ``score >= threshold`` for each."""
+    (path,) = write_phantoms(tmp_path, 1)
+
+    def report(options: ReportOptions) -> Findings:
+        prediction = predict_content(predictor(), path.read_bytes(), "a", options)
+        return describe_findings(prediction, options, datetime.datetime(2026, 1, 1)).findings
+
+    everything = report(ReportOptions(0.01, capture=False))
+    ranked = sorted(everything, key=lambda finding: -finding.score)
+    first, other = ranked[0], next(finding for finding in ranked if finding.label != ranked[0].label)
+    limits = {first.class_name: first.score, other.class_name: other.score}
+    found = report(ReportOptions(1.0, class_thresholds=limits, capture=True))
+    assert {(finding.class_name, finding.score) for finding in found} == {
+        (finding.class_name, finding.score)
+        for finding in ranked
+        if finding.score >= limits.get(finding.class_name, 1.0)
+    }
+    assert {finding.class_name for finding in found} == set(limits)
+    assert len(report(ReportOptions(0.01, class_thresholds=dict.fromkeys(everything.class_names, 1.0)))) == 0
+
+
 @pytest.fixture
 def _restored() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}

@@ -48,8 +48,10 @@ def test_what_is_no_destination(text: str):
 
 @pytest.mark.parametrize("title", ["", "  ", "x" * 17, "a\\b", "tür"])
 def test_what_is_no_ae_title(title: str):
-    with pytest.raises(UsageError, match="is not an AE title"):
-        check_ae_title(title, "--ae")
+    with pytest.raises(ValueError, match="an AE title of 1 to 16 ASCII characters"):
+        check_ae_title(title)
+    with pytest.raises(UsageError, match="an AE title of 1 to 16" if title else "form AE@host:port|an AE title"):
+        DimseDestination.parse(f"{title}@host:104")
 
 
 @pytest.fixture

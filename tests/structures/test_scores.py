@@ -1,9 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_mmdet.structures.scores import beyond, in_single_precision, printed_threshold, reaches
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.scores import (
+    beyond,
+    in_single_precision,
+    parse_class_thresholds,
+    printed_threshold,
+    reaches,
+)
 
 scores = st.floats(2**-20, 1, width=32)
 
@@ -46,3 +55,15 @@ def test_a_printed_threshold_keeps_the_same_scores(values):
     for threshold in values:
         printed = float(printed_threshold(threshold, values))
         assert reaches(values, printed).tolist() == reaches(values, threshold).tolist()
+
+
+def test_class_thresholds_are_given_one_by_one_or_in_a_file(tmp_path: Path):
+    (tmp_path / "thresholds.toml").write_text('"Nodule/Mass" = 0.25\nILD = 0.4\n')
+    options = ["A=B=0.5", str(tmp_path / "thresholds.toml"), "ILD=0.2"]
+    assert parse_class_thresholds(options) == {"A=B": 0.5, "Nodule/Mass": 0.25, "ILD": 0.2}
+
+
+@pytest.mark.parametrize("text", ["ILD", "=0.2", "ILD=x", "ILD=1.5", "ILD=nan", "nowhere.toml"])
+def test_other_class_thresholds_are_refused(text: str):
+    with pytest.raises(UsageError, match=r"nowhere.toml: cannot be read|--class-threshold .*: expected CLASS=SCORE"):
+        parse_class_thresholds([text])
