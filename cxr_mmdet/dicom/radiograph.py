@@ -96,7 +96,7 @@ def read_radiograph(
     Without a usable window the range between robust percentiles is shown, and ``windowing`` says so.
 
     Args:
-        source: a DICOM, PNG, JPEG or TIFF file or its content, or a dataset that holds the pixel data.
+        source: a DICOM, PNG, JPEG, TIFF or MetaImage file or its content, or a dataset that holds the pixel data.
         window: which of the file's views, counted from 0 with VOI LUTs before windows, or its explanation.
         frame: which frame of a multi-frame picture, counted from 0.
         bits: of a grey level in ``pixels``.
@@ -162,12 +162,12 @@ def decode_radiograph(
     if isinstance(source, Dataset):
         return _decode_dataset(source, name or "the dataset", frame, max_pixels, min_short_edge)
     if isinstance(source, bytes):
-        content, name = source, name or "the uploaded file"
+        content, name, folder = source, name or "the uploaded file", None
     else:
-        content, name = read_bytes(Path(source)), name or str(source)
+        content, name, folder = read_bytes(Path(source)), name or str(source), Path(source).parent
     kind = None if is_dicom(content) else picture_format(content)
     if kind is not None:
-        return _decode_picture(content, name, kind, max_pixels)
+        return _decode_picture(content, name, kind, max_pixels, folder)
     return _decode_dataset(parse_dataset(content, name), name, frame, max_pixels, min_short_edge)
 
 
@@ -201,8 +201,10 @@ def _decode_dataset(
     return StoredRadiograph(values, dataset, name, photometric, tuple(warnings), facts)
 
 
-def _decode_picture(content: bytes, name: str, kind: str, max_pixels: int) -> StoredRadiograph:
-    values, orientation = read_picture(content, name, max_pixels=max_pixels)
+def _decode_picture(
+    content: bytes, name: str, kind: str, max_pixels: int, folder: Path | None = None
+) -> StoredRadiograph:
+    values, orientation = read_picture(content, name, max_pixels=max_pixels, folder=folder)
     height, width = values.shape
     facts = {
         "size_hw": (height, width),

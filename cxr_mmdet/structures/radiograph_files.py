@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-SUFFIXES = frozenset({".dicom", ".dcm", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+SUFFIXES = frozenset({".dicom", ".dcm", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mhd"})
 
-_OTHER_SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".mha", ".webp"})
+_OTHER_SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".webp"})
 """Suffixes of formats that are not read here, but that annotation files name."""
 
 HEAD_BYTES = 132
