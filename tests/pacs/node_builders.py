@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -115,8 +116,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
 
 def missing(*programs: str) -> str:
     """Return why a test must be skipped: the Debian packages of the programs that are not there."""
-    packages = {"storescu": "dcmtk", "echoscu": "dcmtk", "dcmsend": "dcmtk"}
-    names = {packages[program] for program in programs if shutil.which(program) is None}
+    packages = dict.fromkeys(("storescu", "echoscu", "dcmsend"), "dcmtk") | {"nginx": "nginx-light", "curl": "curl"}
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    names = {packages[program] for program in programs if shutil.which(program, path=path) is None}
     return f"needs the Debian package {' and '.join(sorted(names))}" if names else ""
 
 
