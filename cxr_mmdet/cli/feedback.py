@@ -112,7 +112,7 @@ def import_(
     for problem in summary.problems:
         stderr.print(f"failed: {problem}", style="red", markup=False, highlight=False)
     if summary.ignored:
-        stderr.print(f"ignored: {counted(summary.ignored, 'annotation')} other than rectangles", highlight=False)
+        stderr.print(f"ignored: {counted(summary.ignored, 'annotation')} without an area", highlight=False)
     if summary.known:
         stderr.print(f"{counted(summary.known, 'reading')} in the store already", highlight=False)
     stderr.print(f"{counted(summary.readings, 'reading')} added", highlight=False)

@@ -1,8 +1,7 @@
-"""Reading structured reports: the findings of this project's own, and the rectangles of those that a viewer stored."""
+"""Reading the findings back from a structured report of this project."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import highdicom.sr as sr
@@ -16,32 +15,9 @@ from cxr_mmdet.structures.boxes import as_boxes
 from cxr_mmdet.structures.detections import Box, Findings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
     from pydicom import Dataset
     from pydicom.sr.coding import Code
-
-
-@dataclass(frozen=True)
-class MarkedReport:
-    """Rectangles on a radiograph that somebody stored with a viewer.
-
-    Attributes:
-        reader: Person Observer Name; empty where the viewer names nobody.
-        sop_instance_uid: of the radiograph.
-        predecessors: SOP Instance UIDs of the reports that it was made from.
-        marks: text and corners of each rectangle.
-        ignored: number of annotations that are no rectangles.
-        created: date and time, in an order of texts.
-    """
-
-    reader: str
-    sop_instance_uid: str
-    predecessors: tuple[str, ...]
-    marks: tuple[tuple[str, Box], ...]
-    ignored: int
-    created: str = ""
 
 
 def read_report(dataset: Dataset, name: str) -> tuple[Findings, str]:
@@ -123,61 +99,3 @@ def _size(report: sr.MeasurementReport) -> tuple[int, int]:
     (image,) = library.ContentSequence[0].ContentSequence
     sides = {item.name.value: int(item.value) for item in image.ContentSequence}
     return sides[dictionary.DCM.PixelDataRows.value], sides[dictionary.DCM.PixelDataColumns.value]
-
-
-def read_marks(dataset: Dataset, name: str) -> MarkedReport:
-    """Return the rectangles of a report by TID 1500 that OHIF or another viewer stored.
-
-    A rectangle is a closed polyline of five points, in its group or within a measurement. Its text is the *Comment* of
-    the group, or else the meaning of the *Finding*.
-
-    Raises:
-        DicomError: it is no such report, or its rectangles lie on several images.
-    """
-    try:
-        items = list(_below(dataset))
-        names = [str(item.PersonName) for item in items if _named(item, dictionary.DCM.PersonObserverName)]
-        groups = [item for item in items if _named(item, dictionary.DCM.MeasurementGroup)]
-        marks = [mark for group in groups if (mark := _mark(group)) is not None]
-        (image,) = {uid for uid, _, _ in marks}
-        predecessors = tuple(
-            str(instance.ReferencedSOPInstanceUID)
-            for study in dataset.get("PredecessorDocumentsSequence", [])
-            for series in study.ReferencedSeriesSequence
-            for instance in series.ReferencedSOPSequence
-        )
-    except (AttributeError, IndexError, TypeError, ValueError):
-        raise DicomError(f"{name}: is not a structured report with rectangles on one radiograph.") from None
-    reader = " ".join(names[0].replace("^", " ").split()) if names and "unknown" not in names[0].lower() else ""
-    created = f"{dataset.get('ContentDate', '')} {dataset.get('ContentTime', '')}"
-    boxes = tuple((text, box) for _, text, box in marks)
-    return MarkedReport(reader, image, predecessors, boxes, len(groups) - len(marks), created)
-
-
-def _below(item: Dataset) -> Iterator[Dataset]:
-    for child in item.get("ContentSequence", []):
-        yield child
-        yield from _below(child)
-
-
-def _named(item: Dataset, code: Code) -> bool:
-    names = item.get("ConceptNameCodeSequence") or [None]
-    return names[0] is not None and (names[0].CodeValue, names[0].CodingSchemeDesignator) == (code.value, "DCM")
-
-
-def _mark(group: Dataset) -> tuple[str, str, Box] | None:
-    """Return image, text and corners of a group's rectangle; None where it has none."""
-    items = list(_below(group))
-    for item in items:
-        if item.ValueType == "SCOORD" and item.GraphicType == "POLYLINE" and len(item.GraphicData) == 10:
-            points = np.array(item.GraphicData, dtype=np.float64).reshape(-1, 2)
-            break
-    else:
-        return None
-    if not np.array_equal(points[0], points[-1]):
-        return None
-    texts = [str(each.TextValue) for each in items if _named(each, dictionary.DCM.Comment)]
-    texts += [str(each.ConceptCodeSequence[0].CodeMeaning) for each in items if _named(each, dictionary.DCM.Finding)]
-    (x_min, y_min), (x_max, y_max) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    uid = str(item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-    return uid, texts[0].strip() if texts else "", (x_min, y_min, x_max, y_max)

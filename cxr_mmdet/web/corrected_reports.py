@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,12 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from scipy.optimize import linear_sum_assignment
 
+from cxr_mmdet.annotations.sources.dicom_annotations import SCORE, read_regions
+from cxr_mmdet.annotations.table import ONE_READER
 from cxr_mmdet.dicom.finding_groups import label_of
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.report import read_header, read_structured_report
-from cxr_mmdet.dicom.report_reader import read_marks
 from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import CxrError, DatasetError, DicomError
 from cxr_mmdet.structures.boxes import as_boxes, iou_matrix
@@ -29,14 +29,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from cxr_mmdet.dicom.report_reader import MarkedReport
-    from cxr_mmdet.structures.detections import Findings
+    from pydicom import Dataset
+
+    from cxr_mmdet.structures.detections import Box, Findings
     from cxr_mmdet.web.store import Store
 
 SAME_BOX = 0.05
 """Pixels by which a corner may differ and count as not moved: viewers convert to millimetres and back."""
 MIN_IOU = 0.5
-"""Overlap from which a rectangle with another text is the finding that it lies on."""
+"""Overlap from which a box with another text is the finding that it lies on."""
+
+
+@dataclass(frozen=True)
+class MarkedReport:
+    """Boxes on a radiograph that somebody stored with a viewer.
+
+    Attributes:
+        reader: Person Observer Name; empty where the viewer names nobody.
+        sop_instance_uid: of the radiograph.
+        marks: text and corners of each box.
+        predecessors: SOP Instance UIDs of the reports that it was made from.
+        ignored: number of annotations without an area.
+        created: date and time, in an order of texts.
+    """
+
+    reader: str
+    sop_instance_uid: str
+    marks: tuple[tuple[str, Box], ...]
+    predecessors: tuple[str, ...] = ()
+    ignored: int = 0
+    created: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class ImportSummary:
     Attributes:
         readings: that were added to the store.
         known: readings that the store held already.
-        ignored: annotations that are no rectangles.
+        ignored: annotations without an area.
         problems: a sentence per report that was not imported.
     """
 
@@ -59,8 +81,8 @@ class ImportSummary:
 def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: str | None = None) -> ImportSummary:
     """Add corrected reports to a store as finished readings.
 
-    A rectangle with the text of a finding, or the one that overlaps it most, is that finding: agreed, or corrected
-    where corners or class changed. Findings without a rectangle are rejected, further rectangles are missed findings.
+    A box with the text of a finding, or the one that overlaps it most, is that finding: agreed, or corrected
+    where corners or class changed. Findings without a box are rejected, further boxes are missed findings.
 
     Args:
         store: where the readings go.
@@ -79,8 +101,8 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
             originals[str(dataset.get("SOPInstanceUID"))] = read_structured_report(dataset, str(path))
         except DicomError:
             try:
-                corrected.append((str(path), read_marks(dataset, str(path))))
-            except DicomError as error:
+                corrected.append((str(path), read_marks(dataset, path)))
+            except CxrError as error:
                 problems.append(str(error))
     if not corrected and not problems:
         raise DatasetError(
@@ -97,7 +119,7 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
                 raise DatasetError(f"{name}: names no reader; pass --reader NAME.")
             if marked.sop_instance_uid not in radiographs:
                 raise DatasetError(f"{name}: {images} holds no radiograph {marked.sop_instance_uid}.")
-            reading = reading_of(findings, marked, name)
+            reading = reading_of(findings, marked)
             image = _stored_image(radiographs[marked.sop_instance_uid], findings, name)
         except CxrError as error:
             problems.append(str(error))
@@ -114,49 +136,66 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
     return ImportSummary(added, known, sum(marked.ignored for _, marked in corrected), tuple(problems))
 
 
-def reading_of(findings: Findings, marked: MarkedReport, name: str) -> Reading:
+def read_marks(dataset: Dataset, path: Path) -> MarkedReport:
+    """Return the boxes of a report that OHIF or another viewer stored.
+
+    Raises:
+        DicomError: it has no boxes, or boxes on several images.
+        TableError: a box has no class.
+    """
+    reader, regions, _ = read_regions(dataset, path, keep_scores=True)
+    boxes = [(uid, text, box) for uid, text, box, _ in regions if box is not None]
+    if len({uid for uid, *_ in boxes}) != 1:
+        raise DicomError(f"{path}: is not a structured report with boxes on one radiograph.")
+    return MarkedReport(
+        "" if reader == ONE_READER else reader,
+        str(boxes[0][0]),
+        tuple((text, box) for _, text, box in boxes),
+        tuple(
+            str(instance.ReferencedSOPInstanceUID)
+            for study in dataset.get("PredecessorDocumentsSequence", [])
+            for series in study.get("ReferencedSeriesSequence", [])
+            for instance in series.get("ReferencedSOPSequence", [])
+        ),
+        len(regions) - len(boxes),
+        f"{dataset.get('ContentDate', '')} {dataset.get('ContentTime', '')}",
+    )
+
+
+def reading_of(findings: Findings, marked: MarkedReport) -> Reading:
     """Return the verdicts on findings that a corrected report amounts to.
 
     Raises:
-        DicomError: a rectangle has no text, so that its class is unknown.
-        ReadingError: a rectangle lies outside the radiograph.
+        ReadingError: a box lies outside the radiograph.
     """
     rows = list(findings)
-    boxes = as_boxes([box for _, box in marked.marks])
-    overlap = iou_matrix(boxes, findings.boxes_xyxy)
+    overlap = iou_matrix(as_boxes([box for _, box in marked.marks]), findings.boxes_xyxy)
     labels = [label_of(finding.class_name, finding.score) for finding in rows]
     same_text = np.array([[text == label for label in labels] for text, _ in marked.marks], bool).reshape(overlap.shape)
     affinity = np.where(same_text | (overlap >= MIN_IOU), 2.0 * same_text + overlap, 0.0)
     pairs = zip(*linear_sum_assignment(affinity, maximize=True), strict=True)
     partner = {int(finding): int(mark) for mark, finding in pairs if affinity[mark, finding] > 0}
-    classes = {known.casefold(): known for known in (*LABELS_14, *findings.class_names)}
+    spelling = {known.casefold(): known for known in (*LABELS_14, *findings.class_names)}
+    plain = [SCORE.sub("", text) for text, _ in marked.marks]
+    classes = [spelling.get(text.casefold(), text) for text in plain]
     reading = Reading()
     for place, finding in enumerate(rows):
         if place not in partner:
             reading.judge(Kind.absent, finding, class_name=None, box=None, size_hw=findings.size_hw)
             continue
-        text, box = marked.marks[partner[place]]
-        class_name = finding.class_name if same_text[partner[place], place] else _class_of(text, classes, name)
+        mark = partner[place]
+        box, class_name = marked.marks[mark][1], classes[mark]
         moved = np.abs(np.subtract(box, finding.box_xyxy)).max() > SAME_BOX
         kind = Kind.wrong_box if moved else Kind.agree if class_name == finding.class_name else Kind.wrong_class
         reading.judge(kind, finding, class_name=class_name, box=box, size_hw=findings.size_hw)
-    for place, (text, box) in enumerate(marked.marks):
-        if place not in partner.values():
-            class_name = _class_of(text, classes, name)
-            reading.judge(Kind.missed, None, class_name=class_name, box=box, size_hw=findings.size_hw)
+    for mark, (_, box) in enumerate(marked.marks):
+        if mark not in partner.values():
+            reading.judge(Kind.missed, None, class_name=classes[mark], box=box, size_hw=findings.size_hw)
     reading.finish(rows)
     return reading
 
 
-def _class_of(text: str, classes: dict[str, str], name: str) -> str:
-    """Return the class in the text of a rectangle, without a score behind it and in the usual spelling."""
-    plain = re.sub(r"\s+[01]\.\d+$", "", text)
-    if not plain:
-        raise DicomError(f"{name}: a rectangle has no label; name its class in the viewer and store the report again.")
-    return classes.get(plain.casefold(), plain)
-
-
-def _reports(paths: Sequence[Path]) -> Iterator[tuple[Path, pydicom.Dataset]]:
+def _reports(paths: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
     """Yield the structured reports among files and folders."""
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes as dictionary
 from report_builders import CREATED, NOTHING, SOME, found, old_report, phantom_file, radiograph
 
 from cxr_mmdet.dicom.report import read_header, secondary_capture, structured_report, to_bytes
-from cxr_mmdet.dicom.report_reader import read_marks
+from cxr_mmdet.web.corrected_reports import read_marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,7 +237,7 @@ def test_the_viewer_itself_shows_hydrates_lists_and_stores_the_boxes(tmp_path: P
     assert {(box["tool"], box["image"]) for box in seen["boxes"]} == {("RectangleROI", source.SOPInstanceUID)}
     assert [box["label"] for box in seen["boxes"]] == labels
     (stored,) = (each for each in held if each.Modality == "SR" and each.SOPInstanceUID != report.SOPInstanceUID)
-    marked = read_marks(stored, "the report that the viewer stored")
+    marked = read_marks(stored, tmp_path / "stored.dcm")
     assert marked.predecessors == (report.SOPInstanceUID,)
     assert marked.sop_instance_uid == source.SOPInstanceUID
     assert [text for text, _ in marked.marks] == labels

@@ -92,7 +92,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         with quiet_pydicom():
             dataset = pydicom.dcmread(file)
             is_segmentation = dataset.SOPClassUID == SEGMENTATION
-            reader, found, images = (_read_segmentation if is_segmentation else _read_report)(dataset, file)
+            reader, found, images = (_read_segmentation if is_segmentation else read_regions)(dataset, file)
         for uid in images:
             read_by.setdefault((name_of(uid), reader), place)
         for uid, name, box, size in found:
@@ -118,8 +118,17 @@ Found = tuple[str, str, "Box | None", "tuple[int, int] | None"]
 """SOP Instance UID of the picture, class, box, and the picture's size where it is known."""
 
 
-def _read_report(dataset: Dataset, file: Path) -> tuple[str, list[Found], list[str]]:
-    """Return the reader, the regions and the pictures of a report."""
+def read_regions(dataset: Dataset, file: Path, *, keep_scores: bool = False) -> tuple[str, list[Found], list[str]]:
+    """Return the reader, the regions and the pictures of a report.
+
+    Args:
+        dataset: the report.
+        file: name used in error messages.
+        keep_scores: leave the scores of this project's reports behind the classes.
+
+    Raises:
+        TableError: a region has no class or no image.
+    """
     items = list(_walk(dataset))
     people = [item for code in (PERSON_NAME, DEVICE_NAME) for item in items if _concept(item) == code]
     reader = next((text for item in people if (text := _value(item)) and NOBODY not in text.lower()), ONE_READER)
@@ -144,7 +153,7 @@ def _read_report(dataset: Dataset, file: Path) -> tuple[str, list[Found], list[s
                 raise TableError(f"{file}: a region refers to no image; expected the radiograph it was drawn on.")
             # Several measurements of a group may each hold the same region.
             outlines[str(uids[0]), _box(region)] = None
-        name = _class(group)
+        name = _class(group, keep_scores=keep_scores)
         if not name and any(box is not None for _, box in outlines):
             raise TableError(f"{file}: a region has neither Finding nor Comment; name its finding in the viewer.")
         found += [(uid, name, box, None) for uid, box in outlines]
@@ -175,10 +184,11 @@ def _person(name: Any) -> str:
     return " ".join(str(name or "").replace("^", " ").split())
 
 
-def _class(group: Dataset) -> str:
+def _class(group: Dataset, *, keep_scores: bool) -> str:
     """Return the class of a group; what OHIF's user types is a comment, while the finding stays what it was."""
     items = {_concept(item): _value(item) for item in reversed(group.get("ContentSequence", []))}
-    items[COMMENT] = SCORE.sub("", items.get(COMMENT, ""))
+    if not keep_scores:
+        items[COMMENT] = SCORE.sub("", items.get(COMMENT, ""))
     texts = (COMMENT, FINDING) if items.get(TRACKING, "").startswith(OHIF_TOOLS) else (FINDING, COMMENT)
     return next((items[code] for code in (DETECTOR_CLASS.value, *texts) if items.get(code)), "")
 
