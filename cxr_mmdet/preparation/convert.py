@@ -15,7 +15,7 @@ from cxr_mmdet.annotations.sources import Source, SourceFormat, formats
 from cxr_mmdet.annotations.table import ONE_READER, SIZE_COLUMNS, is_region
 from cxr_mmdet.dicom.pictures import picture_size_hw
 from cxr_mmdet.errors import DicomError, TableError, UsageError, counted
-from cxr_mmdet.preparation.images import Failure, prepare_images
+from cxr_mmdet.preparation.images import Failure, image_notes, prepare_images
 from cxr_mmdet.preparation.inputs import read_input
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.radiograph_files import image_id_of
@@ -106,7 +106,7 @@ def convert(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     failures = sorted([*found.missing, *placed.failures], key=lambda failure: failure.image_id)
-    notes = [*found.notes, *notes, *_losses(source, target)]
+    notes = [*found.notes, *placed.notes, *notes, *_losses(source, target)]
     if unread:
         notes.append(f"{counted(len(unread), 'picture')} that nobody read, not converted into normal ones.")
     return Conversion(out, len(placed.files), tuple(failures), tuple(notes))
@@ -129,6 +129,7 @@ class _Pictures:
     original_sizes_hw: Mapping[str, tuple[int, int]]
     orientations: Mapping[str, int]
     failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
 
 
 def _render(
@@ -147,6 +148,7 @@ def _render(
         {image.image_id: image.original_size_hw for image in prepared.images},
         {image.image_id: image.exif_orientation for image in prepared.images if image.exif_orientation != 1},
         prepared.failures,
+        tuple(image_notes(prepared.images)),
     )
 
 

@@ -344,17 +344,21 @@ def _brush(rle: Sequence[int], size_hw: tuple[int, int], where: str) -> np.ndarr
         return int("".join(map(str, bits[place - count : place])), 2)
 
     total, word = take(32), take(5) + 1
-    kinds = [take(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < total:
-        repeats = take(1)
-        length = take(kinds[take(2)]) + 1
-        values += [take(word)] * length if repeats else [take(word) for _ in range(length)]
     if total != size_hw[0] * size_hw[1] * 4:
         raise TableError(
             f"{where}: a brush stroke is of {total // 4:,} pixels, its image is {size_hw[1]} x {size_hw[0]}."
         )
-    return np.array(values).reshape(*size_hw, 4)[..., 3] > 0
+    kinds = [take(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    lengths: list[int] = []
+    filled = 0
+    while filled < total:
+        repeats = take(1)
+        length = take(kinds[take(2)]) + 1
+        filled += length
+        values += [take(word) for _ in range(1 if repeats else length)]
+        lengths += [length] if repeats else [1] * length
+    return np.repeat(np.array(values, dtype=np.uint8), lengths)[:total].reshape(*size_hw, 4)[..., 3] > 0
 
 
 def _refuse_fractions(percents: Sequence[tuple[str, Sequence[float]]], path: Path) -> None:

@@ -67,12 +67,13 @@ def read(path: Path, options: ReadOptions) -> Source:
     split, listed = _sides(config, path, options.pictures, notes)
     root = path.parent
     refuse_twins(((image_id_of(picture), _shown(picture, root)) for picture in listed), root, "picture")
+    by_id = {image_id_of(picture): picture for picture in listed}
     records: list[Record] = []
     unread, unknown_size, used = [], [], set()
-    for picture in listed:
+    for image_id, picture in by_id.items():
         labels = _label_file(picture)
         if labels is None:
-            unread.append(image_id_of(picture))
+            unread.append(image_id)
             continue
         used.add(labels)
         try:
@@ -83,9 +84,8 @@ def read(path: Path, options: ReadOptions) -> Source:
         found = list(_boxes(labels, names, size_hw, has_keypoints="kpt_shape" in config))
         place = _shown(labels, root)
         records += [
-            Record(image_id_of(picture), name, f"{place}, line {line}", box, size_hw=size_hw)
-            for line, name, box in found
-        ] or [Record(image_id_of(picture), NO_FINDING, place, size_hw=size_hw)]
+            Record(image_id, name, f"{place}, line {line}", box, size_hw=size_hw) for line, name, box in found
+        ] or [Record(image_id, NO_FINDING, place, size_hw=size_hw)]
     orphans = {file for folder in {each.parent for each in used} for file in folder.glob("*.txt")} - used
     orphans = {file for file in orphans if file.name not in (*CLASS_LISTS, *(f"{side}.txt" for side in SPLITS))}
     if orphans:
@@ -102,7 +102,8 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="label file",
         notes=notes,
         split=split,
-        pictures={image_id_of(picture): picture for picture in listed} or None,
+        # The radiographs themselves where the tree belongs to some, else its own pictures.
+        pictures={name: options.pictures.find(name) or picture for name, picture in by_id.items()} or None,
         unread=tuple(unread),
     )
 

@@ -181,7 +181,7 @@ def test_a_region_without_its_size_takes_that_of_the_picture(tmp_path: Path) -> 
             [{**rectangle(), "original_width": None}],
             "task 1: a region has neither original_width and original_height nor",
         ),
-        ([region("Mass", "brushlabels", format="rle", rle=[0, 0, 0, 9])], "task 1: a brush stroke is cut off"),
+        ([region("Mass", "brushlabels", format="rle", rle=[0, 1, 56, 128, 0])], "task 1: a brush stroke is cut off"),
         (
             [region("Mass", "brushlabels", format="rle", rle=brush(np.ones((2, 2))))],
             "is of 4 pixels, its image is 200 x 100.",
