@@ -258,10 +258,10 @@ def split_options(
 
 def print_counts(label_sets: Sequence[LabelSetCounts]) -> None:
     """Print the images and boxes of each class on both sides, and with the virtual copies where there are any."""
-    from cxr_mmdet.preparation.label_sets import counts_table
+    from cxr_mmdet.preparation.label_sets import AUGMENTED, counts_table
 
     for counts in label_sets:
         columns = {"train": counts.train}
         if counts.label_set.minority:
-            columns["augmented"] = counts.train_augmented
+            columns[AUGMENTED] = counts.train_augmented
         stdout.print(counts_table(f"labels {counts.label_set.name}", columns | {"val": counts.val}))

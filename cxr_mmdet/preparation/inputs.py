@@ -250,6 +250,7 @@ def _with_set_name(each: Input, shared: set[str]) -> Input:
     pictures = ids(each.pictures)
     return replace(
         each,
+        notes=tuple(f"{each.name}: {note}" for note in each.notes),
         source=replace(source, rows=rows, coverage=coverage.add_prefix(each.name + SET_SEPARATOR)),
         pictures={pictures[name]: path for name, path in each.pictures.items()},
     )

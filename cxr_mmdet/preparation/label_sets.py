@@ -211,6 +211,9 @@ def count_splits(splits: Splits) -> LabelSetCounts:
     )
 
 
+AUGMENTED = "augmented"
+"""Column of counts with virtual copies."""
+
 MINORITY_COPIES = 3
 """An image that holds a minority class is trained on as it is, flipped, and rotated by 90°."""
 
@@ -283,25 +286,33 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
 def counts_table(title: str, columns: Mapping[str, SplitCounts]) -> Table:
     """Return the table of images and boxes: a row for each class, two columns for each entry of ``columns``.
 
-    Where not every class was looked for, two more: images on which it is absent, and on which it is unknown.
+    Where not every class was looked for, two more: images of all entries but ``augmented`` on which it is absent, and
+    on which it is unknown; in the row of images without a box, those that are normal, and those that may not be.
     """
-    partial = any(counts.is_partial for counts in columns.values())
     table = Table(title=title, title_justify="left")
     table.add_column("class", no_wrap=True)
     for name in columns:
         table.add_column(f"{name}\nimages", justify="right")
-        for column in ("boxes", *(("absent", "unknown") if partial else ())):
-            table.add_column(f"\n{column}", justify="right")
+        table.add_column("\nboxes", justify="right")
+    own = [counts for name, counts in columns.items() if name != AUGMENTED]
+    partial = any(counts.is_partial for counts in own)
+    for column in ("absent", "unknown") if partial else ():
+        table.add_column(f"images\n{column}", justify="right")
 
-    def add(name: str, numbers: list[tuple[int, ...]], style: str | None = None) -> None:
-        cells = [f"{number:,}" for each in numbers for number in (each if partial else each[:2])]
-        table.add_row(name, *cells, style=style)
+    def cells(pairs: list[tuple[int, int]], absent: int, unknown: int) -> list[str]:
+        numbers = [number for pair in pairs for number in pair]
+        return [f"{number:,}" for number in (*numbers, *((absent, unknown) if partial else ()))]
 
     for label in next(iter(columns.values())).by_class:
-        own = [(counts.by_class[label], counts.absent(label)) for counts in columns.values()]
-        add(label, [(each.images, each.boxes, absent, each.unknown) for each, absent in own])
+        per_class = [counts.by_class[label] for counts in columns.values()]
+        absent, unknown = (
+            sum(each) for each in ([c.absent(label) for c in own], [c.by_class[label].unknown for c in own])
+        )
+        table.add_row(label, *cells([(counts.images, counts.boxes) for counts in per_class], absent, unknown))
     table.add_section()
-    empty = [(each.images_without_boxes, each.unknown) for each in columns.values()]
-    add("no box", [(images, 0, images - unknown, unknown) for images, unknown in empty])
-    add("all", [(each.images, each.boxes, 0, 0) for each in columns.values()], style="bold")
+    empty, unknown = (sum(each) for each in ([c.images_without_boxes for c in own], [c.unknown for c in own]))
+    pairs = [(counts.images_without_boxes, 0) for counts in columns.values()]
+    table.add_row("no box", *cells(pairs, empty - unknown, unknown))
+    totals = [(counts.images, counts.boxes) for counts in columns.values()]
+    table.add_row("all", *cells(totals, 0, 0)[: 2 * len(columns)], style="bold")
     return table
