@@ -70,7 +70,7 @@ def append_finding_groups(report: Dataset, findings: Findings, origin: Origin, d
 
 
 def tracking_identifier(number: int) -> str:
-    """Return the tracking identifier of a finding: OHIF before 3.12 makes rectangles of this prefix only."""
+    """Return the tracking identifier of a finding: earlier OHIF makes rectangles of this prefix only."""
     return f"Cornerstone3DTools@^0.1.0:RectangleROI:finding {number}"
 
 

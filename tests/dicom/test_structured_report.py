@@ -188,7 +188,7 @@ def test_every_public_code_stands_in_the_standards_dictionary():
         for code in scheme.concepts.values():
             known.setdefault((code.value, code.scheme_designator), set()).add(code.meaning.lower())
     public = [code for entry in codes.FINDING_CODES.values() for code in entry if code is not None]
-    public += [codes.NO_UNITS, codes.PLAIN_RADIOGRAPHY]
+    public += [codes.NO_UNITS, codes.PLAIN_RADIOGRAPHY, codes.finding_site("Something of yours")]
     assert len(public) > 20
     for code in public:
         assert code.meaning.lower() in known[code.value, code.scheme_designator]

@@ -50,7 +50,7 @@ def rectangle(box: Any) -> list[list[float]]:
 
 
 @needs_ohif
-@pytest.mark.parametrize("early", [False, True], ids=["3.13", "3.10"])
+@pytest.mark.parametrize("early", [False, True], ids=["3.13", "earlier"])
 def test_ohif_shows_and_hydrates_every_box(tmp_path: Path, early: bool):
     source = stored_radiograph()
     cases = [NOTHING, found([[10, 20, 30.5, 40]], [3], [0.75]), SOME, many(100)]
