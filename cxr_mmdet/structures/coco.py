@@ -194,17 +194,18 @@ def problems_of(coco: Any, *, strict: bool = True) -> Iterator[str]:
         yield from _strict_image_problems(coco["images"])
     images = {image["id"]: image for image in coco["images"]}
     category_ids = {category["id"] for category in coco["categories"]}
+    present: dict[int, set[int]] = defaultdict(set)
     for annotation in coco["annotations"]:
         box_problem = _box_problem(annotation, need_extent=True)
-        found = [*_owner_problems(annotation, images.keys(), category_ids), *([box_problem] if box_problem else [])]
+        found = list(_owner_problems(annotation, images.keys(), category_ids))
+        if not found and not annotation.get("iscrowd"):
+            present[annotation["image_id"]].add(annotation["category_id"])
+        found += [box_problem] if box_problem else []
         if strict:
             image = images.get(annotation["image_id"]) if _is_integer(annotation.get("image_id")) else None
             found += _strict_annotation_problems(annotation, image, box_is_sound=not box_problem)
         for problem in found:
             yield f"annotation {annotation['id']}: {problem}"
-    present: dict[int, set[int]] = defaultdict(set)
-    for annotation in findings_of(coco):
-        present[annotation["image_id"]].add(annotation["category_id"])
     for image in coco["images"]:
         yield from coverage_problems(image, category_ids, present.get(image["id"], set()))
 

@@ -57,6 +57,8 @@ def test_ground_truth_is_read_as_it_stands(tmp_path):
         (lambda d: d["annotations"].append(dict(d["annotations"][0])), "annotation id 1 occurs 2 times"),
         (lambda d: d["annotations"][0].update(image_id=5), "annotation 1: image_id 5 is not among"),
         (lambda d: d["annotations"][0].update(category_id=5), "annotation 1: category_id 5 is not among"),
+        (lambda d: d["annotations"][0].pop("category_id"), "annotation 1: category_id is missing"),
+        (lambda d: d["annotations"][0].update(image_id={}), "annotation 1: image_id is {}, a JSON object"),
         (lambda d: d["annotations"][0].update(bbox=[0, 0, 0, 5]), "width and height must be positive"),
         (lambda d: d["annotations"][0].update(bbox=[0, 0, float("nan"), 5]), "is not four finite numbers"),
     ],

@@ -44,13 +44,15 @@ def read(path: Path, options: ReadOptions) -> Source:
     # The id is made of the last three parts of the picture's path.
     pictures = {"_".join(file.with_suffix("").parts[-3:]): file for file in options.pictures.files}
     for place, (image_id, entry) in enumerate(read_json(path, dict, "object of images and their regions").items(), 1):
+        if not isinstance(entry, dict):
+            raise TableError(f"{path}, image {place}: holds {entry!r}, expected the regions of {image_id}.")
         found = []
         for name, regions in entry.items():
             if name == SIZE_KEY:
                 continue
             try:
                 size, boxes = _boxes(regions, entry.get(SIZE_KEY))
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, OverflowError, TypeError, ValueError):
                 raise TableError(
                     f"{path}, image {place}: the regions of {name!r} on {image_id} cannot be read; expected polygons "
                     f"[[[x, y], …], …] and {SIZE_KEY} [height, width], or a mask with size and counts."

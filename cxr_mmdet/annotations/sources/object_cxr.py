@@ -29,7 +29,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     Raises:
         TableError: a shape is of an unknown kind or lacks a coordinate.
     """
-    cells, check = read_cells(path)
+    cells, check = read_cells(path, HEADER)
     drawn = [_boxes(text) for text in cells["annotation"]]
     check.refuse(
         [boxes is None for boxes in drawn],  # type: ignore[arg-type]

@@ -47,12 +47,12 @@ def read(path: Path, options: ReadOptions) -> Source:
         height, width = NOTIONAL_HW if picture is None else options.pictures.size_hw(picture)
         sizes = dict(zip(SIZE_COLUMNS, (height, width), strict=True))
         more: dict[str, Any] = {**sizes, "group": str(study.get("StudyID", image_id))}
-        drawn, findings = 0, list(_findings(study.get("findings") or [], where))
+        drawn, findings = 0, list(_findings(study.get("findings"), where))
         if not findings:
             normal.add(image_id)
         for name, box, reader in findings:
             if box is None:
-                unplaced[image_id].add(name)
+                unplaced[image_id] |= {name} - {""}
                 continue
             pixels = np.multiply(box, (width, height) * 2).tolist()
             records.append(json_row(image_id, place, name, pixels, more | {READER_COLUMN: reader}))
@@ -67,28 +67,37 @@ def read(path: Path, options: ReadOptions) -> Source:
     coverage = pd.DataFrame(np.int8(Coverage.EXHAUSTIVE), index=images, columns=names)
     for image_id, some in unplaced.items():
         coverage.loc[image_id, sorted(some)] = Coverage.NOT_EXHAUSTIVE
-    note = f"{counted(len(unplaced), 'image')} with a finding that has no box: its class is not marked exhaustively."
+    note = (
+        f"{counted(len(unplaced), 'image')} with a finding without a box or label: not marked exhaustively, not normal."
+    )
     return replace(source, coverage=coverage, notes=(*source.notes, note))
 
 
-def _findings(findings: list[Any], where: str) -> Iterator[tuple[str, list[float] | None, str]]:
-    """Yield class, box and reader of what is abnormal; no box where a finding is named but not placed."""
-    for finding in findings:
+def _findings(findings: Any, where: str) -> Iterator[tuple[str, list[float] | None, str]]:
+    """Yield class, box and reader of what is abnormal; no box where it is not placed, no class without a label."""
+    for finding in _listed(findings, "findings", where):
         # Sentences on what is normal have no labels, and some no further key.
         if not isinstance(finding, dict) or not finding.get("abnormal"):
             continue
-        names = [name for name in finding.get("labels") or [] if isinstance(name, str)]
-        boxes = [(box, reader) for key, reader in READERS.items() for box in finding.get(key) or []]
+        names = [str(name) for name in _listed(finding.get("labels"), "labels", where)]
+        boxes = [(box, reader) for key, reader in READERS.items() for box in _listed(finding.get(key), key, where)]
         for box, _ in boxes:
             if not is_box(box) or not all(0 <= side <= 1 for side in box):
                 raise TableError(
                     f"{where}: has the box {box!r}; expected [x_min, y_min, x_max, y_max] in fractions of the picture, "
                     "0…1; divide x by its width and y by its height."
                 )
-        for name in dict.fromkeys(names):
-            yield from ((name, box, reader) for box, reader in boxes)
-            if not boxes:
+        for name in dict.fromkeys(names) or [""]:
+            placed = boxes if name else []
+            yield from ((name, box, reader) for box, reader in placed)
+            if not placed:
                 yield name, None, READERS["boxes"]
+
+
+def _listed(value: Any, key: str, where: str) -> list[Any]:
+    if not isinstance(value, list | None):
+        raise TableError(f"{where}: its {key} are {value!r}, expected a list.")
+    return value or []
 
 
 FORMAT = SourceFormat(

@@ -54,9 +54,22 @@ def _training(paths: Iterable[Path]) -> Path | None:
     return min(paths, key=lambda path: "train" not in path.name.lower(), default=None)
 
 
-def read_cells(path: Path) -> tuple[pd.DataFrame, Checker]:
-    """Return the cells of a CSV file as text without blanks around them, without empty rows, and their checker."""
+def read_cells(path: Path, header: Sequence[str] = ()) -> tuple[pd.DataFrame, Checker]:
+    """Return the cells of a CSV file as text without blanks around them, without empty rows, and their checker.
+
+    Args:
+        path: the file.
+        header: columns that it must have, in any case; they are spelled like this in the result.
+
+    Raises:
+        TableError: it is no CSV file, or lacks a column.
+    """
     cells = read_csv(path, text=None).fillna("")
+    spelled = {name.lower(): name for name in header}
+    cells = cells.rename(columns=lambda name: spelled.get(name.lower(), name))
+    missing = [name for name in header if name not in cells]
+    if missing:
+        raise TableError(f"{path}, line 1: no column {', '.join(missing)}, found {', '.join(cells.columns)}.")
     cells = cells.apply(lambda column: column.str.strip())
     cells["line"] = np.arange(2, len(cells) + 2)
     cells = cells[(cells.drop(columns="line") != "").any(axis=1)].reset_index(drop=True)

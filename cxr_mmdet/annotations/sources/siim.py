@@ -38,7 +38,7 @@ def read_covid(path: Path, options: ReadOptions) -> Source:
     Raises:
         TableError: a cell of ``label`` or ``boxes`` cannot be read, or they differ in the number of boxes.
     """
-    cells, check = read_cells(path)
+    cells, check = read_cells(path, COVID_HEADER)
     drawn = [_covid_boxes(label, boxes) for label, boxes in zip(cells["label"], cells["boxes"], strict=True)]
     check.refuse(
         [found is None for found in drawn],  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def _negative_studies(path: Path) -> set[str]:
     """Return the studies of the study-level file without an appearance of pneumonia; empty without that file."""
     if find_csv(path, ("id", NEGATIVE)) is None:
         return set()
-    cells, _ = read_cells(path)
+    cells, _ = read_cells(path, ("id", NEGATIVE))
     return set(cells.loc[cells[NEGATIVE].isin(["1", "1.0"]), "id"].str.removesuffix("_study"))
 
 
@@ -99,7 +99,7 @@ def read_pneumothorax(path: Path, options: ReadOptions) -> Source:
     Raises:
         TableError: a row is no relative run-length encoding of a mask of 1024 x 1024.
     """
-    cells, check = read_cells(path)
+    cells, check = read_cells(path, MASK_HEADER)
     cells = cells.rename(columns={"EncodedPixels": "mask"})
     boxes = [_mask_box(text) for text in cells["mask"]]
     check.refuse(

@@ -107,13 +107,14 @@ MS_CXR_LAYOUT = Layout(
 
 
 def _source(path: Path, options: ReadOptions, layout: Layout) -> tuple[pd.DataFrame, Source]:
-    cells, check = read_cells(path)
+    cells, check = read_cells(path, (*layout.header, layout.image))
     if layout is NIH_LAYOUT:
         # The header's "Bbox [x,y,w,h]" is four cells, or one where a program quoted it.
-        names = [*layout.header, *layout.box_xywh, *map(str, range(6, cells.shape[1] - 1)), "line"]
-        cells = cells.set_axis(names, axis=1)
-    if layout.image not in cells:
-        raise TableError(f"{path}, line 1: no column {layout.image}, found {', '.join(cells.columns.drop('line'))}.")
+        names = [*layout.header, *layout.box_xywh]
+        further = cells.shape[1] - len([*names, "line"])
+        if further < 0 or list(cells.columns[:2]) != list(layout.header):
+            raise TableError(f"{path}, line 1: expected Image Index,Finding Label,Bbox [x,y,w,h] in this order.")
+        cells = cells.set_axis([*names, *map(str, range(further)), "line"], axis=1)
     check.refuse(cells[layout.image] == "", f"{layout.image} is empty; expected a name in every row.")
     found = pd.Series(True, index=cells.index)
     if layout.found:
@@ -173,7 +174,7 @@ def read_rsna(path: Path, options: ReadOptions) -> Source:
     if beside is None:
         note = f"no {CLASS_INFO} beside {path.name}: which images without an opacity are normal chests is unknown."
         return looked_for(replace(source, notes=(*source.notes, note)), RSNA_LAYOUT.classes)
-    cells, check = read_cells(beside)
+    cells, check = read_cells(beside, CLASS_INFO_COLUMNS)
     check.refuse(
         ~cells["class"].isin(RSNA_CLASSES),
         lambda i: f"class is {cells['class'][i]!r}, expected one of {', '.join(RSNA_CLASSES)}.",

@@ -79,6 +79,11 @@ def test_bad_regions_are_named(write, entry):
         read_source(write({"gt_annotations_val.json": json.dumps(POLYGONS | {"x": entry})}))
 
 
+def test_an_image_without_regions_by_name_is_named(write):
+    with pytest.raises(TableError, match=r"val.json, image 3: holds 5, expected the regions of x"):
+        read_source(write({"gt_annotations_val.json": json.dumps(POLYGONS | {"x": 5})}))
+
+
 def test_boxes_around_shapes():
     assert points_extent([3, 9, 1, 12]) == (1, 9, 3, 12)
     # A circle, and an ellipse of half axes 5 and 2 that is turned by the angle of (3, 4).

@@ -63,6 +63,21 @@ def test_boxes_that_are_no_fractions_are_named(write, box):
         read_source(write({"grounded_reports.json": json.dumps(studies)}))
 
 
+def test_a_finding_without_a_label_is_no_normal_chest(write, boxes_of):
+    finding = {"abnormal": True, "labels": [], "boxes": [FRACTIONS]}
+    studies = [*STUDIES, {"StudyID": "s4", "ImageID": "7_8.png", "findings": [finding]}]
+    source = read_source(write({"grounded_reports.json": json.dumps(studies)}))
+    assert boxes_of(source)[-1] == ("7_8", "No finding", None)
+    assert source.normal == {"3_4"}
+
+
+@pytest.mark.parametrize("key", ["boxes", "labels"])
+def test_what_is_no_list_is_named(write, key):
+    finding = {"abnormal": True, "labels": ["nodule"], "boxes": []} | {key: 5}
+    with pytest.raises(TableError, match=rf"reports.json, image 1: its {key} are 5, expected a list"):
+        read_source(write({"reports.json": json.dumps([{"ImageID": "a.png", "findings": [finding]}])}))
+
+
 def test_a_study_without_its_picture_is_named(write):
     with pytest.raises(TableError, match=r"reports.json, image 4: has no ImageID"):
         read_source(write({"grounded_reports.json": json.dumps([*STUDIES, {"StudyID": "s4", "findings": []}])}))

@@ -152,6 +152,17 @@ def test_ms_cxr_as_a_coco_file_is_as_partial_as_its_table(write, boxes_of):
     assert source.coverage.loc["1", "Edema"] == Coverage.NOT_EXHAUSTIVE
 
 
+def test_columns_are_found_in_any_case_and_missing_ones_are_named(write, boxes_of):
+    root = write({"labels.csv": lines("PatientID,X,Y,Width,Height,target", *RSNA_ROWS)})
+    assert boxes_of(read_source(root))[0] == ("a", "Lung Opacity", (264, 152, 264 + 213, 152 + 379))
+    write({"labels.csv": lines("patientId,x,y,width,Target", "a,1,2,3,1")})
+    with pytest.raises(TableError, match=r"labels.csv, line 1: no column height, found patientId, x, y, width, Target"):
+        read_source(root / "labels.csv", format_name="rsna")
+    write({"labels.csv": lines("Image Index,Finding Label,x", "a,Mass,3")})
+    with pytest.raises(TableError, match=r"labels.csv, line 1: expected Image Index,Finding Label,Bbox"):
+        read_source(root / "labels.csv")
+
+
 @pytest.mark.vinbigdata
 def test_the_real_nih_table_is_read_whole(real_table):
     source = read_source(real_table("BBox_List_2017.csv.gz"))
