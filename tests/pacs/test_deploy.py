@@ -22,6 +22,8 @@ from node_builders import missing, wait_for, write_phantoms
 from orthanc_server import NO_DICOMWEB
 from pydicom import dcmread
 
+from cxr_mmdet.pacs.config import read_config
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -154,6 +156,15 @@ def test_a_radiograph_sent_to_the_stack_comes_back_with_its_results(run: Any, tm
         assert "OHIF" in _get(f"{viewer}/viewer?StudyInstanceUIDs={radiograph.StudyInstanceUID}")
         assert "gradio" in _get(f"http://127.0.0.1:{ports['page']}/")
         assert "cxr_node_predictions_total 1.0" in _get(f"http://127.0.0.1:{ports['node']}/metrics")
+
+
+def test_the_documents_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RESEARCH_LOGIN", "name:password")
+    (text,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "node.toml").write_text(text, encoding="utf-8")
+    config = read_config(tmp_path / "node.toml")
+    assert [destination.name for destination in config.destinations()] == ["pacs", "research"]
+    assert len(config.pollers()) == 1
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs the Debian package systemd")
