@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou
+from cxr_mmdet.structures.coverage import Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,11 @@ class BoxAgreement:
 
 
 def measure_agreement(
-    rows: pd.DataFrame, labels: Sequence[str], *, iou_threshold: float = AGREEMENT_IOU
+    rows: pd.DataFrame,
+    labels: Sequence[str],
+    *,
+    iou_threshold: float = AGREEMENT_IOU,
+    coverage: pd.DataFrame | None = None,
 ) -> dict[str, Any] | None:
     """Return how far the readers of the same images agree, as ``manifest.json`` holds it; None where no two do.
 
@@ -64,8 +69,10 @@ def measure_agreement(
         rows: validated readers' rows, whose classes have the names of the labels.
         labels: the classes to look at.
         iou_threshold: boxes meet when their intersection over union is above it.
+        coverage: image id → one column per label, values of :class:`cxr_mmdet.structures.coverage.Coverage`: readers
+            who did not look for a class do not agree that it is absent.
     """
-    readings = _Readings.of(rows, labels)
+    readings = _Readings.of(rows, labels, coverage)
     shared = readings.pairs_of_readings()
     if not len(shared):
         return None
@@ -101,24 +108,29 @@ def label_agreement(image_labels: pd.DataFrame, names: Sequence[str]) -> list[di
 
 @dataclass(frozen=True)
 class _Readings:
-    """Each reader's look at each image, as numbers into sorted names, and which classes it found (N, classes)."""
+    """Each reader's look at each image, as numbers into sorted names, the classes it found and those looked for."""
 
     reader_names: list[str]
     labels: Sequence[str]
     images: NDArray[np.int64]
     readers: NDArray[np.int64]
     holds: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     of_row: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, labels: Sequence[str]) -> _Readings:
-        images = pd.factorize(rows["image_id"], sort=True)[0]
+    def of(cls, rows: pd.DataFrame, labels: Sequence[str], coverage: pd.DataFrame | None) -> _Readings:
+        images, image_names = pd.factorize(rows["image_id"], sort=True)
         readers, names = pd.factorize(rows["reader"], sort=True)
         keys, of_row = np.unique(images * len(names) + readers, return_inverse=True)
         classes = pd.Index(labels).get_indexer(pd.Index(rows["class_name"]))
         holds = np.zeros((len(keys), len(labels)), dtype=bool)
         holds[of_row[classes >= 0], classes[classes >= 0]] = True
-        return cls(list(names), labels, keys // len(names), keys % len(names), holds, of_row.reshape(-1))
+        known = np.ones_like(holds)
+        if coverage is not None:
+            levels = coverage.reindex(index=image_names, columns=list(labels), fill_value=Coverage.EXHAUSTIVE)
+            known = (levels.to_numpy() > Coverage.UNKNOWN)[keys // len(names)]
+        return cls(list(names), labels, keys // len(names), keys % len(names), holds, known, of_row.reshape(-1))
 
     def pairs_of_readings(self) -> NDArray[np.int64]:
         """Return (P, 2) positions of readings of one image, the reader whose name comes first on the left."""
@@ -217,7 +229,9 @@ def _per_class(
                 "boxes": int((boxes.classes == label).sum()),
                 "met": _share(met[chance & (boxes.classes == label)]),
                 "f1": 2 * sum(agreement.matched for agreement in own) / drawn if drawn else None,
-                "kappa": fleiss_kappa(readings.images, readings.holds[:, label]),
+                "kappa": fleiss_kappa(
+                    readings.images[readings.known[:, label]], readings.holds[readings.known[:, label], label]
+                ),
             }
         )
     return rows
@@ -236,7 +250,7 @@ def _per_pair(
             agreement = counts.get((a, b, label))
             if agreement is None:
                 continue
-            holds = readings.holds[common, label]
+            holds = readings.holds[common[readings.known[common[:, 0], label]], label]
             per_class.append(
                 {
                     "name": name,

@@ -73,6 +73,7 @@ class _Labelled:
     folds: tuple[Splits, ...]
     outvoted: int
     model: ReaderModel | None
+    coverage: pd.DataFrame | None
 
 
 def annotate(
@@ -198,7 +199,7 @@ def _label(
         return build_splits(label_set, coco_images, boxes, val, coverage=coverage, drop_normals=options.drop_normals)
 
     folds = tuple(divide(fold) for fold in split.folds)
-    return _Labelled(without_regions(rows), boxes, divide(split.val), folds, outvoted, model)
+    return _Labelled(without_regions(rows), boxes, divide(split.val), folds, outvoted, model, coverage)
 
 
 def _coco_images(
@@ -243,7 +244,7 @@ def _measure_readers(each: _Labelled, split: Split, options: BuildOptions) -> di
     marks = Marks.of(rows, labels)
     shared = (marks.looked.sum(axis=1) > 1).any()
     return {
-        "agreement": measure_agreement(rows, labels),
+        "agreement": measure_agreement(rows, labels, coverage=each.coverage),
         "reliability": Reliability.of(marks, resamples=RESAMPLES).to_rows() if shared else None,
         "human_ceiling": human_ceiling(rows, labels, groups, sides, fusion=options.fusion_arguments),
     }

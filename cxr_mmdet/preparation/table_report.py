@@ -129,7 +129,7 @@ def _report_label_set(label_set: LabelSet, source: Source, options: TableOptions
         label_set=label_set,
         fused=fused[fused["class_name"].isin(label_set.labels)].reset_index(drop=True),
         readers_boxes={str(name): int(count) for name, count in own["class_name"].value_counts().items()},
-        agreement=measure_agreement(own, label_set.labels),
+        agreement=measure_agreement(own, label_set.labels, coverage=coverage),
         human_ceiling=ceiling and ceiling["all"],
         reliability=_reliability(own, label_set.labels) if options.reliability else None,
         images=None if coverage is None else count_images(merged, label_set.labels, coverage),

@@ -155,3 +155,15 @@ def test_vinbigdata_readers_meet_as_often_as_published():
     kappa = {entry["name"]: entry["kappa"] for entry in agreement["per_class"]}
     assert kappa["Cardiomegaly"] == pytest.approx(0.789, abs=0.001)
     assert min(kappa, key=kappa.get) == "Consolidation"
+
+
+def test_who_did_not_look_for_a_class_does_not_agree_that_it_is_absent():
+    seen = [("a", "Edema", "R1", BOX), ("a", "Edema", "R2", NEAR), ("b", "Edema", "R1", BOX)]
+    seen += [("b", NO_FINDING, "R2", None), ("c", NO_FINDING, "R1", None), ("c", NO_FINDING, "R2", None)]
+    others = [(name, NO_FINDING, reader, None) for name in "xyz" for reader in ("R1", "R2")]
+    coverage = pd.DataFrame(0, index=list("xyz"), columns=list(LABELS))
+    known = measure_agreement(readings(*seen, *others), LABELS, coverage=coverage)
+    alone = measure_agreement(readings(*seen), LABELS)
+    assert known["per_class"] == alone["per_class"]
+    assert known["pairs"][0]["per_class"] == alone["pairs"][0]["per_class"]
+    assert measure_agreement(readings(*seen, *others), LABELS)["per_class"] != alone["per_class"]
