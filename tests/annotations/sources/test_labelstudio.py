@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from source_trees import HEIGHT, WIDTH, read_tree, rows_by_image
 
-from cxr_mmdet.errors import TableError
+from cxr_mmdet.errors import DatasetError, TableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,6 +149,18 @@ def test_the_last_annotation_of_a_reader_counts(tmp_path: Path) -> None:
 )
 def test_addresses_of_images(tmp_path: Path, address: str, image_id: str) -> None:
     assert list(rows_by_image(read(tmp_path, task(1, address, annotation())))) == [image_id]
+
+
+@pytest.mark.parametrize("change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n")])
+def test_byte_order_mark_and_line_ends(tmp_path: Path, change) -> None:
+    text = change(json.dumps([task(1, UPLOAD, annotation(rectangle()))], indent=1))
+    assert rows_by_image(read_tree(tmp_path, {"export.json": text})) == {"a": [("Mass", "R1", BOX)]}
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    text = json.dumps([task(1, UPLOAD, annotation(rectangle("Erguß")))], ensure_ascii=False).encode("latin-1")
+    with pytest.raises(DatasetError, match=r"export\.json: is not JSON"):
+        read_tree(tmp_path, {"export.json": text})
 
 
 def test_two_uploads_of_one_name_keep_their_prefixes(tmp_path: Path) -> None:

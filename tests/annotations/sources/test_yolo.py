@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from source_trees import HEIGHT, WIDTH, read_tree, rows_by_image
+from source_trees import HEIGHT, WIDTH, read_tree, rows_by_image, write_tree
 
+from cxr_mmdet.annotations.sources import read_source
 from cxr_mmdet.errors import TableError
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def test_a_class_that_means_no_finding_needs_a_box_in_yolo(tmp_path: Path) -> No
     yaml = TREE["data.yaml"].replace("Mass", "Normal")
     source = read_tree(tmp_path, TREE | {"data.yaml": yaml, "labels/train/a.txt": "0 .5 .5 .2 .2"})
     assert rows_by_image(source)["d"] == [("No finding", "R1", None)]
+
+
+def test_boxes_of_a_tree_belong_to_the_radiographs_that_are_named(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", TREE)
+    originals = write_tree(tmp_path / "originals", {"a.png": None, "d.png": None})
+    pictures = read_source(tree, pictures=originals).pictures
+    assert pictures is not None
+    assert [pictures[name] for name in "abd"] == [originals / "a.png", tree / "images/train/b.png", originals / "d.png"]
 
 
 def test_repeated_lines_count_once(tmp_path: Path) -> None:
