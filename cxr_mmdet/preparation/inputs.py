@@ -154,7 +154,9 @@ def pictures_of(source: Source, src: Path) -> dict[str, Path]:
     except DatasetError:
         found = {name: paths[0] for name, paths in sorted(index.by_id.items()) if len(paths) == 1}
         if not found:
-            raise
+            raise DatasetError(
+                f"{src}: holds no radiograph, nor do its folders; expected those that {source.path.name} names."
+            ) from None
         return found
     _, elsewhere = match_ids(source.rows["image_id"], found)
     further = {name: path for name in elsewhere if (path := index.find(name)) is not None}

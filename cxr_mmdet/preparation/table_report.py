@@ -76,6 +76,7 @@ class TableReport:
         images: how many.
         normal_images: those on which nobody drew a box.
         readers: how many.
+        unread: images that the source names, but that nobody read.
         notes: what a user should know.
         label_sets: one entry a label set.
     """
@@ -84,6 +85,7 @@ class TableReport:
     images: int
     normal_images: int
     readers: int
+    unread: int
     notes: tuple[str, ...]
     label_sets: tuple[LabelSetReport, ...]
 
@@ -104,10 +106,11 @@ def report_table(path: Path, options: TableOptions, format_name: str | None = No
         images=images,
         normal_images=images - rows.loc[(rows["class_name"] != NO_FINDING) & ~is_region(rows), "image_id"].nunique(),
         readers=rows["reader"].nunique(),
+        unread=len(table.unread),
         notes=table.notes,
         label_sets=tuple(
             _report_label_set(label_set, table, options)
-            for label_set in choose_label_sets(options.labels, rows, minority=None)
+            for label_set in choose_label_sets(options.labels, rows, None, [table.format])
         ),
     )
 
@@ -145,6 +148,7 @@ def table_lines(report: TableReport) -> Iterator[str | Table]:
     yield (
         f"{counted(report.rows, 'row')}, {counted(report.images, 'image')} ({report.normal_images:,} without a box), "
         f"{counted(report.readers, 'reader')}"
+        + (f", {report.unread:,} images that nobody read" if report.unread else "")
     )
     for each in report.label_sets:
         yield _label_set_table(each)

@@ -49,6 +49,16 @@ class TestAnnotations:
         assert len(fused) == 13
         assert fused["votes"].tolist() == [len(names.split(";")) for names in fused["readers"]]
 
+    def test_what_nobody_looked_for_is_unknown(self, tmp_path):
+        header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+        lines = ["00000001_000.png,Infiltrate,10,20,300,400,,,", "00000002_000.png,Mass,10,20,300,400,,,"]
+        (tmp_path / "BBox_List_2017.csv").write_text(header + "\n".join(lines))
+        result = run("annotations", tmp_path, "--labels", "findings_14")
+        assert result.exit_code == 0, result.output
+        rows = {line[:20].strip(): line[20:].split() for line in result.stdout.splitlines()}
+        assert rows["Infiltration"][-3:] == ["1", "0", "1"]
+        assert rows["Lung Opacity"][-3:] == ["0", "0", "2"]
+
     def test_options_reach_the_fusion(self, src, tmp_path):
         (tmp_path / "two.txt").write_text("Any: [ILD, Cardiomegaly]\n")
         args = ("--labels", tmp_path / "two.txt", "--fusion", "vote", "--min-votes", "3")

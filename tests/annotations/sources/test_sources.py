@@ -14,9 +14,18 @@ import pydicom
 import pytest
 from conftest import write_radiograph
 
-from cxr_mmdet.annotations.sources import find_source, formats, read_source
+from cxr_mmdet.annotations.sources import (
+    chestx_det,
+    chexlocalize,
+    find_source,
+    formats,
+    read_source,
+    siim,
+    xywh_tables,
+)
 from cxr_mmdet.annotations.sources.base import PictureIndex, annotation_files, csv_header
 from cxr_mmdet.errors import TableError, UsageError
+from cxr_mmdet.structures.labels import LABELS_14, LABELS_22, resolve_label_map
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +43,26 @@ def test_every_format_says_what_it_is() -> None:
         assert each.name == name
         assert each.title
         assert each.coverage_rule.endswith(".")
+
+
+def test_the_shipped_map_names_classes_that_the_sets_have() -> None:
+    has = {
+        "nih": xywh_tables.NIH_LAYOUT.classes,
+        "rsna": xywh_tables.RSNA_LAYOUT.classes,
+        "node21": xywh_tables.NODE21_LAYOUT.classes,
+        "ms-cxr": xywh_tables.MS_CXR_LAYOUT.classes,
+        "chestx-det": chestx_det.CLASSES,
+        "chexlocalize": chexlocalize.CLASSES,
+        "siim-covid": (siim.OPACITY,),
+        "siim-acr": (siim.PNEUMOTHORAX,),
+        "vinbigdata": (*LABELS_14, *LABELS_22),
+    }
+    label_map = resolve_label_map("findings_14", ())
+    assert tuple(label_map) == LABELS_14
+    for name in (name for classes in label_map.values() for name in classes):
+        own, _, plain = name.partition(":")
+        assert own in formats()
+        assert own == "padchest-gr" or plain in has[own], name
 
 
 def test_content_decides_and_a_name_overrides(tmp_path: Path) -> None:
