@@ -8,8 +8,9 @@
 * :func:`to_bytes`: any of these as the content of a DICOM file.
 
 Patient and study are the radiograph's. All UIDs follow from the radiograph's SOP Instance UID, the model and what is
-reported, so the same result made twice is one object to an archive. The three kinds lie in a series each, one a study
-and model. Reports and presentation states need the extra ``pacs``; Secondary Captures do not.
+reported, so the same result made twice is one object to an archive. A report lies in a series per radiograph and model,
+captures and presentation states in one each per study and model. Reports and presentation states need the extra
+``pacs``; Secondary Captures do not.
 """
 
 from __future__ import annotations

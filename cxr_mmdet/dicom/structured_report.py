@@ -34,7 +34,8 @@ def build_structured_report(findings: Findings, source: Dataset, created: dateti
         report = sr.ComprehensiveSR(
             evidence=[origin.evidence()],
             content=_content(findings, origin, document),
-            series_instance_uid=derived_uid("SR series", origin.study_instance_uid, findings.model_id),
+            # A series per radiograph: OHIF shows the last report of a series, and a study has a lateral view, too.
+            series_instance_uid=derived_uid("SR series", LAYOUT, origin.sop_instance_uid, findings.model_id),
             series_number=SERIES_NUMBER,
             sop_instance_uid=uid,
             instance_number=1,
