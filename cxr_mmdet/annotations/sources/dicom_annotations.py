@@ -15,9 +15,9 @@ from cxr_mmdet.annotations.sources.geometry import ellipse_extent, mask_boxes, p
 from cxr_mmdet.annotations.sources.rows import json_row, source_of
 from cxr_mmdet.annotations.table import ONE_READER, READER_COLUMN, SIZE_COLUMNS
 from cxr_mmdet.dicom.codes import DETECTOR_CLASS
-from cxr_mmdet.dicom.source import quiet_pydicom
-from cxr_mmdet.errors import TableError, counted
-from cxr_mmdet.structures.radiograph_files import image_id_of, is_radiograph_file, visible_files
+from cxr_mmdet.dicom.source import parse_dataset, quiet_pydicom
+from cxr_mmdet.errors import CxrError, TableError, counted
+from cxr_mmdet.structures.radiograph_files import image_id_of, is_radiograph_file, read_bytes, visible_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,19 +78,21 @@ def read(path: Path, options: ReadOptions) -> Source:
 
     Raises:
         TableError: a report's region has no class or no image, or a segmentation cannot be read.
+        DicomError: a file is damaged.
     """
     records: list[dict[str, Any]] = []
     read_by: dict[tuple[str, str], int] = {}
     without_area = 0
     files = [path] if path.is_file() else [file for file in visible_files(path) if _kind(file)]
-    of_uid = {uid: file for uid, file in options.pictures.by_sop_uid.items() if file not in set(files)}
+    ours = set(files)
+    of_uid = {uid: file for uid, file in options.pictures.by_sop_uid.items() if file not in ours}
 
     def name_of(uid: str) -> str:
         return image_id_of(of_uid[uid]) if uid in of_uid else uid
 
     for place, file in enumerate(files, start=1):
         with quiet_pydicom():
-            dataset = pydicom.dcmread(file)
+            dataset = parse_dataset(read_bytes(file), str(file))
             is_segmentation = dataset.SOPClassUID == SEGMENTATION
             reader, found, images = (_read_segmentation if is_segmentation else read_regions)(dataset, file)
         for uid in images:
@@ -127,8 +129,17 @@ def read_regions(dataset: Dataset, file: Path, *, keep_scores: bool = False) -> 
         keep_scores: leave the scores of this project's reports behind the classes.
 
     Raises:
-        TableError: a region has no class or no image.
+        TableError: a region has no class or no image, or is none.
     """
+    try:
+        return _read_report(dataset, file, keep_scores=keep_scores)
+    except CxrError:
+        raise
+    except Exception as error:  # pydicom parses items late, and fails anywhere where they are damaged
+        raise TableError(f"{file}: cannot be read as a structured report by TID 1500 ({error}).") from None
+
+
+def _read_report(dataset: Dataset, file: Path, *, keep_scores: bool) -> tuple[str, list[Found], list[str]]:
     items = list(_walk(dataset))
     people = [item for code in (PERSON_NAME, DEVICE_NAME) for item in items if _concept(item) == code]
     reader = next((text for item in people if (text := _value(item)) and NOBODY not in text.lower()), ONE_READER)
@@ -224,8 +235,7 @@ def _read_segmentation(dataset: Dataset, file: Path) -> tuple[str, list[Found], 
                 )
                 mask = masks[0, :, :, 0]
                 found += [(uid, name, box, (mask.shape[0], mask.shape[1])) for box in mask_boxes(mask)]
-    # What is unlike PS3.3 A.51 fails anywhere inside highdicom, as any of these.
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # what is unlike PS3.3 A.51 fails anywhere inside highdicom
         raise TableError(f"{file}: cannot be read as a segmentation of radiographs ({error}).") from None
     return _person(dataset.get("ContentCreatorName")) or ONE_READER, found, images
 

@@ -226,6 +226,14 @@ def test_a_region_without_a_class_is_named(save):
         read_source(save(a=a, bad=report(group(region("POLYLINE", [1, 2, 3, 2, 3, 4], a)), source=a)))
 
 
+@pytest.mark.parametrize("points", [[1], [1, 2, 3], None])
+def test_a_circle_without_its_two_points_is_named(save, points):
+    a = picture("a")
+    bad = report(group(finding("Nodule"), region("CIRCLE", points, a)), source=a)
+    with pytest.raises(TableError, match=r"bad.dcm: cannot be read as a structured report by TID 1500"):
+        read_source(save(a=a, bad=bad))
+
+
 def test_a_folder_of_radiographs_alone_is_not_taken_for_annotations(save):
     with pytest.raises(TableError, match="holds no annotations of a known format"):
         read_source(save(a=picture("a")))
