@@ -96,14 +96,15 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
     originals: dict[str, tuple[Findings, str]] = {}
     corrected: list[tuple[str, MarkedReport]] = []
     problems: list[str] = []
-    for path, dataset in _reports(paths):
+    for path in _reports(paths):
         try:
-            originals[str(dataset.get("SOPInstanceUID"))] = read_structured_report(dataset, str(path))
-        except DicomError:
+            dataset = read_header(path)
             try:
+                originals[str(dataset.get("SOPInstanceUID"))] = read_structured_report(dataset, str(path))
+            except DicomError:
                 corrected.append((str(path), read_marks(dataset, path)))
-            except CxrError as error:
-                problems.append(str(error))
+        except CxrError as error:
+            problems.append(str(error))
     if not corrected and not problems:
         raise DatasetError(
             f"{', '.join(map(str, paths))}: no report that a viewer stored; pass it together with the one it corrects."
@@ -143,7 +144,10 @@ def read_marks(dataset: Dataset, path: Path) -> MarkedReport:
         DicomError: it has no boxes, or boxes on several images.
         TableError: a box has no class.
     """
-    reader, regions, _ = read_regions(dataset, path, keep_scores=True)
+    try:
+        reader, regions, _ = read_regions(dataset, path, keep_scores=True)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # what a damaged file leads to
+        raise DicomError(f"{path}: cannot be read as a structured report ({error}).") from None
     boxes = [(uid, text, box) for uid, text, box, _ in regions if box is not None]
     if len({uid for uid, *_ in boxes}) != 1:
         raise DicomError(f"{path}: is not a structured report with boxes on one radiograph.")
@@ -195,17 +199,20 @@ def reading_of(findings: Findings, marked: MarkedReport) -> Reading:
     return reading
 
 
-def _reports(paths: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
-    """Yield the structured reports among files and folders."""
+def _reports(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the structured reports among files and folders; a folder may hold other files, too."""
     for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if path.is_dir():
-                try:
-                    if pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True).Modality != "SR":
-                        continue
-                except (InvalidDicomError, OSError, AttributeError):  # a folder holds other files, too
-                    continue
-            yield file, read_header(file)
+        if not path.is_dir():
+            yield path
+            continue
+        for file in sorted(path.rglob("*")):
+            try:
+                with quiet_pydicom():
+                    header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
+            except (InvalidDicomError, OSError):
+                continue
+            if header.get("Modality") == "SR":
+                yield file
 
 
 def _radiographs(images: Path) -> dict[str, Path]:

@@ -144,6 +144,13 @@ def test_what_is_missing_is_named(hospital: dict[str, Any], tmp_path: Path):
     assert "corrected.dcm: none of the reports given is the one that it corrects" in problem
     with pytest.raises(DatasetError, match="no report that a viewer stored"):
         import_reports(store, [reports / "original.dcm"], images)
+    damaged = dcmread(reports / "corrected.dcm")
+    group = damaged.ContentSequence[-1].ContentSequence[0]
+    (area,) = (item for item in group.ContentSequence if item.ValueType == "NUM")
+    del area.ContentSequence[0].GraphicData
+    damaged.save_as(tmp_path / "damaged.dcm")
+    (problem,) = import_reports(store, [tmp_path / "damaged.dcm"], images).problems
+    assert "damaged.dcm: cannot be read as a structured report" in problem
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     phantom_file(elsewhere, 1)
