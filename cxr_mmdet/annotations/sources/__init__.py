@@ -16,6 +16,7 @@ from cxr_mmdet.annotations.sources.base import (
     annotation_files,
     csv_header,
     read_head,
+    remembered_listings,
 )
 from cxr_mmdet.annotations.table import SUFFIXES, class_names
 from cxr_mmdet.errors import TableError, UsageError
@@ -77,7 +78,8 @@ def find_source(place: Path, name: str | None = None) -> tuple[SourceFormat, Pat
             wanted = known[name].looks_for or known[name].title
             raise TableError(f"{place}: holds nothing that --format {name} reads; expected {wanted}.")
         return known[name], path, ()
-    found = [(each, path) for each in known.values() if (path := each.recognise(place)) is not None]
+    with remembered_listings():
+        found = [(each, path) for each in known.values() if (path := each.recognise(place)) is not None]
     if not found:
         raise TableError(_unrecognised(place, known))
     first, path = found[0]

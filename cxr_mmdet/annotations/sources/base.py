@@ -8,6 +8,7 @@ import io
 import zipfile
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -202,17 +203,39 @@ def annotation_files(place: Path, suffixes: Sequence[str], depth: int = DEPTH) -
     """
     if place.is_file():
         return [place] if place.name.lower().endswith(tuple(suffixes)) else []
-    found: list[Path] = []
-    level = [place]
-    for _ in range(depth + 1):
-        entries = sorted(
-            (entry for folder in level for entry in _entries(folder) if not entry.name.startswith((".", "__MACOSX"))),
-            key=lambda entry: entry.as_posix(),
-        )
-        found += [entry for entry in entries if entry.name.lower().endswith(tuple(suffixes)) and entry.is_file()]
+    entries = (entry for level in _levels(place)[: depth + 1] for entry in level)
+    return [entry for entry in entries if entry.name.lower().endswith(tuple(suffixes)) and entry.is_file()]
+
+
+_LISTED: ContextVar[dict[Path, list[list[Path]]] | None] = ContextVar("listed", default=None)
+
+
+@contextmanager
+def remembered_listings() -> Iterator[None]:
+    """List each folder once for all formats that look into it in this block."""
+    token = _LISTED.set({})
+    try:
+        yield
+    finally:
+        _LISTED.reset(token)
+
+
+def _levels(place: Path) -> list[list[Path]]:
+    """Return what lies in a folder, in the folders in it, and so on down to ``DEPTH``, without hidden entries."""
+    listed = _LISTED.get()
+    if listed is not None and place in listed:
+        return listed[place]
+    levels: list[list[Path]] = []
+    folders = [place]
+    for _ in range(DEPTH + 1):
+        entries = (entry for folder in folders for entry in _entries(folder))
+        shown = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
+        levels.append(sorted(shown, key=lambda entry: entry.as_posix()))
         # Only names without a dot, or a directory's status would be asked for every picture.
-        level = [entry for entry in entries if image_id_of(entry) == entry.name and entry.is_dir()]
-    return found
+        folders = [entry for entry in levels[-1] if image_id_of(entry) == entry.name and entry.is_dir()]
+    if listed is not None:
+        listed[place] = levels
+    return levels
 
 
 def _entries(folder: Path) -> list[Path]:

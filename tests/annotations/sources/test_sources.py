@@ -15,6 +15,7 @@ import pytest
 from conftest import write_radiograph
 
 from cxr_mmdet.annotations.sources import (
+    base,
     chestx_det,
     chexlocalize,
     find_source,
@@ -126,3 +127,17 @@ def test_pictures_are_found_by_path_name_and_uid(tmp_path: Path) -> None:
     assert index.by_sop_uid == {str(header.SOPInstanceUID): tmp_path / "s/1.dcm"}
     assert index.by_study_uid == {"1.2.3": (tmp_path / "s/1.dcm",)}
     assert index.size_hw(tmp_path / "s/1.dcm") == (header.Rows, header.Columns)
+
+
+def test_a_folder_is_listed_once_for_all_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    (tmp_path / "images/train/notes.md").write_text("")
+    (tmp_path / "set.json").write_text(json.dumps(COCO))
+    listed = []
+    entries = base._entries
+    monkeypatch.setattr(base, "_entries", lambda folder: listed.append(folder) or entries(folder))
+    assert find_source(tmp_path)[0].name == "coco"
+    assert listed == [tmp_path, tmp_path / "images", tmp_path / "images/train"]
+    (tmp_path / "set.json").unlink()
+    with pytest.raises(TableError, match="holds no annotations"):
+        find_source(tmp_path)
