@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 from cxr_mmdet.annotations.coco import CocoImage, build_coco
@@ -15,12 +16,13 @@ from cxr_mmdet.annotations.table import class_names, is_region
 from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.structures.coco import findings_of
 from cxr_mmdet.structures.coverage import NORMAL_KEY, Coverage, coverage_of, is_partly_labelled
-from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5, NO_FINDING, resolve_label_map, spelling_key
+from cxr_mmdet.structures.labels import LABELS_5, MINORITY_LABELS_5, resolve_label_map, spelling_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -258,15 +260,15 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
     for annotation in findings_of(coco):
         held[annotation["image_id"]].append(names[annotation["category_id"]])
     copies = {image: MINORITY_COPIES if not set(minority).isdisjoint(held[image]) else 1 for image in held}
-    # Where everything was looked for, nothing is unknown.
-    looked = coverage_of(coco) == Coverage.EXHAUSTIVE if is_partly_labelled(coco) else None
-    unknown: Counter[str] = Counter()
-    unknown[NO_FINDING] = sum(image.get(NORMAL_KEY) is False for image in coco["images"])
-    for image, known in zip(coco["images"], () if looked is None else looked, strict=looked is not None):
-        missing = [name for name, is_known in zip(names.values(), known, strict=True) if not is_known]
-        unknown.update(dict.fromkeys(set(missing).difference(held.get(image["id"], ())), copies.get(image["id"], 1)))
-        if missing and image["id"] not in copies and image.get(NORMAL_KEY, True):
-            unknown[NO_FINDING] += 1
+    unsure = np.array([image.get(NORMAL_KEY) is False for image in coco["images"]], dtype=bool)
+    unknown: NDArray[np.int64] = np.zeros(len(names), dtype=np.int64)
+    if is_partly_labelled(coco):
+        holds = [held.get(image["id"], ()) for image in coco["images"]]
+        weights = np.array([copies.get(image["id"], 1) for image in coco["images"]])
+        missing = coverage_of(coco) < Coverage.EXHAUSTIVE
+        unsure |= missing.any(axis=1) & np.array([not classes for classes in holds])
+        missing &= ~np.array([[name in classes for name in names.values()] for classes in holds])
+        unknown = weights @ missing
     return SplitCounts(
         images=sum(copies.get(image["id"], 1) for image in coco["images"]),
         images_without_boxes=len(coco["images"]) - len(held),
@@ -275,11 +277,11 @@ def count_split(coco: Mapping[str, Any], minority: Collection[str] = ()) -> Spli
             name: ClassCounts(
                 images=sum(copies[image] for image, classes in held.items() if name in classes),
                 boxes=sum(copies[image] * classes.count(name) for image, classes in held.items()),
-                unknown=unknown[name],
+                unknown=int(missed),
             )
-            for name in names.values()
+            for name, missed in zip(names.values(), unknown, strict=True)
         },
-        unknown=unknown[NO_FINDING],
+        unknown=int(unsure.sum()),
     )
 
 

@@ -126,6 +126,8 @@ def _spelled_as_rows(source: Source) -> pd.DataFrame | None:
     spellings = {spelling_key(name): name for name in class_names(source.rows)}
     frame = source.coverage[[name for name in source.coverage if not is_no_finding(str(name))]]
     names = [spellings.get(spelling_key(str(name)), str(name)) for name in frame]
+    if len(set(names)) == len(names):
+        return frame.set_axis(names, axis=1)
     # Of two spellings of one class, what both say.
     return frame.T.groupby(np.array(names, dtype=object), sort=False).min().T.astype(np.int8)
 
