@@ -153,14 +153,21 @@ def pictures_of(source: Source, src: Path) -> dict[str, Path]:
         found = find_originals(src)
     except DatasetError:
         found = {name: paths[0] for name, paths in sorted(index.by_id.items()) if len(paths) == 1}
-        if not found:
+        if not index.files:
             raise DatasetError(
                 f"{src}: holds no radiograph, nor do its folders; expected those that {source.path.name} names."
             ) from None
-        return found
     _, elsewhere = match_ids(source.rows["image_id"], found)
-    further = {name: path for name in elsewhere if (path := index.find(name)) is not None}
-    return dict(sorted((found | {image_id_of(path): path for path in further.values()}).items()))
+    for name in elsewhere:
+        path = index.find(name)
+        if path is None:
+            continue
+        image_id = image_id_of(path)
+        if image_id != image_id_of(name) and found.get(image_id) == path:
+            # Named by its UID, which then is the image's id.
+            del found[image_id]
+        found[image_id if image_id == image_id_of(name) else name] = path
+    return dict(sorted(found.items()))
 
 
 def match_ids(named: Iterable[str], sources: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:

@@ -152,12 +152,16 @@ class PictureIndex:
     def find(self, name: str) -> Path | None:
         """Return the picture that a path, the end of a path, or a name with or without suffix means; None if unclear.
 
-        Windows' separators and a leading ``./`` are fine.
+        Windows' separators and a leading ``./`` are fine. A UID that is no file's name is that of the picture, or of
+        the study of a single picture.
         """
         wanted = name.replace("\\", "/").removeprefix("./").strip("/")
         if wanted in self.by_path:
             return self.by_path[wanted]
         named = self.by_id.get(image_id_of(wanted), ())
+        if not named and pydicom.uid.UID(wanted).is_valid:
+            of_study = self.by_study_uid.get(wanted, ())
+            return self.by_sop_uid.get(wanted) or (of_study[0] if len(of_study) == 1 else None)
         if len(named) > 1:
             # Of several files of one name, the one whose path ends as the name does.
             end = "/" + wanted

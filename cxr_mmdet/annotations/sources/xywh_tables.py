@@ -170,7 +170,7 @@ def read_ms_cxr(path: Path, options: ReadOptions) -> Source:
 def read_rsna(path: Path, options: ReadOptions) -> Source:
     """Return the boxes of ``stage_2_train_labels.csv``; the file of classes beside it tells normal chests."""
     _, source = _source(path, options, RSNA_LAYOUT)
-    beside = find_csv(path.with_name(CLASS_INFO), CLASS_INFO_COLUMNS)
+    beside = find_csv(path.parent, CLASS_INFO_COLUMNS)
     if beside is None:
         note = f"no {CLASS_INFO} beside {path.name}: which images without an opacity are normal chests is unknown."
         return looked_for(replace(source, notes=(*source.notes, note)), RSNA_LAYOUT.classes)

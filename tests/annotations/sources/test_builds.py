@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from report_builders import radiograph
 
 from cxr_mmdet.preparation.build import build_dataset
 from cxr_mmdet.preparation.options import BuildOptions
@@ -82,3 +84,28 @@ def test_pictures_named_by_their_folders_are_found(write, built):
     pictures = {f"CheXpert/val/patient{n}/study1/view1_frontal.jpg": (160, 128) for n in range(COUNT)}
     images = built(write({"gt_annotations_val.json": json.dumps(regions), **pictures}))
     assert images[names[3]]["boxes"] == [("Edema", [13 / 2, 20 / 2, (50 - 13) / 2, (200 - 20) / 2])]
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
+def test_pictures_named_by_their_uids_are_found(write, built, keyword):
+    uids = [[f"1.2.{number}.{n}" for n in range(COUNT)] for number in (1, 2)]
+    pictures = [
+        radiograph(SOPInstanceUID=sop, StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1")
+        for sop, study in zip(*uids, strict=True)
+    ]
+    rows = [f"{picture[keyword].value},{1024 * 512 + 10 * n} 100" for n, picture in enumerate(pictures)]
+    root = write({"train-rle.csv": "\n".join(["ImageId, EncodedPixels", *rows])})
+    for n, picture in enumerate(pictures):
+        picture.Modality, picture.PhotometricInterpretation, picture.SamplesPerPixel = "CR", "MONOCHROME2", 1
+        picture.Rows = picture.Columns = 256
+        picture.BitsAllocated = picture.BitsStored = 8
+        picture.HighBit, picture.PixelRepresentation = 7, 0
+        noise = np.random.default_rng(n).integers(0, 255, (8, 8), np.uint8)
+        picture.PixelData = np.kron(noise, np.ones((32, 32), np.uint8)).tobytes()
+        # All files are named alike, as on a CD.
+        path = root / f"DICOM/ST{n}/IM1"
+        path.parent.mkdir(parents=True)
+        picture.save_as(path, enforce_file_format=True)
+    images = built(root)
+    assert sorted(images) == sorted(picture[keyword].value for picture in pictures)
+    assert images[pictures[3][keyword].value]["boxes"] == [("Pneumothorax", [512 / 4, 30 / 4, 1 / 4, 100 / 4])]
