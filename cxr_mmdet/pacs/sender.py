@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -268,6 +269,10 @@ def _store(association: Association, stored: _Stored, destination: DimseDestinat
     ]
     if not accepted:
         raise NotDeliveredError(f"{destination} does not accept objects of the kind {kind}", refused=True)
+    # pynetdicom's own thread, woken by the end of the last exchange, would take the answer to this one off the queue if
+    # it were slow to wake (its issues 842 and 850): an archive that answered would count as silent.
+    while getattr(association, "_is_paused", False) and association.is_alive():
+        time.sleep(0.001)
     try:
         answer = association.send_c_store(stored.path if stored.syntax in accepted else _rewritten(stored))
     except RuntimeError:  # the association ended meanwhile
