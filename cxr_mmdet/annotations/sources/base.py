@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zipfile
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pydicom
+from pydicom.uid import RE_VALID_UID
 
 from cxr_mmdet.dicom.pictures import picture_size_hw
 from cxr_mmdet.dicom.source import quiet_pydicom
@@ -159,7 +161,7 @@ class PictureIndex:
         if wanted in self.by_path:
             return self.by_path[wanted]
         named = self.by_id.get(image_id_of(wanted), ())
-        if not named and pydicom.uid.UID(wanted).is_valid:
+        if not named and re.fullmatch(RE_VALID_UID, wanted):
             of_study = self.by_study_uid.get(wanted, ())
             return self.by_sop_uid.get(wanted) or (of_study[0] if len(of_study) == 1 else None)
         if len(named) > 1:
