@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from cxr_mmdet.pacs import dicomweb
 from cxr_mmdet.pacs import worker as worker_module
 from cxr_mmdet.pacs.dicomweb import Archive, DicomwebError, Poller
 from cxr_mmdet.pacs.job_database import count_states, open_queue
+from cxr_mmdet.pacs.node import DicomNode, NodeOptions
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, Reports
 from cxr_mmdet.pacs.worker import Worker
 
@@ -167,7 +169,27 @@ def test_what_goes_wrong_ends_a_search_but_not_the_loop(
     assert "RuntimeError: unforeseen" in caplog.text
 
 
+def test_a_node_fetches_predicts_and_delivers_until_it_is_stopped(tmp_path: Path):
+    archive = FakeArchive("1.2")
+    delivered: list[Any] = []
+    node = DicomNode(
+        tmp_path / "state",
+        FakePredictor(),  # type: ignore[arg-type]
+        [FakeDestination(delivered.append)],
+        NodeOptions("CXR", port=0),
+        ReportOptions(capture=False),
+        pollers=[Poller(archive, interval_s=0.05)],
+    )
+    node.start()
+    wait_for(lambda: delivered)
+    archive.uids.append("1.3")
+    wait_for(lambda: len(delivered) == 2)
+    node.stop()
+    wait_for(lambda: "poll" not in [thread.name for thread in threading.enumerate()])
+
+
 class FakePredictor:
+    model = SimpleNamespace(streams=1)
     score_threshold = 0.3
 
     def predict_radiographs(self, radiographs: list[Any], thresholds: Any) -> list[Any]:
