@@ -162,6 +162,10 @@ def _server(answer: Any, tls: ssl.SSLContext | None = None) -> Iterator[tuple[st
 JSON = {"Content-Type": "application/dicom+json"}
 
 
+def _stored(uid: str) -> bytes:
+    return json.dumps({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [uid]}}]}}).encode()
+
+
 def _failed(reason: int) -> bytes:
     item = {"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [reason]}}
     return json.dumps({"00081198": {"vr": "SQ", "Value": [item]}}).encode()
@@ -171,6 +175,7 @@ def _failed(reason: int) -> bytes:
     ("answer", "expected", "refused", "busy"),
     [
         ((202, JSON, _failed(0xA700)), "failure reason 0xA700", False, True),
+        ((200, JSON, _stored("1.9")), "does not say whether it stored the Computed Radiography", True, False),
         ((409, JSON, _failed(0x0122)), "failure reason 0x0122", True, False),
         ((409, {}, b""), "status 409", True, False),
         ((401, {}, b""), "status 401 .*other credentials", True, False),
@@ -219,6 +224,24 @@ def test_a_server_without_filters_and_pages_gives_only_radiographs_and_an_end():
     ]
     with _server((200, JSON, json.dumps(rows).encode())) as (url, _):
         assert Archive(url).search_series() == [("1.2", "1.3", 0)]
+
+
+def test_raw_pictures_are_not_radiographs_and_other_ones_are_not_those_asked_for():
+    # The second class is Digital X-Ray for Processing.
+    classes = {"1.2": "1.2.840.10008.5.1.4.1.1.1.1", "1.3": "1.2.840.10008.5.1.4.1.1.1.1.1"}
+    rows = [
+        {"00080016": {"vr": "UI", "Value": [kind]}, "00080018": {"vr": "UI", "Value": [uid]}}
+        for uid, kind in classes.items()
+    ]
+    with _server((200, JSON, json.dumps(rows).encode())) as (url, _):
+        assert Archive(url).search_radiographs("1.5", "1.6") == ["1.2"]
+    kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    part = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + radiograph_file("1.9") + b"\r\n--b--"
+    with _server((200, kind, part)) as (url, _):
+        assert Archive(url).retrieve("1.5", "1.6", "1.9") == radiograph_file("1.9")
+        with pytest.raises(DicomwebError, match=r"sent 1\.9 instead of the radiograph 1\.2") as info:
+            Archive(url).retrieve("1.5", "1.6", "1.2")
+    assert info.value.refused
 
 
 @pytest.mark.parametrize(
