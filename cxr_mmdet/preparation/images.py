@@ -18,7 +18,7 @@ from cxr_mmdet.dicom.source import parse_dataset, quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError, counted
 from cxr_mmdet.files import atomic_path, write_json
 from cxr_mmdet.parallel import map_unordered
-from cxr_mmdet.preparation.pseudonyms import PseudonymKey
+from cxr_mmdet.preparation.pseudonyms import PseudonymKey, join_names
 from cxr_mmdet.structures.radiograph_files import HEAD_BYTES, ChangeStamp, is_dicom, read_bytes
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def prepare_images(
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, first with those that were already there.
         key: of the patients' pseudonyms; a random one by default, forgotten at the end.
-        patients: image id → patient by the annotations, for files that name none.
+        patients: image id → patient by the annotations; images are one patient's where these or the files say so.
 
     Raises:
         DatasetError: the index of an earlier run is damaged, or a picture cannot be written.
@@ -256,7 +256,7 @@ def prepare_images(
                 report(1)
     finally:
         named = {image_id: key.pseudonym(patient) for image_id, patient in (patients or {}).items()}
-        published = key.published({name: image.patient or named.get(name) for name, image in done.items()})
+        published = key.published(join_names({name: image.patient for name, image in done.items()}, named))
         index.publish(published)
         index.save()
     return PreparedImages(

@@ -75,3 +75,26 @@ class PseudonymKey:
             if pseudonym is not None:
                 first.setdefault(pseudonym, f"patient-of-{image}")
         return {image: None if name is None else first[name] for image, name in pseudonym_of.items()}
+
+
+def join_names(by_file: Mapping[str, str | None], by_source: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the patient of each image, one for images that either mapping gives one name; None where neither does.
+
+    Args:
+        by_file: image → patient by its file; None where that names none.
+        by_source: image → patient by its annotations.
+    """
+    leader: dict[str, str] = {}
+
+    def lead(name: str) -> str:
+        while name in leader:
+            name = leader[name]
+        return name
+
+    for image, name in by_file.items():
+        other = by_source.get(image)
+        if name and other and lead(name) != lead(other):
+            first, second = sorted((lead(name), lead(other)))
+            leader[second] = first
+    found = {image: name or by_source.get(image) for image, name in by_file.items()}
+    return {image: lead(name) if name else None for image, name in found.items()}

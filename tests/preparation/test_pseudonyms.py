@@ -12,7 +12,7 @@ from cxr_mmdet.errors import UsageError
 from cxr_mmdet.preparation import images as images_module
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.folder import prepare_folder
-from cxr_mmdet.preparation.pseudonyms import PseudonymKey
+from cxr_mmdet.preparation.pseudonyms import PseudonymKey, join_names
 
 PATIENTS = [f"MRN-{number // 2}" for number in range(8)]
 
@@ -120,3 +120,10 @@ def test_a_key_that_protects_nothing_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"holds 6 bytes, expected at least 16 random ones; make it with: python -c"):
         PseudonymKey.read(tmp_path / "short", tmp_path / "out")
     assert "c0ffee" not in repr(PseudonymKey.read(tmp_path / "out/key", tmp_path / "elsewhere"))
+
+
+def test_a_patient_is_one_where_file_or_annotations_say_so():
+    by_file = {"a": "p", "b": "p", "c": "q", "d": None, "e": None, "f": "r"}
+    by_source = {"b": "1", "c": "1", "d": "1", "f": "2"}
+    assert join_names(by_file, by_source) == {"a": "1", "b": "1", "c": "1", "d": "1", "e": None, "f": "2"}
+    assert join_names(by_file, {}) == by_file

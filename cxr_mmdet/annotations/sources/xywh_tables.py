@@ -18,6 +18,7 @@ from cxr_mmdet.annotations.sources.rows import (
     looked_for,
     numbers,
     read_cells,
+    read_json,
     source_of,
 )
 from cxr_mmdet.annotations.table import SIZE_COLUMNS
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 SIDE_PX = 1024
 """Height and width of the pictures of NIH, RSNA and NODE21."""
+
+NIH_NAME = "subset_img_id"
+"""In the mapping that RSNA published: its own name of a picture, beside NIH's under ``img_id``."""
 
 CLASS_INFO = "stage_2_detailed_class_info.csv"
 CLASS_INFO_COLUMNS = ("patientId", "class")
@@ -167,9 +171,20 @@ def read_ms_cxr(path: Path, options: ReadOptions) -> Source:
     return replace(found_only(source, Coverage.NOT_EXHAUSTIVE), split=split)
 
 
+def _nih_patients(image_ids: pd.Series, mapping: Path) -> pd.Series:
+    """Return the patients under their numbers in NIH ChestX-ray14, of which RSNA's pictures are a part."""
+    entries = read_json(mapping, list, f"list of objects with {NIH_NAME} and img_id")
+    names = {str(entry.get(NIH_NAME)): str(entry.get("img_id")) for entry in entries if isinstance(entry, dict)}
+    patients = image_ids.map(names).str.extract(NIH_LAYOUT.group, expand=False)
+    return patients.fillna(image_ids)
+
+
 def read_rsna(path: Path, options: ReadOptions) -> Source:
     """Return the boxes of ``stage_2_train_labels.csv``; the file of classes beside it tells normal chests."""
     _, source = _source(path, options, RSNA_LAYOUT)
+    mapping = find_json(path.parent, f'"{NIH_NAME}"')
+    if mapping and not options.group_column:
+        source = replace(source, rows=source.rows.assign(group=_nih_patients(source.rows["image_id"], mapping)))
     beside = find_csv(path.parent, CLASS_INFO_COLUMNS)
     if beside is None:
         note = f"no {CLASS_INFO} beside {path.name}: which images without an opacity are normal chests is unknown."

@@ -93,6 +93,16 @@ def test_rsna_not_normal_is_read_for_opacity_and_no_normal_chest(write, boxes_of
     assert source.normal == {"c"}
 
 
+def test_rsna_patients_have_their_numbers_in_nih(write):
+    mapping = [
+        {"subset_img_id": "a", "img_id": "00000013_005.png"},
+        {"subset_img_id": "c", "img_id": "00000013_011.png"},
+    ]
+    files = {"stage_2_train_labels.csv": lines(RSNA, *RSNA_ROWS), "mappings_2018.json": json.dumps(mapping)}
+    rows = read_source(write(files)).rows.drop_duplicates("image_id")
+    assert dict(zip(rows["image_id"], rows["group"], strict=True)) == {"a": "00000013", "b": "b", "c": "00000013"}
+
+
 def test_rsna_without_the_file_of_classes_knows_no_normal_chest(write):
     source = read_source(write({"stage_2_train_labels.csv": lines(RSNA, *RSNA_ROWS)}))
     assert source.normal == frozenset()
