@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.cxr-mmdet-installed
 DEMO := work_dirs/demo
 
-.PHONY: demo test check install clean
+.PHONY: demo test test-fast check install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -28,6 +28,10 @@ demo: $(STAMP)
 # One thread per worker, since the workers share the cores; neighbouring tests stay in one worker and share its fixtures.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+
+# The inner loop: without the tests that train, export, serve or start processes.
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal --quiet -m "not slow" $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .

@@ -13,7 +13,8 @@ of the suite, for all workers of pytest-xdist together (``shared_builds.py``), a
 
 from __future__ import annotations
 
-import functools
+import gc
+import os
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
-import mmengine.config.utils
 import numpy as np
 import pydicom
 import pytest
@@ -31,7 +31,29 @@ from cxr_mmdet.dicom import radiograph
 from cxr_mmdet.structures.coco import write_coco
 from cxr_mmdet.structures.labels import LABELS_5
 
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # ensemble-boxes, an oracle, takes longer to compile than to run
+
 PreparedFolder = Callable[..., Path]
+
+TESTS = Path(__file__).parent
+SLOW = (
+    "benchmarks/",
+    "engine/test_configs.py",
+    "engine/test_modern_recipes.py",
+    "engine/test_resuming.py",
+    "engine/test_running.py",
+    "engine/test_switch_merging.py",
+    "engine/test_switched_runs.py",
+    "inference/test_bundle.py",
+    "inference/test_deltas.py",
+    "inference/test_gate.py",
+    "inference/test_mmdet_apis.py",
+    "inference/test_predictor.py",
+    "inference/test_whole_detectors.py",
+    "pacs/test_node",
+    "web/test_page.py",
+)
+"""Files, or beginnings of their names, that ``make test-fast`` leaves out."""
 
 
 def _coco(split: str, sizes_hw: list[tuple[int, int]], labels: tuple[str, ...], rng: np.random.Generator) -> dict:
@@ -79,18 +101,29 @@ def _shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fix
 
 
 @pytest.fixture(autouse=True)
-def _shared_files_stay_as_they_are() -> Iterator[None]:
+def _fast_and_shared() -> Iterator[None]:
+    shared_builds.repeat_nothing_slow()
     yield
     changed = shared_builds.changed()
     assert not changed, f"this test, or one that ran beside it, changed what all tests share: {changed}"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _mmdets_model_index_is_read_once() -> Iterator[None]:
-    """Keep what mmengine parses each time that a config is read: the hundred YAML files of mmdet's model index."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, "load", functools.cache(mmengine.config.utils.load))
-        yield
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the rooms that train, export, serve or start processes, and begin with the files that hold slow tests.
+
+    Workers take from each other's ends, so that what comes last must be short.
+    """
+    for item in items:
+        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and test items out of later garbage collections, which mmengine starts for each dataset."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections import OrderedDict
@@ -13,6 +14,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.logging import HistoryBuffer
 from shared_builds import shared
+from training_runs import SMALL_RETINA
 
 from benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.engine.config import load_config
@@ -77,6 +79,7 @@ MODELS_BY_KIND = {
     "retina_scores": (
         "retina_phantom",
         [
+            *SMALL_RETINA,
             "model.type=GatedRetinaNet",
             "model.gate.source=scores",
             "model.gate.score_mode=multiply",
@@ -87,6 +90,7 @@ MODELS_BY_KIND = {
     "retina_gate": (
         "retina_phantom",
         [
+            *SMALL_RETINA,
             "model.type=GatedRetinaNet",
             "model.gate.source=neck",
             "model.gate.score_mode=multiply",
@@ -135,9 +139,15 @@ def config_of(kind: str):
     return load_config(name, load_from="none", cfg_options=options)
 
 
-def build(kind: str):
-    """Return the detector; equal each time."""
+@functools.cache
+def model_of(kind: str):
+    """Return the detector; it must stay as it is."""
     return random_detector(config_of(kind))
+
+
+def build(kind: str):
+    """Return a detector of one's own; equal each time."""
+    return copy.deepcopy(model_of(kind))
 
 
 @functools.cache
@@ -146,16 +156,10 @@ def meta_of(kind: str) -> dict:
     return training_meta(config_of(kind), kind)
 
 
-@functools.cache
-def weights_of(kind: str) -> dict:
-    """Return the weights of the detector; they must stay as they are."""
-    return build(kind).state_dict()
-
-
 def write_checkpoint(kind: str, path: Path, **changes) -> Path:
     """Write what training writes, with a history of losses that is no tensor."""
     hub = {"log_scalars": OrderedDict({"train/loss": HistoryBuffer([0.5, 0.25], [1, 1])})}
-    torch.save({"meta": meta_of(kind), "state_dict": weights_of(kind), "message_hub": hub} | changes, path)
+    torch.save({"meta": meta_of(kind), "state_dict": model_of(kind).state_dict(), "message_hub": hub} | changes, path)
     return path
 
 
@@ -182,10 +186,9 @@ def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
-def mmdet_result(kind: str, path: Path, change=lambda model: None):
+def mmdet_result(kind: str, path: Path):
     """Return the data sample that mmdet's own pipeline, model and decoding make of a picture."""
-    model = build(kind)
-    change(model)
+    model = model_of(kind)
     sample = Compose(config_of(kind).test_dataloader.dataset.pipeline)(
         {"img_path": str(path), "img_id": 1, "instances": []}
     )

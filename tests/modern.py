@@ -97,7 +97,13 @@ def config_of(name: str):
 
 
 def build(name: str):
-    """Return the detector with random weights that give it opinions; equal each time."""
+    """Return a detector of one's own; equal each time."""
+    return copy.deepcopy(model_of(name))
+
+
+@functools.cache
+def model_of(name: str):
+    """Return the detector with random weights that give it opinions; it must stay as it is."""
     init_default_scope("mmdet")
     model = MODELS.build(copy.deepcopy(config_of(name).model)).eval()
     generator = torch.Generator().manual_seed(3)
@@ -116,6 +122,6 @@ def checkpoint_of(name: str) -> Path:
     """Return a checkpoint of the detector as training writes it; it must stay as it is."""
 
     def write(path: Path) -> None:
-        torch.save({"meta": training_meta(config_of(name), name), "state_dict": build(name).state_dict()}, path)
+        torch.save({"meta": training_meta(config_of(name), name), "state_dict": model_of(name).state_dict()}, path)
 
     return shared(f"modern-{name}.pth", write)

@@ -200,8 +200,8 @@ def test_files_that_are_no_table(table, tmp_path):
         read_table(table(*GOOD, encoding="utf-16"))
 
 
-def test_a_million_rows_are_read_with_their_lines(tmp_path):
-    n = 1_000_000
+def test_a_long_table_is_read_with_its_lines(tmp_path):
+    n = 150_000
     image = np.arange(n) // 4
     x = np.arange(n) % 1000
     frame = pd.DataFrame({"image_id": image.astype(str), "class_name": "Nodule/Mass", "class_id": 8, "rad_id": "R1"})

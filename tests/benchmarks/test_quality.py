@@ -5,8 +5,10 @@ import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
+from training_runs import SMALL_RETINA
 from typer.testing import CliRunner
 
+from benchmarks import quality
 from benchmarks.cli import app
 from benchmarks.partial_labels import plan_partial, unite
 from benchmarks.quality import Contestant, QualityRun, run_quality
@@ -21,10 +23,18 @@ from cxr_mmdet.structures.coverage import coverage_of
 from cxr_mmdet.structures.labels import LABELS_5
 
 SMALL = [
+    *SMALL_RETINA,
     "val_dataloader.dataset.pipeline.2.scale=(64,64)",
     "train_dataloader.batch_size=2",
     "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
 ]
+
+
+@pytest.fixture
+def short_trials(monkeypatch):
+    """Measure the pace of a contestant over fewer iterations."""
+    monkeypatch.setattr(quality, "_WARM_UP_ITERATIONS", 1)
+    monkeypatch.setattr(quality, "_TIMED_ITERATIONS", 3)
 
 
 def run_of(name, seed=0, **changes):
@@ -76,10 +86,10 @@ def test_torchvisions_detector_sees_pictures_in_the_size_of_the_pipeline(prepare
 
 
 @pytest.mark.slow
-def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path):
+def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path, short_trials):
     root, out = prepared_folder(train=4, val=2), tmp_path / "quality"
     contestants = [Contestant.parse(name) for name in ("retina_phantom", "retina_phantom+torchvision")]
-    options = {"minutes": 0.01, "seeds": [3], "threads": 1, "validations": 2, "cfg_options": SMALL}
+    options = {"minutes": 0.002, "seeds": [3], "threads": 1, "validations": 2, "cfg_options": SMALL}
     lines = []
     runs = run_quality(contestants, root, out, report=lines.append, **options)
     assert [run.contestant for run in runs] == ["retina_phantom", "retina_phantom+torchvision"]
@@ -93,7 +103,7 @@ def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path):
         run_quality(contestants, root, out, **options | {"minutes": 0.03})
 
     pace = json.loads((out / "pace.json").read_text())
-    assert [max(2, round(0.6 / seconds)) for seconds in pace.values()] == [run.iterations for run in runs]
+    assert [max(2, round(0.12 / seconds)) for seconds in pace.values()] == [run.iterations for run in runs]
     counted = run_quality(contestants, root, tmp_path / "counted", iterations=3, **options)
     assert [run.iterations for run in counted] == [3, 3]
     assert not (tmp_path / "counted/pace.json").exists()
@@ -178,9 +188,9 @@ def test_tables_say_what_is_undefined(prepared_folder):
     assert cells[-1] == "undefined"
 
 
-def test_the_command_prints_and_writes_the_scores(prepared_folder, tmp_path):
+def test_the_command_prints_and_writes_the_scores(prepared_folder, tmp_path, short_trials):
     root, out = prepared_folder(train=4, val=4), tmp_path / "quality"
-    arguments = ["quality", str(root), "retina_phantom", "--out", str(out), "--minutes", "0.02", "--seeds", "1"]
+    arguments = ["quality", str(root), "retina_phantom", "--out", str(out), "--minutes", "0.01", "--seeds", "1"]
     rest = ["--threads", "1", "--resamples", "20", "--json", "--cfg-options", *SMALL]
     result = CliRunner().invoke(app, arguments + rest)
     assert result.exit_code == 0, result.output

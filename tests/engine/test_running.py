@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
+import signal
 import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import torchvision
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
-from training_runs import TINY, TINY_TEST, command, differing, environment, run, run_and_kill, train_here, weights
+from training_runs import TINY, TINY_ANY, TINY_TEST, ForkedTool, differing, run, train_here, weights
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli import test, train
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 # A Faster R-CNN whose RoI sampling draws at random in the training process, with ResNet-18 in place of 50.
 FASTER = [
-    *TINY,
+    *TINY_ANY,
     "model.backbone.depth=18",
-    "model.neck.in_channels=[128,256,512]",
+    "model.backbone.base_channels=16",
+    "model.backbone.stem_channels=16",
+    "model.neck.in_channels=[32,64,128]",
     "model.roi_head.bbox_head.fc_out_channels=64",
     "model.rpn_head.feat_channels=32",
     "model.neck.out_channels=32",
@@ -74,11 +76,12 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
     arguments = ["train", config, "--data-root", str(root), *start]
     run(*arguments, "--work-dir", "whole", cwd=tmp_path, options=options)
 
-    last = tmp_path / "killed" / "last_checkpoint"
-    run_and_kill(*arguments, "--work-dir", "killed", cwd=tmp_path, options=options, until=last)
+    victim = ForkedTool(*arguments, "--work-dir", "killed", cwd=tmp_path, options=options, kill_in=5)
+    assert victim.wait() == -signal.SIGKILL
+    assert (tmp_path / "killed" / "last_checkpoint").read_text().endswith("iter_4.pth")
     assert not (tmp_path / "killed" / "iter_6.pth").exists()
-    resumed = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
-    assert "curves" in resumed.stdout
+    stdout, _ = run(*arguments, "--work-dir", "killed", "--resume", cwd=tmp_path, options=options)
+    assert "curves" in stdout
 
     for key in ("state_dict", "ema_state_dict") if "--amp" in start else ("state_dict",):
         assert differing(*(weights(tmp_path / name / "iter_6.pth", key) for name in ("whole", "killed"))) == []
@@ -87,19 +90,14 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
 @pytest.mark.slow
 def test_two_processes_train_a_gated_detector_and_score_like_one(prepared_folder: PreparedFolder, tmp_path: Path):
     root = prepared_folder(val=5)  # odd, so that one process pads its share
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
 
-    def distributed(tool: str, *arguments: str, options: list[str]) -> str:
-        _, *rest = command(tool, *arguments, "--launcher", "pytorch", options=options)
-        done = subprocess.run([*torchrun, *rest], cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stderr.count("Training draws from") == (tool == "train")  # one process prints
-        return done.stdout
+    def distributed(tool: str, *arguments: str) -> str:
+        stdout, stderr = run(tool, *arguments, cwd=tmp_path, options=options, processes=2)
+        assert stderr.count("Training draws from") == (tool == "train")  # one process prints
+        return stdout
 
     options = [*TINY, "train_cfg.max_iters=4", "train_cfg.val_interval=4", "model.test_cfg.score_thr=0.0"]
-    distributed(
-        "train", "retina_phantom", "--with", "gate", "--data-root", str(root), "--work-dir", "run", options=options
-    )
+    distributed("train", "retina_phantom", "--with", "gate", "--data-root", str(root), "--work-dir", "run")
     assert (tmp_path / "run" / "iter_4.pth").is_file()
 
     arguments = [
@@ -113,7 +111,7 @@ def test_two_processes_train_a_gated_detector_and_score_like_one(prepared_folder
         "run",
         "--out",
     ]
-    table = distributed("test", *arguments, "two", options=options)
+    table = distributed("test", *arguments, "two")
     assert table.count("mean of findings") == 1  # one process prints
     run("test", *arguments, "one", cwd=tmp_path, options=options)
     one, two = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("one", "two"))

@@ -28,8 +28,9 @@ def write(path: Path, *lines: str) -> str:
 def test_without_switches_a_recipe_is_what_its_file_says(name):
     plain = Config.fromfile(configs.config_folder() / f"{name}.py")
     if not plain.get("switches"):
-        read = {key: value for key, value in plain.to_dict().items() if key in load(name)}
-        assert load(name).to_dict() == read | {"work_dir": f"work_dirs/{name}"}
+        loaded = load(name)
+        read = {key: value for key, value in plain.to_dict().items() if key in loaded}
+        assert loaded.to_dict() == read | {"work_dir": f"work_dirs/{name}"}
         assert all(
             key.endswith(("classes", "data_root", "_pipeline", "_steps", "_backends"))
             for key in plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MessageHub, MMLogger
+from shared_builds import shared
 from training_runs import TINY, differing, error_of, train_here, weights
 from typer.testing import CliRunner
 
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 
 OPTIONS = [
     *TINY,
-    # An eighth of ResNet-18's width, half the demo's head, in this process.
-    "model.backbone.base_channels=8",
-    "model.backbone.stem_channels=8",
-    "model.neck.in_channels=[16,32,64]",
-    "model.neck.out_channels=32",
-    "model.bbox_head.in_channels=32",
-    "model.bbox_head.feat_channels=32",
-    "model.bbox_head.norm_cfg.num_groups=8",
     "model.test_cfg.score_thr=0.0",
     "train_dataloader.num_workers=0",
     "train_dataloader.persistent_workers=False",
@@ -48,6 +40,12 @@ NOTHING_FOUND = "model.test_cfg.score_thr=1.0"
 """So that every validation scores 0 and none betters the first."""
 
 
+EVERY_SECOND = ("train_cfg.val_interval=2", "train_cfg.max_iters=20", NOTHING_FOUND)
+PATIENCE = (*EVERY_SECOND, "default_hooks.early_stopping.patience=2")
+SHARED = {"plain": ((), ()), "ema": (("--with", "ema"), ()), "stopped": (("--with", "early_stopping"), PATIENCE)}
+"""Command line and options of the runs that several tests begin with."""
+
+
 class Runs:
     """Trains in a folder of its own, on one prepared folder."""
 
@@ -58,6 +56,12 @@ class Runs:
         """Train into the folder ``name`` and return what the command said."""
         work_dir = ["--data-root", str(self.root), "--work-dir", str(self.folder / name)]
         return self._invoke(train.app, ["retina_phantom", *work_dir, *arguments], options, code)
+
+    def copy(self, name: str, to: str) -> None:
+        """Copy a run of SHARED into the folder ``to``."""
+        arguments, options = SHARED[name]
+        made = shared(f"run-{name}", lambda path: self.train(str(path), *arguments, options=options))
+        shutil.copytree(made, self.folder / to)
 
     def score(self, checkpoint: Path, *arguments: str) -> dict:
         """Return the metrics of a checkpoint."""
@@ -96,8 +100,8 @@ def runs(prepared_folder: PreparedFolder, tmp_path: Path, monkeypatch: pytest.Mo
 class TestAveragedWeights:
     def test_the_average_is_what_is_saved_and_training_does_not_notice(self, runs: Runs):
         """The oracle averages the checkpoints of a run without the switch: step t moves by 25 / (25 + t)."""
-        runs.train("plain")
-        runs.train("ema", "--with", "ema")
+        runs.copy("plain", "plain")
+        runs.copy("ema", "ema")
         raw = [weights(runs.checkpoint("plain", step)) for step in range(1, 7)]
         average = dict(raw[0])
         for step, state in enumerate(raw[1:], start=1):
@@ -117,7 +121,7 @@ class TestAveragedWeights:
         assert differing(raw[-1], kept) == []
 
     def test_validated_saved_scored_and_predicted_with_the_average(self, runs: Runs):
-        runs.train("ema", "--with", "ema")
+        runs.copy("ema", "ema")
         last = runs.checkpoint("ema", 6)
         (best,) = (runs.folder / "ema").glob("best_*.pth")
         assert differing(weights(last), weights(best)) == []
@@ -135,24 +139,16 @@ class TestAveragedWeights:
             assert validated[logged] == pytest.approx(scores[name])
 
     def test_a_run_that_averaged_is_not_resumed_without(self, runs: Runs):
-        runs.train("ema", "--with", "ema", options=("train_cfg.max_iters=2",))
+        runs.copy("ema", "ema")
         said = runs.train("ema", "--resume", code=1)
         assert "error: " in said
         assert "resume it --with ema" in said
 
 
 class TestEarlyStopping:
-    every_second = ("train_cfg.val_interval=2", "train_cfg.max_iters=20", NOTHING_FOUND)
-
-    @functools.cached_property
-    def patience(self) -> tuple[str, str, str, str]:
-        return (*self.every_second, "default_hooks.early_stopping.patience=2")
-
     def test_stops_keeps_the_last_weights_and_draws_curves(self, runs: Runs):
         """Validations after 2 (the best: 0), 4 and 6 iterations; the last checkpoint but for stopping would be 5's."""
-        said = runs.train(
-            "run", "--with", "early_stopping", options=(*self.patience, "default_hooks.checkpoint.interval=5")
-        )
+        said = runs.train("run", "--with", "early_stopping", options=(*PATIENCE, "default_hooks.checkpoint.interval=5"))
         assert "run/iter_6.pth" in said.replace("\n", "")
         assert runs.checkpoint("run", 6).is_file()
         assert (runs.folder / "run" / "curves.png").is_file()
@@ -162,32 +158,32 @@ class TestEarlyStopping:
         )
 
     def test_off_it_does_not_stop(self, runs: Runs):
-        runs.train("run", options=(*self.every_second, "train_cfg.max_iters=8"))
+        runs.train("run", options=(*EVERY_SECOND, "train_cfg.max_iters=8"))
         assert runs.checkpoint("run", 8).is_file()
 
     def test_a_run_killed_before_a_validation_stops_where_it_would_have(self, runs: Runs):
         """The checkpoint of iteration 4 is saved before the validation, which a resumed run then does."""
-        runs.train("whole", "--with", "early_stopping", options=self.patience)
+        runs.copy("stopped", "whole")
         self.keep("whole", "killed", 4, runs)
-        runs.train("killed", "--with", "early_stopping", "--resume", options=self.patience)
+        runs.train("killed", "--with", "early_stopping", "--resume", options=PATIENCE)
         assert "Validating after 4 iterations" in runs.log("killed")
         assert "Stopped early after 6 of 20" in runs.log("killed")
         assert differing(*(weights(runs.checkpoint(name, 6)) for name in ("whole", "killed"))) == []
 
     def test_a_validation_that_was_saved_is_not_done_again(self, runs: Runs):
         """The validation after 2 iterations was the best so far, so its iteration was saved once more, after it."""
-        runs.train("whole", "--with", "early_stopping", options=self.patience)
+        runs.copy("stopped", "whole")
         self.keep("whole", "killed", 2, runs)
-        runs.train("killed", "--with", "early_stopping", "--resume", options=self.patience)
+        runs.train("killed", "--with", "early_stopping", "--resume", options=PATIENCE)
         assert "Validating after" not in runs.log("killed")
         assert "Stopped early after 6 of 20" in runs.log("killed")
 
     def test_a_stopped_run_is_resumed_with_more_patience_only(self, runs: Runs):
-        runs.train("run", "--with", "early_stopping", options=self.patience)
-        runs.train("run", "--with", "early_stopping", "--resume", options=self.patience)
+        runs.copy("stopped", "run")
+        runs.train("run", "--with", "early_stopping", "--resume", options=PATIENCE)
         assert "Stopped early after 6 of 20" in runs.log("run")
         assert not runs.checkpoint("run", 7).exists()
-        more = (*self.every_second, "default_hooks.early_stopping.patience=3")
+        more = (*EVERY_SECOND, "default_hooks.early_stopping.patience=3")
         runs.train("run", "--with", "early_stopping", "--resume", options=more)
         assert "Stopped early after 8 of 20" in runs.log("run")
 
@@ -208,7 +204,7 @@ class TestEarlyStopping:
 
 def test_a_validation_missed_at_the_end_still_picks_a_best_checkpoint(runs: Runs):
     """Killed while validating after the last iteration, a run used to be finished when resumed, without a best."""
-    runs.train("whole")
+    runs.copy("plain", "whole")
     TestEarlyStopping.keep("whole", "killed", 6, runs)
     path = runs.checkpoint("killed", 6)
     checkpoint = torch.load(path, weights_only=False)
@@ -240,7 +236,7 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(runs: Runs):
 
 
 def test_mixed_precision_on_a_cpu_learns_what_float32_does(runs: Runs):
-    runs.train("exact")
+    runs.copy("plain", "exact")
     runs.train("amp", "--amp")
     losses = [[line["loss"] for line in runs.scalars(name) if "loss" in line] for name in ("exact", "amp")]
     assert len(losses[0]) == 6
@@ -250,7 +246,7 @@ def test_mixed_precision_on_a_cpu_learns_what_float32_does(runs: Runs):
 
 
 def test_every_line_and_the_end_of_training_tell_speed_and_memory(runs: Runs):
-    runs.train("run")
+    runs.copy("plain", "run")
     lines = [line for line in runs.scalars("run") if "loss" in line]
     assert len(lines) == 6
     for line in lines:

@@ -397,7 +397,7 @@ def test_options_that_do_not_go_together(tmp_path, options, message):
 def test_eight_bits(tmp_path, kind):
     """Both graphs are quantised, the file shrinks, and what is found stays near."""
     pytest.importorskip("nncf")
-    for seed in range(8):
+    for seed in range(4):
         write_picture(tmp_path / "calibration" / f"{seed}.png", 150, 140, seed)
     calibration = tuple(find_radiographs([str(tmp_path / "calibration")]))
     options = ExportOptions(format=ExportFormat.OPENVINO, int8=True, calibration=calibration)

@@ -13,7 +13,7 @@ import mmdet_oracle
 import numpy as np
 import pytest
 import torch
-from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, write_picture
+from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, model_of, write_picture
 from mmdet_oracle import assert_same
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
@@ -27,11 +27,9 @@ from cxr_mmdet.structures.enums import ExportFormat
 SIZES = [(150, 120), (97, 301), (260, 131), (33, 40)]
 
 
-def mmdet_says(kind: str, path, change=lambda model: None):
+def mmdet_says(kind: str, path, model=None):
     """Return what :func:`mmdet_oracle.mmdet_says` of a small detector."""
-    model = build(kind)
-    change(model)
-    return mmdet_oracle.mmdet_says(model, config_of(kind), path)
+    return mmdet_oracle.mmdet_says(model or model_of(kind), config_of(kind), path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,12 +45,10 @@ def test_a_checkpoint_predicts_as_mmdet_does(tmp_path, kind, size):
 @pytest.mark.parametrize("kind", ["retina", "faster"])
 def test_thresholds_are_those_of_mmdet(tmp_path, kind):
     path = write_picture(tmp_path / "a.png", 150, 120)
-
-    def change(model):
-        test = model.roi_head.test_cfg if kind == "faster" else model.bbox_head.test_cfg
-        test.score_thr, test.nms.iou_threshold = 0.2, 0.15
-
-    boxes, scores, labels = mmdet_says(kind, path, change)
+    model = build(kind)
+    test = model.roi_head.test_cfg if kind == "faster" else model.bbox_head.test_cfg
+    test.score_thr, test.nms.iou_threshold = 0.2, 0.15
+    boxes, scores, labels = mmdet_says(kind, path, model)
     assert len(labels) > 3
     predictor = Predictor.load(checkpoint_of(kind))
     found = predictor.predict(path, score_threshold=0.2, nms_iou=0.15)
@@ -64,7 +60,7 @@ def test_thresholds_are_those_of_mmdet(tmp_path, kind):
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
     predictor = Predictor.load(bundle_of(kind, form))
-    for size in SIZES:
+    for size in SIZES if form == "onnx" else SIZES[1:3]:  # OpenVINO compiles anew for each
         path = write_picture(tmp_path / "a.png", *size)
         assert_same(predictor.predict(path), *mmdet_says(kind, path))
 
@@ -184,7 +180,7 @@ def test_a_threshold_for_one_class(tmp_path):
     label = everything.class_names.index(name)
     limit = float(np.median(everything.scores[everything.labels == label]))
     found = predictor.predict(path, class_thresholds={name: limit})
-    assert (found.scores[found.labels == label] > limit).all()
+    assert (found.scores[found.labels == label] >= limit).all()
     assert (found.labels == label).sum() < (everything.labels == label).sum()
     assert (found.labels != label).sum() >= (everything.labels != label).sum()
 
@@ -253,7 +249,7 @@ def test_a_finding_is_kept_at_its_own_score_and_the_models_own_threshold_stays_m
 
 def overflowing(kind, tensor, path):
     """Write a checkpoint whose weights are finite and whose products are not."""
-    weights = dict(detectors.weights_of(kind))
+    weights = dict(model_of(kind).state_dict())
     weights[tensor] = torch.full_like(weights[tensor], 3e38)
     return detectors.write_checkpoint(kind, path, state_dict=weights)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmdet_oracle import assert_same, mmdet_says
 from mmengine.config import ConfigDict
-from modern import DETECTORS, build, checkpoint_of, config_of
+from modern import DETECTORS, build, checkpoint_of, config_of, model_of
 
 from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.dicom.radiograph import read_radiograph
@@ -39,7 +39,7 @@ def above(found, threshold):
 @pytest.mark.parametrize("name", KINDS)
 def test_predicts_as_mmdet_does(tmp_path, name):
     predictor = Predictor.load(checkpoint_of(name))
-    model = build(name)
+    model = model_of(name)
     counts = []
     for size in SIZES:
         path = detectors.write_picture(tmp_path / "a.png", *size)
