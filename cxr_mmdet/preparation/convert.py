@@ -18,6 +18,8 @@ from cxr_mmdet.errors import DicomError, TableError, UsageError, counted
 from cxr_mmdet.preparation.images import Failure, image_notes, prepare_images
 from cxr_mmdet.preparation.inputs import read_input
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.coverage import Coverage
+from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
 if TYPE_CHECKING:
@@ -198,21 +200,27 @@ def _place(rows: pd.DataFrame, placed: _Pictures, source: Source, *, clip: bool)
 
 def _losses(source: Source, target: SourceFormat) -> list[str]:
     """Return a sentence for everything in the source that the format cannot hold."""
-    partial = 0 if source.coverage is None else int(source.coverage.index.isin(source.rows["image_id"]).sum())
-    readers = source.rows["reader"].unique()
-    losses = {
-        "readers": f"the reader's name {readers[0]}" if readers[0] != ONE_READER else "",
-        "regions": counted(int(is_region(source.rows).sum()), "region to ignore", "regions to ignore"),
-        "coverage": f"which classes were looked for on {counted(partial, 'image')}: unknown classes are absent there",
-        "split": f"the source's own split of {counted(len(source.split or ()), 'image')}",
-        "image_labels": "the labels of whole images",
-    }
-    present = {
-        "readers": bool(losses["readers"]),
-        "regions": bool(is_region(source.rows).any()),
-        "coverage": partial > 0,
-        "split": bool(source.split),
-        "image_labels": source.image_labels is not None,
-    }
-    lost = [text for kind, text in losses.items() if present[kind] and kind not in target.keeps]
+    rows, regions = source.rows, int(is_region(source.rows).sum())
+    reader = rows["reader"].iloc[0]
+    partial = 0 if source.coverage is None else len(_partly(source.coverage) & set(rows["image_id"]))
+    empty = set(rows["image_id"]) - set(rows.loc[(rows["class_name"] != NO_FINDING) & ~is_region(rows), "image_id"])
+    doubtful = 0 if source.normal is None else len(empty - source.normal)
+    losses = (
+        ("readers", reader != ONE_READER, f"the reader's name {reader}"),
+        ("regions", regions, counted(regions, "region to ignore", "regions to ignore")),
+        ("coverage", partial, f"what was not looked for on {counted(partial, 'image')}: it counts as absent there"),
+        (
+            "normal",
+            doubtful,
+            f"that {counted(doubtful, 'image')} without a box need not be normal: they count as such there",
+        ),
+        ("split", source.split, "the split that the source ships"),
+        ("image_labels", source.image_labels is not None, "the labels of whole images"),
+    )
+    lost = [text for kind, present, text in losses if present and kind not in target.keeps]
     return [f"{target.title} cannot hold {'; '.join(lost)}."] if lost else []
+
+
+def _partly(coverage: pd.DataFrame) -> set[str]:
+    """Return the images that were not looked through for every class."""
+    return set(coverage.index[(coverage < Coverage.EXHAUSTIVE).any(axis=1)])

@@ -94,14 +94,25 @@ def test_what_a_format_cannot_hold_is_noted(tmp_path: Path) -> None:
     source = partly_labelled(tmp_path / "set")
     notes = convert(source, tmp_path / "yolo", "yolo").notes
     assert (
-        "YOLO tree cannot hold 1 region to ignore; which classes were looked for on 2 images: unknown classes are "
-        "absent there." in notes
+        "YOLO tree cannot hold 1 region to ignore; what was not looked for on 1 image: it counts as absent there."
+        in notes
     )
     for to in ("labelstudio", "coco"):
         assert not [note for note in convert(source, tmp_path / to, to).notes if "cannot hold" in note]
         coverage = read_source(tmp_path / to).coverage
         assert coverage is not None
         pd.testing.assert_frame_equal(coverage, read_source(source).coverage, check_like=True, check_names=False)
+
+
+def test_an_image_that_need_not_be_normal_is_noted(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    source.mkdir()
+    (source / "labels.csv").write_text("patientId,x,y,width,height,Target\na,80,96,320,480,1\nb,,,,,0\n")
+    for name in "ab":
+        Image.new("L", (64, 64), 90).save(source / f"{name}.png")
+    for to in ("coco", "yolo"):
+        note = convert(source, tmp_path / to, to).notes[-1]
+        assert "that 1 image without a box need not be normal: they count as such there." in note
 
 
 def test_boxes_follow_pictures_whose_pixels_are_not_square(tmp_path: Path) -> None:

@@ -104,7 +104,11 @@ def test_shapes_become_their_extent(tmp_path: Path, shape: str, expected: tuple)
 
 
 def test_hidden_and_foreign_shapes(tmp_path: Path) -> None:
-    shapes = box(outside="1") + box(occluded2="1") + '<points label="Mass" points="1,2"/><tag label="Rotated"/>'
+    shapes = (
+        box("Nodule", outside="1")
+        + box().replace('occluded="0"', 'occluded="1"')
+        + '<points label="Mass" points="1,2"/><tag label="Rotated"/>'
+    )
     source = read_tree(tmp_path, {"a.xml": xml(image("a.png", shapes) + image("b.png", '<tag label="Normal"/>'))})
     assert rows_by_image(source) == {"a": [("Mass", "R1", BOX)], "b": [("No finding", "R1", None)]}
     assert "1 mark of a.xml left out: points." in source.notes
