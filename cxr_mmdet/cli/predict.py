@@ -218,7 +218,9 @@ def predict(
     if summary is not None:
         _print(summary)
         if archive is not None and store:
-            archive.store(_write_reports(out, DEFAULT_SCORE_THRESHOLD if score_threshold is None else score_threshold))
+            reports = _write_reports(out, DEFAULT_SCORE_THRESHOLD if score_threshold is None else score_threshold)
+            archive.store(reports)
+            stderr.print(f"{counted(len(reports), 'report')} stored in {archive}", highlight=False, markup=False)
         if summary.failures:
             raise typer.Exit(1)
 

@@ -105,7 +105,9 @@ def test_a_study_is_predicted_and_its_reports_are_stored(orthanc: Orthanc, tmp_p
     assert image["image_id"] == first.SOPInstanceUID
     assert [path.name for path in out.rglob("overlays/*")] == [f"{first.SOPInstanceUID}.png"]
     before = orthanc.count()
-    assert run(predict, *command, "--series", first.SeriesInstanceUID, "--store").exit_code == 0
+    done = run(predict, *command, "--series", first.SeriesInstanceUID, "--store")
+    assert done.exit_code == 0
+    assert "1 report stored in" in done.stderr
     assert orthanc.count() == before + 1
     findings, uid = read_structured_report(out / "reports" / f"{first.SOPInstanceUID}.sr.dcm")
     assert uid == first.SOPInstanceUID
