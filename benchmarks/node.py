@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Progress
     from cxr_mmdet.inference.predictor import Predictor
+    from cxr_mmdet.pacs.sender import Destination
 
-BARE, NODE = "bare prediction", "DICOM node"
+BARE, NODE, NODE_DOWN = "bare prediction", "DICOM node", "DICOM node, a second destination down"
+DOWN = DimseDestination("DOWN", "127.0.0.1", 9)
+"""Nothing listens at the port of the discard service."""
 RECEIVE, PREDICT, DESCRIBE, KEEP, SEND = (
     "receive and queue",
     "read and predict",
@@ -65,6 +68,8 @@ def benchmark_node(
 ) -> list[Comparison]:
     """Return the node against bare prediction of the same radiographs, and the node's steps one at a time.
 
+    A second node has another destination besides, which cannot be reached.
+
     The node runs in this process, as it does in service. Who sends, and the archive that accepts structured reports
     and Secondary Captures, are one other process of this machine and share its processors.
 
@@ -88,8 +93,12 @@ def benchmark_node(
             both = [
                 Alternative(BARE, lambda turn: [bare.predict(path) for path in paths]),
             ]
-            with _run_node(folder / "node", predictor, peer, options) as node:
+            with (
+                _run_node(folder / "node", predictor, peer, options) as node,
+                _run_node(folder / "node-down", predictor, peer, options, DOWN) as other,
+            ):
                 both.append(Alternative(NODE, lambda turn: peer.send(node.port, wait=True)))
+                both.append(Alternative(NODE_DOWN, lambda turn: peer.send(other.port, wait=True)))
                 title = f"C-STORE to archived report, {_describe(predictor, works, options)}"
                 throughput = _compare(title, both, pictures, rounds, progress)
             steps = _compare_steps(folder, bare, peer, works, options, rounds, progress)
@@ -164,8 +173,10 @@ def _compare(
 
 
 @contextmanager
-def _run_node(state: Path, predictor: Predictor, peer: DicomPeer, options: ReportOptions) -> Iterator[DicomNode]:
-    node = DicomNode(state, predictor, [_destination(peer)], NodeOptions(NODE_TITLE, port=0), options)
+def _run_node(
+    state: Path, predictor: Predictor, peer: DicomPeer, options: ReportOptions, *others: Destination
+) -> Iterator[DicomNode]:
+    node = DicomNode(state, predictor, [_destination(peer), *others], NodeOptions(NODE_TITLE, port=0), options)
     node.start()
     try:
         yield node

@@ -232,7 +232,8 @@ class DicomNode:
             log.warning("refused an object of %s: its header cannot be written (%s)", sender, error)
             return CANNOT_UNDERSTAND
         # Parsed here and again at prediction, which may be days and a restart later: only now can the sender be told
-        # that its object is damaged or not the one it names.
+        # that its object is damaged or not the one it names. Keeping what was parsed would save 1.5 ms of a prediction,
+        # at 15 MB, and hold radiographs in memory for as long as the queue is.
         try:
             dataset = parse_dataset(content, uid, max_inflated_bytes=self._options.limits.message_bytes)
         except DicomError as error:

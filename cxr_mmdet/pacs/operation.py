@@ -56,6 +56,17 @@ def count_failure(step: str, error: BaseException) -> None:
     FAILURES.labels(step, (kinds or [type(error).__name__])[0]).inc()
 
 
+class TextFormatter(logging.Formatter):
+    """Lines for people; of exceptions the type and the places, for their text may quote what a header says."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
+        """Return what is logged of an exception."""
+        return "\n".join([f"{ei[0].__name__} at", *(f"  {place}" for place in _places(ei))])
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line.
 
@@ -74,17 +85,19 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage() if is_own else str(record.msg),
         }
         if record.exc_info and record.exc_info[0]:
-            frames = traceback.extract_tb(record.exc_info[2])
             line["exception"] = record.exc_info[0].__name__
-            line["at"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+            line["at"] = _places(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _places(exc_info: Any) -> list[str]:
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(exc_info[2])]
 
 
 def set_up_logging(log_format: str) -> None:
     """Log to stderr, as ``text`` or ``json``."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 

@@ -198,7 +198,7 @@ class Worker:
         except Exception as error:
             count_failure("predict", error)
             log.exception("predicting %s failed", job.sop_instance_uid)
-            self._postpone(job, f"{type(error).__name__}: {error}", give_up=job.attempts + 1 >= MAX_ATTEMPTS)
+            self._postpone(job, type(error).__name__, str(error), give_up=job.attempts + 1 >= MAX_ATTEMPTS)
         return None
 
     def _results(self, job: Job, content: bytes) -> tuple[dict[str, bytes], dict[str, Any], str]:
@@ -235,17 +235,18 @@ class Worker:
         for event in self._has_results.values():
             event.set()
 
-    def _postpone(self, job: Job, reason: str, *, give_up: bool = False) -> None:
+    def _postpone(self, job: Job, reason: str, detail: str = "", *, give_up: bool = False) -> None:
+        """Try again later, or never; ``detail``, which may quote a header, is kept in the queue and not logged."""
         if give_up:
-            self._give_up(job, reason)
+            self._give_up(job, reason, detail)
             return
         delay = delay_after(job.attempts)
         log.warning("%s: %s; trying again in %.0f s", job.sop_instance_uid, reason, delay)
-        self._store.postpone(job, reason, delay)
+        self._store.postpone(job, _joined(reason, detail), delay)
         self._begun.pop(job.number, None)
 
-    def _give_up(self, job: Job, reason: str) -> None:
-        self._store.fail(job, reason)
+    def _give_up(self, job: Job, reason: str, detail: str = "") -> None:
+        self._store.fail(job, _joined(reason, detail))
         self._begun.pop(job.number, None)
         self._store.audit.write("given up", sop_instance_uid=job.sop_instance_uid)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)
@@ -301,8 +302,9 @@ class Courier:
         except Exception as error:
             count_failure("send", error)
             log.exception("sending the findings of %s failed", delivery.job.sop_instance_uid)
-            reason = f"its results cannot be sent ({type(error).__name__}: {error})"
-            self._postpone(delivery, reason, refused=True, give_up=delivery.refusals + 1 >= MAX_REFUSALS)
+            reason = f"its results cannot be sent ({type(error).__name__})"
+            give_up = delivery.refusals + 1 >= MAX_REFUSALS
+            self._postpone(delivery, reason, str(error), refused=True, give_up=give_up)
             return
         self._failures = 0
         self._note_room(delivery, has_room=True)
@@ -344,17 +346,23 @@ class Courier:
         earlier = [item for item in self._had_room.items() if item[0] != number][-1:]
         self._had_room = dict([*earlier, (number, has_room)])
 
-    def _postpone(self, delivery: Delivery, reason: str, *, refused: bool = False, give_up: bool = False) -> None:
+    def _postpone(
+        self, delivery: Delivery, reason: str, detail: str = "", *, refused: bool = False, give_up: bool = False
+    ) -> None:
         if give_up:
-            self._give_up(delivery, reason)
+            self._give_up(delivery, reason, detail)
             return
         delay = delay_after(delivery.attempts)
         uid = delivery.job.sop_instance_uid
         log.warning("%s for %s: %s; trying again in %.0f s", uid, delivery.destination, reason, delay)
-        self._store.postpone(delivery, reason, delay, refused=refused)
+        self._store.postpone(delivery, _joined(reason, detail), delay, refused=refused)
 
-    def _give_up(self, delivery: Delivery, reason: str) -> None:
-        self._store.fail(delivery, reason)
+    def _give_up(self, delivery: Delivery, reason: str, detail: str = "") -> None:
+        self._store.fail(delivery, _joined(reason, detail))
         uid = delivery.job.sop_instance_uid
         self._store.audit.write("given up", sop_instance_uid=uid, destination=delivery.destination)
         log.error("%s for %s: given up: %s", uid, delivery.destination, reason)
+
+
+def _joined(reason: str, detail: str) -> str:
+    return f"{reason}: {detail}" if detail else reason

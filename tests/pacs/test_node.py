@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import socket
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+RADIOGRAPHS = int(os.environ.get("CXR_NODE_RADIOGRAPHS", "24"))
+"""Radiographs during which the node is killed twice; 200 are the long version."""
+WAIT_S = 120 + 5 * RADIOGRAPHS
 NOBODY = "NOBODY@127.0.0.1:9"
 """Nothing listens at the port of the discard service."""
 
@@ -81,8 +85,10 @@ def results_for(archive: orthanc_server.Orthanc, paths: list[Path]) -> dict[str,
             reference = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
         elif sop_class == GrayscaleSoftcopyPresentationStateStorage:
             reference = dataset.ReferencedSeriesSequence[0].ReferencedImageSequence[0]
-        else:
+        elif sop_class == SecondaryCaptureImageStorage:
             reference = dataset.SourceImageSequence[0]
+        else:
+            continue
         if (uid := str(reference.ReferencedSOPInstanceUID)) in found:
             found[uid][sop_class] += 1
     return found
@@ -137,19 +143,47 @@ def _structured_reports(archive: orthanc_server.Orthanc) -> list[dict]:
     ]
 
 
-@needs_orthanc
+CONFIG = """
+model = "{model}"
+threads = 2
+[listen]
+port = {port}
+[report]
+score_threshold = {threshold}
+[[destination]]
+name = "dimse"
+kind = "dimse"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {dicom_port}
+[[destination]]
+name = "stow"
+kind = "stow"
+url = "{url}"
+[[poll]]
+url = "{url}"
+interval_s = 1
+"""
+
+
+@pytest.mark.skipif(bool(orthanc_server.NO_DICOMWEB), reason=orthanc_server.NO_DICOMWEB)
 @pytest.mark.slow
-def test_killed_twice_while_four_associations_send_each_result_arrives_once(
+def test_killed_twice_while_radiographs_come_and_results_go_by_both_protocols_each_arrives_once(
     tmp_path: Path, archive: orthanc_server.Orthanc
 ):
-    paths = write_phantoms(tmp_path / "in", 24, size=64, first=100)
+    """Four associations send one half, an archive with DICOMweb has the other; both archives get all results."""
+    paths = write_phantoms(tmp_path / "in", RADIOGRAPHS, size=64, first=100)
+    pushed, polled = paths[: RADIOGRAPHS // 2], paths[RADIOGRAPHS // 2 :]
+    for path in polled:  # which are searched by the date of the study
+        dataset = dcmread(path)
+        dataset.StudyDate = f"{datetime.date.today():%Y%m%d}"
+        dataset.save_as(path)
     state, port = tmp_path / "state", orthanc_server.free_port()
     log = (tmp_path / "node.log").open("ab")
 
     def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ROOT / "tools" / "dicom_node.py"), str(bundle_of("retina", "onnx"))]
-        command += ["--port", str(port), "--destination", f"ORTHANC@127.0.0.1:{archive.dicom_port}"]
-        command += ["--state", str(state), "--score-threshold", str(THRESHOLD), "--threads", "2"]
+        command = [sys.executable, str(ROOT / "tools" / "dicom_node.py"), "--config", str(tmp_path / "node.toml")]
+        command += ["--state", str(state)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)})
         wait_for(lambda: echoscu(port).returncode == 0)
         return process
@@ -160,27 +194,38 @@ def test_killed_twice_while_four_associations_send_each_result_arrives_once(
             given_up.wait(0.3)
 
     given_up = threading.Event()
-    node = start()
-    senders = [threading.Thread(target=send, args=(paths[number::4],)) for number in range(4)]
-    try:
-        for sender in senders:
-            sender.start()
-        for done in (3, 12):
-            wait_for(lambda done=done: sum(counts(state).values()) >= done)
-            node.send_signal(signal.SIGKILL)
-            node.wait(timeout=30)
-            node = start()
-        for sender in senders:
-            sender.join(timeout=120)
-        wait_for(lambda: counts(state)["done"] == len(paths), 120)
-        node.send_signal(signal.SIGTERM)
-        assert node.wait(timeout=30) == 0
-    finally:
-        given_up.set()
-        node.kill()
-        log.close()
-    assert counts(state) == {"queued": 0, "predicted": 0, "done": len(paths), "failed": 0}
-    assert set(map(repr, results_for(archive, paths).values())) == {repr(ONE_OF_EACH)}
+    with orthanc_server.run_orthanc(tmp_path / "orthanc") as web:
+        config = CONFIG.format(
+            model=bundle_of("retina", "onnx"),
+            port=port,
+            threshold=THRESHOLD,
+            dicom_port=archive.dicom_port,
+            url=web.dicomweb,
+        )
+        (tmp_path / "node.toml").write_text(config)
+        web.put(*(path.read_bytes() for path in polled))
+        node = start()
+        senders = [threading.Thread(target=send, args=(pushed[number::4],)) for number in range(4)]
+        try:
+            for sender in senders:
+                sender.start()
+            for done in (RADIOGRAPHS // 8, RADIOGRAPHS // 2):
+                wait_for(lambda done=done: sum(counts(state).values()) >= done, WAIT_S)
+                node.send_signal(signal.SIGKILL)
+                node.wait(timeout=30)
+                node = start()
+            for sender in senders:
+                sender.join(timeout=WAIT_S)
+            wait_for(lambda: counts(state)["done"] == len(paths), WAIT_S)
+            node.send_signal(signal.SIGTERM)
+            assert node.wait(timeout=30) == 0
+        finally:
+            given_up.set()
+            node.kill()
+            log.close()
+        assert counts(state) == {"queued": 0, "predicted": 0, "done": len(paths), "failed": 0}
+        for each in (archive, web):
+            assert set(map(repr, results_for(each, paths).values())) == {repr(ONE_OF_EACH)}
     assert not list(state.glob("*/*.dcm"))
 
 

@@ -19,7 +19,7 @@ from cxr_mmdet.errors import UsageError
 from cxr_mmdet.pacs.job_folder import DiskError
 from cxr_mmdet.pacs.job_store import JobStore
 from cxr_mmdet.pacs.node import DicomNode, NodeOptions
-from cxr_mmdet.pacs.operation import AuditLog, JsonFormatter, StatusServer
+from cxr_mmdet.pacs.operation import AuditLog, JsonFormatter, StatusServer, TextFormatter
 from cxr_mmdet.pacs.reporting import ReportOptions
 from cxr_mmdet.pacs.sender import NotDeliveredError
 
@@ -126,6 +126,10 @@ def test_errors_of_libraries_are_logged_without_what_they_quote():
     line = json.loads(JsonFormatter().format(record))
     assert (line["message"], line["exception"]) == ("predicting 1.2 failed", "ValueError")
     assert line["at"][0].endswith("test_errors_of_libraries_are_logged_without_what_they_quote")
+    text = TextFormatter().format(record)
+    assert "predicting 1.2 failed" in text
+    assert "ValueError at" in text
+    assert SECRETS[0] not in text
     other = logging.LogRecord("pydicom", logging.WARNING, __file__, 1, "bad value %s", (SECRETS[0],), None)
     assert json.loads(JsonFormatter().format(other))["message"] == "bad value %s"
 
