@@ -232,3 +232,25 @@ def test_what_is_no_normal_chest_is_said_and_a_normal_one_lacks_every_class(tmp_
     coverage = coverage_by_image(tmp_path / "out", "two")
     assert coverage["p1"] == [Coverage.EXHAUSTIVE, Coverage.EXHAUSTIVE]
     assert coverage["p3"] == coverage["p0"] == [Coverage.EXHAUSTIVE, Coverage.UNKNOWN]
+
+
+def test_a_patient_of_two_sets_stands_on_one_side(tmp_path: Path) -> None:
+    """NIH names the patient in its file names, RSNA by the mapping that it published; the pictures differ."""
+    nih, rsna = tmp_path / "nih", tmp_path / "rsna"
+    rows, labels, mapping = ["Image Index,Finding Label,Bbox [x,y,w,h],,,"], ["patientId,x,y,width,height,Target"], []
+    for number in range(6):
+        for folder, name in ((nih, f"{number:08}_000"), (rsna, f"p{number}")):
+            folder.mkdir(exist_ok=True)
+            pixels = np.random.default_rng((number, folder == nih)).integers(0, 255, (128, 128), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{name}.png"), pixels)
+        rows.append(f"{number:08}_000.png,Mass,100,200,300,400,,,")
+        labels.append(f"p{number},100,200,300,400,1")
+        mapping.append({"subset_img_id": f"p{number}", "img_id": f"{number:08}_007.png"})
+    (nih / "BBox_List_2017.csv").write_text("\n".join(rows))
+    (rsna / "stage_2_train_labels.csv").write_text("\n".join(labels))
+    (rsna / "mapping.json").write_text(json.dumps(mapping))
+    options = BuildOptions(labels=("auto",), short_edge=0, val_ratio=0.5)
+    build_dataset([("", nih), ("", rsna)], tmp_path / "out", options)
+    sides = sides_of(tmp_path / "out", "auto")
+    assert all(sides[f"p{number}"] == sides[f"{number:08}_000"] for number in range(6))
+    assert set(sides.values()) == {"train", "val"}
