@@ -57,7 +57,7 @@ def build(
     src: Annotated[
         list[str],
         typer.Argument(
-            metavar="SRC...",
+            metavar="SRC",
             help="Folder of radiographs and annotations, such as train/<image_id>.dicom (or .png …) and train.csv. "
             "Several sets: DIR or NAME=DIR each.",
         ),

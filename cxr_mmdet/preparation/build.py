@@ -169,8 +169,8 @@ def build_dataset(
     nobody_read = [name for each in inputs for name in each.nobody_read]
     if nobody_read:
         notes.append(
-            f"{counted(len(nobody_read), 'image')} that nobody read, such as {nobody_read[0]}, left out: unknown, not "
-            "normal (--unread-as-normal)."
+            f"left out: {counted(len(nobody_read), 'image')} that nobody read, such as {nobody_read[0]}; they "
+            "are unknown, and --unread-as-normal takes them for normal."
         )
     manifest = {
         "parameters": options.to_json(),

@@ -112,3 +112,41 @@ def test_no_finding_in_any_spelling_is_no_class_of_a_file(tmp_path):
     (tmp_path / "set.txt").write_text("ILD\nNormal\n")
     with pytest.raises(UsageError, match="line 2: 'No finding' is the absence of boxes"):
         resolve_labels(str(tmp_path / "set.txt"), ())
+
+
+YAML = """\
+# a comment
+Opacity: [Lung Opacity, "nih:Infiltrate"]
+Heart:
+  - Cardiomegaly
+  - "enlarged, silhouette"
+ILD:
+Mass: Nodule
+"""
+
+
+def test_a_yaml_file_holds_the_same(tmp_path):
+    (tmp_path / "map.yaml").write_text(YAML)
+    assert resolve_label_map(str(tmp_path / "map.yaml"), ()) == {
+        "Opacity": ("Lung Opacity", "nih:Infiltrate"),
+        "Heart": ("Cardiomegaly", "enlarged, silhouette"),
+        "ILD": ("ILD",),
+        "Mass": ("Nodule",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A: [b", "is not YAML"),
+        ("A:\n- b\nA: [c]", "line 3: names A more than once"),
+        ("A: {b: c}", "line 1: holds no names; expected labels with a list of classes each"),
+        ("- a", "holds no mapping; expected labels"),
+        ("A: []", "line 1: 'A: \\[\\]' merges nothing"),
+        ("", "holds no class name"),
+    ],
+)
+def test_a_bad_yaml_file_is_named_by_its_line(tmp_path, text, message):
+    (tmp_path / "map.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        resolve_label_map(str(tmp_path / "map.yaml"), ())
