@@ -23,10 +23,10 @@ from cxr_mmdet.structures.coverage import coverage_of
 from cxr_mmdet.structures.labels import LABELS_5
 
 SMALL = [
-    *SMALL_RETINA,
     "val_dataloader.dataset.pipeline.2.scale=(64,64)",
     "train_dataloader.batch_size=2",
     "train_dataloader.dataset.dataset.pipeline.4.scales=[(64,64),(96,96)]",
+    *SMALL_RETINA,
 ]
 
 

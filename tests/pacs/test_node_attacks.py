@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -53,6 +54,7 @@ RELEASE_PDU = b"\x05\0" + (4).to_bytes(4, "big") + bytes(4)
 HALF_PDU = b"\x04\0" + (1000).to_bytes(4, "big") + bytes(10)
 
 
+@functools.cache
 def association_request(*, version: int = 1) -> bytes:
     request = A_ASSOCIATE()
     request.application_context_name = "1.2.840.10008.3.1.1.1"
