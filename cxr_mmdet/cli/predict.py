@@ -219,7 +219,8 @@ def predict(
         _print(summary)
         if archive is not None and store:
             reports = _write_reports(out, DEFAULT_SCORE_THRESHOLD if score_threshold is None else score_threshold)
-            archive.store(reports)
+            if reports:
+                archive.store(reports)
             stderr.print(f"{counted(len(reports), 'report')} stored in {archive}", highlight=False, markup=False)
         if summary.failures:
             raise typer.Exit(1)
