@@ -22,6 +22,7 @@ from cxr_mmdet.annotations.table import (
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, as_boxes
 from cxr_mmdet.structures.coverage import Coverage
+from cxr_mmdet.structures.labels import is_no_finding
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -100,7 +101,9 @@ def source_of_records(
     )
     frame[REGION_COLUMN] = frame[REGION_COLUMN].astype(int)
     frame[SIZE_COLUMNS] = frame[SIZE_COLUMNS].where(frame[SIZE_COLUMNS] > 0)
-    return replace(source_of(path, frame, options, classes=list(classes), unit=unit, notes=notes), **facts)
+    named = list(classes)
+    source = source_of(path, frame, options, classes=named, unit=unit, notes=notes)
+    return replace(source, classes=tuple(name for name in named if not is_no_finding(name)), **facts)
 
 
 def pictures_beside(pictures: PictureIndex, found: Mapping[str, Path | None]) -> dict[str, Path] | None:

@@ -99,6 +99,11 @@ def test_a_box_at_the_border_is_not_carried_beyond_it_by_rounding(tmp_path: Path
     assert box[3] == HEIGHT
 
 
+def test_classes_that_nobody_drew_were_looked_for(tmp_path: Path) -> None:
+    yaml = TREE["data.yaml"].replace("Mass", "Mass, Edema, Normal")
+    assert read_tree(tmp_path, TREE | {"data.yaml": yaml}).classes == ("Nodule", "Mass", "Edema")
+
+
 def test_a_class_that_means_no_finding_needs_a_box_in_yolo(tmp_path: Path) -> None:
     yaml = TREE["data.yaml"].replace("Mass", "Normal")
     source = read_tree(tmp_path, TREE | {"data.yaml": yaml, "labels/train/a.txt": "0 .5 .5 .2 .2"})
