@@ -175,8 +175,8 @@ def _of_reader(source: Source, reader: str | None, target: SourceFormat) -> Sour
         source = replace(source, rows=source.rows[source.rows["reader"] == reader])
     elif len(readers) > 1 and "readers" not in target.keeps:
         raise UsageError(
-            f"{target.title}: holds one reading of an image, but {source.path} has {len(readers)} readers; choose one "
-            "with --reader NAME, or convert the fused boxes of a prepared folder (convert OUT/images DST "
+            f"{target.title}: holds one reading of an image, but {source.path} has {counted(len(readers), 'reader')}; "
+            "choose one with --reader NAME, or convert the fused boxes of a prepared folder (convert OUT/images DST "
             "--table OUT/annotations --format coco)."
         )
     return source
