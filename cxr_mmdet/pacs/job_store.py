@@ -250,7 +250,7 @@ class JobStore:
             probe = self.folder / "probe"
             write_durably(probe, b"1")
             probe.unlink()
-            self._run(("PRAGMA user_version",))
+            self._run(("BEGIN IMMEDIATE",))
 
     def read_image(self, job: Job) -> bytes:
         """Return the radiograph as it was sent, as a DICOM file."""
