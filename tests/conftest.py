@@ -38,6 +38,11 @@ PreparedFolder = Callable[..., Path]
 TESTS = Path(__file__).parent
 SLOW = (
     "benchmarks/",
+    "cli/test_benchmark.py",
+    "cli/test_doctor.py",
+    "cli/test_predict.py",
+    "cli/test_prepare_data_images.py",
+    "cli/test_report_command.py",
     "engine/test_configs.py",
     "engine/test_modern_recipes.py",
     "engine/test_resuming.py",
@@ -50,8 +55,16 @@ SLOW = (
     "inference/test_mmdet_apis.py",
     "inference/test_predictor.py",
     "inference/test_whole_detectors.py",
+    "pacs/test_job_kills.py",
     "pacs/test_node",
+    "pacs/test_poller.py",
+    "test_examples.py",
+    "test_import.py",
+    "test_packaging.py",
+    "web/test_corrected_reports.py",
+    "web/test_guard.py",
     "web/test_page.py",
+    "web/test_site.py",
 )
 """Files, or beginnings of their names, that ``make test-fast`` leaves out."""
 

@@ -263,6 +263,7 @@ def test_a_disk_that_fills_up(pictures, tmp_path):
     assert (summary.images, summary.reused) == (5, 3)
 
 
+@pytest.mark.slow
 def test_processes_share_the_work(pictures, tmp_path):
     """With the variables that torchrun sets for each process."""
     (pictures / "bad.png").write_text("hello")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from detectors import checkpoint_of
+from detectors import bundle_of
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli.serve import _names, app
@@ -64,7 +64,7 @@ def test_the_tool_serves_until_interrupted(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "tools/serve.py", str(checkpoint_of("retina")), "--port", str(port)]
+    command = [sys.executable, "tools/serve.py", str(bundle_of("retina", "onnx")), "--port", str(port)]
     with subprocess.Popen(
         [*command, "--store", str(tmp_path / "store")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
