@@ -32,8 +32,7 @@ class Input:
         name: of the set: as given, else that of its format.
         source: its annotations, images under the ids of their files.
         pictures: image id → file, of the images that somebody read.
-        listed: number of radiographs found.
-        folder: where they lie.
+        files: image id → file, of all radiographs found, under the set's own ids.
         missing: images with a row and without a file.
         unread: files without a row.
         notes: what a user should know.
