@@ -110,9 +110,10 @@ def test_an_image_that_need_not_be_normal_is_noted(tmp_path: Path) -> None:
     (source / "labels.csv").write_text("patientId,x,y,width,height,Target\na,80,96,320,480,1\nb,,,,,0\n")
     for name in "ab":
         Image.new("L", (64, 64), 90).save(source / f"{name}.png")
-    for to in ("coco", "yolo"):
-        note = convert(source, tmp_path / to, to).notes[-1]
-        assert "that 1 image without a box need not be normal: they count as such there." in note
+    note = convert(source, tmp_path / "yolo", "yolo").notes[-1]
+    assert "that 1 image without a box need not be normal: they count as such there." in note
+    assert not any("need not be normal" in note for note in convert(source, tmp_path / "coco", "coco").notes)
+    assert read_source(tmp_path / "coco").normal == frozenset()
 
 
 def test_boxes_follow_pictures_whose_pixels_are_not_square(tmp_path: Path) -> None:

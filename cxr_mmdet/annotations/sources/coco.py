@@ -17,7 +17,7 @@ from cxr_mmdet.errors import TableError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, area, xyxy_to_xywh
 from cxr_mmdet.structures.coco import read_coco
-from cxr_mmdet.structures.coverage import Coverage, coverage_keys
+from cxr_mmdet.structures.coverage import NORMAL_KEY, Coverage, coverage_keys
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
@@ -76,7 +76,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="annotation",
         notes=tuple(dict.fromkeys(note for source in sources for note in source.notes)),
         coverage=coverage,
-        normal=_union([source.normal for source in sources]),
+        normal=_union(sources),
         classes=tuple(classes),
         split=split,
         unread=tuple(name for source in sources for name in source.unread),
@@ -115,6 +115,8 @@ def write(source: Source, out: Path) -> dict[str, str]:
                 level = source.coverage.reindex(columns=names).loc[image_id].to_numpy(np.int8, copy=True)
                 level[present & (level == Coverage.UNKNOWN)] = Coverage.NOT_EXHAUSTIVE
                 entry |= coverage_keys(level, present, category_ids)
+            if source.normal is not None and image_id not in source.normal and is_region(found).all():
+                entry[NORMAL_KEY] = False
             images.append({"id": number, "file_name": f"{image_id}.png", "image_id": image_id, **entry})
         # Nobody read these.
         unread = [image_id for image_id in source.unread if split.get(image_id, "") == side]
@@ -131,9 +133,19 @@ def write(source: Source, out: Path) -> dict[str, str]:
     return {image_id: f"images/{image_id}.png" for image_id in (*rows["image_id"].unique(), *source.unread)}
 
 
-def _union(parts: list[frozenset[str] | None]) -> frozenset[str] | None:
-    stated = [part for part in parts if part is not None]
-    return frozenset().union(*stated) if stated else None
+def _union(sources: list[Source]) -> frozenset[str] | None:
+    """Return the normal images of all files; of a file that does not tell them, those without a box or key."""
+    if all(source.normal is None for source in sources):
+        return None
+    return frozenset().union(*(_normal_of(source) if source.normal is None else source.normal for source in sources))
+
+
+def _normal_of(source: Source) -> set[str]:
+    rows = source.rows
+    abnormal = set(rows.loc[(rows["class_name"] != NO_FINDING) & ~is_region(rows), "image_id"])
+    if source.coverage is not None:
+        abnormal |= set(source.coverage.index[(source.coverage < Coverage.EXHAUSTIVE).any(axis=1)])
+    return set(rows["image_id"]) - abnormal
 
 
 def _files(place: Path) -> list[Path]:
@@ -176,7 +188,7 @@ FORMAT = SourceFormat(
     recognise=recognise,
     read=read,
     write=write,
-    keeps=frozenset({"readers", "regions", "coverage", "split"}),
+    keeps=frozenset({"readers", "regions", "coverage", "split", "normal"}),
     coverage_rule="All classes were looked for, except where an image's neg_category_ids says which; an image with "
     "an empty list `readers` was read by nobody.",
     looks_for="a .json file with images, annotations and categories",

@@ -97,3 +97,9 @@ def test_an_image_with_no_reader_is_unread(tmp_path: Path) -> None:
 def test_an_image_on_both_sides_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"val\.json: image a is in train\.json of the other side too"):
         read_tree(tmp_path, {"train.json": coco("a.png", "b.png"), "val.json": coco("a.png")})
+
+
+def test_a_side_that_says_nothing_of_normal_chests_holds_normal_ones(tmp_path: Path) -> None:
+    unsure = coco("a.png", "b.png").replace('"file_name": "b.png"', '"file_name": "b.png", "normal": false')
+    source = read_tree(tmp_path, {"train.json": unsure, "val.json": coco("c.png", "d.png")})
+    assert source.normal == frozenset({"d"})
