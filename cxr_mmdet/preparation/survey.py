@@ -54,6 +54,7 @@ class TableMatch:
         unread: images and files that nobody read, where that is no mistake in this format.
         classes: for each class the images on which it is present, absent and unknown; empty where every class was
             looked for on every image.
+        notes: what a user should know of the annotations.
         format: title of the annotations' format.
     """
 
@@ -65,6 +66,7 @@ class TableMatch:
     unread: tuple[str, ...] = ()
     classes: dict[str, ImageCounts] = field(default_factory=dict)
     format: str = field(default="", compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_complete(self) -> bool:
@@ -102,6 +104,7 @@ def match_table(
         unread=found.nobody_read,
         classes={} if coverage is None else count_images(rows, list(classes), coverage),
         format=formats()[found.source.format].title,
+        notes=found.notes,
     )
 
 
@@ -356,6 +359,7 @@ def _unreadable(survey: Survey) -> Iterator[str]:
 
 
 def _table(table: TableMatch | None) -> Iterator[str]:
+    yield from (f"note: {note}" for note in (table.notes if table else ()))
     if table is None:
         yield "no annotations of a known format beside the radiographs"
     elif table.problem:
@@ -374,7 +378,8 @@ def _table(table: TableMatch | None) -> Iterator[str]:
     if table and table.unread:
         yield f"table: {counted(len(table.unread), 'image')} that nobody read, so unknown: {_listed(table.unread)}"
     for name, counts in (table.classes if table else {}).items():
-        yield f"table: {name}: on {counts.present:,} images, absent on {counts.absent:,}, unknown on {counts.unknown:,}"
+        present = counted(counts.present, "image")
+        yield f"table: {name}: on {present}, absent on {counts.absent:,}, unknown on {counts.unknown:,}"
 
 
 def _listed(names: Sequence[str]) -> str:
