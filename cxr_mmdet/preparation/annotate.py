@@ -12,7 +12,7 @@ from cxr_mmdet.annotations.agreement import measure_agreement
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.coco import CocoImage
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.annotations.coverage import ImageFacts
+from cxr_mmdet.annotations.coverage import SET_SEPARATOR, ImageFacts
 from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.reader_consensus import ReaderModel, fuse_by_readers
@@ -143,7 +143,7 @@ def annotate(
             for each, label in zip(counts, labelled, strict=True)
         },
     }
-    notes = [*split.notes, *(note for each in labelled for note in _notes(each, findings, images, options))]
+    notes = [*split.notes, *(note for each in labelled for note in _notes(each, findings, images, options, facts))]
     if is_region(rows).any():
         notes.append(
             f"{int(is_region(rows).sum())} regions to ignore (iscrowd) are neither findings nor their absence."
@@ -295,17 +295,21 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
         spreadsheet_frame(frame).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _notes(each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions) -> list[str]:
+def _notes(
+    each: _Labelled, rows: pd.DataFrame, images: Sequence[PreparedImage], options: BuildOptions, facts: ImageFacts
+) -> list[str]:
     """Return what a user should know of a label set and nobody should have to search for."""
     label_set, counts = each.splits.label_set, count_splits(each.splits)
     notes = []
-    for name, close in unknown_classes(rows, label_set.label_map).items():
-        # A label that is missing altogether shows as one without boxes, below.
-        if close or any(name in classes for classes in label_set.merged.values()):
+    plain = tuple(name for name in label_set.unmatched if SET_SEPARATOR not in name)
+    looked_for = () if facts.coverage is None else tuple(facts.coverage)
+    for name, close in unknown_classes(rows, {**label_set.label_map, "": plain}).items():
+        # A label that is missing altogether shows as one without boxes, below, as does one without a finding.
+        if name not in looked_for and (close or any(name in classes for classes in label_set.merged.values())):
             notes.append(f"the table has no class {name!r}" + (f"; did you mean {close!r}?" if close else "."))
     if label_set.unmatched:
         notes.append(
-            f"no set here has {counted(len(label_set.unmatched), 'class', 'classes')} that the file names, such as "
+            f"nobody looked here for {counted(len(label_set.unmatched), 'class', 'classes')} that it names, such as "
             f"{label_set.unmatched[0]}."
         )
     for label, classes in label_set.merged.items():

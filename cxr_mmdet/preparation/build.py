@@ -110,7 +110,7 @@ def build_dataset(
     )
     options, inputs = _settle_split(options, inputs)
     rows = all_rows(inputs)
-    looked_for = [str(name) for each in inputs if each.source.coverage is not None for name in each.source.coverage]
+    looked_for = [name for each in inputs for name in each.source.looked_for]
     label_sets = choose_label_sets(options.labels, rows, options.minority, [each.name for each in inputs], looked_for)
     unmatched = [failure for each in inputs for failure in each.failures]
     for each in inputs:

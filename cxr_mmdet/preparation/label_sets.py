@@ -82,7 +82,8 @@ def choose_label_sets(
         specs: each ``14``, ``5``, ``auto`` or a file of class names.
         rows: the readers' table.
         sets: names of the sets that are built; of several, each class begins with its set's.
-        looked_for: classes of several sets that were looked for, also without a row.
+        looked_for: classes that were looked for, also without a row; where a single set states them, others are
+            unknown.
         minority: classes to augment; None takes the reference's for its five classes, and none for other sets.
 
     Raises:
@@ -100,8 +101,11 @@ def choose_label_sets(
         if len(sets) > 1:
             label_map = {label: _of_sets(classes, of_sets, sets) for label, classes in stated.items()}
         else:
-            label_map = _as_in_table(_of_one_set(stated, of_sets, sets), in_table)
+            label_map = _as_in_table(_as_in_table(_of_one_set(stated, of_sets, sets), in_table), of_sets)
         named = {name for classes in stated.values() for name in classes if name.partition(SET_SEPARATOR)[0] in sets}
+        if looked_for and len(sets) == 1:
+            named |= {name for classes in label_map.values() for name in classes}
+            label_map = {label: tuple(name for name in own if name in of_sets) for label, own in label_map.items()}
         has = {spelling_key(name) for name in of_sets}
         has |= {spelling_key(f"{each}{SET_SEPARATOR}{name}") for each in sets for name in of_sets}
         unmatched = tuple(sorted(name for name in named if spelling_key(name) not in has))

@@ -110,7 +110,7 @@ def report_table(path: Path, options: TableOptions, format_name: str | None = No
         notes=table.notes,
         label_sets=tuple(
             _report_label_set(label_set, table, options)
-            for label_set in choose_label_sets(options.labels, rows, None, [table.format])
+            for label_set in choose_label_sets(options.labels, rows, None, [table.format], table.looked_for)
         ),
     )
 

@@ -135,3 +135,30 @@ def test_doctor_counts_present_absent_and_unknown(src: Path) -> None:
     lines = list(survey_lines(survey_folder(src)))
     assert "COCO file: 16 images, each with its file; every box lies in its picture" in lines
     assert lines[-1] == "table: Nodule/Mass: on 4 images, absent on 6, unknown on 6"
+
+
+@pytest.mark.parametrize(
+    "label_file",
+    ["ILD\nEdema\nFracture\n", "ILD\nEdema: [coco:edema]\nFracture: [coco:Fracture]\n"],
+    ids=["by name", "by set and name"],
+)
+def test_a_label_that_the_only_source_did_not_look_for_is_unknown(src: Path, tmp_path: Path, label_file: str) -> None:
+    coco = json.loads((src / "all.json").read_text())
+    for image in coco["images"]:
+        image.pop("neg_category_ids", None), image.pop("not_exhaustive_category_ids", None)
+    coco["categories"].append({"id": 3, "name": "Edema"})
+    (src / "all.json").write_text(json.dumps(coco))
+    (tmp_path / "auto.txt").write_text(label_file)
+    summary = build_dataset(src, tmp_path / "out", BuildOptions(labels=(str(tmp_path / "auto.txt"),), short_edge=0))
+    # Without a box, but looked for: Edema. Not among the file's categories: Fracture.
+    without_ild = [image for image in images_of(tmp_path / "out").values() if 1 in image["neg_category_ids"]]
+    assert len(images_of(tmp_path / "out")) == 16
+    assert all(3 not in image["neg_category_ids"] for image in images_of(tmp_path / "out").values())
+    assert all(2 in image["neg_category_ids"] for image in images_of(tmp_path / "out").values())
+    assert without_ild
+    assert any("nobody looked here for 1 class that it names, such as" in note for note in summary.notes)
+
+
+def test_doctor_says_what_the_source_notes(src: Path) -> None:
+    lines = list(survey_lines(survey_folder(src)))
+    assert any(line.startswith("note: all boxes of all.json are of one reader") for line in lines)

@@ -76,6 +76,11 @@ class Source:
     unread_is_known: bool = False
     format: str = ""
 
+    @property
+    def looked_for(self) -> tuple[str, ...]:
+        """Classes that the source states to have been looked for; empty where it states none."""
+        return self.classes if self.coverage is None else tuple(map(str, self.coverage))
+
 
 @dataclass(frozen=True)
 class ReadOptions:

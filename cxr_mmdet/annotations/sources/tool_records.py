@@ -222,8 +222,7 @@ def left_out(counts: Counter[str], path: Path) -> list[str]:
 
 def classes_of(source: Source) -> list[str]:
     """Return the classes of a source: those with boxes by their class id, then those that were only looked for."""
-    known = source.coverage.columns if source.coverage is not None else source.classes
-    return list(dict.fromkeys([*class_names(source.rows), *map(str, known)]))
+    return list(dict.fromkeys([*class_names(source.rows), *source.looked_for]))
 
 
 def partial_coverage(source: Source, image_id: str) -> dict[str, list[str]]:
