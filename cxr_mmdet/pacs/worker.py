@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_mmdet.dicom.identity import identify
 from cxr_mmdet.dicom.report import to_bytes
-from cxr_mmdet.errors import CxrError
+from cxr_mmdet.errors import CxrError, counted
 from cxr_mmdet.pacs.job_store import LONGEST_DELAY_S
 from cxr_mmdet.pacs.operation import PREDICTIONS, count_failure, timed
 from cxr_mmdet.pacs.reporting import describe_findings, predict_content
@@ -223,6 +223,7 @@ class Worker:
 
     def _keep(self, job: Job, results: dict[str, bytes], facts: dict[str, Any], identity: str) -> None:
         findings = facts["findings"].total()
+        self._store.audit.write("predicted", sop_instance_uid=job.sop_instance_uid, **facts)
         try:
             self._store.predicted(job, results, findings, identity)
         except (OSError, sqlite3.Error) as error:
@@ -230,8 +231,7 @@ class Worker:
             return
         self._begun.pop(job.number, None)
         PREDICTIONS.inc()
-        self._store.audit.write("predicted", sop_instance_uid=job.sop_instance_uid, **facts)
-        log.info("predicted %s: %d findings", job.sop_instance_uid, findings)
+        log.info("predicted %s: %s", job.sop_instance_uid, counted(findings, "finding"))
         for event in self._has_results.values():
             event.set()
 
@@ -246,9 +246,9 @@ class Worker:
         self._begun.pop(job.number, None)
 
     def _give_up(self, job: Job, reason: str, detail: str = "") -> None:
+        self._store.audit.write("given up", sop_instance_uid=job.sop_instance_uid)
         self._store.fail(job, _joined(reason, detail))
         self._begun.pop(job.number, None)
-        self._store.audit.write("given up", sop_instance_uid=job.sop_instance_uid)
         log.error("%s: given up: %s", job.sop_instance_uid, reason)
 
 
@@ -308,10 +308,10 @@ class Courier:
             return
         self._failures = 0
         self._note_room(delivery, has_room=True)
-        self._store.delivered(delivery)
         self._store.audit.write(
             "delivered", sop_instance_uid=delivery.job.sop_instance_uid, destination=delivery.destination
         )
+        self._store.delivered(delivery)
         if delivery.attempts:
             # The destination is back: what waits for it need not wait longer.
             self._store.hurry(delivery.destination, delivery.reason)
@@ -358,9 +358,9 @@ class Courier:
         self._store.postpone(delivery, _joined(reason, detail), delay, refused=refused)
 
     def _give_up(self, delivery: Delivery, reason: str, detail: str = "") -> None:
-        self._store.fail(delivery, _joined(reason, detail))
         uid = delivery.job.sop_instance_uid
         self._store.audit.write("given up", sop_instance_uid=uid, destination=delivery.destination)
+        self._store.fail(delivery, _joined(reason, detail))
         log.error("%s for %s: given up: %s", uid, delivery.destination, reason)
 
 

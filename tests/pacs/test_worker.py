@@ -18,6 +18,7 @@ from cxr_mmdet.errors import DicomError
 from cxr_mmdet.pacs import worker as worker_module
 from cxr_mmdet.pacs.job_database import State, count_states, list_jobs, list_undelivered, open_queue, retry_failed
 from cxr_mmdet.pacs.job_folder import file_stem
+from cxr_mmdet.pacs.operation import AuditLog
 from cxr_mmdet.pacs.reporting import Prediction, ReportOptions, Reports
 from cxr_mmdet.pacs.sender import NotDeliveredError
 from cxr_mmdet.pacs.worker import MAX_ATTEMPTS, MAX_BUSY_REFUSALS, MAX_REFUSALS, MAX_UNFINISHED, Courier, Worker
@@ -287,6 +288,28 @@ def test_a_kill_between_prediction_and_results_predicts_again(tmp_path: Path, st
     assert not list((store.folder / "results").iterdir())
     assert store.next_queued().unfinished == 1
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "event"), [("predicted", "predicted"), ("delivered", "delivered"), ("fail", "given up")]
+)
+def test_nothing_is_noted_in_the_queue_before_it_is_in_the_audit_log(
+    store: JobStore, steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, event: str
+):
+    store.audit = AuditLog(tmp_path / "audit.jsonl")
+    note, audited = getattr(store, method), []
+
+    def look(*arguments: Any) -> None:
+        audited.append(f'"{event}"' in (tmp_path / "audit.jsonl").read_text())
+        note(*arguments)
+
+    monkeypatch.setattr(store, method, look)
+    if method == "fail":
+        steps.before_report = fail_for("1.1", DicomError("it has no patient"))
+    store.accept("1.1", b"image", "A@b")
+    with run_worker(store, steps):
+        wait_for(lambda: states(store) == {"failed" if method == "fail" else "done": 1})
+    assert audited == [True], "a kill or a full disk in between would lose the line"
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
