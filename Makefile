@@ -31,7 +31,7 @@ test: $(STAMP)
 
 # The inner loop: without the tests that train, export, serve or start processes.
 test-fast: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal --quiet -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal --quiet -m "not slow and not vinbigdata" $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .

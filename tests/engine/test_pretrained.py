@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.hooks import EMAHook
 from mmengine.registry import init_default_scope
 from torch import nn
-from training_runs import train_here
+from training_runs import SMALL_RETINA, train_here
 
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.pretrained import (
@@ -199,8 +199,8 @@ def test_testing_needs_every_parameter():
 def test_a_training_says_once_what_does_not_fit_and_nothing_of_old_file_clients(prepared_folder, tmp_path, capsys):
     root = prepared_folder()
     start = tmp_path / "start.pth"
-    state = MODELS.build(configs.load_config("retina_phantom", cfg_options=["classes=A,B"]).model).state_dict()
-    torch.save({"state_dict": state}, start)
+    config = configs.load_config("retina_phantom", cfg_options=["classes=A,B", *SMALL_RETINA])
+    torch.save({"state_dict": MODELS.build(config.model).state_dict()}, start)
     said = train_here(root, tmp_path / "run", more=("--load-from", str(start), "--with", "ema"))
     assert said.count("skipped, other shape") == 1
     assert "do not match exactly" not in said + capsys.readouterr().out
