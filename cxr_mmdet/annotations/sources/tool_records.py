@@ -108,8 +108,10 @@ def source_of_records(
 
 def pictures_beside(pictures: PictureIndex, found: Mapping[str, Path | None]) -> dict[str, Path] | None:
     """Return the picture of each image, and the other pictures of the tree, which nobody read; None without any."""
-    beside = {image_id: paths[0] for image_id, paths in pictures.by_id.items() if len(paths) == 1}
-    return beside | {image_id: picture for image_id, picture in found.items() if picture is not None} or None
+    named = {image_id: picture for image_id, picture in found.items() if picture is not None}
+    used = set(named.values())  # maybe under another name, such as a UID
+    single = {image_id: paths[0] for image_id, paths in pictures.by_id.items() if len(paths) == 1}
+    return {image_id: path for image_id, path in single.items() if path not in used} | named or None
 
 
 def refuse_twins(image_ids: Iterable[tuple[str, Any]], path: Path, unit: str) -> None:

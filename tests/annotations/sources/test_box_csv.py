@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from conftest import write_radiograph
 from source_trees import HEIGHT, WIDTH, read_tree, rows_by_image
 
 from cxr_mmdet.errors import TableError
@@ -63,3 +65,9 @@ def test_traps(tmp_path: Path, row: str | bytes, message: str) -> None:
     content = HEADER.encode() + (row if isinstance(row, bytes) else row.encode())
     with pytest.raises(TableError, match=re.escape(message)):
         read_tree(tmp_path, {"labels.csv": content})
+
+
+def test_a_picture_named_by_its_uid_is_not_unread_under_its_file_name(tmp_path: Path) -> None:
+    path = write_radiograph(tmp_path / "scan.dcm", np.zeros((HEIGHT, WIDTH), np.uint16), SOPInstanceUID="1.2.3")
+    source = read_tree(tmp_path, {"labels.csv": f"{HEADER}1.2.3,{WIDTH},{HEIGHT},Mass,10,20,40,60\n"})
+    assert source.pictures == {"1.2.3": path}
