@@ -156,6 +156,7 @@ def test_a_label_that_the_only_source_did_not_look_for_is_unknown(src: Path, tmp
     assert all(3 not in image["neg_category_ids"] for image in images_of(tmp_path / "out").values())
     assert all(2 in image["neg_category_ids"] for image in images_of(tmp_path / "out").values())
     assert without_ild
+    assert "Fracture was not looked for" in (tmp_path / "out/report.html").read_text()
     assert any("nobody looked here for 1 class that it names, such as" in note for note in summary.notes)
 
 

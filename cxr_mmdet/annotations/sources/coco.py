@@ -17,7 +17,7 @@ from cxr_mmdet.errors import TableError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, area, xyxy_to_xywh
 from cxr_mmdet.structures.coco import read_coco
-from cxr_mmdet.structures.coverage import NORMAL_KEY, Coverage, coverage_keys
+from cxr_mmdet.structures.coverage import NEG_KEY, NORMAL_KEY, Coverage, coverage_keys
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
@@ -115,7 +115,8 @@ def write(source: Source, out: Path) -> dict[str, str]:
                 level = source.coverage.reindex(columns=names).loc[image_id].to_numpy(np.int8, copy=True)
                 level[present & (level == Coverage.UNKNOWN)] = Coverage.NOT_EXHAUSTIVE
                 entry |= coverage_keys(level, present, category_ids)
-            if source.normal is not None and image_id not in source.normal and is_region(found).all():
+            is_doubtful = source.normal is not None and image_id not in source.normal and is_region(found).all()
+            if is_doubtful and NEG_KEY not in entry:
                 entry[NORMAL_KEY] = False
             images.append({"id": number, "file_name": f"{image_id}.png", "image_id": image_id, **entry})
         # Nobody read these.
