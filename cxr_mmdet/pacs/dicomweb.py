@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import os
 import re
@@ -61,6 +62,10 @@ class DicomwebError(NotDeliveredError, CxrError):
     def __init__(self, reason: str, *, status: int | None = None, **kinds: bool) -> None:
         super().__init__(reason, **kinds)
         self.status = status
+
+
+class _AnswerError(ValueError):
+    """An answer that cannot be read, in words that quote nothing of it."""
 
 
 class Archive:
@@ -220,10 +225,11 @@ class Archive:
         except requests.ConnectionError as error:
             raise DicomwebError(f"{self.url} cannot be reached ({_cause(error)})", unreachable=True) from None
         # What the answer holds decides what json, pydicom and the client raise: ValueError, KeyError, struct.error …
+        # Only these two do not quote it: others may name a patient in the log.
         except Exception as error:
+            detail = str(error) if isinstance(error, (_AnswerError, json.JSONDecodeError)) else type(error).__name__
             raise DicomwebError(
-                f"{self.url}: the answer to {step} is not DICOMweb ({type(error).__name__}: {error}); check the "
-                "address of the service.",
+                f"{self.url}: the answer to {step} is not DICOMweb ({detail}); check the address of the service",
                 refused=True,
             ) from None
 
@@ -294,13 +300,13 @@ def _check(response: requests.Response, *_: Any, **__: Any) -> None:
     """Refuse answers that are too large, and those to STOW-RS that the client would take for success unread."""
     if int(response.headers.get("Content-Length") or 0) > MAX_ANSWER_BYTES:
         response.close()
-        raise ValueError(f"more than {MAX_ANSWER_BYTES >> 20} MiB")
+        raise _AnswerError(f"more than {MAX_ANSWER_BYTES >> 20} MiB")
     if response.request.method == "POST" and 200 <= response.status_code < 300:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         response.headers["Content-Type"] = kind
         is_empty = not response.content and response.status_code in (200, 204)
         if not is_empty and kind not in (*_DICOM_JSON, "application/dicom+xml", "application/xml", "text/xml"):
-            raise ValueError(f"status {response.status_code} with {kind or 'nothing'} instead of DICOM JSON or XML")
+            raise _AnswerError(f"status {response.status_code} with {kind or 'nothing'} instead of DICOM JSON or XML")
 
 
 def _refuse_failures(url: str, answer: Dataset) -> None:
@@ -371,7 +377,8 @@ class Poller:
                 failed = min(failed + 1, 20)
                 if not stop.is_set():
                     is_known = isinstance(error, (CxrError, OSError, sqlite3.Error))
-                    log.warning("%s; searching again in %.0f s", error, delay, exc_info=not is_known)
+                    reason = error if is_known else type(error).__name__
+                    log.warning("%s; searching again in %.0f s", reason, delay, exc_info=not is_known)
             stop.wait(delay)
 
     def search(self, store: JobStore, wake: Callable[[], None], stop: threading.Event) -> None:

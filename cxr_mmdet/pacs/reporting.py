@@ -108,7 +108,7 @@ def quiet_libraries() -> None:
 
     Those that matter are in ``Radiograph.warnings``, and the remarks quote what a header says of the patient.
     """
-    for library in ("pydicom", "highdicom"):
+    for library in ("pydicom", "highdicom", "dicomweb_client"):
         warnings.filterwarnings("ignore", module=library)
         logging.getLogger(library).setLevel(logging.ERROR)
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)

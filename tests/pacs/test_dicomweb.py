@@ -219,6 +219,14 @@ def test_answers_to_searching_that_are_not_dicom_json(body: bytes):
         Archive(url).search_series()
 
 
+@pytest.mark.parametrize("element", [{"00201208": {"vr": "IS", "Value": ["Zebedee"]}}, {"Zebedee": {"vr": "LO"}}])
+def test_errors_do_not_quote_what_an_answer_says_of_a_patient(element: dict[str, Any]):
+    body = json.dumps([element]).encode()
+    with _server((200, JSON, body)) as (url, _), pytest.raises(DicomwebError, match="is not DICOMweb") as caught:
+        Archive(url).search_series()
+    assert "Zebedee" not in str(caught.value)
+
+
 def test_a_server_without_filters_and_pages_gives_only_radiographs_and_an_end():
     rows = [
         {"00080060": {"vr": "CS", "Value": [modality]}, "0020000D": {"vr": "UI", "Value": ["1.2"]}, "0020000E": uid}
