@@ -253,18 +253,30 @@ def check(
 ) -> None:
     """Check a configuration file: exit code 0 if a node can start with it, 1 if something is missing, 2 if it is wrong.
 
-    Nothing is sent. With --connect each archive is asked by C-ECHO or by a search that finds nothing.
+    Nothing is sent. With --connect each archive is asked by C-ECHO or by a search that finds nothing. The classes of a
+    checkpoint, unlike those of a bundle, are not looked up.
     """
+    import os
+
     from cxr_mmdet.errors import CxrError
+    from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
+    from cxr_mmdet.inference.predictor import Thresholds
     from cxr_mmdet.pacs.config import read_config
     from cxr_mmdet.pacs.sender import NotDeliveredError, StowDestination
 
     settings = read_config(config)
-    settings.certificates().for_listening()
+    settings.node_options()
     destinations = settings.destinations()
     polled = [StowDestination(poller.archive.url, poller.archive) for poller in settings.pollers()]
     if not Path(settings.model).exists():
         raise CxrError(f"{config}: model: {settings.model} does not exist; name a checkpoint, run or bundle.")
+    if (Path(settings.model) / MODEL_FILE).is_file():
+        bundle = Bundle.open(Path(settings.model))
+        Thresholds(per_class=settings.report.class_thresholds).check(bundle.class_names)
+    for key, folder in (("state", settings.state), ("audit", settings.audit and settings.audit.parent)):
+        present = next((each for each in (folder, *folder.parents) if each.exists()), None) if folder else None
+        if present is not None and not (present.is_dir() and os.access(present, os.W_OK)):
+            raise CxrError(f"{config}: {key}: {present} cannot be written; name another folder or change its rights.")
     failed = 0
     for target in [*destinations, *polled] if connect else ():
         try:
@@ -456,10 +468,11 @@ def _leave() -> None:
 
 
 def _problems(rows: list[tuple[str, str, str, str]]) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("state", "SOP Instance UID", "destination", "reason")
+    # A UID or an address that is cut off names nothing.
+    table = Table(*(Column(title, overflow="fold") for title in ("state", "SOP Instance UID", "destination", "reason")))
     for row in rows[:SHOWN_JOBS]:
         table.add_row(*map(Text, row))
     if len(rows) > SHOWN_JOBS:

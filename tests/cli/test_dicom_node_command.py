@@ -133,6 +133,17 @@ def test_check_says_whether_a_node_can_start(tmp_path: Path, archive_port: int):
     assert f"{tmp_path / 'model'} does not exist" in " ".join(result.stderr.split())
     (tmp_path / "model").mkdir()
     assert run("check", str(file)).exit_code == 0
+    (tmp_path / "taken").write_text("")
+    for line, message in (
+        ('state = "taken/state"', f"state: {tmp_path / 'taken'} cannot be written"),
+        ('audit = "taken/audit"', f"audit: {tmp_path / 'taken'} cannot be written"),
+        ('listen = { allow_host = ["10.1.2.300"] }', "10.1.2.300: is neither an address"),
+    ):
+        wrong = tmp_path / "wrong.toml"
+        wrong.write_text(f"{line}\n{file.read_text()}")
+        result = run("check", str(wrong))
+        assert result.exit_code in (1, 2)
+        assert message in " ".join(result.stderr.split())
     result = run("check", str(file), "--connect")
     assert (result.exit_code, "answers" in result.stdout) == (0, True)
     file.write_text(file.read_text() + f'[[destination]]\nname = "dead"\n{address}'.replace(str(archive_port), "9"))
