@@ -85,11 +85,12 @@ def read_input(
     files = pictures_of(source, src)
     found, without_file = match_ids(source.rows["image_id"], files)
     named = set(found.values())
+    index = PictureIndex(src)
     missing = [
         Failure(
             each,
             src / each,
-            f"{source.path} names image {each}, but {src} holds no radiograph of this name, nor do its folders",
+            f"{source.path} names image {each}, but {src} {_why_missing(index.by_id.get(image_id_of(each), ()))}",
         )
         for each in without_file
     ]
@@ -118,6 +119,12 @@ def read_input(
         unread=tuple(unread),
         notes=notes,
     )
+
+
+def _why_missing(files: Sequence[Path]) -> str:
+    if len(files) < 2:
+        return "holds no radiograph of this name, nor do its folders"
+    return f"holds {len(files)} radiographs of this name, such as {files[0]} and {files[1]}; leave one"
 
 
 def _renamed(source: Source, found: Mapping[str, str]) -> Source:

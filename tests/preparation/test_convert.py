@@ -165,3 +165,13 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "out/labels/train/a.txt").read_text() == "0 0.3 0.35 0.4 0.5\n"
     shutil.rmtree(tmp_path / "out")
     assert CliRunner().invoke(app, [*arguments, "--max-failures", "1"]).exit_code == 0
+
+
+def test_two_pictures_of_one_name_are_told_from_none(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("patientId,x,y,width,height,Target\na,,,,,0\nb,,,,,0\n")
+    for name in ("one/a", "two/a", "one/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (64, 64), 90).save(tmp_path / f"{name}.png")
+    (failure,) = convert(tmp_path, tmp_path / "out", "coco", with_pictures=False).failures
+    one, two = (tmp_path / f"{folder}/a.png" for folder in ("one", "two"))
+    assert f"holds 2 radiographs of this name, such as {one} and {two}; leave one" in failure.reason

@@ -156,11 +156,11 @@ def _described(path: Path) -> str:
         return "is empty" if path.stat().st_size == 0 else "is no text"
     if not path.name.endswith(SUFFIXES):
         return f"no format reads a file that begins with {_shown(start)!r}"
-    header = csv_header(path)
-    separator = next((mark for mark in (";", "\t", "|") if mark in header[0]), None) if len(header) == 1 else None
-    if separator:
+    first = read_head(path, 400).partition("\n")[0]
+    separator = max((",", ";", "\t", "|"), key=first.count)
+    if separator != ",":
         return f"columns are separated by {separator!r}; save the table with commas"
-    return f"no format reads a CSV with header {_shown(', '.join(header))!r}"
+    return f"no format reads a CSV with header {_shown(', '.join(csv_header(path)))!r}"
 
 
 def _shown(text: str) -> str:

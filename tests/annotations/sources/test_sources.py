@@ -86,6 +86,7 @@ def test_content_decides_and_a_name_overrides(tmp_path: Path) -> None:
     [
         ("b.csv", "id,boxes\n", "nearest is b.csv: no format reads a CSV with header 'id, boxes'"),
         ("b.csv", "id;boxes\n", "b.csv: columns are separated by ';'; save the table with commas."),
+        ("b.csv", "Image Index;Label;Bbox [x,y,w,h];;;\n", "b.csv: columns are separated by ';'; save the table with"),
         ("b.json", '[{"x": 1}]', "b.json: no format reads a file that begins with '[{\"x\": 1}]'"),
         ("b.csv", "\0\1", "b.csv: is no text"),
         ("b.csv", "", "b.csv: is empty"),
