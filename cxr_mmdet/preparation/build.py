@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -123,6 +124,12 @@ def build_dataset(
         # Of several sets, some may not name patients.
         named = rows.dropna(subset="group")
         patients = dict(zip(named["image_id"], named["group"], strict=True))
+        # Pictures without a row, of which --unread-as-normal makes images.
+        for each in (each for each in inputs if each.source.patient_pattern):
+            told = {
+                name: re.search(each.source.patient_pattern, path.as_posix()) for name, path in each.pictures.items()
+            }
+            patients = {name: match[1] for name, match in told.items() if match} | patients
 
     # An interrupted or failed build must not look finished, nor show an earlier one's page.
     (out / MANIFEST_NAME).unlink(missing_ok=True)

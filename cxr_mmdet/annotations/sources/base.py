@@ -59,6 +59,8 @@ class Source:
         pictures: image id → file, where the pictures do not simply lie in ``train/`` or beside the table.
         unread: images that the source names, but that nobody read; they are unknown, not normal.
         unread_is_known: a picture without a row is no mistake in this format: nobody read it.
+        patient_pattern: its first group is the patient in the path of a picture, also of one without a row; empty where
+            paths do not tell.
         format: name of the format.
     """
 
@@ -74,6 +76,7 @@ class Source:
     pictures: Mapping[str, Path] | None = None
     unread: tuple[str, ...] = ()
     unread_is_known: bool = False
+    patient_pattern: str = ""
     format: str = ""
 
     @property

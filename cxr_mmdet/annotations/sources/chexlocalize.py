@@ -63,7 +63,12 @@ def read(path: Path, options: ReadOptions) -> Source:
         if not found:
             unread.append(image_id)
     source = source_of(path, records, options, classes=CLASSES, unit="image")
-    return replace(found_only(source, Coverage.EXHAUSTIVE), unread=tuple(unread), pictures=pictures)
+    return replace(
+        found_only(source, Coverage.EXHAUSTIVE),
+        unread=tuple(unread),
+        pictures=pictures,
+        patient_pattern=r"(?:^|/)(patient\d+)[/_]",
+    )
 
 
 def _boxes(regions: Any, size: Any) -> tuple[tuple[int, int], list[Box]]:

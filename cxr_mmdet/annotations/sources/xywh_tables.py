@@ -74,7 +74,7 @@ NIH_LAYOUT = Layout(
     box_xywh=("x", "y", "w", "h"),
     classes=("Atelectasis", "Cardiomegaly", "Effusion", "Infiltrate", "Mass", "Nodule", "Pneumonia", "Pneumothorax"),
     class_column="Finding Label",
-    group=r"^(\d{8})_\d+",
+    group=r"(?:^|/)(\d{8})_\d+[^/]*$",
 )
 RSNA_LAYOUT = Layout(
     header=("patientId", "x", "y", "width", "height", "Target"),
@@ -140,7 +140,8 @@ def _source(path: Path, options: ReadOptions, layout: Layout) -> tuple[pd.DataFr
         raw[SIZE_COLUMNS] = numbers(cells, layout.size_columns, check).to_numpy()
     if layout.group:
         raw["group"] = cells[layout.image].str.extract(layout.group, expand=False).fillna(raw["image_id"])
-    return cells.assign(image_id=raw["image_id"]), source_of(path, raw, options, classes=layout.classes)
+    source = source_of(path, raw, options, classes=layout.classes)
+    return cells.assign(image_id=raw["image_id"]), replace(source, patient_pattern=layout.group)
 
 
 def read_nih(path: Path, options: ReadOptions) -> Source:

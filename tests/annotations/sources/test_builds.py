@@ -76,6 +76,15 @@ def test_two_sets_know_what_the_other_did_not_look_for(write, built):
         assert (first["group"], first["side"]) == (second["group"], second["side"])
 
 
+def test_a_picture_without_a_row_stays_with_its_patient(write, tmp_path):
+    tree = {name.replace("images_001/images/00000009_000", "images/00000001_007"): each for name, each in nih().items()}
+    options = BuildOptions(labels=("auto",), val_ratio=0.5, seed=1, unread_as_normal=True, allow_duplicates=True)
+    build_dataset(write(tree) / "nih", tmp_path / "out", options)
+    sides = [json.loads((tmp_path / f"out/annotations/{side}_auto.json").read_text()) for side in ("train", "val")]
+    groups = {image["image_id"]: image["group"] for coco in sides for image in coco["images"]}
+    assert groups["00000001_007"] == groups["00000001_000"] != groups["00000002_000"]
+
+
 def test_pictures_named_by_their_folders_are_found(write, built):
     names = [f"patient{n}_study1_view1_frontal" for n in range(COUNT)]
     regions = {
