@@ -61,9 +61,27 @@ class Reserve:
         path = self._folder / RESERVE
         if path.exists():
             return
+        size, _ = self._room()
+        write_durably(path, os.urandom(size))  # which no file system compresses to nothing, as it may do with zeros
+
+    def check_room(self) -> None:
+        """Check that a radiograph fits beside the reserve: it may take as much room.
+
+        Raises:
+            DiskError: it may not fit.
+        """
+        size, free = self._room()
+        if free < size:
+            raise DiskError(
+                f"{self._folder}: only {free >> 10:,} KiB are free on its disk; expected {size >> 10:,} KiB at least, "
+                "so make room."
+            )
+
+    def _room(self) -> tuple[int, int]:
+        """Return the reserve's size and the bytes that are free."""
         disk = os.statvfs(self._folder)
         size = min(max(disk.f_blocks * disk.f_frsize // 8, MIN_RESERVE_BYTES), MAX_RESERVE_BYTES)
-        write_durably(path, os.urandom(size))  # which no file system compresses to nothing, as it may do with zeros
+        return size, disk.f_bavail * disk.f_frsize
 
     def _release(self) -> bool:
         """Give the reserve's room back to the disk; return whether there was any."""

@@ -251,6 +251,7 @@ class JobStore:
             write_durably(probe, b"1")
             probe.unlink()
             self._run(("BEGIN IMMEDIATE",))
+        self._reserve.check_room()
 
     def read_image(self, job: Job) -> bytes:
         """Return the radiograph as it was sent, as a DICOM file."""

@@ -8,6 +8,7 @@ import os
 import stat
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,6 +148,11 @@ def test_a_node_that_cannot_write_is_not_ready(tmp_path: Path, server: StatusSer
             status, text = get(server.port, "/readyz")
             assert status == 503
             assert "cannot be used for the queue" in json.loads(text)["reasons"][0]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1 << 20, f_bavail=12, f_frsize=4096))
+            status, text = get(server.port, "/readyz")
+            assert status == 503, "a byte fits, a radiograph does not"
+            assert "only 48 KiB are free" in json.loads(text)["reasons"][0]
         audit.problem = "the audit log cannot be written"
         assert json.loads(get(server.port, "/readyz")[1])["reasons"] == ["the audit log cannot be written"]
         assert get(server.port, "/elsewhere")[0] == 404
