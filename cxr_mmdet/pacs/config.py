@@ -311,6 +311,10 @@ def _describe(problem: dict[str, Any], path: Path | None, options: Mapping[str, 
         remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
         return f"{where}: nothing reads this key; {remedy}"
     expected = problem.get("ctx", {}).get("error") or problem["msg"].removeprefix("Input should be ")
+    if kind == "tuple_type":
+        expected = f"tables [[{key}]]" if key in ("destination", "poll") else "a list"
+    if kind in ("model_type", "model_attributes_type"):
+        expected = "a table"
     if kind.startswith("union_tag"):
         expected = "the key kind to be dimse or stow"
     for long, short in (("less than or equal to", "at most"), ("greater than or equal to", "at least")):

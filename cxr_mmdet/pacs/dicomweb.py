@@ -285,6 +285,8 @@ def _read_credentials(source: str) -> str:
     """
     if source.startswith("env:"):
         value = os.environ.get(source[4:], "")
+        if not value:
+            raise UsageError(f"{source}: the environment variable {source[4:]} is not set, or is empty; set it.")
     else:
         try:
             value = Path(source).read_text(encoding="utf-8")

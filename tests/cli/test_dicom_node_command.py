@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli.dicom_node import app
 from cxr_mmdet.cli.main import build_app
+from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 from cxr_mmdet.pacs.job_folder import DiskError
 from cxr_mmdet.pacs.job_store import JobStore
 
@@ -152,6 +154,19 @@ def test_check_says_whether_a_node_can_start(tmp_path: Path, archive_port: int):
     assert "dead: ARCHIVE@127.0.0.1:9 cannot be reached" in result.stdout
     file.write_text("prot = 1")
     assert run("check", str(file)).exit_code == 2
+
+
+def test_check_knows_the_classes_of_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Bundle, "open", lambda path: SimpleNamespace(class_names=("Nodule",)))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / MODEL_FILE).touch()
+    file = tmp_path / "node.toml"
+    destination = '[[destination]]\nkind = "stow"\nurl = "http://127.0.0.1:9"\n'
+    for name, exit_code in (("Nodule", 0), ("Nodle", 2)):
+        file.write_text(f'model = "model"\nreport.class_thresholds = {{ {name} = 0.2 }}\n{destination}')
+        result = run("check", str(file))
+        assert result.exit_code == exit_code
+    assert "the model has no class 'Nodle'; its classes are Nodule" in " ".join(result.stderr.split())
 
 
 @pytest.fixture

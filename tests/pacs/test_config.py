@@ -137,7 +137,9 @@ def test_class_thresholds_may_lie_in_a_file_of_their_own(tmp_path: Path):
         ("model = 'm'", r"destination is missing; give --destination AE@HOST:PORT, or a table \[\[destination\]\]"),
         ("model = 'm'\ndestination = []", r"destination: got \[\], expected at least one destination"),
         (MINIMAL.replace('model = "m"', ""), r"node\.toml: model is missing; name a checkpoint"),
-        ("listen = 3\n" + MINIMAL, r"listen: got 3, expected an object"),
+        ("listen = 3\n" + MINIMAL, r"listen: got 3, expected a table"),
+        ("model = 'm'\ndestination = 'A@h:1'", r"destination: got 'A@h:1', expected tables \[\[destination\]\]"),
+        (f"{MINIMAL}[listen]\nallow_ae = 'A'", r"listen\.allow_ae: got 'A', expected a list"),
         ("= 3", r"node\.toml: is not TOML: .*line 1"),
     ],
 )

@@ -297,7 +297,7 @@ def test_the_certificate_must_be_of_the_authority_that_is_given(tmp_path: Path, 
         ("ORTHANC@host:4242", {}, "is not the address of a DICOMweb service"),
         ("https://me:secret@host/dicom-web", {}, "put NAME:PASSWORD into a file"),
         ("https://host", {"credentials": "nowhere"}, "nowhere: the credentials cannot be read"),
-        ("https://host", {"credentials": "env:CXR_NOT_SET"}, "env:CXR_NOT_SET: holds no credentials"),
+        ("https://host", {"credentials": "env:CXR_NOT_SET"}, "the environment variable CXR_NOT_SET is not set"),
     ],
 )
 def test_settings_that_cannot_work(url: str, options: dict[str, str], expected: str):
