@@ -124,7 +124,7 @@ def read_input(
 def _why_missing(files: Sequence[Path]) -> str:
     if len(files) < 2:
         return "holds no radiograph of this name, nor do its folders"
-    return f"holds {len(files)} radiographs of this name, such as {files[0]} and {files[1]}; leave one"
+    return f"holds {counted(len(files), 'radiograph')} of this name, such as {files[0]} and {files[1]}; leave one"
 
 
 def _renamed(source: Source, found: Mapping[str, str]) -> Source:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.cli import app
 from benchmarks.dicom_peer import run_peer
-from benchmarks.node import BARE, DESCRIBE, KEEP, NODE, PREDICT, RECEIVE, SEND, _write_phantoms
+from benchmarks.node import BARE, DESCRIBE, KEEP, NODE, NODE_DOWN, PREDICT, RECEIVE, SEND, _write_phantoms
 from cxr_mmdet.errors import CxrError
 
 
@@ -19,7 +19,7 @@ def test_node_and_steps_as_json():
     result = CliRunner().invoke(app, ["node", str(bundle_of("retina", "onnx")), *options, "--json"])
     assert result.exit_code == 0, result.output
     throughput, steps = json.loads(result.stdout)["comparisons"]
-    assert [entry["name"] for entry in throughput["alternatives"]] == [BARE, NODE]
+    assert [entry["name"] for entry in throughput["alternatives"]] == [BARE, NODE, NODE_DOWN]
     assert [entry["name"] for entry in steps["alternatives"]] == [PREDICT, RECEIVE, DESCRIBE, KEEP, SEND]
     assert all(len(entry["wall_s"]) == 2 for entry in throughput["alternatives"] + steps["alternatives"])
     seconds = {entry["name"]: entry["median_wall_s"] for entry in throughput["alternatives"] + steps["alternatives"]}

@@ -79,8 +79,15 @@ class TestImages:
             os.link(first, tmp_path / f"src/i{number:02}.dcm")
         command = [sys.executable, TOOL, "images", tmp_path / "src", tmp_path / "out", "--jobs", str(jobs)]
         pictures = tmp_path / "out/images"
-        # A session of its own, so that the signal reaches the workers as well, as a terminal's does.
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        # A session of its own, so that the signal reaches the workers as well, as a terminal's does. Tests that run in
+        # the background of a shell ignore the signal, and would hand that down.
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 120
         while len(list(pictures.glob("[!.]*.png"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
