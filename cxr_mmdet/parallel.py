@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,12 +77,31 @@ def map_unordered(
         return
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=batch_size)
     try:
-        with closing(parallel(joblib.delayed(_single_threaded)(function, *task) for task in tasks)) as results:
+        with _new_processes_ignore_ctrl_c():  # the call starts the workers
+            started = parallel(joblib.delayed(_single_threaded)(function, *task) for task in tasks)
+        with closing(started) as results:
             yield from results
     except BrokenProcessPool:
         raise CxrError(
             "a worker process was killed, most likely because memory ran out; run the command again with fewer --jobs."
         ) from None
+
+
+@contextmanager
+def _new_processes_ignore_ctrl_c() -> Iterator[None]:
+    """Let processes that start here ignore SIGINT, which a terminal sends to all: this process ends them itself.
+
+    A worker that is interrupted while it starts prints a traceback. New processes inherit what is ignored, but neither
+    handlers nor, through joblib, the mask of signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _single_threaded(function: Callable[..., Result], *task: Any) -> Result:
