@@ -352,6 +352,10 @@ class CheckedRunner(Runner):
             visualizer = {**visualizer, "name": f"{self.experiment_name}_{uuid4().hex}"}
         return self._build_visualizer(visualizer)
 
+    def build_message_hub(self, message_hub: Any = None) -> Any:
+        """Return a message hub of this run alone; two runs of a process that begin in one second would share one."""
+        return super().build_message_hub(message_hub or {"name": f"{self.experiment_name}_{uuid4().hex}"})
+
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Return mmengine's logger; its console is stderr, without the long dumps that the log file holds."""
         logger = super().build_logger(*args, **kwargs)
