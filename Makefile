@@ -4,6 +4,8 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.cxr-mmdet-installed
 DEMO := work_dirs/demo
+# One more than the cores: tests of servers and queues wait as much as they compute.
+WORKERS ?= $(shell expr $$($(PYTHON) -c 'import os; print(os.cpu_count() or 1)') + 1)
 
 .PHONY: demo test test-fast check install clean
 .DEFAULT_GOAL := test
@@ -27,11 +29,11 @@ demo: $(STAMP)
 
 # One thread per worker, since the workers share the cores; neighbouring tests stay in one worker and share its fixtures.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # The inner loop: without the tests that train, export, serve or start processes.
 test-fast: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal --quiet -m "not slow and not vinbigdata" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal --quiet -m "not slow and not vinbigdata" $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .
