@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 PACKAGES = ("cxr-mmdet", "hotcoco", "numpy", "matplotlib")
-"""Options that the numbers and the page depend on."""
+"""Packages that the numbers and the page depend on."""
 
 EXPLAIN = {
     "class": "right box, wrong class",

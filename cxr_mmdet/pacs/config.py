@@ -69,7 +69,7 @@ class LogFormat(str, Enum):
 
 
 class Listen(_Table):
-    """Who may send, and where to."""
+    """Address of the node and the peers that may send to it."""
 
     ae_title: AeTitle = "CXR"
     host: str = "127.0.0.1"
@@ -93,7 +93,7 @@ class Tls(_Table):
 
 
 class Report(_Table):
-    """What is reported."""
+    """Findings to report and the objects that carry them."""
 
     score_threshold: Score = DEFAULT_SCORE_THRESHOLD
     class_thresholds: dict[str, Score] = Field(default_factory=dict)

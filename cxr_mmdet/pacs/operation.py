@@ -1,4 +1,4 @@
-"""What a hospital's engineer asks of a node: health, metrics, a log for machines, and an audit trail.
+"""Operation of the node: health, metrics, a log for machines, and an audit trail.
 
 None of it holds names, Patient IDs or accession numbers. Radiographs are named by their SOP Instance UID; studies are
 not named at all.

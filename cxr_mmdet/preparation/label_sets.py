@@ -65,7 +65,7 @@ class LabelSetCounts:
 
     @property
     def is_partial(self) -> bool:
-        """Whether some class was not looked for on some image."""
+        """True where a class was not looked for on an image."""
         return self.train.is_partial or self.val.is_partial
 
 
@@ -253,7 +253,7 @@ class SplitCounts:
 
     @property
     def is_partial(self) -> bool:
-        """Whether something is unknown."""
+        """True where a class is unknown on an image."""
         return bool(self.unknown) or any(counts.unknown for counts in self.by_class.values())
 
 

@@ -87,7 +87,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a format is given beside the place of its annotations.
+    """Options of reading that a format receives beside the path of its annotations.
 
     Attributes:
         pictures: the radiographs of the source's tree; walked through at the first look.
