@@ -103,7 +103,7 @@ def check_machine() -> Iterator[Check]:
 
 
 def shared_memory(size: int) -> Check:
-    """Return the check of the bytes through which data loader workers hand over pictures."""
+    """Return the check of the bytes through which data loader workers hand over images."""
     if size >= SMALL_SHARED_MEMORY:
         return Check("Machine", "Shared memory", _gigabytes(size))
     remedy = "start the container with --shm-size=2g, or load without workers (num_workers=0)"

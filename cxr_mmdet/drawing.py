@@ -1,4 +1,4 @@
-"""Boxes drawn on a radiograph: the one picture that overlays, pages and DICOM Secondary Capture share."""
+"""Boxes drawn on a radiograph: the one image that overlays, pages and DICOM Secondary Capture share."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def draw_boxes(
         labels: (N,) indices into ``class_names``.
         scores: (N,), written behind the names, or ``None`` for ground truth.
         class_names: what to write, in label order. The font knows ASCII only: accents are dropped.
-        long_edge: enlarge or shrink the picture to this long edge before drawing; lines and letters follow its size.
-        caption: ASCII text in the top left corner, in several lines where the picture is narrow.
+        long_edge: enlarge or shrink the image to this long edge before drawing; lines and letters follow its size.
+        caption: ASCII text in the top left corner, in several lines where the image is narrow.
 
     Returns:
         (H', W', 3) uint8; ``pixels`` stays as it is.
@@ -126,9 +126,9 @@ def draw_boxes(
 
 
 def add_footer(picture: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:
-    """Return an RGB picture with texts on a black strip below it, where they hide nothing.
+    """Return an RGB image with texts on a black strip below it, where they hide nothing.
 
-    They stand in one line or, where that is too long, in one line each. A picture too narrow for legible letters gets
+    They stand in one line or, where that is too long, in one line each. An image too narrow for legible letters gets
     black columns on its right.
 
     Args:
@@ -246,7 +246,7 @@ def _place_chip(
         own: which of them is named.
         size_wh: of the name.
         taken: (M, 4), where names stand already.
-        size_hw: of the picture.
+        size_hw: of the image.
     """
     chips = _chip_candidates(rectangles[own].tolist(), size_wh, size_hw)
     hidden_names = _shared_pixels(chips, taken).sum(axis=1)

@@ -35,7 +35,7 @@ class DicomError(CxrError):
 
 
 class TableError(CxrError):
-    """A table of readers' boxes that contradicts itself or its pictures; the message names file and line."""
+    """A table of readers' boxes that contradicts itself or its images; the message names file and line."""
 
 
 class DatasetError(CxrError):

@@ -1,4 +1,4 @@
-"""HTML pages in one self-contained file: the look they share, and pictures and figures inside them."""
+"""HTML pages in one self-contained file: the look they share, and images and figures inside them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SVG_ID = re.compile(r' id="[A-Za-z0-9]+(?:\.[a-z]+)?_\d+"')
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: its heading, a note beside it, what a screen reader says, its data address and size in pixels."""
+    """One image: its heading, a note beside it, what a screen reader says, its data address and size in pixels."""
 
     title: str
     note: str
@@ -101,13 +101,13 @@ def format_percent(value: float | None) -> str:
 
 
 def swatch(label: int) -> Markup:
-    """Return the line that stands for the class with this index on the pictures."""
+    """Return the line that stands for the class with this index on the images."""
     style = class_style(label)
     return Markup('<span class="swatch {}" style="color:{}"></span>').format(style.dash, style.css_color)
 
 
 def jpeg_uri(pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> Markup:
-    """Return a ``data:`` address of the picture for ``<img src>``; right for radiographs.
+    """Return a ``data:`` address of the image for ``<img src>``; right for radiographs.
 
     Args:
         pixels: (H, W) grey or (H, W, 3) RGB, uint8.
@@ -141,7 +141,7 @@ def figure_svg(figure: Figure, label: str) -> Markup:
 
 
 def read_grey_picture(path: Path) -> NDArray[np.uint8]:
-    """Return the (H, W) uint8 pixels of a prepared picture.
+    """Return the (H, W) uint8 pixels of a prepared image.
 
     Raises:
         DatasetError: the file is missing or cannot be decoded.

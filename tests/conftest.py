@@ -142,7 +142,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Return how often a DICOM file is parsed and a frame or a picture decoded from now on."""
+    """Return how often a DICOM file is parsed and a frame or an image decoded from now on."""
     counts: Counter[str] = Counter()
 
     def counted(kind: str, function: Callable) -> Callable:
@@ -233,7 +233,7 @@ def full_disk(largest: int) -> Iterator[None]:
 
 
 def write_reader_source(folder: Path, images: int = 16) -> Path:
-    """Write pictures of noise and the table of three readers who nearly agree.
+    """Write images of noise and the table of three readers who nearly agree.
 
     Images i00, i01, …; i00 and i01 are patient p0's and so on (column ``study``); every fourth is normal; R3 misses
     every third box and invents one on i01.

@@ -44,7 +44,7 @@ _FASTER = [
 MODELS_BY_KIND = {
     # Squares of 128 px; group norm in the head.
     "retina": ("retina_phantom", ["test_dataloader.dataset.pipeline.2.scale=(128,128)"]),
-    # The picture's own shape, the long side at most 192 px.
+    # The image's own shape, the long side at most 192 px.
     "retina_wide": (
         "retina_14cls",
         [
@@ -187,7 +187,7 @@ def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def mmdet_result(kind: str, path: Path):
-    """Return the data sample that mmdet's own pipeline, model and decoding make of a picture."""
+    """Return the data sample that mmdet's own pipeline, model and decoding make of an image."""
     model = model_of(kind)
     sample = Compose(config_of(kind).test_dataloader.dataset.pipeline)(
         {"img_path": str(path), "img_id": 1, "instances": []}
@@ -198,7 +198,7 @@ def mmdet_result(kind: str, path: Path):
 
 
 def write_picture(path: Path, height: int = 150, width: int = 120, seed: int = 0) -> Path:
-    """Write a picture as PNG."""
+    """Write an image as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), make_picture(height, width, seed))
     return path

@@ -1,4 +1,4 @@
-"""What mmdet's own pipeline, model and decoding say about a picture, and whether our findings are the same."""
+"""What mmdet's own pipeline, model and decoding say about an image, and whether our findings are the same."""
 
 from __future__ import annotations
 

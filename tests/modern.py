@@ -71,7 +71,7 @@ DETECTORS = list(SHRINK)
 
 
 def options_of(name: str) -> list[str]:
-    """Return the options that make a detector tiny, for pictures of 64 px."""
+    """Return the options that make a detector tiny, for images of 64 px."""
     return [
         *SHRINK[name],
         "train_dataloader.dataset.pipeline.2.scales=[(64,64)]",
@@ -84,7 +84,7 @@ def options_of(name: str) -> list[str]:
 
 @functools.cache
 def config_of(name: str):
-    """Return the config of a tiny detector that tests pictures of 128 px."""
+    """Return the config of a tiny detector that tests images of 128 px."""
     return load_config(
         name,
         load_from="none",

@@ -15,7 +15,7 @@ def make_radiograph(height=300, width=240, value=90):
 
 
 def colored(picture):
-    """Where the picture is not grey."""
+    """Where the image is not grey."""
     return (picture.max(axis=2) != picture.min(axis=2)) | (picture == 0).all(axis=2)
 
 
@@ -168,7 +168,7 @@ def test_other_pixels_are_refused(pixels):
 
 @pytest.mark.parametrize("size_hw", [(300, 240), (16, 20), (40, 2000), (2000, 40), (2048, 1700)])
 def test_a_footer_hides_nothing_and_is_written_in_full(monkeypatch, size_hw):
-    """Whatever the shape of the picture, each text ends before its border."""
+    """Whatever the shape of the image, each text ends before its border."""
     written = []
     put = drawing.cv2.putText
     monkeypatch.setattr(drawing.cv2, "putText", lambda *given: (written.append(given[1:5]), put(*given)))

@@ -43,7 +43,7 @@ def test_read_predict_draw_evaluate_report(prepared_folder: PreparedFolder, tmp_
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Return a phantom, and pictures of other shapes, one larger than a prepared one."""
+    """Return a phantom, and images of other shapes, one larger than a prepared one."""
     folder = tmp_path_factory.mktemp("pictures")
     case = plan_case(0, 0, abnormal_share=1.0, labels=LABELS_5)
     planes = [

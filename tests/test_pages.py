@@ -1,4 +1,4 @@
-"""Pages: one file, its pictures in it, colours that follow the reader's setting."""
+"""Pages: one file, its images in it, colours that follow the reader's setting."""
 
 import base64
 import re

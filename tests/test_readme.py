@@ -1,4 +1,4 @@
-"""The README's walk-through, run as it stands there, on fewer and smaller pictures."""
+"""The README's walk-through, run as it stands there, on fewer and smaller images."""
 
 from __future__ import annotations
 

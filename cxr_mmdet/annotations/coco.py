@@ -174,7 +174,7 @@ class CocoImage:
 
     Attributes:
         image_id: the readers' table's name of it.
-        file_name: relative to the folder of pictures.
+        file_name: relative to the folder of images.
         group: what must not stand on both sides of a split: the patient, else the image itself.
         readers: everybody who read it, also those who drew nothing; None where that is not known.
         normal: False where an image without a box is not known to be normal although every class was looked for.

@@ -1,4 +1,4 @@
-"""Readers' boxes on their pictures: within the original, then scaled along with the prepared image."""
+"""Readers' boxes on their images: within the original, then scaled along with the prepared image."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 def keep_within_images(
     rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]], path: Path, *, clip: bool, unit: str = "line"
 ) -> tuple[pd.DataFrame, int]:
-    """Return the rows with every box inside its picture, and how many boxes were clipped for it.
+    """Return the rows with every box inside its image, and how many boxes were clipped for it.
 
     Args:
         rows: a validated readers' table; every image has a size.
-        sizes_hw: (height, width) of each original picture.
+        sizes_hw: (height, width) of each original image.
         path: the table, for the message.
         clip: cut boxes at the border instead of refusing them.
         unit: what the rows' places in the table count, for the message.
 
     Raises:
-        TableError: a box reaches beyond its picture and ``clip`` is off, or nothing would be left of it.
+        TableError: a box reaches beyond its image and ``clip`` is off, or nothing would be left of it.
     """
     boxes: NDArray[np.float64] = rows[XYXY_COLUMNS].to_numpy(np.float64)
     limits = _sizes_whwh(rows["image_id"], sizes_hw)
@@ -52,19 +52,19 @@ def keep_within_images(
 def fit_to_pictures(
     rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]], orientations: Mapping[str, int], path: Path
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows with boxes in pixels of the upright pictures, without the sizes by the table, and notes.
+    """Return the rows with boxes in pixels of the upright images, without the sizes by the table, and notes.
 
-    Boxes drawn on a larger or smaller copy are scaled; boxes drawn on a picture as its file stores it, before a viewer
+    Boxes drawn on a larger or smaller copy are scaled; boxes drawn on an image as its file stores it, before a viewer
     turns it by its EXIF orientation, are turned with it. The sizes in the table tell which.
 
     Args:
         rows: validated rows, with ``table_height`` and ``table_width`` where the table says them.
-        sizes_hw: (height, width) of each original picture, upright.
-        orientations: EXIF orientation of each picture that was turned.
+        sizes_hw: (height, width) of each original image, upright.
+        orientations: EXIF orientation of each image that was turned.
         path: the table, for messages.
 
     Raises:
-        TableError: the size by the table is of another shape than the picture.
+        TableError: the size by the table is of another shape than the image.
     """
     if SIZE_COLUMNS[0] not in rows:
         return rows, _undecided(orientations, path)
@@ -118,7 +118,7 @@ def fit_to_pictures(
 def _fit(
     stated_hw: tuple[int, ...], size_hw: tuple[int, int], *, may_be_turned: bool
 ) -> tuple[bool, tuple[int, int]] | None:
-    """Return whether a size by the table is that of the stored picture, and that size upright; None for neither."""
+    """Return whether a size by the table is that of the stored image, and that size upright; None for neither."""
     height, width = stated_hw
     if min(height, width) < 1:
         return None
@@ -130,7 +130,7 @@ def _fit(
 
 
 def _turn(boxes: NDArray[np.float64], stored_hw: tuple[int, int], orientation: int) -> NDArray[np.float64]:
-    """Return boxes of a picture that lies on its side, once it stands upright (CIPA DC-008 4.6.4 A)."""
+    """Return boxes of an image that lies on its side, once it stands upright (CIPA DC-008 4.6.4 A)."""
     height, width = stored_hw
     x_min, y_min, x_max, y_max = boxes.T
     across = (height - y_max, height - y_min) if orientation in (6, 7) else (y_min, y_max)

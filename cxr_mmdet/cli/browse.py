@@ -1,4 +1,4 @@
-"""``browse CONFIG``: the pictures that a training sees, with their boxes."""
+"""``browse CONFIG``: the images that a training sees, with their boxes."""
 
 from __future__ import annotations
 

@@ -48,12 +48,12 @@ class RandomExposure(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomClahe(BaseTransform):
-    """Equalise the contrast of each neighbourhood (CLAHE), as many machines do, in some of the pictures; boxes stay.
+    """Equalise the contrast of each neighbourhood (CLAHE), as many machines do, in some of the images; boxes stay.
 
     Black stays black, so that padding and collimation do not turn grey; equalised it would be some levels above.
 
     Args:
-        probability: the share of pictures that are equalised.
+        probability: the share of images that are equalised.
         clip_limit: the limit of the contrast's gain is drawn from this range; 1 gives the least gain there is.
         tiles: neighbourhoods along each axis.
     """
@@ -71,7 +71,7 @@ class RandomClahe(BaseTransform):
 
 
 def equalise(image: np.ndarray, clip_limit: float, tiles: int) -> np.ndarray:
-    """Return the (H, W) uint8 picture after CLAHE; pixels of level 0 keep it."""
+    """Return the (H, W) uint8 image after CLAHE; pixels of level 0 keep it."""
     equalised = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles)).apply(image)
     equalised[image == 0] = 0
     return equalised
@@ -91,10 +91,10 @@ CLASSES_KEY = "classes"
 
 @TRANSFORMS.register_module()
 class RandomMirror(BaseTransform):
-    """Mirror a picture left to right, and give each box the class of the other side: "Left lung" for "Right lung".
+    """Mirror an image left to right, and give each box the class of the other side: "Left lung" for "Right lung".
 
     For organs, whose outline is learned from both sides then. Not for findings: a mirrored heart lies on the right. A
-    model trained with it also reads mirrored pictures, as ``tools/predict.py --tta-flip`` shows it.
+    model trained with it also reads mirrored images, as ``tools/predict.py --tta-flip`` shows it.
 
     Args:
         probability: of mirroring, 0…1.
@@ -131,15 +131,15 @@ class RandomMirror(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomPositioning(BaseTransform):
-    """Turn a picture about its centre, scale and shift it, all by a little and in one interpolation.
+    """Turn an image about its centre, scale and shift it, all by a little and in one interpolation.
 
-    The picture keeps its size; what comes in from outside is black. A box becomes the box around its inscribed
+    The image keeps its size; what comes in from outside is black. A box becomes the box around its inscribed
     ellipse (:func:`~cxr_mmdet.structures.boxes.move_as_ellipses`, which gives the error): without rotation that is
     exact, cut at the border. The box around the turned corners, which mmdet's ``RandomAffine`` takes, would grow with
     every turn: a round finding's by 8 % in width and height at 5°. Nor does ``RandomAffine`` turn and scale about the
     centre.
 
-    A box of which less than ``min_visible`` of the area stays within the picture is flagged as ignored, so that nobody
+    A box of which less than ``min_visible`` of the area stays within the image is flagged as ignored, so that nobody
     learns from a sliver; the number and order of the boxes stay.
 
     Args:
@@ -171,7 +171,7 @@ def positioning(
     """Return the (2, 3) map of continuous pixel coordinates: scaled and turned about the centre, then shifted.
 
     Args:
-        size_hw: of the picture, in pixels.
+        size_hw: of the image, in pixels.
         degrees: counter-clockwise as seen.
         factor: above 1 enlarges.
         shift_x: to the right, in pixels.

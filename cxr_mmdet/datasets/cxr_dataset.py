@@ -36,7 +36,7 @@ class CxrDataset(BaseDetDataset):
     Args:
         ann_file: the COCO file, relative to ``data_root``.
         data_root: the prepared folder.
-        data_prefix: where the pictures are, below ``data_root`` or absolute.
+        data_prefix: where the images are, below ``data_root`` or absolute.
         img_suffix: what replaces ``.png`` in their names, such as ``.dicom`` with ``LoadRadiograph``.
         partial_labels: whether entries and samples hold their coverage (``COVERAGE_KEY``), by which training leaves
             out what nobody looked for; None: if some class of some image was not looked for. False takes that for

@@ -29,11 +29,11 @@ _FORMAT = slice(24, 26)  # then bit depth and colour type (PNG specification, 11
 _GREY_8_BIT = bytes([8, 0])
 
 _MAX_PIXELS = 2**30
-"""OpenCV refuses larger pictures by a sentence; kornia-rs would panic where memory does not suffice."""
+"""OpenCV refuses larger images by a sentence; kornia-rs would panic where memory does not suffice."""
 
 
 def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Return the (H, W) uint8 pixels of a picture; colours become grey.
+    """Return the (H, W) uint8 pixels of an image; colours become grey.
 
     8-bit grey PNG, which preparation writes, is decoded by the Rust decoder in kornia-rs, two to three times as fast as
     by OpenCV and with every checksum checked; anything else by OpenCV.
@@ -54,7 +54,7 @@ def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return (height, width) of a picture as :func:`read_grey_picture` would give it, from the head of the file.
+    """Return (height, width) of an image as :func:`read_grey_picture` would give it, from the head of the file.
 
     Raises:
         DatasetError: the file cannot be read, or is not an image.
@@ -74,7 +74,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def require_size(path: str | os.PathLike[str], found_hw: tuple[int, ...], expected_hw: tuple[int, int]) -> None:
-    """Check that a picture has the size that its COCO entry says.
+    """Check that an image has the size that its COCO entry says.
 
     Raises:
         DatasetError: it has not.
@@ -106,7 +106,7 @@ class LoadRadiograph(BaseTransform):
     """Load a radiograph of any format as one plane: ``img`` is (H, W) uint8, the very pixels preparation would write.
 
     Stands in a pipeline instead of ``LoadGreyImage``; ``CxrDataset`` finds the sources by ``data_prefix`` and
-    ``img_suffix``. It costs a decoding of the full picture each time: for training on a data set, preparing is cheaper.
+    ``img_suffix``. It costs a decoding of the full image each time: for training on a data set, preparing is cheaper.
 
     Args:
         short_edge: as the COCO file was prepared with (``manifest.json``), in whose pixels the boxes are; 0 keeps the

@@ -1,7 +1,7 @@
 """The pipeline steps that mmdet lacks: one-plane loading, minority copies, centred squares.
 
-Pictures stay one plane of shape (H, W) until ``GreyToThreeChannels``, so that every step between costs a third.
-Pictures that mmdet's own loaders read (``LoadImageFromNDArray``, ``InferencerLoader``) have three channels, blue first;
+Images stay one plane of shape (H, W) until ``GreyToThreeChannels``, so that every step between costs a third.
+Images that mmdet's own loaders read (``LoadImageFromNDArray``, ``InferencerLoader``) have three channels, blue first;
 they become one plane on the way. Each step keeps ``gt_bboxes`` exact. :class:`RadiographSample` moves predicted boxes
 back.
 """
@@ -39,7 +39,7 @@ OUR_TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="cxr_mm
 @OUR_TRANSFORMS.register_module(name="LoadImageFromFile")
 @TRANSFORMS.register_module()
 class LoadGreyImage(BaseTransform):
-    """Load a prepared picture as one plane: ``img`` is (H, W) uint8.
+    """Load a prepared image as one plane: ``img`` is (H, W) uint8.
 
     Test pipelines call it ``cxr_mmdet.LoadImageFromFile``: ``DetInferencer`` looks for a step of this name, whatever
     its scope, to put its own loader there.
@@ -81,9 +81,9 @@ class MinorityFlipRot90(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PadToSquare(BaseTransform):
-    """Pad a picture to a square with black, the picture in the centre (an odd pixel goes to the right or bottom).
+    """Pad an image to a square with black, the image in the centre (an odd pixel goes to the right or bottom).
 
-    Must stand before any resizing: ``pad_offset`` is in pixels of the prepared picture.
+    Must stand before any resizing: ``pad_offset`` is in pixels of the prepared image.
     """
 
     def transform(self, results: Results) -> Results:
@@ -115,10 +115,10 @@ class GreyToThreeChannels(BaseTransform):
 
 
 class RadiographSample(DetDataSample):
-    """mmdet's data sample, whose predicted boxes are in pixels of the picture before ``PadToSquare``.
+    """mmdet's data sample, whose predicted boxes are in pixels of the image before ``PadToSquare``.
 
-    Detectors assign boxes in pixels of the padded picture, because mmdet undoes the resizing but not the padding. The
-    sample undoes it on assignment, cuts the boxes at the picture's border and drops those that lie in the padding. It
+    Detectors assign boxes in pixels of the padded image, because mmdet undoes the resizing but not the padding. The
+    sample undoes it on assignment, cuts the boxes at the image's border and drops those that lie in the padding. It
     then has the ``pad_offset`` (0, 0), so that later assignments, such as those of ``DetTTAModel``, are taken as they
     are. This holds for ``test_step`` and ``predict``; the boxes of ``predict(..., rescale=False)`` are in pixels of the
     network's input, so they need a plain ``DetDataSample``.
@@ -210,7 +210,7 @@ _FLIPPED_BEFORE_KEY = "flipped_before_padding"
 
 
 def _packed_offset(results: Results) -> tuple[int, int]:
-    """Return the pixels (left, top) before the picture in its square, which a flip after the padding has turned."""
+    """Return the pixels (left, top) before the image in its square, which a flip after the padding has turned."""
     left, top = results.get("pad_offset", (0, 0))
     if results.get("flip") and not results.get(_FLIPPED_BEFORE_KEY, True):
         height, width = results["ori_shape"][:2]
@@ -223,7 +223,7 @@ def _packed_offset(results: Results) -> tuple[int, int]:
 
 
 def _one_plane(image: np.ndarray) -> np.ndarray:
-    """Return a picture as (H, W) uint8; of three channels, blue first, the luminance.
+    """Return an image as (H, W) uint8; of three channels, blue first, the luminance.
 
     Raises:
         DatasetError: values of another type or another number of channels.

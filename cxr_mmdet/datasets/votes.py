@@ -69,7 +69,7 @@ class VotedBoxes(HorizontalBoxes):
 
     @classmethod
     def cat(cls, box_list: Sequence[VotedBoxes], dim: int = 0) -> VotedBoxes:
-        """Return the boxes of all, one after the other, as ``Mosaic`` and ``MixUp`` join pictures."""
+        """Return the boxes of all, one after the other, as ``Mosaic`` and ``MixUp`` join images."""
         joined: VotedBoxes = super().cat(box_list, dim)
         shares = [boxes.vote_shares for boxes in box_list if boxes.vote_shares is not None]
         joined.vote_shares = torch.cat(shares) if len(shares) == len(box_list) and dim == 0 else None

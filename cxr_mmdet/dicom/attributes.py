@@ -60,7 +60,7 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def frame_count(dataset: Dataset) -> int:
-    """Return how many frames the picture has; without a usable number it is one."""
+    """Return how many frames the image has; without a usable number it is one."""
     count = numbers(dataset, "NumberOfFrames")
     return max(1, int(count[0])) if count else 1
 

@@ -368,10 +368,10 @@ def _is_huffman_jpeg(stream: Codestream | None) -> bool:
 
 
 def _ran_dry(array: np.ndarray, encoded: _Encoded, decoder: Decoder, plugin: str) -> bool:
-    """Return whether the decoder invented the end of the picture: JPEG libraries paint what is missing flat, silently.
+    """Return whether the decoder invented the end of the image: JPEG libraries paint what is missing flat, silently.
 
     A flat end may also be a collimator's shadow. What tells them apart is whether bytes put before the end marker
-    change the picture: a decoder that had all it needed passes over them. A progressive JPEG's end need not be flat.
+    change the image: a decoder that had all it needed passes over them. A progressive JPEG's end need not be flat.
     """
     assert encoded.stream is not None
     end_of_picture = array[-1, -_FLAT_END:]

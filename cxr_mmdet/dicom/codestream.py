@@ -21,7 +21,7 @@ _CAP = b"\xff\x50"  # extended capabilities, of which HTJ2K is the one in DICOM 
 _SOS, _EOI = 0xDA, 0xD9
 _PROGRESSIVE = 0xC2
 _MAX_SCANS = 200
-"""Encoders make about ten; each costs the decoder a pass over the picture."""
+"""Encoders make about ten; each costs the decoder a pass over the image."""
 _FRAME_MARKERS = frozenset(
     {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 )  # SOFn and JPEG-LS SOF55, without DHT, JPG, DAC
@@ -50,7 +50,7 @@ class Codestream:
         components: 0 where the header was not read so far (JPEG XL).
         precision: bits of a value; 0 where the header was not read so far.
         is_signed: JPEG is not.
-        is_progressive: whether it is a JPEG in several scans, each of which refines the picture.
+        is_progressive: whether it is a JPEG in several scans, each of which refines the image.
         tiles_end: where JPEG 2000's tile-parts end if other marker segments follow them; None where none do.
     """
 

@@ -64,7 +64,7 @@ CARRIED_IF_KNOWN = (
     "PatientSize",
     "PatientWeight",
 )
-"""Further attributes of patient and study, none of the acquisition of a picture."""
+"""Further attributes of patient and study, none of the acquisition of an image."""
 
 # An archive files by these texts: they are carried as they are, even where they break a limit of their VR. A date or
 # code that breaks the rules would only damage the new object too.
@@ -94,7 +94,7 @@ class Origin:
         """Return the origin that a radiograph's dataset describes.
 
         Raises:
-            DicomError: it has no valid UIDs, so that nothing can refer to it, or is another picture than the one the
+            DicomError: it has no valid UIDs, so that nothing can refer to it, or is another image than the one the
                 findings are of.
         """
         for keyword, side in zip(("Rows", "Columns"), findings.size_hw, strict=True):

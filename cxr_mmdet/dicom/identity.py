@@ -29,7 +29,7 @@ def hash_content(content: bytes) -> str:
 def hash_pixels(pixels: NDArray[np.uint8]) -> str:
     """Return the SHA-256 of a radiograph's size and grey levels, as :func:`read_radiograph` gives them.
 
-    It outlives what changes a file but not its picture: other encodings, and headers with the patient taken out.
+    It outlives what changes a file but not its image: other encodings, and headers with the patient taken out.
     """
     height, width = pixels.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())

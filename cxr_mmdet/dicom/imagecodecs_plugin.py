@@ -111,7 +111,7 @@ def decode_rle(frame: bytes, size_hw: tuple[int, int], samples: int, bytes_per_s
     """Return (samples, H, W) unsigned integers of ``bytes_per_sample`` bytes.
 
     Raises:
-        ValueError: the header contradicts the picture, or a segment is damaged or too short.
+        ValueError: the header contradicts the image, or a segment is damaged or too short.
     """
     height, width = size_hw
     planes = np.empty((samples, height * width, bytes_per_sample), np.uint8)

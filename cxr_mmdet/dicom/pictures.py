@@ -38,7 +38,7 @@ def _orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stated = image.getexif().get(ExifTags.Base.Orientation, 1)
-    # The picture may be whole where its EXIF is not.
+    # The image may be whole where its EXIF is not.
     except Exception:
         return 1
     return stated if stated in range(1, 9) else 1
@@ -47,7 +47,7 @@ def _orientation(image: Image.Image) -> int:
 def read_picture(content: bytes, name: str, *, max_pixels: int, folder: Path | None = None) -> tuple[np.ndarray, int]:
     """Return (H, W) grey values, uint8, or 16-bit integers, or float, and the EXIF orientation they were stored with.
 
-    The values are turned upright, as viewers and annotation tools show the picture; colour becomes luminance.
+    The values are turned upright, as viewers and annotation tools show the image; colour becomes luminance.
 
     ``folder`` is where the file lies: the pixels of a MetaImage may stand in another file there.
 
@@ -129,7 +129,7 @@ def _read_metaimage(content: bytes, name: str, max_pixels: int, folder: Path | N
 
 
 def picture_size_hw(path: Path) -> tuple[int, int]:
-    """Return height and width of a DICOM file or upright picture by its header; no pixel is decoded.
+    """Return height and width of a DICOM file or upright image by its header; no pixel is decoded.
 
     Raises:
         DicomError: the header cannot be read.

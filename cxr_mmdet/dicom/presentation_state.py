@@ -32,7 +32,7 @@ LABEL = "CXR_MMDET"
 SERIES_NUMBER = 9303
 
 _TEXT_SHARE = 1 / 32
-"""Height of a name, of the picture's; viewers choose their own letters and only start them there."""
+"""Height of a name, of the image's; viewers choose their own letters and only start them there."""
 
 
 def build_presentation_state(

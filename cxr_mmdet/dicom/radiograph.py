@@ -50,15 +50,15 @@ class Radiograph:
         size_hw: rows and columns as stored.
         pixel_spacing: millimetres between rows and between columns, at the patient where known, else at the detector.
         pixel_aspect: height of a pixel over its width, 1 where the file says nothing credible.
-        photometric: the file's Photometric Interpretation, or the picture format's colour.
+        photometric: the file's Photometric Interpretation, or the image format's colour.
         windowing: how values became levels, such as ``window 1 of 2 (LINEAR)``.
         transfer_syntax: the encoding's name.
         warnings: what was odd about the file, one sentence each.
         burned_in_annotation: whether the file says that text is burnt into the pixels; None when it says nothing.
         patient_id: Patient ID, None when absent or empty.
-        exif_orientation: what a picture was turned by to stand upright, 1 for none (CIPA DC-008 4.6.4 A).
+        exif_orientation: what an image was turned by to stand upright, 1 for none (CIPA DC-008 4.6.4 A).
         header: the file's attributes without pixel data, as :func:`cxr_mmdet.dicom.source.header_of` bounds them; None
-            for a picture.
+            for an image.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -98,7 +98,7 @@ def read_radiograph(
     Args:
         source: a DICOM, PNG, JPEG, TIFF or MetaImage file or its content, or a dataset that holds the pixel data.
         window: which of the file's views, counted from 0 with VOI LUTs before windows, or its explanation.
-        frame: which frame of a multi-frame picture, counted from 0.
+        frame: which frame of a multi-frame image, counted from 0.
         bits: of a grey level in ``pixels``.
         max_pixels: rows times columns beyond which nothing is decoded.
         min_short_edge: grey JPEG 2000 with square pixels may be decoded at half, a quarter … of its size, several
@@ -118,7 +118,7 @@ class StoredRadiograph:
 
     Attributes:
         values: (H, W), or (H, W, 3) for colour.
-        dataset: the DICOM dataset that describes them, completed by defaults; None for a picture.
+        dataset: the DICOM dataset that describes them, completed by defaults; None for an image.
     """
 
     values: np.ndarray

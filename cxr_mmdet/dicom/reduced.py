@@ -25,7 +25,7 @@ _LEVELS = 32  # T.800 allows no more decompositions
 
 
 def halvings(size_hw: tuple[int, int], min_short_edge: int) -> int:
-    """Return how often a picture can be halved before its shorter side falls below ``min_short_edge`` pixels."""
+    """Return how often an image can be halved before its shorter side falls below ``min_short_edge`` pixels."""
     return next(count for count in range(_LEVELS, -1, -1) if count == 0 or min(size_hw) >= min_short_edge << count)
 
 

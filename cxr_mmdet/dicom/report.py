@@ -1,8 +1,8 @@
 """Findings as DICOM objects: structured report, Secondary Capture and presentation state; reading reports back.
 
-* :func:`read_header`: a radiograph's dataset without decoding its picture, from a file or its content;
+* :func:`read_header`: a radiograph's dataset without decoding its image, from a file or its content;
 * :func:`structured_report`: findings + that dataset → Comprehensive SR (TID 1500), one measurement group a finding;
-* :func:`secondary_capture`: the picture that ``Findings.draw`` drew + that dataset → Secondary Capture;
+* :func:`secondary_capture`: the image that ``Findings.draw`` drew + that dataset → Secondary Capture;
 * :func:`presentation_state`: findings + that dataset → Grayscale Softcopy Presentation State: boxes over the original;
 * :func:`read_structured_report`: such a report → boxes, classes and scores again;
 * :func:`to_bytes`: any of these as the content of a DICOM file.
@@ -71,7 +71,7 @@ def structured_report(findings: Findings, source: Dataset, *, created: datetime.
         created: time of the report; now by default.
 
     Raises:
-        DicomError: the radiograph has no valid UIDs to refer to, the findings are of another picture, or DICOM cannot
+        DicomError: the radiograph has no valid UIDs to refer to, the findings are of another image, or DICOM cannot
             hold the name of a class.
         UsageError: highdicom is not installed.
     """
@@ -90,7 +90,7 @@ def secondary_capture(
     created: datetime.datetime | None = None,
     jpeg_quality: int | None = None,
 ) -> Dataset:
-    """Return a picture of the findings as a Secondary Capture.
+    """Return an image of the findings as a Secondary Capture.
 
     Args:
         picture: (H, W, 3) uint8 RGB, of any size, such as ``Findings.draw`` returns.
@@ -100,7 +100,7 @@ def secondary_capture(
         jpeg_quality: quality of JPEG Baseline, 1…100, which is lossy and a tenth as large; None: uncompressed.
 
     Raises:
-        DicomError: the radiograph has no valid UIDs to refer to, or the findings are of another picture.
+        DicomError: the radiograph has no valid UIDs to refer to, or the findings are of another image.
     """
     return build_secondary_capture(picture, findings, source, created or datetime.datetime.now(), jpeg_quality)
 
@@ -126,7 +126,7 @@ def presentation_state(
         invert: swap black and white.
 
     Raises:
-        DicomError: nothing can refer to the radiograph, it is in colour, the findings are of another picture, or a
+        DicomError: nothing can refer to the radiograph, it is in colour, the findings are of another image, or a
             class has a name that DICOM cannot hold.
         UsageError: highdicom is not installed.
     """

@@ -1,4 +1,4 @@
-"""A picture of the findings as a DICOM Secondary Capture, for viewers that show no structured reports."""
+"""An image of the findings as a DICOM Secondary Capture, for viewers that show no structured reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From bytes to a DICOM dataset whose picture may be decoded, or a refusal that says why."""
+"""From bytes to a DICOM dataset whose image may be decoded, or a refusal that says why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MAX_PIXELS = 150_000_000
-"""Limit on the pixels of a picture, five times the largest detector's; a header beyond it is damaged or hostile."""
+"""Limit on the pixels of an image, five times the largest detector's; a header beyond it is damaged or hostile."""
 
 MAX_ATTRIBUTE_BYTES = 256 << 10
 """Size limit of an attribute in a header; twice the largest lookup table."""
@@ -36,7 +36,7 @@ MAX_HEADER_BYTES = 2 << 20
 """Size limit of all attributes in a header."""
 
 RADIOGRAPHS = (uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation)
-"""Raw pictures (DX For Processing) are not for looking at: neither people nor the model were trained on them."""
+"""Raw images (DX For Processing) are not for looking at: neither people nor the model were trained on them."""
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -55,7 +55,7 @@ _DEFAULTS: dict[str, Any] = {
     "PhotometricInterpretation": "MONOCHROME2",
     "PixelRepresentation": 0,
 }
-"""Defaults for what files that predate DICOM 3 leave out (ACR-NEMA knew no other kind of picture)."""
+"""Defaults for what files that predate DICOM 3 leave out (ACR-NEMA knew no other kind of image)."""
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _read(content: bytes) -> Dataset:
 def _without_unknown_sequences(content: bytes) -> bytes:
     """Return a big-endian file without its sequences of VR UN, which are implicit little-endian (PS3.5 6.2.2 note 4).
 
-    They are private: nothing in them is needed to show the picture.
+    They are private: nothing in them is needed to show the image.
     """
     place = _meta_end(content)
     kept = [content[:place]]
@@ -180,7 +180,7 @@ def _inner_meta_applied(dataset: Dataset) -> Dataset:
 def picture_dataset(
     dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS, warnings: list[str] | None = None
 ) -> Dataset:
-    """Return ``dataset``, or a copy completed by defaults, once its header describes a picture that may be decoded.
+    """Return ``dataset``, or a copy completed by defaults, once its header describes an image that may be decoded.
 
     Args:
         dataset: as it was read.

@@ -38,7 +38,7 @@ class Viewable:
         inverted: whether high values are dark.
         function: LINEAR, LINEAR_EXACT or SIGMOID, as the file's own window.
         start: a window that looks like the file's own view, or as close as a window comes.
-        value_range: lowest and highest modality value in the picture.
+        value_range: lowest and highest modality value in the image.
     """
 
     table: windowing.ValueTable = field(repr=False)
@@ -78,7 +78,7 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
     """Return a radiograph as its file asks it to be shown, and its values for other windows.
 
     Args:
-        content: of a DICOM file or picture.
+        content: of a DICOM file or image.
         name: how messages call it.
         max_pixels: rows times columns beyond which nothing is decoded.
 
@@ -101,7 +101,7 @@ def read_viewable(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) ->
             # Where the window shows nothing, reading took something else.
             own = Window(center, width) if radiograph.windowing == view.how else None
     else:
-        # Colour, palettes and pictures have one view only: its 16-bit levels are the values.
+        # Colour, palettes and images have one view only: its 16-bit levels are the values.
         table = windowing.tabulate(stored.render(bits=16).pixels, None, [])
         values, inverted, own = table.values, False, Window(32768.0, 65536.0)
     return radiograph, _viewable(radiograph.pixels, table, values, inverted, function, own)
@@ -116,7 +116,7 @@ def _viewable(
     own: Window | None,
 ) -> Viewable:
     own_levels = np.zeros(len(table.values), dtype=np.uint8)
-    # One value has one level, so the picture itself tells the levels of all values that occur.
+    # One value has one level, so the image itself tells the levels of all values that occur.
     own_levels[table.index.ravel()] = pixels.ravel()
     present = table.counts > 0
     low, high = float(values[present].min()), float(values[present].max())

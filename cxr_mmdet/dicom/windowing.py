@@ -1,7 +1,7 @@
 """Stored pixel values to display levels: modality LUT, VOI LUT or window, percentiles, inversion (DICOM PS3.3 C.11).
 
 Every step works on the table of values that can occur rather than on the pixels: 65,536 numbers instead of millions,
-so float64 arithmetic costs nothing and the picture itself is touched once, by a look-up.
+so float64 arithmetic costs nothing and the image itself is touched once, by a look-up.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _LOOK_UP_ROWS = 64
 
 @dataclass(frozen=True)
 class Rendering:
-    """A grey picture ready to show.
+    """A grey image ready to show.
 
     Attributes:
         levels: (H, W) uint8 or uint16, 0 is black.
         how: which view of the file was used, or why none was.
-        warnings: what a reader of the picture should know, one sentence each.
+        warnings: what a reader of the image should know, one sentence each.
     """
 
     levels: np.ndarray
@@ -76,7 +76,7 @@ class GreyView:
 
 @dataclass(frozen=True)
 class ValueTable:
-    """The stored values of a picture and where they stand.
+    """The stored values of an image and where they stand.
 
     Attributes:
         values: (K,) float64, ascending stored values that may occur.
@@ -174,7 +174,7 @@ def _as_stored(value: float, *, is_signed: bool) -> float:
 
 
 def tabulate(stored: np.ndarray, padding: tuple[float, float] | None, warnings: list[str]) -> ValueTable:
-    """Return the values of a picture, of which the padding range counts as none."""
+    """Return the values of an image, of which the padding range counts as none."""
     values, index = _distinct_values(_finite(stored, warnings))
     counts = _histogram(index, len(values))
     if padding is not None:
@@ -221,7 +221,7 @@ def _histogram(index: np.ndarray, length: int) -> np.ndarray:
 
 
 def look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the (H, W) picture of levels (K,) at their index (H, W)."""
+    """Return the (H, W) image of levels (K,) at their index (H, W)."""
     if index.dtype == np.uint8 and levels.dtype == np.uint8:
         full = np.zeros(256, np.uint8)
         full[: len(levels)] = levels

@@ -172,10 +172,10 @@ def check_best(runner: Runner) -> None:
 
 
 def check_pictures(dataset: Any) -> None:
-    """Check that prepared pictures have the size of their COCO entries, by the head of each file.
+    """Check that prepared images have the size of their COCO entries, by the head of each file.
 
     Raises:
-        DatasetError: one has not, or is no picture.
+        DatasetError: one has not, or is no image.
     """
 
     def check(entry: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The scalars that mmengine wrote while training, as one picture."""
+"""The scalars that mmengine wrote while training, as one image."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def draw_curves(work_dir: Path, runs: Sequence[str]) -> Path | None:
         runs: their folders' names in it, the oldest first.
 
     Returns:
-        The picture's path, or None when nothing was logged.
+        The image's path, or None when nothing was logged.
     """
     scalars = read_scalars(work_dir, runs)
     losses = {name: scalars[name] for name in sorted(scalars) if name.startswith("loss")}

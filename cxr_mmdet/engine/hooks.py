@@ -138,7 +138,7 @@ class CurvesHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Draw the picture from the scalars of this run and of those it resumed."""
+        """Draw the image from the scalars of this run and of those it resumed."""
         draw_curves(Path(runner.work_dir), [*self.runs, runner.timestamp])
 
 

@@ -1,4 +1,4 @@
-"""Looking at a recipe before training: the pictures its pipeline makes, and what its network costs."""
+"""Looking at a recipe before training: the images its pipeline makes, and what its network costs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _GAP = 8
-"""Black pixels between the pictures of a grid."""
+"""Black pixels between the images of a grid."""
 
 
 @dataclass(frozen=True)
 class TrainingPicture:
-    """One picture as the network sees it in training, with its boxes drawn.
+    """One image as the network sees it in training, with its boxes drawn.
 
     Attributes:
         image: the prepared image it was made of, without suffix.
@@ -54,9 +54,9 @@ class Cost:
     """Size and arithmetic of a detector.
 
     Attributes:
-        side: of the square picture, in pixels: the short edge of the test pipeline.
+        side: of the square image, in pixels: the short edge of the test pipeline.
         parameters: number of parameters.
-        multiply_adds: per picture, of backbone, neck and heads up to the raw maps; mmdet's tables call them FLOPs.
+        multiply_adds: per image, of backbone, neck and heads up to the raw maps; mmdet's tables call them FLOPs.
     """
 
     side: int
@@ -65,11 +65,11 @@ class Cost:
 
 
 def training_pictures(config: Config, count: int) -> Iterator[TrainingPicture]:
-    """Yield the first pictures that a training with this config draws, after its whole pipeline.
+    """Yield the first images that a training with this config draws, after its whole pipeline.
 
     Args:
         config: see :func:`~cxr_mmdet.engine.config.load_config`.
-        count: of pictures; one picture may be drawn several times.
+        count: of images; one image may be drawn several times.
 
     Raises:
         DatasetError: the prepared folder is not as the config expects.
@@ -100,7 +100,7 @@ def training_pictures(config: Config, count: int) -> Iterator[TrainingPicture]:
 
 
 def write_grid(path: Path, pictures: list[TrainingPicture], side: int = 320) -> None:
-    """Write pictures side by side as one PNG, each in a square cell of ``side`` pixels."""
+    """Write images side by side as one PNG, each in a square cell of ``side`` pixels."""
     columns = int(np.ceil(len(pictures) ** 0.5))
     rows = -(-len(pictures) // columns)
     grid = np.zeros((rows * (side + _GAP) - _GAP, columns * (side + _GAP) - _GAP, 3), np.uint8)
@@ -121,7 +121,7 @@ def write_picture(path: Path, pixels_rgb: NDArray[np.uint8]) -> None:
 
 
 def measure_cost(config: Config) -> Cost:
-    """Return the size and the arithmetic of a config's detector, counted by mmengine on one traced picture.
+    """Return the size and the arithmetic of a config's detector, counted by mmengine on one traced image.
 
     Raises:
         ConfigError: the test pipeline does not resize, or the detector cannot be traced.

@@ -41,7 +41,7 @@ def guard_small_maps(model: nn.Module) -> None:
     """Let convolutions compute in float32 where a map is so small that oneDNN's bfloat16 gradients are wrong.
 
     The gradient of a kernel is uninitialised memory (tried with torch 2.14 on AVX-512 BF16, forward and backward
-    against float32) where a strided kernel of 3 or more gets a map one pixel wide, such as P6 of a picture of 64 px,
+    against float32) where a strided kernel of 3 or more gets a map one pixel wide, such as P6 of an image of 64 px,
     and where a kernel of 5 or more gets one that does not reach beyond its centre.
     """
     for module in model.modules():

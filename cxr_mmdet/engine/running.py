@@ -55,7 +55,7 @@ class TrainingOutcome:
         work_dir: the run's folder.
         best_checkpoint: the checkpoint with the highest validation mAP@.5; None when there was no validation.
         last_checkpoint: the newest one.
-        curves: the picture of losses, learning rate and mAP, if anything was logged.
+        curves: the image of losses, learning rate and mAP, if anything was logged.
     """
 
     work_dir: Path

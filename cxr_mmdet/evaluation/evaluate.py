@@ -53,7 +53,7 @@ class EvaluationResult:
     Attributes:
         inputs: the ground truth and the detections.
         coco: COCO's average precision and recall.
-        matched: the detections and what they hit, for curves and pictures.
+        matched: the detections and what they hit, for curves and images.
         values: every headline number, by the names in :data:`~cxr_mmdet.evaluation.headline.HEADLINE`, and every
             class's own (``of_class("voc_ap_40", 3)``), each with its interval.
         voc: average precision of PASCAL VOC 2010 at the IoU of hits.
@@ -118,13 +118,13 @@ class EvaluationResult:
 
         Args:
             folder: created if it is missing.
-            images: folder of the pictures that the report shows; by default ``images/`` of the prepared folder that
+            images: folder of the images that the report shows; by default ``images/`` of the prepared folder that
                 holds the ground truth, if there is one.
             title: heading of the page.
             against_readers: scores against single readers for the page, the content of ``against_readers.json``.
 
         Raises:
-            DatasetError: a picture is missing or cannot be decoded; then nothing is written.
+            DatasetError: an image is missing or cannot be decoded; then nothing is written.
         """
         from cxr_mmdet.evaluation.report import write_report
 
@@ -199,7 +199,7 @@ def evaluate(
         criterion: rule for hits on the FROC curve.
         iou_threshold: IoU that a hit exceeds on the FROC curve and in precision, recall, confusion and calibration.
             COCO's numbers and the competition's mAP@.4 keep their own.
-        score_threshold: operating threshold of precision, recall, F1, confusion and pictures. By default the lowest
+        score_threshold: operating threshold of precision, recall, F1, confusion and images. By default the lowest
             score that hits a box and keeps the FROC curve at one false positive per image or fewer; a detector without
             such a score has no operating threshold.
         resamples: bootstrap resamples behind the intervals; 0 leaves the intervals out.

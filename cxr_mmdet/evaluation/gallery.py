@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 NORMAL_SHARE = 4
-"""One in this many pictures is a study without boxes."""
+"""One in this many images is a study without boxes."""
 
 
 def choose_images(ground_truth: CocoDict, count: int) -> list[int]:

@@ -55,7 +55,7 @@ class EvaluationInputs:
     notes: tuple[str, ...] = ()
 
     def find_images(self) -> Path | None:
-        """Return the prepared folder's pictures if the ground truth lies in such a folder and all are there."""
+        """Return the prepared folder's images if the ground truth lies in such a folder and all are there."""
         if self.ground_truth_path is None:
             return None
         folder = self.ground_truth_path.resolve().parent.parent / "images"

@@ -1,4 +1,4 @@
-"""Pictures of misses, of confident false alarms, and of findings that only one of two detectors finds."""
+"""Images of misses, of confident false alarms, and of findings that only one of two detectors finds."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ PICTURE_LONG_EDGE = 900
 
 @dataclass(frozen=True)
 class Study:
-    """Pictures of one radiograph, under its name and a remark."""
+    """Images of one radiograph, under its name and a remark."""
 
     name: str
     panels: tuple[Panel, ...]
@@ -157,10 +157,10 @@ class PictureBook:
             image_id: of the COCO file.
             detectors: name, the image's detections and the score from which they are drawn; None: none is.
             remark: reason why the study is shown.
-            long_edge: long edge of the pictures in pixels.
+            long_edge: long edge of the images in pixels.
 
         Raises:
-            DatasetError: the picture is missing or cannot be decoded.
+            DatasetError: the image is missing or cannot be decoded.
         """
         path = self._image_dir / self._files[image_id]
         pixels = read_grey_picture(path)
@@ -188,7 +188,7 @@ class PictureBook:
         scores: list[float] | None,
         long_edge: int,
     ) -> Panel:
-        """Return one picture with the boxes of COCO ``entries`` (annotations or detections)."""
+        """Return one image with the boxes of COCO ``entries`` (annotations or detections)."""
         labels = [self._label_of[entry["category_id"]] for entry in entries]
         boxes = xywh_to_xyxy([entry["bbox"] for entry in entries])
         names = [*self.names, *(f"{name} (region)" for name in self.names)]

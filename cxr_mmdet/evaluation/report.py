@@ -51,7 +51,7 @@ PICTURES = 6
 """Number of misses, and of false positives, that a page shows."""
 
 _TRIPLE_LONG_EDGE = 640
-"""Three pictures share the width that two have elsewhere."""
+"""Three images share the width that two have elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def write_report(
     Args:
         path: HTML file.
         result: numbers, ground truth and detections.
-        image_dir: folder of the prepared pictures; without it the page shows none.
+        image_dir: folder of the prepared images; without it the page shows none.
         title: heading of the page.
         against_readers: content of ``against_readers.json``; without it the page has no such section.
 
     Raises:
-        DatasetError: a picture is missing or cannot be decoded.
+        DatasetError: an image is missing or cannot be decoded.
     """
     matched = result.matched
     write_page(

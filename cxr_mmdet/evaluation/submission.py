@@ -50,7 +50,7 @@ class _Layout:
         other_suffix: what follows the name in lines of another kind, which are not read.
         no_finding: class that stands for "No finding"; empty where there is none.
         is_xywh: corner, width and height instead of two corners.
-        side_px: side of the square pictures that boxes refer to; None: the source's own size.
+        side_px: side of the square images that boxes refer to; None: the source's own size.
     """
 
     header: tuple[str, str]

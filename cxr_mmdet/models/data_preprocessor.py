@@ -1,4 +1,4 @@
-"""From samples to the model's input: mmdet's preprocessor, a third of its work where a picture is grey."""
+"""From samples to the model's input: mmdet's preprocessor, a third of its work where an image is grey."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _OnePlanePreprocessor(ImgDataPreprocessor):
-    """mmengine's image preprocessor that moves and converts one plane of a picture with three equal channels."""
+    """mmengine's image preprocessor that moves and converts one plane of an image with three equal channels."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         inputs = data["inputs"]
@@ -45,9 +45,9 @@ class _OnePlanePreprocessor(ImgDataPreprocessor):
 
 @MODELS.register_module()
 class GreyDetDataPreprocessor(DetDataPreprocessor, _OnePlanePreprocessor):
-    """mmdet's ``DetDataPreprocessor``, same arguments and same output to the bit, faster on grey pictures.
+    """mmdet's ``DetDataPreprocessor``, same arguments and same output to the bit, faster on grey images.
 
-    A picture that :func:`is_grey` (``PackRadiograph`` leaves it so) is moved to the device as one plane and written
+    An image that :func:`is_grey` (``PackRadiograph`` leaves it so) is moved to the device as one plane and written
     into the batch once. Anything else takes mmdet's way. ``DetDataPreprocessor.forward`` reaches ours by ``super()``,
     since mmengine's class stands after :class:`_OnePlanePreprocessor` in the order of resolution.
     """

@@ -153,7 +153,7 @@ class GateMixin(BaseDetector):
 
     @torch.no_grad()
     def _probe(self) -> tuple[Features, Features]:
-        """Return the maps of a small black picture, whose channels no config names for every backbone and neck."""
+        """Return the maps of a small black image, whose channels no config names for every backbone and neck."""
         modes = {module: module.training for module in self.modules()}
         for module in modes:
             module.training = False

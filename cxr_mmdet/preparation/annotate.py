@@ -1,4 +1,4 @@
-"""Readers' rows and prepared pictures → the COCO files of each label set, and what the manifest says of them."""
+"""Readers' rows and prepared images → the COCO files of each label set, and what the manifest says of them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def annotate(
     jobs: int | None = 1,
     models: Mapping[str, ReaderModel] | None = None,
 ) -> Annotated:
-    """Split the pictures, fuse the readers for every label set, and write ``out/annotations`` again.
+    """Split the images, fuse the readers for every label set, and write ``out/annotations`` again.
 
     Written: ``{train,val}_<labels>.json``, the same in ``fold<k>/`` for each of several folds,
     ``readers_<labels>.json`` (what ``--fusion readers`` learned), ``without_boxes_<labels>.csv`` (which images are
@@ -97,7 +97,7 @@ def annotate(
     Args:
         out: the prepared folder.
         rows: the readers' rows of ``images``, within the originals.
-        images: the prepared pictures.
+        images: the prepared images.
         label_sets: the label sets to write.
         options: how.
         facts: which classes were looked for on these images, and the like; None: all on all.

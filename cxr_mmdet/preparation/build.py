@@ -1,4 +1,4 @@
-"""A folder of radiographs and a readers' table → a prepared folder: pictures, COCO files, manifest."""
+"""A folder of radiographs and a readers' table → a prepared folder: images, COCO files, manifest."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def build_dataset(
         table: the annotations, a file or folder; None finds those of ``src``.
         format_name: their format; None tells it by their content.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
-        force: replace an earlier build; pictures whose radiographs did not change are kept.
+        force: replace an earlier build; images whose radiographs did not change are kept.
         progress: called with the number of radiographs just dealt with, and of all.
         pseudonym_key: a file whose secret gives each patient the same pseudonym in every build; by default a patient
             is named after their first image.
 
     Raises:
         UsageError: ``out`` is in use, or an option makes no sense with this table.
-        TableError: the table contradicts itself or a picture.
+        TableError: the table contradicts itself or an image.
         DatasetError: there is nothing to train on or to validate on.
     """
     options.check()
@@ -124,7 +124,7 @@ def build_dataset(
         # Of several sets, some may not name patients.
         named = rows.dropna(subset="group")
         patients = dict(zip(named["image_id"], named["group"], strict=True))
-        # Pictures without a row, of which --unread-as-normal makes images.
+        # Files without a row, which --unread-as-normal turns into images without findings.
         for each in (each for each in inputs if each.source.patient_pattern):
             told = {
                 name: re.search(each.source.patient_pattern, path.as_posix()) for name, path in each.pictures.items()
@@ -262,7 +262,7 @@ def _describe_missing(each: Input, out: Path) -> str:
 
 
 class _Placed(NamedTuple):
-    """Rows of the pictures there are, every box within its picture, the number of clipped boxes, and notes."""
+    """Rows of the images that exist, every box within its image, the number of clipped boxes, and notes."""
 
     rows: pd.DataFrame
     clipped: int
@@ -296,7 +296,7 @@ def _describe_image_labels(readers: Source) -> list[dict[str, Any]] | None:
 
 
 def _remove_stale(out: Path, pictures: set[str]) -> None:
-    """Remove the pictures of an earlier build that this one does not replace."""
+    """Remove the images of an earlier build that this one does not replace."""
     for path in (out / IMAGES).iterdir():
         if path.name not in pictures:
             path.unlink()

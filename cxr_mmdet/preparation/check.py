@@ -25,8 +25,8 @@ SPLITS = ("train", "val")
 def check_folder(folder: Path) -> list[str]:
     """Return a sentence for each problem; empty when the folder can be trained on.
 
-    Looked at: manifest, readers' boxes, every COCO file, the pictures they name (there, grey, 8 bit, of the size
-    given), pictures that nobody names, images or groups on both sides, near-identical pictures on both sides, classes
+    Looked at: manifest, readers' boxes, every COCO file, the images they name (there, grey, 8 bit, of the size
+    given), images that nobody names, images or groups on both sides, near-identical images on both sides, classes
     that differ between files, and counts that differ from the manifest's.
     """
     try:
@@ -61,7 +61,7 @@ def check_folder(folder: Path) -> list[str]:
                 named |= {image["file_name"]: (image["height"], image["width"]) for image in _images(coco)}
             where = str((part / f"…_{name}.json").relative_to(folder))
             problems += _leaks(where, cocos["train"], cocos["val"], manifest)
-    # Images with none of the labels are dropped where that was asked for, and where none is known; their pictures stay.
+    # Images with none of the labels are dropped where that was asked for, and where none is known; their files stay.
     all_are_named = not manifest["parameters"].get("drop_normals") and (
         prepared is None or prepared.facts.coverage is None
     )
@@ -138,7 +138,7 @@ def _picture_problems(folder: Path, named: dict[str, tuple[int, int]], *, all_ar
     for name in sorted(named.keys() - there):
         yield f"{folder.name}/{name}: no such file, but a COCO file names it."
     for name in sorted(there & named.keys()):
-        # Unchanged, so that a colour picture shows as one.
+        # Unchanged, so that a colour image shows as one.
         pixels = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             yield f"{folder.name}/{name}: cannot be decoded."

@@ -1,4 +1,4 @@
-"""Annotations of any format → files of an annotation tool or another project, with pictures that it can show."""
+"""Annotations of any format → files of an annotation tool or another project, with images that it can show."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def convert(
 ) -> Conversion:
     """Write the annotations of ``src`` in another format into a new folder; images that nobody read stay unread there.
 
-    Pictures become 8-bit PNG of full size, without Patient ID; a format of radiographs gets the originals.
+    Images become 8-bit PNG of full size, without Patient ID; a format of radiographs gets the originals.
 
     Args:
         src: holds the radiographs and, unless ``table`` is given, the annotations.
@@ -63,14 +63,14 @@ def convert(
         table: the annotations, where they lie elsewhere.
         format_name: their format; None tells it by their content.
         reader: convert the readings of this reader alone.
-        with_pictures: write pictures too.
-        clip_boxes: cut boxes at the border of their picture instead of refusing them.
+        with_pictures: write images too.
+        clip_boxes: cut boxes at the border of their image instead of refusing them.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, and of all.
 
     Raises:
         UsageError: the format cannot be written or cannot hold these readers, or ``out`` is in use.
-        TableError: the annotations contradict themselves or a picture.
+        TableError: the annotations contradict themselves or an image.
         DatasetError: there are no radiographs.
     """
     known = formats()
@@ -115,7 +115,7 @@ def convert(
 
 
 _RENDERED = ".rendered"
-"""Folder of pictures whose places are not known yet."""
+"""Folder of images whose places are not known yet."""
 
 
 def _suffix(path: Path) -> str:
@@ -124,7 +124,7 @@ def _suffix(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Pictures to write: the file of each, its size, that of its source, EXIF orientations, and what failed."""
+    """Images to write: the file of each, its size, that of its source, EXIF orientations, and what failed."""
 
     files: Mapping[str, Path]
     sizes_hw: Mapping[str, tuple[int, int]]
@@ -183,7 +183,7 @@ def _of_reader(source: Source, reader: str | None, target: SourceFormat) -> Sour
 
 
 def _place(rows: pd.DataFrame, placed: _Pictures, source: Source, *, clip: bool) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of the pictures with boxes and sizes in their pixels, and notes."""
+    """Return the rows of the images with boxes and sizes in their pixels, and notes."""
     rows = rows[rows["image_id"].isin(placed.files)].reset_index(drop=True)
     if rows.empty:
         raise TableError(f"{source.path}: none of its images could be read, so there is nothing to convert.")

@@ -49,7 +49,7 @@ PACKAGES = (
     "pydicom",
     "pylibjpeg-openjpeg",
 )
-"""Packages that the prepared pictures and boxes depend on."""
+"""Packages that the prepared images and boxes depend on."""
 
 
 def describe_inputs(table: Path, sources: Mapping[str, Path]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def describe_inputs(table: Path, sources: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _digest(table: Path, pictures: Collection[Path]) -> str:
-    """Return a hash of the annotations: of a tree, of the names and contents of all its files but its pictures."""
+    """Return a hash of the annotations: of a tree, of the names and contents of all its files but its images."""
     if table.is_file():
         return hashlib.sha256(table.read_bytes()).hexdigest()
     digest = hashlib.sha256()
@@ -130,20 +130,20 @@ def prepare_folder(
 ) -> PreparedImages:
     """Render the radiographs of ``src`` to ``out/images``, as ``build_dataset`` would, which then finds them done.
 
-    Written beside them: ``images.json``, what each picture was made from and what was odd about it, and, when
+    Written beside them: ``images.json``, what each image was made from and what was odd about it, and, when
     radiographs failed, ``failures.csv``.
 
     Args:
         src: holds the radiographs, in ``train/`` or itself.
         out: a new folder, or one of an earlier run, which is then brought up to date.
-        short_edge: the pictures' shorter side at most, in pixels; 0 keeps the full size.
+        short_edge: the images' shorter side at most, in pixels; 0 keeps the full size.
         reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, and of all.
 
     Raises:
-        UsageError: ``out`` is a file, holds a finished build, or its pictures would replace their sources.
-        DatasetError: there are no radiographs, or a picture cannot be written.
+        UsageError: ``out`` is a file, holds a finished build, or its images would replace their sources.
+        DatasetError: there are no radiographs, or an image cannot be written.
     """
     _check_out(out)
     sources = find_originals(src)

@@ -1,4 +1,4 @@
-"""Preparation of pictures, and the index beside them that says which are finished and what they were made from."""
+"""Preparation of images, and the index beside them that says which are finished and what they were made from."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ RENDERING_VERSION = 2
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One finished picture.
+    """One finished image.
 
     Attributes:
-        image_id: name of the picture without suffix.
+        image_id: name of the image without suffix.
         path: the PNG file.
-        size_hw: height and width of the picture.
+        size_hw: height and width of the image.
         original_size_hw: height and width of the source; boxes scale by the ratio, per axis.
-        patient: pseudonym of the Patient ID, equal for pictures of one patient; None when the source names none.
+        patient: pseudonym of the Patient ID, equal for images of one patient; None when the source names none.
         windowing: how values became grey levels.
         warnings: what was odd about the source.
         burned_in_annotation: whether the source says that text is burnt into the pixels; None when it says nothing.
@@ -64,7 +64,7 @@ class PreparedImage:
 
     @classmethod
     def from_entry(cls, image_id: str, path: Path, entry: Mapping[str, Any]) -> PreparedImage:
-        """Return the picture that an entry of the index describes."""
+        """Return the image that an entry of the index describes."""
         return cls(
             image_id=image_id,
             path=path,
@@ -79,7 +79,7 @@ class PreparedImage:
 
 
 class ImageIndex:
-    """The finished pictures of one prepared folder, as of its ``images.json``."""
+    """The finished images of one prepared folder, as of its ``images.json``."""
 
     def __init__(self, path: Path, made_by: dict[str, Any], entries: dict[str, Any], key_name: str | None) -> None:
         self._path = path
@@ -117,7 +117,7 @@ class ImageIndex:
         return cls(path, made_by, entries, key_name)
 
     def get(self, image_id: str, source: Path, out_dir: Path) -> PreparedImage | None:
-        """Return the finished picture, or None when it is missing or its source has changed since."""
+        """Return the finished image, or None when it is missing or its source has changed since."""
         entry = self._entries.get(image_id)
         path = out_dir / f"{image_id}.png"
         try:
@@ -128,26 +128,26 @@ class ImageIndex:
         return PreparedImage.from_entry(image_id, path, entry)
 
     def knows_patient(self, image_id: str) -> bool:
-        """Return whether a picture's pseudonym was made with this run's key; else it must be made again."""
+        """Return whether an image's pseudonym was made with this run's key; else it must be made again."""
         return self._key_name is not None and self._entries[image_id].get("patient_keyed_by") == self._key_name
 
     def put(self, image: PreparedImage, state: ChangeStamp) -> None:
-        """Note that a picture is finished."""
+        """Note that an image is finished."""
         entry = asdict(image)
         del entry["image_id"], entry["path"]
         self._entries[image.image_id] = entry | {"source": state._asdict(), "patient_keyed_by": self._key_name}
 
     def publish(self, patients: Mapping[str, str | None]) -> None:
-        """Write what stands for the patients of these pictures."""
+        """Write what stands for the patients of these images."""
         for image_id, patient in patients.items():
             self._entries[image_id] |= {"patient": patient, "patient_keyed_by": self._key_name}
 
     def drop(self, image_id: str) -> None:
-        """Forget a picture, if it is known."""
+        """Forget an image, if it is known."""
         self._entries.pop(image_id, None)
 
     def save(self) -> None:
-        """Write the index beside the pictures."""
+        """Write the index beside the images."""
         write_json(self._path, self._made_by | {"images": self._entries}, indent=1)
 
 
@@ -165,7 +165,7 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # since OpenCV 4.12; before, decoding ta
 _SAVE_EVERY = 200
 
 _UNFINISHED_SECONDS = 600
-"""Age in seconds beyond which a temporary file is a leftover; no picture takes so long to write."""
+"""Age in seconds beyond which a temporary file is a leftover; no image takes so long to write."""
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,13 @@ def prepare_images(
     """Render each radiograph to ``out_dir/<image_id>.png`` and return what is there, and what failed.
 
     A second call renders only what is missing, changed at its source, or was made with other parameters, by
-    ``images.json`` beside ``out_dir``; it is also kept when the call is interrupted. Patient IDs of pictures that are
+    ``images.json`` beside ``out_dir``; it is also kept when the call is interrupted. Patient IDs of images that are
     there already are read again, unless the same kept key made their pseudonyms.
 
     Args:
         sources: image id → file.
         out_dir: made where needed.
-        short_edge: pixels of the shorter side at most; 0 keeps the full size. Pictures are never enlarged.
+        short_edge: pixels of the shorter side at most; 0 keeps the full size. Images are never enlarged.
         reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, first with those that were already there.
@@ -214,7 +214,7 @@ def prepare_images(
         patients: image id → patient by the annotations; images are one patient's where these or the files say so.
 
     Raises:
-        DatasetError: the index of an earlier run is damaged, or a picture cannot be written.
+        DatasetError: the index of an earlier run is damaged, or an image cannot be written.
         CxrError: a worker was killed.
     """
     _remove_unfinished(out_dir)
@@ -351,7 +351,7 @@ def write_grey_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def image_notes(images: Sequence[PreparedImage]) -> list[str]:
-    """Return what a user should know of prepared pictures and nobody should have to search for."""
+    """Return what a user should know of prepared images and nobody should have to search for."""
     notes = []
     warned = sum(bool(image.warnings) for image in images)
     if warned:

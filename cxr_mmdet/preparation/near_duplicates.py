@@ -1,4 +1,4 @@
-"""Near-duplicates among prepared pictures, by perceptual hash: one radiograph filed twice must not cross the split."""
+"""Near-duplicates among prepared images, by perceptual hash: one radiograph filed twice must not cross the split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 1024
 
 
 class NearDuplicates(NamedTuple):
-    """Two pictures that are nearly the same, the first name first, and in how many bits their hashes differ."""
+    """Two images that are nearly the same, the first name first, and in how many bits their hashes differ."""
 
     first: str
     second: str
@@ -41,11 +41,11 @@ class NearDuplicates(NamedTuple):
 
 
 def find_near_duplicates(fingerprints: Mapping[str, str], max_distance: int = MAX_DISTANCE) -> list[NearDuplicates]:
-    """Return all pairs of near-identical pictures, the most alike first.
+    """Return all pairs of near-identical images, the most alike first.
 
     Args:
         fingerprints: image id → hexadecimal hash, from :func:`fingerprint_pictures`.
-        max_distance: in how many bits near-identical pictures may differ.
+        max_distance: in how many bits near-identical images may differ.
     """
     names = sorted(fingerprints)
     if len(names) < 2:
@@ -64,12 +64,12 @@ def find_near_duplicates(fingerprints: Mapping[str, str], max_distance: int = MA
 
 
 def pairs_across(near_duplicates: Sequence[NearDuplicates], val: frozenset[str] | set[str]) -> list[NearDuplicates]:
-    """Return the pairs of which one picture trains and the other validates."""
+    """Return the pairs of which one image trains and the other validates."""
     return [pair for pair in near_duplicates if (pair.first in val) != (pair.second in val)]
 
 
 def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int | None = 1) -> dict[str, str]:
-    """Return the perceptual hash of each picture, image id → hexadecimal; hashes of unchanged pictures are kept.
+    """Return the perceptual hash of each image, image id → hexadecimal; hashes of unchanged images are kept.
 
     Args:
         pictures: image id → file.
@@ -77,7 +77,7 @@ def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
 
     Raises:
-        DatasetError: a picture is missing or cannot be decoded.
+        DatasetError: an image is missing or cannot be decoded.
     """
     known: dict[str, list[str]] = {}
     with suppress(OSError, ValueError):
@@ -90,7 +90,7 @@ def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int
 
 
 def _fingerprint(name: str, path: Path, known: list[str] | None) -> tuple[str, list[str]]:
-    """Return the picture's name, and the checksum of its file with the hash of what it shows."""
+    """Return the image's name, and the checksum of its file with the hash of what it shows."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -29,8 +29,8 @@ class SplitOptions:
         train_readers: whose images are trained on; those that none of them read are validated on.
         group_by: what must not stand on both sides: ``patient`` (DICOM, else the image), ``image``, or the column of
             the table that names it.
-        join_duplicates: keep near-identical pictures on one side, as if they were one patient's.
-        allow_duplicates: let near-identical pictures stand on both sides instead of refusing the split.
+        join_duplicates: keep near-identical images on one side, as if they were one patient's.
+        allow_duplicates: let near-identical images stand on both sides instead of refusing the split.
     """
 
     split: SplitMethod = SplitMethod.RANDOM
@@ -81,7 +81,7 @@ class BuildOptions(SplitOptions):
 
     Attributes:
         labels: label sets to write, each ``14``, ``5``, ``auto`` or a file of class names.
-        short_edge: the pictures' shorter side at most, in pixels; 0 keeps the full size.
+        short_edge: the images' shorter side at most, in pixels; 0 keeps the full size.
         reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         fusion: how several readers' boxes become one set.
         reader_model: file of parameters for ``readers``, learned elsewhere; None learns them from the table.
@@ -91,7 +91,7 @@ class BuildOptions(SplitOptions):
         minority: classes whose training images are counted with their virtual copies; None takes the reference's for
             its five classes, and none for other sets.
         drop_normals: leave out the images that hold none of the labels, as the reference's five-class set does.
-        clip_boxes: cut boxes that reach beyond their picture instead of refusing the table.
+        clip_boxes: cut boxes that reach beyond their image instead of refusing the table.
         unread_as_normal: take radiographs without a row for read and without finding instead of failed.
     """
 

@@ -1,4 +1,4 @@
-"""A finished prepared folder, read back: its manifest, pictures, readers' boxes and COCO files."""
+"""A finished prepared folder, read back: its manifest, images, readers' boxes and COCO files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PreparedFolder:
     Attributes:
         path: where it lies.
         manifest: what it says of itself.
-        images: its pictures, by image id.
+        images: its images, by image id.
         rows: the readers' boxes, in pixels of the originals.
         facts: which classes were looked for on the images, and the like.
     """

@@ -84,7 +84,7 @@ def write_report(folder: Path, manifest: dict[str, Any] | None = None) -> Path:
         manifest: of a folder that is being finished; by default the one in it.
 
     Raises:
-        DatasetError: the folder is not finished, or a picture is missing.
+        DatasetError: the folder is not finished, or an image is missing.
     """
     prepared = PreparedFolder.load(folder, manifest)
     rows = without_regions(prepared.rows)

@@ -1,4 +1,4 @@
-"""Pictures of a prepared folder's report: places on a mean radiograph, readers before and after fusion, duplicates."""
+"""Images of a prepared folder's report: places on a mean radiograph, readers before and after fusion, duplicates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STUDY_QUALITY = 82
 THUMBNAIL_LONG_EDGE = 320
 MEETS = 0.4
 CROWD = 16
-"""Readers' boxes on a radiograph above which their names hide the picture."""
+"""Readers' boxes on a radiograph above which their names hide the image."""
 CYCLE = len(PALETTE) * len(DASHES)
 ONE_READER, SOME_READERS, ALL_READERS = 2 * len(PALETTE), 1, 2
 """Styles of fused boxes: dotted orange, blue, green."""
@@ -62,7 +62,7 @@ class PlaceMap:
 
 
 def mean_radiograph(pictures: Sequence[Path]) -> NDArray[np.uint8]:
-    """Return the (MEAN_SIDE, MEAN_SIDE) mean of some of the pictures, each stretched to a square."""
+    """Return the (MEAN_SIDE, MEAN_SIDE) mean of some of the images, each stretched to a square."""
     by_name = {path.name: path for path in pictures}
     chosen = order_of_groups(by_name, seed=0)[:MEAN_OF]
     total = np.zeros((MEAN_SIDE, MEAN_SIDE))
@@ -85,7 +85,7 @@ def place_maps(labels: Sequence[str], boxes: BoxColumns, mean: NDArray[np.uint8]
 
 
 def _overlay(grey: NDArray[np.uint8], heat: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return the picture as RGB, warmer and less transparent where ``heat`` is higher."""
+    """Return the image as RGB, warmer and less transparent where ``heat`` is higher."""
     strength = heat / max(heat.max(), 1)
     colours = cv2.applyColorMap((55 + 200 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     opacity = (0.85 * np.sqrt(strength))[..., None]
@@ -117,7 +117,7 @@ def hardest_studies(
         labels: the classes.
         rows: the readers' rows under the names of the labels, in prepared pixels.
         cocos: the COCO files of the label set.
-        folder: of the pictures.
+        folder: of the images.
         count: how many studies.
     """
     files = {image["image_id"]: (image, coco) for coco in cocos for image in coco["images"]}
@@ -210,7 +210,7 @@ def _panel(
 
 
 def thumbnail(path: Path) -> Markup:
-    """Return a small picture of a radiograph for ``<img src>``."""
+    """Return a small image of a radiograph for ``<img src>``."""
     pixels = read_grey_picture(path)
     ratio = min(1.0, THUMBNAIL_LONG_EDGE / max(pixels.shape))
     size_wh = (max(1, round(pixels.shape[1] * ratio)), max(1, round(pixels.shape[0] * ratio)))

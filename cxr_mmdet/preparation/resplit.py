@@ -1,4 +1,4 @@
-"""Another split of a prepared folder: its pictures and readers' boxes stay, its COCO files are written again."""
+"""Another split of a prepared folder: its images and readers' boxes stay, its COCO files are written again."""
 
 from __future__ import annotations
 

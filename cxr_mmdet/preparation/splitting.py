@@ -66,15 +66,15 @@ def split_images(
     """Return who validates.
 
     Args:
-        images: the prepared pictures.
-        rows: the readers' rows of these pictures, with ``group`` where a column names it.
-        near_duplicates: near-identical pairs among the pictures.
+        images: the prepared images.
+        rows: the readers' rows of these images, with ``group`` where a column names it.
+        near_duplicates: near-identical pairs among the images.
         options: how.
         facts: the set of each image and the split that its source ships.
 
     Raises:
         UsageError: an option does not fit these images.
-        DatasetError: the images cannot be divided; or a group, or near-identical pictures, stand on both sides.
+        DatasetError: the images cannot be divided; or a group, or near-identical images, stand on both sides.
     """
     group_of = _groups(images, rows, options)
     shared = [*_same_names(facts.set_of), *_of_two_sets(near_duplicates, facts.set_of)]
@@ -102,7 +102,7 @@ def split_images(
 
 
 def join_near_duplicates(group_of: Mapping[str, str], near_duplicates: Sequence[NearDuplicates]) -> dict[str, str]:
-    """Return the groups with those of near-identical pictures made one, under the first of their names."""
+    """Return the groups with those of near-identical images made one, under the first of their names."""
     names = sorted(set(group_of.values()))
     number = {name: place for place, name in enumerate(names)}
     pairs = [(number[group_of[pair.first]], number[group_of[pair.second]]) for pair in near_duplicates]
@@ -121,7 +121,7 @@ def _groups(images: Sequence[PreparedImage], rows: pd.DataFrame, options: SplitO
     if options.group_column is None:
         return {image.image_id: image.patient or image.image_id for image in images}
     named = rows.drop_duplicates("image_id").set_index("image_id")["group"].to_dict()
-    # A picture without a row is nobody's.
+    # An image without a row is nobody's.
     return {image.image_id: named.get(image.image_id, image.image_id) for image in images}
 
 

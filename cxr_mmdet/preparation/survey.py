@@ -50,7 +50,7 @@ class TableMatch:
         images: how many images the table names.
         without_file: images of the table for which there is no file.
         without_row: files for which there is no row, so that nobody read them.
-        boxes_outside: image → how many of its boxes reach beyond its picture.
+        boxes_outside: image → how many of its boxes reach beyond its image.
         unread: images and files that nobody read, where that is no mistake in this format.
         classes: for each class the images on which it is present, absent and unknown; empty where every class was
             looked for on every image.
@@ -70,7 +70,7 @@ class TableMatch:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether every row has its file, every file its row, and every box lies in its picture."""
+        """Return whether every row has its file, every file its row, and every box lies in its image."""
         return not (self.problem or self.without_file or self.without_row or self.boxes_outside)
 
 
@@ -113,7 +113,7 @@ def _boxes_outside(rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]]) 
     limits: NDArray[np.float64] = np.array(
         [sizes_hw[image_id][::-1] * 2 for image_id in rows["image_id"]], np.float64
     ).reshape(-1, 4)
-    if SIZE_COLUMNS[0] in rows:  # the boxes were drawn on a picture of this size
+    if SIZE_COLUMNS[0] in rows:  # the boxes were drawn on an image of this size
         stated = rows[SIZE_COLUMNS[::-1] * 2].to_numpy(np.float64)
         limits = np.where(np.isnan(stated), limits, stated)
     # "No finding" has no box: comparisons with NaN are False.
@@ -137,7 +137,7 @@ class FileFacts:
         warnings: what was odd about it.
         size_hw: rows and columns.
         patient: the pseudonym of its Patient ID under the key of this survey.
-        pixel_hash: equal for pictures that look the same, however they are encoded.
+        pixel_hash: equal for images that look the same, however they are encoded.
     """
 
     name: str
@@ -159,7 +159,7 @@ class Survey:
         counts: for each of ``PROPERTIES``, how many readable files have which value, the most frequent first.
         warnings: how many readable files came with which warning.
         unreadable: file → why it cannot be shown.
-        identical: groups of at least two files with the same picture.
+        identical: groups of at least two files with the same image.
         burned_in: files that say that text is burnt into their pixels.
         patients: how many different Patient IDs there are.
         without_patient: readable files that state none.
@@ -192,7 +192,7 @@ def survey_folder(
     jobs: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Return what is in ``src`` and the folders below it; every picture is decoded, nothing is written.
+    """Return what is in ``src`` and the folders below it; every image is decoded, nothing is written.
 
     Args:
         src: the folder; its annotations are compared with its radiographs.
@@ -225,7 +225,7 @@ def survey_folder(
 
 
 def examine_file(path: Path, name: str, key: PseudonymKey) -> FileFacts:
-    """Return what one file is, after decoding its picture; messages call it ``name``."""
+    """Return what one file is, after decoding its image; messages call it ``name``."""
     try:
         content = read_bytes(path)
         with quiet_pydicom():

@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Boxes, classes and scores on one picture, in any order unless a function promises one.
+    """Boxes, classes and scores on one image, in any order unless a function promises one.
 
     Sequences are converted to arrays. Single precision stays single precision: a network's candidates keep it until
     after NMS.

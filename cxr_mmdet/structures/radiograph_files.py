@@ -110,7 +110,7 @@ class RadiographFile:
 
 
 def image_id_of(name: str | PurePath) -> str:
-    """Return a file's name without folders and without the suffix of a picture format.
+    """Return a file's name without folders and without the suffix of an image format.
 
     Other endings belong to the id, such as the last number of a UID: 1.2.840.10.
     """

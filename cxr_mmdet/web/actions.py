@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.web.room import ReadingRoom
 
 MAX_RENDERS = 4
-"""Pictures rendered at once; each takes several times the memory of its radiograph while it lasts."""
+"""Images rendered at once; each takes several times the memory of its radiograph while it lasts."""
 
 _NUMBERS = itertools.count()
 

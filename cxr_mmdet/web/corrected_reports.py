@@ -222,7 +222,7 @@ def _radiographs(images: Path) -> dict[str, Path]:
         try:
             with quiet_pydicom():
                 header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
-        except InvalidDicomError:  # a picture, of which there are no reports
+        except InvalidDicomError:  # an image, of which there are no reports
             continue
         found[str(header.get("SOPInstanceUID"))] = path
     return found

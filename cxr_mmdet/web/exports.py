@@ -1,4 +1,4 @@
-"""Downloads: the findings that are shown as a picture, JSON, CSV and DICOM objects."""
+"""Downloads: the findings that are shown as an image, JSON, CSV and DICOM objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTML of a case: pictures with a clickable area per finding, the table of findings and the downloads."""
+"""HTML of a case: images with a clickable area per finding, the table of findings and the downloads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class _Place:
-    """A rectangle on the picture, in percent."""
+    """A rectangle on the image, in percent."""
 
     left: float
     top: float
@@ -45,7 +45,7 @@ class _Place:
 
 
 def viewer_html(case: Case | None, selected: str | None) -> str:
-    """Return the two pictures; without a case, an invitation to upload."""
+    """Return the two images; without a case, an invitation to upload."""
     if case is None:
         return _template("viewer.html").render(pictures=None)
     pictures = render_case(case)

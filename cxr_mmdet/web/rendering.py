@@ -1,4 +1,4 @@
-"""Pictures of a case: the visible part, windowed from full depth, without and with its findings."""
+"""Images of a case: the visible part, windowed from full depth, without and with its findings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.web.cases import Case, Look
 
 VIEW_LONG_EDGE = 880
-"""Pixels of a picture on the page; more is seen by zooming, which renders again from the radiograph."""
+"""Pixels of an image on the page; more is seen by zooming, which renders again from the radiograph."""
 
 MAX_ZOOM = 8.0
 
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures on the page as JPEG, and the part of the radiograph that they show."""
+    """Images on the page as JPEG, and the part of the radiograph that they show."""
 
     original: bytes
     overlay: bytes
@@ -64,7 +64,7 @@ def visible_part(size_hw: tuple[int, int], look: Look) -> Part:
 
 
 def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Pictures:
-    """Return the two pictures of the visible part."""
+    """Return the two images of the visible part."""
     part = visible_part(case.size_hw, case.look)
     pixels = _at_size(_pixels(case, part), long_edge, case.decoded.radiograph.pixel_aspect)
     findings = case.findings()
@@ -81,7 +81,7 @@ def render_overlay(case: Case) -> NDArray[np.uint8]:
 
 
 def _caption(case: Case) -> str | None:
-    """Return the caption of a picture without findings; None where the classes that are shown have none at all."""
+    """Return the caption of an image without findings; None where the classes that are shown have none at all."""
     findings = _all_findings(case)
     return findings.caption(case.filter.score) if len(findings) else None
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from cxr_mmdet.annotations.sources.base import Source
 
 WIDTH, HEIGHT = 200, 100
-"""Of every picture in these trees."""
+"""Of every image in these trees."""
 
 
 def write_tree(root: Path, files: dict[str, str | bytes | None]) -> Path:
-    """Write text files (LF), bytes, and grey pictures of WIDTH x HEIGHT for None."""
+    """Write text files (LF), bytes, and grey images of WIDTH x HEIGHT for None."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

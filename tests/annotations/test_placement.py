@@ -1,4 +1,4 @@
-"""Boxes within their pictures, and along with them when they shrink."""
+"""Boxes within their images, and along with them when they shrink."""
 
 import re
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_a_size_of_another_shape_is_refused(stated_hw):
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_boxes_drawn_before_a_picture_was_turned_are_turned_with_it(orientation):
-    """Against Pillow, which turns the picture whose pixels are the box."""
+    """Against Pillow, which turns the image whose pixels are the box."""
     stored = np.zeros((40, 70), np.uint8)
     stored[5:12, 20:50] = 255
     exif = Image.Exif()
@@ -115,7 +115,7 @@ def test_boxes_drawn_before_a_picture_was_turned_are_turned_with_it(orientation)
     assert rows[XYXY_COLUMNS].to_numpy().tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
     assert len(notes) == 1
     assert "the boxes were turned too" in notes[0]
-    # Drawn on the upright picture, they stay.
+    # Drawn on the upright image, they stay.
     rows, notes = fit_to_pictures(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": orientation}, Path("t.json"))
     assert (rows[XYXY_COLUMNS].to_numpy().tolist(), notes) == ([[1, 2, 3, 4]], [])
 

@@ -1,4 +1,4 @@
-"""``browse``: the pictures of a training, drawn."""
+"""``browse``: the images of a training, drawn."""
 
 import cv2
 from typer.testing import CliRunner

@@ -22,7 +22,7 @@ def run(*args):
 
 @pytest.fixture
 def src(tmp_path):
-    """Ten grey pictures with one box each; two classes."""
+    """Ten grey images with one box each; two classes."""
     folder = tmp_path / "src"
     (folder / "train").mkdir(parents=True)
     lines = [HEADER]

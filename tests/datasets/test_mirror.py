@@ -1,4 +1,4 @@
-"""Mirrored organs: the picture, the boxes, their classes, their votes."""
+"""Mirrored organs: the image, the boxes, their classes, their votes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cxr_mmdet.errors import ConfigError
 
 
 def sample(**changes) -> dict:
-    """Return a picture that is bright where its two boxes are: the right lung at the left of the picture, the heart."""
+    """Return an image that is bright where its two boxes are: the right lung at the left of the image, the heart."""
     image = np.zeros((20, 40), np.uint8)
     image[4:10, 2:12] = 255
     image[11:15, 18:30] = 128

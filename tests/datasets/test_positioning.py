@@ -121,7 +121,7 @@ def test_nothing_to_draw_changes_nothing():
 
 
 def test_what_is_cut_off_is_ignored_and_the_rest_cut_at_the_border():
-    """Shifted 20 to the left: of 16 px all, 12 (3/4), 13 and 8 px leave the picture; one box was ignored before."""
+    """Shifted 20 to the left: of 16 px all, 12 (3/4), 13 and 8 px leave the image; one box was ignored before."""
     image = np.zeros((100, 100), np.uint8)
     results = sample(image, [0, 0, 16, 9], [8, 0, 24, 9], [7, 0, 23, 9], [12, 0, 28, 9], [50, 50, 60, 60])
     results["gt_ignore_flags"] = np.array([False, False, False, False, True])

@@ -21,7 +21,7 @@ init_default_scope("mmdet")
 
 @st.composite
 def pictures_with_box(draw):
-    """A black picture of any shape whose box is exactly its white pixels."""
+    """A black image of any shape whose box is exactly its white pixels."""
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     x_min, y_min = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     x_max, y_max = draw(st.integers(x_min + 1, width)), draw(st.integers(y_min + 1, height))

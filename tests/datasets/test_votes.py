@@ -28,7 +28,7 @@ READERS = 64
 SIDE = 96
 LOAD, PACK = dict(type="LoadVotedAnnotations", with_bbox=True), dict(type="PackRadiograph")
 BASES = {"14cls": "retina_14cls", "5cls": "retina_5cls", "small": "retina_phantom"}
-# What the recipes do not use but a user may put in: steps of mmdet that drop boxes, and one that joins pictures' boxes.
+# What the recipes do not use but a user may put in: steps of mmdet that drop boxes, and one that joins images' boxes.
 OTHERS = {
     "crop": [dict(type="RandomCrop", crop_size=(48, 48))],
     "flip, filter": [
@@ -65,7 +65,7 @@ def shares_of_labels(labels: torch.Tensor) -> list[float]:
 def run(results: dict, steps: list) -> dict | None:
     for step in steps:
         results = TRANSFORMS.build(dict(step))(results)
-        if results is None:  # a step that asks for another picture
+        if results is None:  # a step that asks for another image
             return None
     return results
 

@@ -1,5 +1,5 @@
 # ruff: noqa: T201 -- a script that reports to whoever runs it
-"""Damaged files: a picture or a DicomError may come of them, nothing else.
+"""Damaged files: an image or a DicomError may come of them, nothing else.
 
 ``python tests/dicom/damage.py 5000`` runs the long version; the test suite runs a few through hypothesis.
 """

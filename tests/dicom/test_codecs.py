@@ -207,7 +207,7 @@ def test_every_installed_codec_agrees_on_pydicoms_files(monkeypatch: pytest.Monk
 
 
 def coded_datasets() -> dict[str, Dataset]:
-    """One small picture in each compressed lossless syntax that can be made without other programs."""
+    """One small image in each compressed lossless syntax that can be made without other programs."""
     pixels = synthetic("12 bit")
     frames = {
         "1.2.840.10008.1.2.4.70": imagecodecs.ljpeg_encode(pixels, bitspersample=12),

@@ -1,4 +1,4 @@
-"""Whatever happens to a file on its way, a picture or a DicomError comes of it; damage.py runs the long version."""
+"""Whatever happens to a file on its way, an image or a DicomError comes of it; damage.py runs the long version."""
 
 from __future__ import annotations
 

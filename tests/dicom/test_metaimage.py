@@ -1,4 +1,4 @@
-"""MetaImage pictures, written by hand: the same grey levels as a PNG of the same values."""
+"""MetaImage files, written by hand: the same grey levels as a PNG of the same values."""
 
 from __future__ import annotations
 

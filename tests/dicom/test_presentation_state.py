@@ -137,7 +137,7 @@ def _table(count: int, first: int, bits: int) -> Dataset:
 
 
 def _file(path: Path, attributes: dict[str, Any]) -> Dataset:
-    """Write a picture of all values from 0 to 1999, once each."""
+    """Write an image of all values from 0 to 1999, once each."""
     source = radiograph(**GREY, PatientName="A^B", PatientID="1")  # dcmtk wants them
     source.Rows, source.Columns = 40, 50
     source.BitsAllocated, source.BitsStored, source.HighBit, source.PixelRepresentation = 16, 12, 11, 0

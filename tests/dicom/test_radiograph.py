@@ -292,7 +292,7 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Any) -> None:
 
 
 def test_frames_that_cannot_be_counted_are_refused_but_an_empty_count_is_one() -> None:
-    """pydicom's badVR.dcm says 1A and holds 15: its first frame was shown as if it were the picture."""
+    """pydicom's badVR.dcm says 1A and holds 15: its first frame was shown as if it were the image."""
     dataset = make_dataset(RAMP12)
     dataset.NumberOfFrames = None
     assert read_radiograph(dataset).size_hw == (64, 64)
@@ -552,7 +552,7 @@ def test_the_header_keeps_neither_pixels_nor_the_file_in_memory() -> None:
 
 
 def test_a_compressed_picture_that_the_files_end_cuts(tmp_path):
-    """Before, it "held no picture", though it is one: pydicom drops the cut element."""
+    """Before, it "held no image", though it is one: pydicom drops the cut element."""
     dataset = dcmread(get_testdata_file("MR_small_RLE.dcm"))
     dataset.save_as(tmp_path / "whole.dcm")
     content = (tmp_path / "whole.dcm").read_bytes()

@@ -64,7 +64,7 @@ def test_values_are_stored_values_of_the_smaller_picture(coded, bits, signed):
     half = decode_reduced(dataset, JPEG2000Lossless, 0, 1)
     assert half is not None
     assert (half.shape, half.dtype) == ((151, 101), full.dtype)
-    # The low-pass of a smooth picture is the picture itself at every second pixel; borders are mirrored, axes rounded.
+    # The low-pass of a smooth image is the image itself at every second pixel; borders are mirrored, axes rounded.
     difference = np.abs(half.astype(int) - full[::2, ::2])
     assert difference[:, :-1].max() <= 2**bits * 0.001 + 2
     assert difference.max() <= 2**bits * 0.01

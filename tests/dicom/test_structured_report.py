@@ -215,7 +215,7 @@ def capture_of(
 
 
 def drawing() -> np.ndarray:
-    """Return what overlays are like: a soft grey picture with coloured lines and letters."""
+    """Return what overlays are like: a soft grey image with coloured lines and letters."""
     import cv2
 
     ramp = np.add.outer(np.arange(200), np.arange(301)).astype(np.float32)

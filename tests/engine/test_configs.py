@@ -200,7 +200,7 @@ class TestModernLeaf:
         assert found == {"data_preprocessor.type": "GreyDetDataPreprocessor", **MODEL_CHANGES[name]}
 
     def test_rates_follow_from_mmdets_recipe(self, name):
-        """By the number of pictures a step, and for AdamW by its square root."""
+        """By the number of images a step, and for AdamW by its square root."""
         stock = Config.fromfile(mmdet_recipe(MODERN[name]))
         config = load(name)
         optimizer, theirs = config.optim_wrapper.optimizer, stock.optim_wrapper.optimizer

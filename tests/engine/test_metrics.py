@@ -11,7 +11,7 @@ from cxr_mmdet.evaluation.evaluate import evaluate
 
 
 def samples(metric: CxrMetric, *, score: float = 0.9, pad: tuple[int, int] = (0, 0)) -> list[dict]:
-    """Return perfect predictions, as the evaluator hands them over, on pictures padded by ``pad``."""
+    """Return perfect predictions, as the evaluator hands them over, on images padded by ``pad``."""
     label_of = {category["id"]: label for label, category in enumerate(metric.ground_truth["categories"])}
     left, top = pad
     result = []

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Page(HTMLParser):
-    """What a browser would find: pictures with their alternative texts, all text, every address."""
+    """What a browser would find: images with their alternative texts, all text, every address."""
 
     def __init__(self, text):
         super().__init__()

@@ -19,7 +19,7 @@ from cxr_mmdet.evaluation.report import write_comparison_report, write_report
 
 @pytest.fixture
 def case(tmp_path):
-    """Ground truth whose images have pictures, and a detector's results."""
+    """Ground truth whose images have files, and a detector's results."""
     truth, detections = detector_like(1, images=12, boxes=20)
     for image in truth["images"]:
         image["file_name"] = f"s{image['id']}.png"

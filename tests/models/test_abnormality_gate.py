@@ -187,7 +187,7 @@ def test_pooling_by_hand():
 
 
 def test_a_place_says_the_same_in_a_picture_twice_as_large():
-    """Each place four times: what is pooled is a mean, so no size of picture looks more abnormal than another."""
+    """Each place four times: what is pooled is a mean, so no size of image looks more abnormal than another."""
     gate = FeatureGate([4])
     gate.init_weights()
     maps = torch.randn(2, 4, 6, 5)

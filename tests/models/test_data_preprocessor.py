@@ -25,7 +25,7 @@ def samples(count: int) -> list[DetDataSample]:
 
 
 def both(options: dict, pictures: list[torch.Tensor], training: bool = True) -> tuple[dict, dict]:
-    """Return what ours makes of grey pictures, and mmdet's of their copies with three planes in memory."""
+    """Return what ours makes of grey images, and mmdet's of their copies with three planes in memory."""
     ours, stock = GreyDetDataPreprocessor(**options), DetDataPreprocessor(**options)
     copies = [picture.contiguous() for picture in pictures]
     return (

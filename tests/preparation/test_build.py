@@ -107,7 +107,7 @@ def both(out, name):
 
 
 def content(folder):
-    """Return the bytes of all files but the index of pictures, which holds the radiographs' times of change."""
+    """Return the bytes of all files but the index of images, which holds the radiographs' times of change."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -322,7 +322,7 @@ def test_ids_match_their_files_whatever_the_form_of_accents_and_with_a_suffix(sr
 
 
 def test_a_coco_table_of_resized_and_turned_pictures_places_its_boxes(src, out):
-    """Of 512-pixel copies the boxes landed at the wrong scale; of a picture on its side, at the wrong place."""
+    """Of 512-pixel copies the boxes landed at the wrong scale; of an image on its side, at the wrong place."""
     coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "ILD"}]}
     for number, (image_id, ((height, width), _)) in enumerate(IMAGES.items()):
         x_min, y_min, x_max, y_max = box_of(number, (height, width))

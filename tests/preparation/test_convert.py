@@ -1,4 +1,4 @@
-"""Conversion between annotation tools: equal rows, pictures that tools can show, and what is lost by name."""
+"""Conversion between annotation tools: equal rows, images that tools can show, and what is lost by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = ["image_id", "class_name", "reader", *XYXY_COLUMNS]
 
 @pytest.fixture(scope="module")
 def three_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a source of 16 pictures and three readers, and one picture that nobody read."""
+    """Return a source of 16 images and three readers, and one image that nobody read."""
     folder = write_reader_source(tmp_path_factory.mktemp("readers"))
     shutil.copyfile(folder / "train/i00.png", folder / "train/unread.png")
     return folder

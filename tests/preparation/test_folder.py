@@ -1,4 +1,4 @@
-"""Pictures without a table: what is written, that a build goes on from there, and what is refused."""
+"""Images without a table: what is written, that a build goes on from there, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near-identical pictures: found in other clothes, not invented."""
+"""Near-identical images: found in other clothes, not invented."""
 
 import json
 

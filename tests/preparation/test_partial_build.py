@@ -27,7 +27,7 @@ SIZE = {"width": 50, "height": 60}
 
 
 def coco_source(folder: Path) -> Path:
-    """Write 16 pictures with one box each, every fourth without; images i00 to i07 were read for ILD alone."""
+    """Write 16 images with one box each, every fourth without; images i00 to i07 were read for ILD alone."""
     write_reader_source(folder)
     (folder / "train.csv").unlink()
     names = [f"i{number:02}" for number in range(16)]

@@ -34,7 +34,7 @@ def built_once(tmp_path_factory):
 
 @pytest.fixture
 def built(built_once, tmp_path):
-    """A prepared folder of 16 pictures and three readers, one's own copy."""
+    """A prepared folder of 16 images and three readers, one's own copy."""
     return shutil.copytree(built_once / "out", tmp_path / "out")
 
 

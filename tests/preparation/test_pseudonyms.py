@@ -76,7 +76,7 @@ def test_a_key_file_keeps_pseudonyms_across_builds_and_another_key_changes_them(
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_an_interrupted_build_goes_on_with_equal_groups(src, tmp_path, monkeypatch, keyed):
-    """The first run's key is gone, and half of each patient's pictures were made with it."""
+    """The first run's key is gone, and half of each patient's images were made with it."""
     out, prepare = tmp_path / "out", images_module.prepare_image
 
     def stop_after_i2(image_id, *rest):

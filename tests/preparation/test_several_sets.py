@@ -1,4 +1,4 @@
-"""Several sets in one build: names that do not collide, coverage per set, shared pictures on one side; given splits."""
+"""Several sets in one build: names that do not collide, coverage per set, shared images on one side; given splits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Elsewhere: [nih:Mass]
 
 
 def clinic(folder: Path, first_seed: int = 0, images: int = 8) -> Path:
-    """Write a COCO set of pictures i00, i01 … of the same noise as ``write_reader_source``'s, boxes on even ones."""
+    """Write a COCO set of images i00, i01 … of the same noise as ``write_reader_source``'s, boxes on even ones."""
     folder.mkdir()
     for number in range(images):
         pixels = np.random.default_rng(first_seed + number).integers(0, 255, (60, 50), dtype=np.uint8)
@@ -152,7 +152,7 @@ def test_the_shipped_map_reads_every_set_that_it_names(tmp_path: Path) -> None:
 
 
 def yolo(folder: Path, val: range = range(4, 6), test: range = range(6, 8)) -> Path:
-    """Write a YOLO tree of eight pictures, patients by nothing."""
+    """Write a YOLO tree of eight images, patients by nothing."""
     for number in range(8):
         side = "val" if number in val else "test" if number in test else "train"
         for kind in ("images", "labels"):
@@ -192,7 +192,7 @@ def test_a_given_split_that_leaks_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_normal_chest_is_said_and_a_normal_one_lacks_every_class(tmp_path: Path) -> None:
-    """RSNA: 8 pictures, two with an opacity, three Normal, three Not Normal."""
+    """RSNA: 8 images, two with an opacity, three Normal, three Not Normal."""
     src = tmp_path / "rsna"
     (src / "stage_2_train_images").mkdir(parents=True)
     rows, kinds = ["patientId,x,y,width,height,Target"], ["patientId,class"]
@@ -235,7 +235,7 @@ def test_what_is_no_normal_chest_is_said_and_a_normal_one_lacks_every_class(tmp_
 
 
 def test_a_patient_of_two_sets_stands_on_one_side(tmp_path: Path) -> None:
-    """NIH names the patient in its file names, RSNA by the mapping that it published; the pictures differ."""
+    """NIH names the patient in its file names, RSNA by the mapping that it published; the images differ."""
     nih, rsna = tmp_path / "nih", tmp_path / "rsna"
     rows, labels, mapping = ["Image Index,Finding Label,Bbox [x,y,w,h],,,"], ["patientId,x,y,width,height,Target"], []
     for number in range(6):

@@ -1,4 +1,4 @@
-"""Which pictures validate: options that fit, groups kept whole, near-duplicates refused, joined or allowed."""
+"""Which images validate: options that fit, groups kept whole, near-duplicates refused, joined or allowed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Box geometry: against pictures, torchvision and hand-computed overlaps."""
+"""Box geometry: against images, torchvision and hand-computed overlaps."""
 
 import math
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 37, 23
 
 @st.composite
 def boxes_xyxy(draw, width=WIDTH, height=HEIGHT, whole=False, max_size=6):
-    """Draw (N, 4) boxes with extent inside a picture."""
+    """Draw (N, 4) boxes with extent inside an image."""
     count = draw(st.integers(0, max_size))
     number = (lambda limit: st.integers(0, limit)) if whole else (lambda limit: st.floats(0, limit, width=32))
     drawn = []
@@ -28,7 +28,7 @@ def boxes_xyxy(draw, width=WIDTH, height=HEIGHT, whole=False, max_size=6):
 
 
 def paint(box_xyxy, width=WIDTH, height=HEIGHT):
-    """Return a picture that is 1 inside a box of whole pixels."""
+    """Return an image that is 1 inside a box of whole pixels."""
     picture = np.zeros((height, width), dtype=np.uint8)
     x_min, y_min, x_max, y_max = map(int, box_xyxy)
     picture[y_min:y_max, x_min:x_max] = 1
@@ -36,7 +36,7 @@ def paint(box_xyxy, width=WIDTH, height=HEIGHT):
 
 
 def painted(picture):
-    """Return the box of the ones in a picture."""
+    """Return the box of the ones in an image."""
     rows, columns = np.nonzero(picture)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 

@@ -102,7 +102,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
     page.wait_for_selector(".cxr-live img")
     first = wait_rows(page, "n > 3")
 
-    # A slider: fewer findings, another picture, and the network does not run again.
+    # A slider: fewer findings, another image, and the network does not run again.
     original, overlay = picture(page, 0), picture(page)
     maps = room.predictor.model.backend.maps
     try:
@@ -121,7 +121,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
         wait_rows(page, f"n === {fewer}")
         overlay = changed(page, overlay)
 
-        # Window, inversion and zoom change both pictures.
+        # Window, inversion and zoom change both images.
         for act in (
             lambda: page.get_by_label("Invert").check(),
             lambda: set_slider(page, "cxr-width", 4000),

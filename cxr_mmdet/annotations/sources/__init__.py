@@ -94,7 +94,7 @@ def read_source(
     """Return the validated annotations of a folder or annotation file, whatever its format.
 
     Args:
-        place: an annotation file, or a folder that holds annotations and usually the pictures.
+        place: an annotation file, or a folder that holds annotations and usually the images.
         pictures: folder of the radiographs; that of ``place`` by default.
         group_column: a column that names each image's group.
         format_name: see :func:`find_source`.

@@ -1,4 +1,4 @@
-"""Sources of annotations: what each format gives, how it is told from others, and the pictures that it names."""
+"""Sources of annotations: what each format gives, how it is told from others, and the images that it names."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Source:
         path: the annotation file or tree.
         rows: as :func:`cxr_mmdet.annotations.table.check_rows` gives them; with ``group`` where the source names
             patients or a group column was asked for, and with ``table_height`` and ``table_width`` where it gives the
-            size of the picture that the boxes were drawn on.
+            size of the image that the boxes were drawn on.
         unit: what ``rows.line`` counts in that file.
-        image_labels: labels of whole pictures, see
+        image_labels: labels of whole images, see
             :func:`cxr_mmdet.annotations.sources.vinbigdata.read_image_labels`.
         notes: what a user should know.
         coverage: image id → one int8 column per class, values of :class:`cxr_mmdet.structures.coverage.Coverage`;
@@ -56,10 +56,10 @@ class Source:
             all classes and holds no box is one.
         classes: classes that were looked for although no row may name them; needed only where ``coverage`` is None.
         split: image id → ``train`` or ``val`` where the source ships a split of its own.
-        pictures: image id → file, where the pictures do not simply lie in ``train/`` or beside the table.
+        pictures: image id → file, where the files do not simply lie in ``train/`` or beside the table.
         unread: images that the source names, but that nobody read; they are unknown, not normal.
-        unread_is_known: a picture without a row is no mistake in this format: nobody read it.
-        patient_pattern: its first group is the patient in the path of a picture, also of one without a row; empty where
+        unread_is_known: an image without a row is no mistake in this format: nobody read it.
+        patient_pattern: its first group is the patient in the path of an image, also of one without a row; empty where
             paths do not tell.
         format: name of the format.
     """
@@ -110,12 +110,12 @@ class SourceFormat:
         recognise: folder or file → the file or tree that this format would read; None where there is none. Judged by
             content, a few kB of each file; never raises on foreign files.
         read: the path that ``recognise`` gave → its annotations.
-        coverage_rule: one sentence on what a picture without a box means here, and why.
+        coverage_rule: one sentence on what an image without a box means here, and why.
         looks_for: what ``recognise`` looks for, for the message that no format was recognised.
-        write: writes annotations into a folder and returns where in it each picture belongs, image id → relative path.
+        write: writes annotations into a folder and returns where in it each image belongs, image id → relative path.
             Rows have ``table_height`` and ``table_width``. None where the format cannot be written.
         keeps: what is not lost in writing: ``readers``, ``regions`` to ignore, ``coverage``, ``split``; with
-            ``originals`` the pictures are those of the source, whose suffix follows the path, else PNG.
+            ``originals`` the images are those of the source, whose suffix follows the path, else PNG.
     """
 
     name: str
@@ -160,10 +160,10 @@ class PictureIndex:
         return _grouped((uid, path) for path, (_, uid) in self._uids.items() if uid)
 
     def find(self, name: str) -> Path | None:
-        """Return the picture that a path, the end of a path, or a name with or without suffix means; None if unclear.
+        """Return the image that a path, the end of a path, or a name with or without suffix means; None if unclear.
 
-        Windows' separators and a leading ``./`` are fine. A UID that is no file's name is that of the picture, or of
-        the study of a single picture.
+        Windows' separators and a leading ``./`` are fine. A UID that is no file's name is that of the image, or of
+        the study of a single image.
         """
         wanted = name.replace("\\", "/").removeprefix("./").strip("/")
         if wanted in self.by_path:
@@ -179,10 +179,10 @@ class PictureIndex:
         return named[0] if len(named) == 1 else None
 
     def size_hw(self, path: Path) -> tuple[int, int]:
-        """Return height and width of a picture as annotation tools show it, turned upright; pixels are not decoded.
+        """Return height and width of an image as annotation tools show it, turned upright; pixels are not decoded.
 
         Raises:
-            DicomError: the file is no picture that can be read.
+            DicomError: the file is no image that can be read.
         """
         return picture_size_hw(path)
 
@@ -245,7 +245,7 @@ def _levels(place: Path) -> list[list[Path]]:
         entries = (entry for folder in folders for entry in _entries(folder))
         shown = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
         levels.append(sorted(shown, key=lambda entry: entry.as_posix()))
-        # Only names without a dot, or a directory's status would be asked for every picture.
+        # Only names without a dot, or a directory's status would be asked for every image.
         folders = [entry for entry in levels[-1] if image_id_of(entry) == entry.name and entry.is_dir()]
     if listed is not None:
         listed[place] = levels

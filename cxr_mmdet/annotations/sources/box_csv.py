@@ -38,10 +38,10 @@ def recognise(place: Path) -> Path | None:
 
 
 def read(path: Path, options: ReadOptions) -> Source:
-    """Return the boxes of a table; a row without class and corners says that its picture holds nothing.
+    """Return the boxes of a table; a row without class and corners says that its image holds nothing.
 
     Raises:
-        TableError: a row is wrong, or two folders hold pictures of one name.
+        TableError: a row is wrong, or two folders hold images of one name.
     """
     cells, check = read_cells(path)
     cells = cells.rename(columns=lambda name: NAMES.get(name.lower(), name))

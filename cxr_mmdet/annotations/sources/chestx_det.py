@@ -1,4 +1,4 @@
-"""ChestX-Det10 and ChestX-Det: a JSON list of pictures, each with its findings and their boxes side by side."""
+"""ChestX-Det10 and ChestX-Det: a JSON list of images, each with its findings and their boxes side by side."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ ONLY_13 = frozenset({"Cardiomegaly", "Diffuse Nodule", "Pleural Thickening"})
 
 
 def read(path: Path, options: ReadOptions) -> Source:
-    """Return the boxes of every picture; its polygons lie within them and are not needed.
+    """Return the boxes of every image; its polygons lie within them and are not needed.
 
     Raises:
-        TableError: a picture has no name, or other numbers of findings and boxes.
+        TableError: an image has no name, or other numbers of findings and boxes.
     """
     records = []
     entries = read_json(path, list, "list of pictures with file_name, syms and boxes")

@@ -41,7 +41,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         TableError: an image has no size, or a region is neither polygons nor a mask.
     """
     records, unread = [], []
-    # The id is made of the last three parts of the picture's path.
+    # The id is made of the last three parts of the image's path.
     pictures = {"_".join(file.with_suffix("").parts[-3:]): file for file in options.pictures.files}
     for place, (image_id, entry) in enumerate(read_json(path, dict, "object of images and their regions").items(), 1):
         if not isinstance(entry, dict):

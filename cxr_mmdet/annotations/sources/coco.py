@@ -84,7 +84,7 @@ def read(path: Path, options: ReadOptions) -> Source:
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write one file, or one for each side of a split, and return where the pictures belong."""
+    """Write one file, or one for each side of a split, and return where the images belong."""
     rows, split, names = source.rows, source.split or {}, classes_of(source)
     category_ids = np.arange(1, len(names) + 1)
     for side in sorted({split.get(image_id, "") for image_id in rows["image_id"]}):

@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: one XML file per job or task, whose assignee is the reader; pictures may lie beside it."""
+"""CVAT for images 1.1: one XML file per job or task, whose assignee is the reader; images may lie beside it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def read(path: Path, options: ReadOptions) -> Source:
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write annotations.xml, one per reader where there are several, and return where pictures belong."""
+    """Write annotations.xml, one per reader where there are several, and return where images belong."""
     readers = source.rows["reader"].unique().tolist()
     split = source.split or {}
     for number, reader in enumerate(readers, start=1):

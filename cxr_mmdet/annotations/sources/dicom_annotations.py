@@ -63,7 +63,7 @@ def recognise(place: Path) -> Path | None:
 def _kind(path: Path) -> str:
     """Return the SOP Class UID of a report or segmentation; empty for any other file."""
     try:
-        if not is_radiograph_file(path, path.parent):  # by name or content: DICOM or a picture
+        if not is_radiograph_file(path, path.parent):  # by name or content: DICOM or an image
             return ""
         with quiet_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
@@ -117,11 +117,11 @@ def read(path: Path, options: ReadOptions) -> Source:
 
 
 Found = tuple[str, str, "Box | None", "tuple[int, int] | None"]
-"""SOP Instance UID of the picture, class, box, and the picture's size where it is known."""
+"""SOP Instance UID of the image, class, box, and the image's size where it is known."""
 
 
 def read_regions(dataset: Dataset, file: Path, *, keep_scores: bool = False) -> tuple[str, list[Found], list[str]]:
-    """Return the reader, the regions and the pictures of a report.
+    """Return the reader, the regions and the images of a report.
 
     Args:
         dataset: the report.
@@ -218,7 +218,7 @@ def _box(region: Dataset) -> Box | None:
 
 
 def _read_segmentation(dataset: Dataset, file: Path) -> tuple[str, list[Found], list[str]]:
-    """Return the reader, the regions and the pictures of a segmentation: a box around each connected part."""
+    """Return the reader, the regions and the images of a segmentation: a box around each connected part."""
     try:
         from highdicom.seg import Segmentation
     except ImportError:

@@ -49,10 +49,10 @@ CONFIG_NAME = "label_config.xml"
 """Labelling interface beside the tasks; it gives the classes their order, and Label Studio's import asks for it."""
 
 ROUNDING = 1.0
-"""Per cent by which a region may leave its picture; more is another unit."""
+"""Per cent by which a region may leave its image; more is another unit."""
 
 PERCENT_DECIMALS = 10
-"""Of the per cent written: a millionth of a pixel is kept on any picture."""
+"""Of the per cent written: a millionth of a pixel is kept on any image."""
 
 _HEAD = re.compile(r"\s*\[\s*\{")
 _KEYS = ('"completed_by"', '"was_cancelled"', '"annotation_id"', '"file_upload"', '"result"')
@@ -74,7 +74,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     """Return the boxes of submitted annotations; polygons, ellipses and brush strokes become their extent.
 
     Raises:
-        TableError: not an export of tasks, or values that are no per cent of their picture.
+        TableError: not an export of tasks, or values that are no per cent of their image.
     """
     tasks = read_json(path)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -124,7 +124,7 @@ def read(path: Path, options: ReadOptions) -> Source:
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write tasks.json and the labelling interface, and return where the pictures belong."""
+    """Write tasks.json and the labelling interface, and return where the images belong."""
     rows, split = source.rows, source.split or {}
     boxes = np.round(100 * boxes_in_fractions(rows), PERCENT_DECIMALS)
     results: dict[str, dict[str, list[dict[str, Any]]]] = {image_id: {} for image_id in rows["image_id"]}
@@ -245,7 +245,7 @@ def _marks(
     others: Counter[str],
     percents: list[tuple[Any, list[float]]],
 ) -> Iterator[tuple[str, Sequence[float], bool, tuple[float, float]]]:
-    """Yield class, box in pixels, whether it is a region to ignore, and the picture's size of each labelled region."""
+    """Yield class, box in pixels, whether it is a region to ignore, and the image's size of each labelled region."""
     labelled = {item.get("id") for item in result if _labels(item)}
     for item in result:
         value, labels = item.get("value") or {}, _labels(item)
@@ -300,7 +300,7 @@ def _extent_of(
     where: str,
     percents: list[tuple[Any, list[float]]],
 ) -> list[float] | None:
-    """Return the box around a region in pixels, from per cent of the picture; None for a brush that painted nothing."""
+    """Return the box around a region in pixels, from per cent of the image; None for a brush that painted nothing."""
     height, width = size_hw
     if shape == ("rle",):
         mask = _brush(value["rle"], (int(height), int(width)), where)
@@ -328,7 +328,7 @@ def _extent_of(
 
 
 def _brush(rle: Sequence[int], size_hw: tuple[int, int], where: str) -> np.ndarray:
-    """Return the mask of a brush stroke, shape (H, W), from runs of bits as Label Studio packs RGBA pictures.
+    """Return the mask of a brush stroke, shape (H, W), from runs of bits as Label Studio packs RGBA images.
 
     The head holds the number of values (32 bits), the bits of a value less one (5) and of four kinds of lengths less
     one (4 each). A run begins with a bit that tells repeats from literals, the kind (2) and its length less one.

@@ -1,4 +1,4 @@
-"""Object-CXR: foreign objects as rectangles, ellipses and polygons in one cell per picture."""
+"""Object-CXR: foreign objects as rectangles, ellipses and polygons in one cell per image."""
 
 from __future__ import annotations
 

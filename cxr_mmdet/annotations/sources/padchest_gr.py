@@ -1,4 +1,4 @@
-"""PadChest-GR: sentences of reports with boxes in fractions of the picture."""
+"""PadChest-GR: sentences of reports with boxes in fractions of the image."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ READERS = {"boxes": "R1", "extra_boxes": "R2"}
 """Key of the boxes and name of the reader; the second read part of the set."""
 
 NOTIONAL_HW = (1000, 1000)
-"""Size that stands in for a picture which is not there, where the boxes alone are read."""
+"""Size that stands in for an image which is not there, where the boxes alone are read."""
 
 
 def read(path: Path, options: ReadOptions) -> Source:
     """Return the boxes of abnormal findings, one row for each of a finding's labels.
 
     Raises:
-        TableError: a study has no picture's name, or a box is not in fractions of the picture.
+        TableError: a study has no image's name, or a box is not in fractions of the image.
     """
     records: list[dict[str, Any]] = []
     unplaced: dict[str, set[str]] = defaultdict(set)

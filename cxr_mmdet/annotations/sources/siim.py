@@ -50,7 +50,7 @@ def read_covid(path: Path, options: ReadOptions) -> Source:
     cells = cells.assign(image_id=cells["id"].str.removesuffix("_image"), group=cells["StudyInstanceUID"])
     cells["box"] = pd.Series([found or [NO_BOX] for found in drawn])
     has_box = cells["box"].map(lambda found: found[0] is not NO_BOX)
-    # In a study of several pictures one was drawn on; the others repeat it, and nobody drew there.
+    # In a study of several images one was drawn on; the others repeat it, and nobody drew there.
     in_marked_study = cells["group"].isin(cells.loc[has_box, "group"])
     unread = ~has_box & in_marked_study & ~cells["group"].isin(_negative_studies(path.with_name(STUDY_FILE)))
     notes = []

@@ -1,4 +1,4 @@
-"""TBX11K: COCO files whose pictures lie in folders that say what is known of them."""
+"""TBX11K: COCO files whose images lie in folders that say what is known of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recognise(place: Path) -> Path | None:
 
 
 def read(path: Path, options: ReadOptions) -> Source:
-    """Return the boxes of a COCO file of the set, without the pictures that nobody read.
+    """Return the boxes of a COCO file of the set, without the images that nobody read.
 
     Raises:
         TableError: rows contradict each other.

@@ -41,7 +41,7 @@ PARTIAL_KEYS = {"unknown_classes": Coverage.UNKNOWN, "not_exhaustive_classes": C
 """Keys of an image under which formats that allow further keys list the classes not looked for throughout."""
 
 BORDER_PX = 0.5
-"""Distance by which rounded fractions may carry a box beyond its picture; it is cut there."""
+"""Distance by which rounded fractions may carry a box beyond its image; it is cut there."""
 
 DECIMALS = 6
 """Coordinates computed from fractions are rounded to this many decimals of a pixel, so that 271.5 stays 271.5."""
@@ -54,10 +54,10 @@ class Record(NamedTuple):
         image_id: name of the image.
         class_name: finding, or "No finding".
         place: where it stands, for messages.
-        box_xyxy: in pixels of a picture of ``size_hw``.
+        box_xyxy: in pixels of an image of ``size_hw``.
         reader: who drew it.
         is_region: a region to ignore.
-        size_hw: height and width of the picture that it was drawn on; 0 where that is not known.
+        size_hw: height and width of the image that it was drawn on; 0 where that is not known.
     """
 
     image_id: str
@@ -107,7 +107,7 @@ def source_of_records(
 
 
 def pictures_beside(pictures: PictureIndex, found: Mapping[str, Path | None]) -> dict[str, Path] | None:
-    """Return the picture of each image, and the other pictures of the tree, which nobody read; None without any."""
+    """Return the file of each image, and the other images of the tree, which nobody read; None without any."""
     named = {image_id: picture for image_id, picture in found.items() if picture is not None}
     used = set(named.values())  # maybe under another name, such as a UID
     single = {image_id: paths[0] for image_id, paths in pictures.by_id.items() if len(paths) == 1}
@@ -157,7 +157,7 @@ def turned_ellipse(centre_xy: ArrayLike, radii_xy: ArrayLike, degrees: float) ->
 
 
 def in_pixels(box_xyxy: ArrayLike, size_hw: tuple[float, float]) -> list[float]:
-    """Return a box given in fractions of the picture in its pixels, free of what rounding did to it."""
+    """Return a box given in fractions of the image in its pixels, free of what rounding did to it."""
     limits = np.array([size_hw[1], size_hw[0]] * 2)
     pixels = np.round(np.asarray(box_xyxy) * limits, DECIMALS)
     inside = np.clip(pixels, 0, limits)
@@ -165,7 +165,7 @@ def in_pixels(box_xyxy: ArrayLike, size_hw: tuple[float, float]) -> list[float]:
 
 
 def boxes_in_fractions(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the (N, 4) boxes of rows in fractions of the pictures that they were drawn on."""
+    """Return the (N, 4) boxes of rows in fractions of the images that they were drawn on."""
     height, width = rows[SIZE_COLUMNS].to_numpy(np.float64).T
     return as_boxes(rows[XYXY_COLUMNS]) / np.stack([width, height, width, height], axis=1)
 

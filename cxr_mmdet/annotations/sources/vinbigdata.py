@@ -1,4 +1,4 @@
-"""VinBigData's table, and the VinDr-CXR release with labels of whole pictures beside its boxes."""
+"""VinBigData's table, and the VinDr-CXR release with labels of whole images beside its boxes."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def read_image_labels(path: Path) -> pd.DataFrame:
     """Return one row for each reading of a radiograph: image_id, reader, line, then one bool column a label.
 
     Expected columns: image_id, rad_id (without it one reader, R1, read everything), and any number of labels with 0, 1
-    or nothing (0) in each cell: findings with boxes, diagnoses of the whole picture, and "No finding".
+    or nothing (0) in each cell: findings with boxes, diagnoses of the whole image, and "No finding".
 
     Raises:
         TableError: the file is no such table, a cell is neither 0 nor 1, a reading occurs twice, or one reader says
-            "No finding" and something else of a picture.
+            "No finding" and something else of an image.
     """
     raw = read_csv(path, text=None).rename(columns=SPELLINGS)
     raw = raw.rename(columns=lambda name: NO_FINDING if is_no_finding(name) else name)
@@ -80,7 +80,7 @@ def label_names(image_labels: pd.DataFrame) -> list[str]:
 def add_readings_without_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Return the readers' rows with a "No finding" row for each reading that drew no box, and how many were added.
 
-    "No finding" here means that no box was drawn; the reader may have named a diagnosis of the whole picture.
+    "No finding" here means that no box was drawn; the reader may have named a diagnosis of the whole image.
     """
     known = pd.MultiIndex.from_frame(rows[KEYS])
     missing = image_labels[~pd.MultiIndex.from_frame(image_labels[KEYS]).isin(known)]
@@ -97,7 +97,7 @@ def disagreements_with_boxes(rows: pd.DataFrame, image_labels: pd.DataFrame) -> 
     names = [name for name in label_names(image_labels) if name in LABELS_22 or name in set(rows["class_name"])]
     said = image_labels.melt(id_vars=KEYS, value_vars=names, var_name="class_name", value_name="said")
     said = said[said["said"].astype(bool)].drop(columns="said")
-    # VinDr-PCXR labels whole pictures with diseases and draws findings, which say nothing of each other.
+    # VinDr-PCXR labels whole images with diseases and draws findings, which say nothing of each other.
     drawn = rows.loc[rows["class_name"].isin(names), [*KEYS, "class_name"]].drop_duplicates()
     both = drawn.merge(said, how="outer", on=[*KEYS, "class_name"], indicator=True).sort_values([*KEYS, "class_name"])
     sentences = []
@@ -148,7 +148,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     """Return the rows of a table, completed by the image-level labels beside it.
 
     A table ``annotations_….csv`` is completed by the ``image_labels_….csv`` beside it, where the VinDr-CXR release
-    keeps labels of whole pictures.
+    keeps labels of whole images.
 
     Raises:
         TableError: the table, or the image-level labels, cannot be read or contradict themselves.
@@ -175,7 +175,7 @@ def read(path: Path, options: ReadOptions) -> Source:
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write train.csv, and return where the pictures belong."""
+    """Write train.csv, and return where the images belong."""
     columns = [*TEXT_COLUMNS, "class_id", READER_COLUMN, *XYXY_COLUMNS, REGION_COLUMN]
     rows = source.rows.rename(columns={"reader": READER_COLUMN})
     rows = rows[[name for name in columns if name in rows]]

@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file per picture, as the devkit, labelImg, CVAT and Roboflow write them."""
+"""Pascal VOC: one XML file per image, as the devkit, labelImg, CVAT and Roboflow write them."""
 
 from __future__ import annotations
 

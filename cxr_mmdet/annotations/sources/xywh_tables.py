@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIDE_PX = 1024
-"""Height and width of the pictures of NIH, RSNA and NODE21."""
+"""Height and width of the images of NIH, RSNA and NODE21."""
 
 NIH_NAME = "subset_img_id"
-"""In the mapping that RSNA published: its own name of a picture, beside NIH's under ``img_id``."""
+"""In the mapping that RSNA published: its own name of an image, beside NIH's under ``img_id``."""
 
 CLASS_INFO = "stage_2_detailed_class_info.csv"
 CLASS_INFO_COLUMNS = ("patientId", "class")
@@ -48,13 +48,13 @@ class Layout:
 
     Attributes:
         header: columns that tell the format.
-        image: column of the picture's name or path.
+        image: column of the image's file name or path.
         box_xywh: columns of the box.
         classes: the classes of the set in its order.
         class_column: column of the class; None where ``classes`` holds the only one.
         found: column that is 1 in rows with a box and 0 in those of images without one; None: every row has a box.
         size_columns: columns of height and width that the boxes were drawn on; empty where they are 1024.
-        group: pattern whose first group is the patient in the picture's name; empty where that is not known.
+        group: pattern whose first group is the patient in the image's name; empty where that is not known.
         unit: what each row is.
     """
 
@@ -145,7 +145,7 @@ def _source(path: Path, options: ReadOptions, layout: Layout) -> tuple[pd.DataFr
 
 
 def read_nih(path: Path, options: ReadOptions) -> Source:
-    """Return the boxes of ``BBox_List_2017.csv``: one disease at a time was asked for on each picture."""
+    """Return the boxes of ``BBox_List_2017.csv``: one disease at a time was asked for on each image."""
     _, source = _source(path, options, NIH_LAYOUT)
     return found_only(source, Coverage.NOT_EXHAUSTIVE)
 
@@ -173,7 +173,7 @@ def read_ms_cxr(path: Path, options: ReadOptions) -> Source:
 
 
 def _nih_patients(image_ids: pd.Series, mapping: Path) -> pd.Series:
-    """Return the patients under their numbers in NIH ChestX-ray14, of which RSNA's pictures are a part."""
+    """Return the patients under their numbers in NIH ChestX-ray14, of which RSNA's images are a part."""
     entries = read_json(mapping, list, f"list of objects with {NIH_NAME} and img_id")
     names = {str(entry.get(NIH_NAME)): str(entry.get("img_id")) for entry in entries if isinstance(entry, dict)}
     patients = image_ids.map(names).str.extract(NIH_LAYOUT.group, expand=False)

@@ -1,4 +1,4 @@
-"""YOLO trees: label files beside pictures, and data.yaml (or a list of classes) as Ultralytics reads them."""
+"""YOLO trees: label files beside images, and data.yaml (or a list of classes) as Ultralytics reads them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     """Return the boxes of a tree; what was drawn as a polygon becomes its extent.
 
     Raises:
-        TableError: classes are missing, or a label file holds something else than fractions of its picture.
+        TableError: classes are missing, or a label file holds something else than fractions of its image.
     """
     notes: list[str] = []
     config = _read_config(path) if path.suffix.lower() in YAML else {"names": [n for n in read_lines(path) if n]}
@@ -102,19 +102,19 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="label file",
         notes=notes,
         split=split,
-        # The radiographs themselves where the tree belongs to some, else its own pictures.
+        # The radiographs themselves where the tree belongs to some, else its own images.
         pictures={name: options.pictures.find(name) or picture for name, picture in by_id.items()} or None,
         unread=tuple(unread),
     )
 
 
 def write(source: Source, out: Path) -> dict[str, str]:
-    """Write data.yaml and label files, and return where the pictures belong."""
+    """Write data.yaml and label files, and return where the images belong."""
     import yaml
 
     names, split = classes_of(source), source.split or {}
     folders = {side: f"images/{side}" for side in ("train", "val", "test") if side in split.values()}
-    # Ultralytics asks for both sides; pictures of one folder have no split.
+    # Ultralytics asks for both sides; images of one folder have no split.
     both = {side: folders.get(side, "images/train") for side in ("train", "val")}
     config = {"path": ".", **both, **folders, "names": dict(enumerate(names))}
     (out / "data.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -168,7 +168,7 @@ def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
 def _sides(
     config: Mapping[str, Any], path: Path, pictures: PictureIndex, notes: list[str]
 ) -> tuple[dict[str, str] | None, list[Path]]:
-    """Return image id → side where the tree has a split of its own, and all pictures."""
+    """Return image id → side where the tree has a split of its own, and all images."""
     sides: dict[str, list[Path]] = {}
     for key, entry in config.items():
         if key in SPLITS and entry:
@@ -192,7 +192,7 @@ def _sides(
 def _pictures_of(
     entry: Any, config: Mapping[str, Any], path: Path, pictures: PictureIndex, key: str, notes: list[str]
 ) -> Iterator[Path]:
-    """Yield the pictures of a folder, of a list in a text file, or of several of these."""
+    """Yield the images of a folder, of a list in a text file, or of several of these."""
     for each in entry if isinstance(entry, list) else [entry]:
         place = _resolve(str(each).replace("\\", "/"), str(config.get("path") or ".").replace("\\", "/"), path.parent)
         if place is None:
@@ -222,7 +222,7 @@ def _resolve(entry: str, base: str, folder: Path) -> Path | None:
 
 
 def _label_file(picture: Path) -> Path | None:
-    """Return the label file of a picture: under ``labels`` in place of the last ``images``, or beside it."""
+    """Return the label file of an image: under ``labels`` in place of the last ``images``, or beside it."""
     name = f"{picture.stem}.txt"
     parts = picture.parent.parts
     places = [picture.with_name(name)]

@@ -1,4 +1,4 @@
-"""Golden trees of data sets, laid out as their publishers ship them, with tiny pictures."""
+"""Golden trees of data sets, laid out as their publishers ship them, with tiny images."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
 @pytest.fixture
 def write(tmp_path):
-    """Write files below a folder: text, or a picture where (height, width) is given."""
+    """Write files below a folder: text, or an image where (height, width) is given."""
 
     def write_files(files):
         for name, content in files.items():
@@ -21,7 +21,7 @@ def write(tmp_path):
             if isinstance(content, str):
                 path.write_text(content)
             else:
-                # Each picture is another one, or they would be near-duplicates.
+                # Each image is another one, or they would be near-duplicates.
                 pixels = np.random.default_rng(len(name) + sum(map(ord, name))).integers(0, 255, (8, 8), np.uint8)
                 Image.fromarray(pixels).resize(content[::-1]).save(path)
         return tmp_path

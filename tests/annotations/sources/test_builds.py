@@ -35,7 +35,7 @@ def built(tmp_path):
 
 
 def rsna(folder="rsna"):
-    """Return half images with an opacity, half without; the last is normal. Pictures have an eighth of 1024 pixels."""
+    """Return half images with an opacity, half without; the last is normal. Images have an eighth of 1024 pixels."""
     rows = [f"p{n},{80 * n},160,240,320,1" if n < COUNT // 2 else f"p{n},,,,,0" for n in range(COUNT)]
     kinds = ["Lung Opacity" if n < COUNT // 2 else "No Lung Opacity / Not Normal" for n in range(COUNT - 1)]
     info = [f"p{n},{kind}" for n, kind in enumerate([*kinds, "Normal"])]
@@ -47,7 +47,7 @@ def rsna(folder="rsna"):
 
 
 def nih(folder="nih"):
-    """Return two pictures of each patient, and a picture that nobody read."""
+    """Return two images of each patient, and an image that nobody read."""
     names = [f"{n // 2:08d}_{n % 2:03d}.png" for n in range(COUNT)]
     rows = [f"{name},Mass,{80 * n},160,240,320" for n, name in enumerate(names)]
     return {

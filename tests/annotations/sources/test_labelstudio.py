@@ -72,7 +72,7 @@ def test_readers_and_the_states_of_a_task(tmp_path: Path) -> None:
 
 
 def brush(mask: np.ndarray) -> list[int]:
-    """Pack an RGBA picture whose alpha is the mask as Label Studio does, in literals of 4 values and 8 bits each."""
+    """Pack an RGBA image whose alpha is the mask as Label Studio does, in literals of 4 values and 8 bits each."""
     values = np.repeat(mask.astype(np.uint8).ravel() * 255, 4)
     bits = f"{len(values):032b}" + f"{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
     for start in range(0, len(values), 4):

@@ -1,4 +1,4 @@
-"""PadChest-GR: boxes in fractions of pictures of any size."""
+"""PadChest-GR: boxes in fractions of images of any size."""
 
 import json
 

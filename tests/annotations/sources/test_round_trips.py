@@ -109,7 +109,7 @@ def test_what_is_written_reads_back_equal(name: str) -> None:
             found = read_source(Path(folder))
         assert found.format == name
         if name == "vinbigdata" or (name == "cvat" and source.unread):
-            # Nothing but the picture tells of an image that nobody read.
+            # Only the file itself tells of an image that nobody read.
             assert not found.unread
             found = type(found)(found.path, found.rows, split=found.split, unread=source.unread)
         if name == "cvat" and source.split:
