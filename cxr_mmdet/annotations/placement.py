@@ -91,7 +91,7 @@ def fit_to_pictures(
         stated, size = (f"{width} x {height}" for height, width in (stated_hw[name], sizes_hw[name]))
         raise TableError(
             f"{path}, image {name!r}{others}: its width and height are {stated}, but its image file is {size}, of "
-            "another shape, so the boxes cannot be placed; give the pictures they were drawn on, or correct width and "
+            "another shape, so the boxes cannot be placed; give the images they were drawn on, or correct width and "
             "height."
         )
     boxes: NDArray[np.float64] = rows[XYXY_COLUMNS].to_numpy(np.float64, copy=True)
@@ -109,7 +109,7 @@ def fit_to_pictures(
     if scaled:
         stated, size = (f"{width} x {height}" for height, width in (stated_hw[scaled[0]], sizes_hw[scaled[0]]))
         notes.append(
-            f"the boxes of {counted(len(scaled), 'image')} were drawn on pictures of another size and were scaled, "
+            f"the boxes of {counted(len(scaled), 'image')} were drawn on images of another size and were scaled, "
             f"such as {scaled[0]}: {stated} in {path.name}, {size} here."
         )
     return rows.assign(**dict(zip(XYXY_COLUMNS, boxes.T, strict=True))).drop(columns=SIZE_COLUMNS), notes
@@ -144,7 +144,7 @@ def _undecided(orientations: Mapping[str, int], path: Path) -> list[str]:
     return [
         f"{counted(len(orientations), 'image')}, such as {min(orientations)}, turned upright by EXIF orientation: "
         f"{path.name} does not say whether its boxes were drawn before or after; they are taken as drawn after, as "
-        "annotation tools show pictures."
+        "annotation tools show images."
     ]
 
 

@@ -87,7 +87,7 @@ def run(
             "--iou",
             min=0,
             max=1,
-            help="IoU that a hit exceeds: precision, recall, F1, FROC, confusion, calibration and pictures. COCO's mAP "
+            help="IoU that a hit exceeds: precision, recall, F1, FROC, confusion, calibration and images. COCO's mAP "
             "and the competition's mAP@.4 keep their own.",
         ),
     ] = 0.4,
@@ -96,7 +96,7 @@ def run(
         typer.Option(
             min=0,
             max=1,
-            help="Operating threshold of precision, recall, F1, the confusion matrix and the pictures.",
+            help="Operating threshold of precision, recall, F1, the confusion matrix and the images.",
             show_default="one false positive per image",
         ),
     ] = None,

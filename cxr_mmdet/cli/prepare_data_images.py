@@ -131,7 +131,7 @@ def convert(
         str | None, typer.Option(metavar="NAME", help="Convert the readings of this reader alone.")
     ] = None,
     pictures: Annotated[
-        bool, typer.Option(help="Write pictures beside the annotations: PNG, for vinbigdata the originals.")
+        bool, typer.Option(help="Write images beside the annotations: PNG, for vinbigdata the originals.")
     ] = True,
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")
@@ -146,7 +146,7 @@ def convert(
     """
     from cxr_mmdet.preparation.convert import convert as convert_annotations
 
-    with progress_bar("writing pictures" if pictures else "measuring pictures") as progress:
+    with progress_bar("writing images" if pictures else "measuring images") as progress:
         done = convert_annotations(
             src,
             out,

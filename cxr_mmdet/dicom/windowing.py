@@ -110,7 +110,7 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
     how = view.how if view else ""
     if view is None or not _shows_something(shade, table.counts):
         if view is not None:
-            warnings.append(f"{view.how} shows nothing of the picture")
+            warnings.append(f"{view.how} shows nothing of the image")
         reason = "no window" if view is None else f"{view.how} is outside the data"
         shade, how = _percentile_shade(values, table.counts, warnings)
         how = f"{how}: {reason}"
@@ -360,6 +360,6 @@ def _percentile_shade(values: np.ndarray, counts: np.ndarray, warnings: list[str
         used = values[counts > 0]
         low, high, how = float(used.min()), float(used.max()), "full range"
     if high <= low:
-        warnings.append("the picture is constant")
+        warnings.append("the image is constant")
         return np.zeros_like(values), "constant"
     return np.clip((values - low) / (high - low), 0, 1), how

@@ -31,7 +31,7 @@ NAME_WIDTH = 8
 
 NO_THRESHOLD = (
     "Operating threshold: none, because nothing is hit at one false positive per image or fewer; no detection counts "
-    "in the table above, the confusion matrix and the pictures."
+    "in the table above, the confusion matrix and the images."
 )
 HEADERS = ("AP@[.5:.95]", "AP@.5", "AP@.75", "boxes", "detections")
 

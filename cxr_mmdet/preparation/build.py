@@ -165,11 +165,7 @@ def build_dataset(
 
     clipped = sum(each.clipped for each in placed)
     notes = [
-        *(
-            [f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the picture."]
-            if clipped
-            else []
-        ),
+        *([f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the image."] if clipped else []),
         *(note for each, place in zip(inputs, placed, strict=True) for note in (*each.notes, *place.notes)),
         *image_notes(prepared.images),
     ]

@@ -43,7 +43,7 @@ def check_folder(folder: Path) -> list[str]:
         missing = sorted(set(prepared.rows["image_id"]).difference(prepared.images))
         if missing:
             problems.append(
-                f"{counted(len(missing), 'image has', 'images have')} readers but no picture, such as {missing[0]}."
+                f"{counted(len(missing), 'image has', 'images have')} readers but no image file, such as {missing[0]}."
             )
     named: dict[str, tuple[int, int]] = {}
     for name, entry in sorted(manifest["label_sets"].items()):
@@ -149,4 +149,4 @@ def _picture_problems(folder: Path, named: dict[str, tuple[int, int]], *, all_ar
             yield f"{folder.name}/{name}: is {size}, but its COCO entry says {said}."
     strange = sorted(name for name in there - named.keys() if not name.startswith("."))
     if strange and all_are_named:
-        yield f"{folder.name}: {counted(len(strange), 'picture')} that no COCO file names, such as {strange[0]}."
+        yield f"{folder.name}: {counted(len(strange), 'image')} that no COCO file names, such as {strange[0]}."

@@ -110,7 +110,7 @@ def convert(
     failures = sorted([*found.missing, *placed.failures], key=lambda failure: failure.image_id)
     notes = [*found.notes, *placed.notes, *notes, *_losses(source, target)]
     if unread:
-        notes.append(f"{counted(len(unread), 'picture')} that nobody read, not converted into normal ones.")
+        notes.append(f"{counted(len(unread), 'image')} that nobody read, not converted into normal ones.")
     return Conversion(out, len(placed.files), tuple(failures), tuple(notes))
 
 
@@ -190,7 +190,7 @@ def _place(rows: pd.DataFrame, placed: _Pictures, source: Source, *, clip: bool)
     rows, notes = fit_to_pictures(rows, placed.original_sizes_hw, placed.orientations, source.path)
     rows, clipped = keep_within_images(rows, placed.original_sizes_hw, source.path, clip=clip, unit=source.unit)
     if clipped:
-        notes.append(f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the picture.")
+        notes.append(f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the image.")
     if placed.sizes_hw != placed.original_sizes_hw:  # pixels that are not square
         rows = scale_to_prepared(rows, placed.original_sizes_hw, placed.sizes_hw)
     boxes = dict(zip(XYXY_COLUMNS, np.round(rows[XYXY_COLUMNS].to_numpy(np.float64), DECIMALS).T, strict=True))

@@ -51,7 +51,7 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
     missing = sorted(named.difference(prepared.images))
     if missing:
         raise DatasetError(
-            f"{folder}: {counted(len(missing), 'picture')} of {ANNOTATIONS}/{READERS_NAME} missing, such as "
+            f"{folder}: {counted(len(missing), 'image')} of {ANNOTATIONS}/{READERS_NAME} missing, such as "
             f"{missing[0]}.png; build it again with tools/prepare_data.py build --force."
         )
     models = {}

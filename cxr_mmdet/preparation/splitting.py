@@ -91,7 +91,7 @@ def split_images(
             raise DatasetError(f"the split that the source ships leaks: {error} Or pass --split random.") from None
     if shared:
         notes.append(
-            f"{counted(len(shared), 'pair')} of images of two sets with the same name or near-identical pictures, such "
+            f"{counted(len(shared), 'pair')} of images of two sets with the same name or near-identical images, such "
             f"as {shared[0].first} and {shared[0].second}, kept on one side of the split."
         )
     across = sorted(
@@ -198,7 +198,7 @@ def _judge_near_duplicates(across: Sequence[NearDuplicates], options: SplitOptio
         return []
     closest = across[0]
     found = (
-        f"{counted(len(across), 'pair')} of near-identical pictures on both sides of the split (perceptual hashes "
+        f"{counted(len(across), 'pair')} of near-identical images on both sides of the split (perceptual hashes "
         f"within {MAX_DISTANCE} of 256 bits), the closest are {closest.first} and {closest.second} "
         f"({closest.distance} bits)"
     )

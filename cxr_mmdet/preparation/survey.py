@@ -336,7 +336,7 @@ def survey_lines(survey: Survey) -> Iterator[str]:
     yield _patients(survey)
     if survey.identical:
         copies = sum(len(names) - 1 for names in survey.identical)
-        yield f"{counted(copies, 'picture')} identical to another: {_listed([' = '.join(g) for g in survey.identical])}"
+        yield f"{counted(copies, 'image')} identical to another: {_listed([' = '.join(g) for g in survey.identical])}"
     if survey.burned_in:
         yield f"{len(survey.burned_in):,} say that text is burnt into the pixels: {_listed(survey.burned_in)}"
     yield from _unreadable(survey)
@@ -344,7 +344,7 @@ def survey_lines(survey: Survey) -> Iterator[str]:
 
 
 def _patients(survey: Survey) -> str:
-    line = f"{survey.patients:,} patients, {len(survey.several):,} with several pictures"
+    line = f"{survey.patients:,} patients, {len(survey.several):,} with several images"
     if survey.several:
         line += f" (at most {max(map(len, survey.several.values())):,})"
     if survey.without_patient:
@@ -365,7 +365,7 @@ def _table(table: TableMatch | None) -> Iterator[str]:
     elif table.problem:
         yield f"table: {table.problem}"
     elif table.is_complete:
-        yield f"{table.format}: {counted(table.images, 'image')}, each with its file; every box lies in its picture"
+        yield f"{table.format}: {counted(table.images, 'image')}, each with its file; every box lies in its image"
     else:
         yield f"{table.format}: {counted(table.images, 'image')}"
         if table.without_file:

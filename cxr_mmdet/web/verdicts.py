@@ -115,7 +115,7 @@ def _about(
     kind: Kind, finding: Finding | None, class_name: str | None, box: Box | None, size_hw: tuple[int, int]
 ) -> Verdict:
     if finding is None:
-        raise ReadingError("choose a finding first, in the table or in the picture.")
+        raise ReadingError("choose a finding first, in the table or in the image.")
     if kind is Kind.wrong_class:
         if not class_name or class_name == finding.class_name:
             raise ReadingError(f"choose the class that it is instead of {finding.class_name}.")
@@ -127,7 +127,7 @@ def _about(
 
 def _checked(box: Sequence[float] | None, size_hw: tuple[int, int]) -> Box:
     if box is None:
-        raise ReadingError("draw the box first: Draw, then drag over the picture; or type its four numbers.")
+        raise ReadingError("draw the box first: Draw, then drag over the image; or type its four numbers.")
     x_min, y_min, x_max, y_max = clip_to_image(as_boxes([box]), size_hw)[0].tolist()
     if x_max - x_min < 1 or y_max - y_min < 1:
         raise ReadingError("the box covers no pixel of the radiograph; draw it again.")

@@ -84,7 +84,7 @@ def test_boxes_of_a_resized_copy_are_scaled_and_it_is_said():
     np.testing.assert_allclose(rows[XYXY_COLUMNS].to_numpy(), [[100, 200.2, 300, 600.6]])
     assert not set(SIDES) & set(rows.columns)
     assert notes == [
-        "the boxes of 1 image were drawn on pictures of another size and were scaled, such as a: 50 x 100 in t.json, "
+        "the boxes of 1 image were drawn on images of another size and were scaled, such as a: 50 x 100 in t.json, "
         "500 x 1001 here."
     ]
 

@@ -112,8 +112,8 @@ class TestDoctor:
         words = result.stdout.split()
         for word in ("syntax", "photometric", "MONOCHROME2", "modality", "CR", "view", "PA"):
             assert word in words
-        assert "2 patients, 2 with several pictures (at most 3)" in result.stdout
-        assert "4 pictures identical to another" in result.stdout
+        assert "2 patients, 2 with several images (at most 3)" in result.stdout
+        assert "4 images identical to another" in result.stdout
         assert max(map(len, result.stdout.splitlines()[:30])) <= 100
 
     def test_json_and_the_exit_code_of_a_folder_that_is_not_ready(self, src):

@@ -95,7 +95,7 @@ def flipped_bit(png: bytes) -> bytes:
     "data",
     [
         b"",
-        b"not a picture",
+        b"not an image",
         as_png(GREY)[:600],
         flipped_bit(as_png(GREY)),
         header(0, 5) + as_png(GREY)[33:],

@@ -227,7 +227,7 @@ def test_another_window_by_number_or_name() -> None:
 def test_a_constant_picture_is_a_warning() -> None:
     radiograph = read_radiograph(make_dataset(np.full((8, 8), 7, np.uint16)))
     assert not radiograph.pixels.any()
-    assert radiograph.warnings == ("the picture is constant",)
+    assert radiograph.warnings == ("the image is constant",)
 
 
 def test_what_the_radiograph_says_of_itself_and_what_not() -> None:
@@ -276,7 +276,7 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Any) -> None:
     assert "no such file" in refusal()
     path.write_bytes(b"")
     assert "empty" in refusal()
-    path.write_bytes(b"hello, this is no picture at all" * 40)
+    path.write_bytes(b"hello, this is no image at all" * 40)
     assert "not a DICOM file nor" in refusal()
     make_dataset(RAMP12).save_as(path, enforce_file_format=True)
     path.write_bytes(path.read_bytes()[:-100])

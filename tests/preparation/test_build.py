@@ -344,7 +344,7 @@ def test_a_coco_table_of_resized_and_turned_pictures_places_its_boxes(src, out):
     (src / "train.json").write_text(json.dumps(coco))
     options = BuildOptions(labels=("auto",), short_edge=0, group_by="image")
     notes = build_dataset(src, out, options, table=src / "train.json").notes
-    assert any(note.startswith("the boxes of 10 images were drawn on pictures of another size") for note in notes)
+    assert any(note.startswith("the boxes of 10 images were drawn on images of another size") for note in notes)
     assert any("by its sizes train.json was drawn before that" in note for note in notes)
     for part in both(out, "auto"):
         files = {image["id"]: image["file_name"] for image in part["images"]}
@@ -397,7 +397,7 @@ def test_a_box_beyond_its_picture_is_refused_or_clipped(src, out):
     with pytest.raises(TableError, match=r"train.csv, line 2: x_max 5000 is beyond the image width 90"):
         build_dataset(src, out, OPTIONS)
     summary = build_dataset(src, out, BuildOptions(labels=("5",), clip_boxes=True))
-    assert "clipped: 1 box of a reader beyond the picture." in summary.notes
+    assert "clipped: 1 box of a reader beyond the image." in summary.notes
 
 
 @pytest.mark.parametrize(("fusion", "boxes"), [(ReaderFusion.WBF, 12), (ReaderFusion.NMS, 12), (ReaderFusion.NONE, 36)])

@@ -47,7 +47,7 @@ def test_several_readers_read_back_equal(three_readers: Path, tmp_path: Path, to
     assert rows_of(tmp_path / "out") == rows_of(three_readers)
     assert done.images == 17
     assert not done.failures
-    assert done.notes[-1] == "1 picture that nobody read, not converted into normal ones."
+    assert done.notes[-1] == "1 image that nobody read, not converted into normal ones."
     assert not [note for note in done.notes if "cannot hold" in note]
     assert "unread" not in set(found.rows["image_id"])
     (picture,) = (tmp_path / "out").rglob("unread.png")
@@ -149,7 +149,7 @@ def test_refusals_leave_nothing_behind(three_readers: Path, tmp_path: Path) -> N
         convert(source, tmp_path / "out", "cvat")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "used"]
     assert (
-        "clipped: 1 box of a reader beyond the picture."
+        "clipped: 1 box of a reader beyond the image."
         in convert(source, tmp_path / "out", "cvat", clip_boxes=True).notes
     )
 

@@ -49,8 +49,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_radiographs_are_found_in_train_or_in_the_folder_itself(folder: Path) -> None:
-    (folder / "train" / "notes.txt").write_text("not a picture")
-    (folder / "train" / "README").write_text("not a picture either" * 20)
+    (folder / "train" / "notes.txt").write_text("not an image")
+    (folder / "train" / "README").write_text("not an image either" * 20)
     (folder / "train" / ".hidden.dicom").write_text("not either")
     assert list(find_originals(folder)) == ["i0", "i1", "i2", "i3"]
     assert find_originals(folder / "train") == find_originals(folder)
@@ -71,7 +71,7 @@ def test_files_without_prefix_and_suffix_too(tmp_path: Path, encoding: tuple[boo
     del dataset.file_meta
     dcmwrite(tmp_path / "IM000001", dataset, implicit_vr=implicit, little_endian=little)
     (tmp_path / "x.dcm").unlink()
-    (tmp_path / "README").write_text("not a picture either" * 20)
+    (tmp_path / "README").write_text("not an image either" * 20)
     (tmp_path / "data").write_bytes(bytes(range(256)))
     assert find_originals(tmp_path) == {"IM000001": tmp_path / "IM000001"}
     survey = survey_folder(tmp_path)
@@ -196,7 +196,7 @@ def test_a_prepared_folder_carries_no_patient_data(folder: Path, tmp_path: Path)
 def test_a_uid_as_name_has_no_suffix(tmp_path: Path) -> None:
     for name in ("1.2.840.10", "1.2.840.11", "1.2.840.12.dcm"):
         write_dicom(tmp_path / name)
-    (tmp_path / "1.2.840.13").write_text("no picture")
+    (tmp_path / "1.2.840.13").write_text("no image")
     assert list(find_originals(tmp_path)) == ["1.2.840.10", "1.2.840.11", "1.2.840.12"]
 
 

@@ -133,7 +133,7 @@ def test_an_image_of_which_nothing_is_known_is_left_out(src: Path, tmp_path: Pat
 
 def test_doctor_counts_present_absent_and_unknown(src: Path) -> None:
     lines = list(survey_lines(survey_folder(src)))
-    assert "COCO file: 16 images, each with its file; every box lies in its picture" in lines
+    assert "COCO file: 16 images, each with its file; every box lies in its image" in lines
     assert lines[-1] == "table: Nodule/Mass: on 4 images, absent on 6, unknown on 6"
 
 

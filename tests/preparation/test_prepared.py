@@ -229,7 +229,7 @@ class TestBuild:
             (src / f"train/i{number + 1:02}.png").write_bytes((src / f"train/i{number:02}.png").read_bytes())
         out = tmp_path / "out"
         by_image = dict(labels=("auto",), group_by="image", val_ratio=0.4)
-        with pytest.raises(DatasetError, match=r"pairs of near-identical pictures .*\(0 bits\)"):
+        with pytest.raises(DatasetError, match=r"pairs of near-identical images .*\(0 bits\)"):
             build_dataset(src, out, BuildOptions(**by_image))
         assert not (out / "manifest.json").exists()
         notes = build_dataset(src, out, BuildOptions(**by_image, allow_duplicates=True)).notes
@@ -309,7 +309,7 @@ class TestSplitAgain:
 
     def test_missing_pictures_are_named(self, built):
         (built / "images/i03.png").unlink()
-        with pytest.raises(DatasetError, match=r"1 picture of annotations/readers.csv missing, such as i03\.png"):
+        with pytest.raises(DatasetError, match=r"1 image of annotations/readers.csv missing, such as i03\.png"):
             resplit(built, SplitOptions(group_by="image"))
 
 
@@ -331,7 +331,7 @@ class TestCheck:
         cv2.imwrite(str(built / "images/stranger.png"), np.zeros((60, 50), np.uint8))
         problems = "\n".join(check_folder(built))
         for expected in (
-            "readers but no picture",
+            "readers but no image file",
             "train_auto.json: annotation 1: category_id 9 is not among the ground truth's categories",
             "train_auto.json: annotation 1: bbox [0, 0, 500, 5] is beyond its image",
             "train_auto.json: its classes are Cardiomegaly, ILD, Nodule/Mass, but the manifest's Cardiomegaly, Edema",
@@ -342,7 +342,7 @@ class TestCheck:
             f"images/{names[1]}: is uint8 of shape (60, 50, 3), expected 8-bit grey",
             f"images/{names[2]}: is 50 x 10, but its COCO entry says 50 x 60",
             f"images/{first['file_name']}: cannot be decoded",
-            "1 picture that no COCO file names, such as stranger.png",
+            "1 image that no COCO file names, such as stranger.png",
         ):
             assert expected in problems
 

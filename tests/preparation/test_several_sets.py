@@ -99,7 +99,7 @@ def test_each_set_answers_for_its_own_classes_and_shared_pictures_stay_together(
         assert set(sides.values()) == {"train", "val"}
         assert coverage_by_image(out) == coverage
         assert check_folder(out) == []
-    assert any("of two sets with the same name or near-identical pictures" in note for note in summary.notes)
+    assert any("of two sets with the same name or near-identical images" in note for note in summary.notes)
     manifest = json.loads((out / "manifest.json").read_text())
     assert set(manifest["inputs"]["sets"]) == {"vinbigdata", "clinic"}
     assert "clinic:R1" in manifest["readers"]

@@ -92,8 +92,8 @@ def test_what_stands_out_is_said(archive: Path) -> None:
     lines = list(survey_lines(survey_folder(archive)))
     assert lines[:4] == [
         "6 radiographs, 2 unreadable, 2 other files",
-        "2 patients, 1 with several pictures (at most 3); 2 radiographs state no Patient ID",
-        "1 picture identical to another: a/one.dcm = a/one_rle.dcm",
+        "2 patients, 1 with several images (at most 3); 2 radiographs state no Patient ID",
+        "1 image identical to another: a/one.dcm = a/one_rle.dcm",
         "1 say that text is burnt into the pixels: b/2.dcm",
     ]
     assert "unreadable, 1: not a DICOM file nor a PNG, JPEG or TIFF image: b/text.dcm" in lines

@@ -44,7 +44,7 @@ def test_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         archive.write(picture, "one/x.png")
         archive.writestr("one/report.txt", "text")
-        archive.writestr("__MACOSX/one/._x.png", "no picture")
+        archive.writestr("__MACOSX/one/._x.png", "no image")
         archive.writestr("IM1", Path(get_testdata_file("CT_small.dcm")).read_bytes())
     items = find_radiographs([str(tmp_path / "study.zip")])
     assert names(items) == ["IM1", "x"]

@@ -46,7 +46,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     cells, check = read_cells(path)
     cells = cells.rename(columns=lambda name: NAMES.get(name.lower(), name))
     names = cells["image_id"]
-    check.refuse(names == "", "filename is empty; expected the picture's file in every row.")
+    check.refuse(names == "", "filename is empty; expected the image's file in every row.")
     ids = names.map(image_id_of)
     refuse_twins(dict.fromkeys(zip(ids, names, strict=True)), path, "file")
     empty = (cells[["class_name", *XYXY_COLUMNS]] == "").all(axis=1)
@@ -66,7 +66,7 @@ FORMAT = SourceFormat(
     title="CSV of file names, classes and corners",
     recognise=recognise,
     read=read,
-    coverage_rule="A picture with a row was read for all classes; one without a row is unknown, for such tables mostly "
-    "list pictures with boxes alone.",
+    coverage_rule="An image with a row was read for all classes; one without a row is unknown, for such tables mostly "
+    "list images with boxes alone.",
     looks_for="a .csv with filename, class, xmin, ymin, xmax, ymax",
 )

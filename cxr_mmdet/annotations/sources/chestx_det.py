@@ -41,7 +41,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         TableError: an image has no name, or other numbers of findings and boxes.
     """
     records = []
-    entries = read_json(path, list, "list of pictures with file_name, syms and boxes")
+    entries = read_json(path, list, "list of images with file_name, syms and boxes")
     for place, entry in enumerate(entries, start=1):
         where = f"{path}, image {place}"
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
@@ -68,7 +68,7 @@ FORMAT = SourceFormat(
     title="ChestX-Det or ChestX-Det10",
     recognise=partial(find_json, pattern=r'^\s*\[\s*\{[^{}]*"(syms|boxes)"\s*:'),
     read=read,
-    coverage_rule="Three radiologists looked for all classes on every picture of the file; empty lists are a normal "
+    coverage_rule="Three radiologists looked for all classes on every image of the file; empty lists are a normal "
     "chest.",
-    looks_for="train.json, a list of pictures with file_name, syms and boxes",
+    looks_for="train.json, a list of images with file_name, syms and boxes",
 )

@@ -87,7 +87,7 @@ FORMAT = SourceFormat(
         pattern=rf'^\s*\{{\s*"[^"]+"\s*:\s*\{{[^{{}}]*("{SIZE_KEY}"|"({"|".join(map(re.escape, CLASSES))})"\s*:)',
     ),
     read=read,
-    coverage_rule="A class is known on the pictures on which it has a region, all of which are drawn; on all others it "
-    "is unknown, because regions were drawn only of what the labels of the picture already said.",
+    coverage_rule="A class is known on the images on which it has a region, all of which are drawn; on all others it "
+    "is unknown, because regions were drawn only of what the labels of the image already said.",
     looks_for="gt_annotations_….json or gt_segmentations_….json, images with their regions",
 )

@@ -229,6 +229,6 @@ FORMAT = SourceFormat(
     write=write,
     keeps=frozenset({"readers", "regions", "split"}),
     coverage_rule="An image element is a reading of all labels, also an empty one (the file does not tell a frame that "
-    "nobody opened, so export finished jobs); a picture without one, such as a deleted frame, was read by nobody.",
+    "nobody opened, so export finished jobs); an image without one, such as a deleted frame, was read by nobody.",
     looks_for="an .xml file with <annotations> and <image> elements",
 )

@@ -288,8 +288,8 @@ def _size_hw(item: Mapping[str, Any], where: str, picture: Path | None, options:
     except DicomError:
         pass
     raise TableError(
-        f"{where}: a region has neither original_width and original_height nor a picture here, so its per cent are of "
-        "an unknown size; add the picture."
+        f"{where}: a region has neither original_width and original_height nor an image here, so its per cent are of "
+        "an unknown size; add the image."
     )
 
 
@@ -400,5 +400,5 @@ FORMAT = SourceFormat(
     keeps=frozenset({"readers", "regions", "coverage", "split"}),
     coverage_rule="A submitted annotation is a reading of all labels, also where its result is empty; a task "
     "without one, or whose annotations were all skipped, was read by nobody.",
-    looks_for="a .json list of tasks with annotations, beside the uploaded pictures",
+    looks_for="a .json list of tasks with annotations, beside the uploaded images",
 )

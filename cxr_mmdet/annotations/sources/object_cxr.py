@@ -67,7 +67,7 @@ FORMAT = SourceFormat(
     title="Object-CXR",
     recognise=partial(find_csv, header=HEADER),
     read=read,
-    coverage_rule="Every picture with a row was read for foreign objects alone; an empty cell is their absence, not a "
+    coverage_rule="Every image with a row was read for foreign objects alone; an empty cell is their absence, not a "
     "normal chest.",
     looks_for=f"train.csv with {', '.join(HEADER)}",
 )

@@ -84,7 +84,7 @@ def _findings(findings: Any, where: str) -> Iterator[tuple[str, list[float] | No
         for box, _ in boxes:
             if not is_box(box) or not all(0 <= side <= 1 for side in box):
                 raise TableError(
-                    f"{where}: has the box {box!r}; expected [x_min, y_min, x_max, y_max] in fractions of the picture, "
+                    f"{where}: has the box {box!r}; expected [x_min, y_min, x_max, y_max] in fractions of the image, "
                     "0…1; divide x by its width and y by its height."
                 )
         for name in dict.fromkeys(names) or [""]:

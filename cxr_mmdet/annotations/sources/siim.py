@@ -133,8 +133,8 @@ FORMATS = (
         title="SIIM-FISABIO-RSNA COVID-19 boxes",
         recognise=partial(find_csv, header=COVID_HEADER),
         read=read_covid,
-        coverage_rule="Every picture was read for opacities of pneumonia alone, so none is known to be a normal chest; "
-        "a picture without a box whose study has boxes on another picture was not read.",
+        coverage_rule="Every image was read for opacities of pneumonia alone, so none is known to be a normal chest; "
+        "an image without a box whose study has boxes on another image was not read.",
         looks_for=f"train_image_level.csv with {', '.join(COVID_HEADER)}",
     ),
     SourceFormat(
@@ -142,7 +142,7 @@ FORMATS = (
         title="SIIM-ACR Pneumothorax masks",
         recognise=partial(find_csv, header=MASK_HEADER),
         read=read_pneumothorax,
-        coverage_rule="Every picture with a row was read for pneumothorax alone; -1 is its absence, no normal chest.",
+        coverage_rule="Every image with a row was read for pneumothorax alone; -1 is its absence, no normal chest.",
         looks_for=f"train-rle.csv with {', '.join(MASK_HEADER)}",
     ),
 )

@@ -65,7 +65,7 @@ FORMAT = SourceFormat(
     title="TBX11K",
     recognise=recognise,
     read=read,
-    coverage_rule="Pictures in health, sick and tb were read for tuberculosis, with or without a box; only those in "
+    coverage_rule="Images in health, sick and tb were read for tuberculosis, with or without a box; only those in "
     "health are normal chests, and those of the extra sets without a box are unknown.",
-    looks_for="a COCO file with pictures in health/, sick/ and tb/",
+    looks_for="a COCO file with images in health/, sick/ and tb/",
 )

@@ -114,7 +114,7 @@ FORMAT = SourceFormat(
     title="Pascal VOC folder",
     recognise=recognise,
     read=read,
-    coverage_rule="A file without an object is a reading of all classes that found nothing; a picture without a file "
+    coverage_rule="A file without an object is a reading of all classes that found nothing; an image without a file "
     "was read by nobody.",
     looks_for="a folder of .xml files with <annotation>",
 )

@@ -211,8 +211,8 @@ FORMATS = (
         title="NIH ChestX-ray14 boxes",
         recognise=partial(find_csv, header=NIH_LAYOUT.header),
         read=read_nih,
-        coverage_rule="A picture without a row is unknown, and so is every class without a box on a picture with rows: "
-        "the radiologist was asked for one instance of one disease per picture, so even that class may have more.",
+        coverage_rule="An image without a row is unknown, and so is every class without a box on an image with rows: "
+        "the radiologist was asked for one instance of one disease per image, so even that class may have more.",
         looks_for="BBox_List_2017.csv with Image Index, Finding Label, Bbox [x,y,w,h]",
     ),
     SourceFormat(
@@ -220,7 +220,7 @@ FORMATS = (
         title="RSNA Pneumonia boxes",
         recognise=partial(find_csv, header=RSNA_LAYOUT.header),
         read=read_rsna,
-        coverage_rule="Every picture with a row was read for Lung Opacity alone; Target 0 is its absence, and only the "
+        coverage_rule="Every image with a row was read for Lung Opacity alone; Target 0 is its absence, and only the "
         f"class Normal of {CLASS_INFO} is a normal chest, because Not Normal holds findings of other kinds.",
         looks_for=f"stage_2_train_labels.csv with {', '.join(RSNA_LAYOUT.header)}",
     ),
@@ -229,7 +229,7 @@ FORMATS = (
         title="NODE21 boxes",
         recognise=partial(find_csv, header=NODE21_LAYOUT.header),
         read=read_node21,
-        coverage_rule="Every picture was read for nodules alone; label 0 is their absence, not a normal chest.",
+        coverage_rule="Every image was read for nodules alone; label 0 is their absence, not a normal chest.",
         looks_for=f"metadata.csv with {', '.join(NODE21_LAYOUT.header)}",
     ),
     SourceFormat(

@@ -90,10 +90,10 @@ def read(path: Path, options: ReadOptions) -> Source:
     orphans = {file for file in orphans if file.name not in (*CLASS_LISTS, *(f"{side}.txt" for side in SPLITS))}
     if orphans:
         notes.append(
-            f"{counted(len(orphans), 'label file')} without a picture left out, such as {_shown(min(orphans), root)}."
+            f"{counted(len(orphans), 'label file')} without an image left out, such as {_shown(min(orphans), root)}."
         )
     if unknown_size:
-        notes.append(f"the labels of {counted(len(unknown_size), 'picture')} left out, such as of {unknown_size[0]}.")
+        notes.append(f"the labels of {counted(len(unknown_size), 'image')} left out, such as of {unknown_size[0]}.")
     return source_of_records(
         path,
         records,
@@ -183,8 +183,8 @@ def _sides(
         return None, listed
     if shared:
         raise TableError(
-            f"{path}: {counted(len(shared), 'picture')} both in train and in val or test, such as "
-            f"{_shown(min(shared), path.parent)}; expected each picture on one side."
+            f"{path}: {counted(len(shared), 'image')} both in train and in val or test, such as "
+            f"{_shown(min(shared), path.parent)}; expected each image on one side."
         )
     return {image_id_of(picture): side for side in sides for picture in sides[side]}, listed
 
@@ -199,7 +199,7 @@ def _pictures_of(
             if SPLITS[key] == "test":  # Roboflow names it whether or not there is one
                 continue
             raise TableError(
-                f"{path}: {key} is {each!r}, which does not exist; expected a folder of pictures or a list of them, "
+                f"{path}: {key} is {each!r}, which does not exist; expected a folder of images or a list of them, "
                 f"relative to {path.parent}."
             )
         if place.is_dir():
@@ -210,7 +210,7 @@ def _pictures_of(
         yield from (picture for _, picture in found if picture is not None)
         lost = [line for line, picture in found if picture is None]
         if lost:
-            notes.append(f"{counted(len(lost), 'picture')} in {place.name} not found, such as {lost[0]}.")
+            notes.append(f"{counted(len(lost), 'image')} in {place.name} not found, such as {lost[0]}.")
 
 
 def _resolve(entry: str, base: str, folder: Path) -> Path | None:
@@ -261,7 +261,7 @@ def _boxes(
         beyond = [value for value in values if not -_ROUNDING <= value <= 1 + _ROUNDING]
         if beyond:
             raise TableError(
-                f"{where}: {beyond[0]:g} is no fraction of the picture; expected 0…1, so divide x by its width and y "
+                f"{where}: {beyond[0]:g} is no fraction of the image; expected 0…1, so divide x by its width and y "
                 "by its height."
             )
         if len(values) == 4:
@@ -284,6 +284,6 @@ FORMAT = SourceFormat(
     write=write,
     keeps=frozenset({"split"}),
     coverage_rule="An empty label file is a reading of all classes that found nothing; a missing one says that nobody "
-    "read the picture, although YOLO trains on it as background.",
+    "read the image, although YOLO trains on it as background.",
     looks_for="data.yaml with names, train and val (or classes.txt), and label files under labels/",
 )

@@ -66,7 +66,7 @@ def test_boxes_on_1024_pixels_fit_smaller_pictures(write, built):
 def test_two_sets_know_what_the_other_did_not_look_for(write, built):
     root = write(rsna() | nih())
     images = built(root / "rsna", root / "nih")
-    assert len(images) == 2 * COUNT, "without the picture that has no row"
+    assert len(images) == 2 * COUNT, "without the image that has no row"
     assert images["00000000_001"]["boxes"] == [("Mass", [80 / 4, 160 / 4, 240 / 4, 320 / 4])]
     assert images["00000000_001"]["neg_category_ids"] == []
     assert images["p4"]["neg_category_ids"] == [1], "opacity was looked for, mass was not"

@@ -37,7 +37,7 @@ def test_covid_boxes_are_those_of_the_label(write, boxes_of):
         ("b1", "No finding", None),
         ("c1", "No finding", None),
     ]
-    assert source.unread == ("a2",), "nobody drew on the second picture of a study"
+    assert source.unread == ("a2",), "nobody drew on the second image of a study"
     assert "1 image without a box, such as a2, in a study whose boxes were drawn on another image" in source.notes[0]
     assert source.rows["group"].tolist() == ["s1", "s1", "s2", "s3"]
     assert source.normal == frozenset(), "negative for pneumonia is no normal chest"

@@ -40,7 +40,7 @@ def test_nih_boxes_have_their_four_columns_in_a_bracket_with_commas(write, boxes
         ("00000002_000", "Mass", (5, 6, 5 + 7, 6 + 8)),
     ]
     assert set(source.rows["table_width"]) == set(source.rows["table_height"]) == {1024}
-    assert source.rows["group"].tolist() == ["00000001", "00000001", "00000002"], "one patient, several pictures"
+    assert source.rows["group"].tolist() == ["00000001", "00000001", "00000002"], "one patient, several images"
     assert source.coverage.loc["00000001_000"].to_dict() == {
         "Mass": Coverage.NOT_EXHAUSTIVE,
         "Infiltrate": Coverage.UNKNOWN,
@@ -189,7 +189,7 @@ def test_the_real_nih_table_is_read_whole(real_table):
         "Mass": 85,
         "Nodule": 79,
     }
-    assert (source.coverage > 0).to_numpy().sum() == 984, "one box of a class per picture"
+    assert (source.coverage > 0).to_numpy().sum() == 984, "one box of a class per image"
 
 
 @pytest.mark.vinbigdata

@@ -72,7 +72,7 @@ def test_a_tree_with_its_split(tmp_path: Path) -> None:
                 "train.txt": "./images/train/a.png\nimages/train/b.png\nC:\\set\\images\\train\\c.png\n",
                 "val.txt": "data/images/val/d.png\n",
             },
-            id="lists of pictures",
+            id="lists of images",
         ),
     ],
 )
@@ -128,7 +128,7 @@ def test_labels_without_a_picture_and_one_folder_for_both_sides_are_noted(tmp_pa
     yaml = TREE["data.yaml"].replace("val: images/val", "val: images/train")
     source = read_tree(tmp_path, TREE | {"data.yaml": yaml, "labels/train/x.txt": "0 .5 .5 .2 .2\n"})
     assert source.split is None
-    assert "1 label file without a picture left out, such as labels/train/x.txt." in source.notes
+    assert "1 label file without an image left out, such as labels/train/x.txt." in source.notes
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_labels_without_a_picture_and_one_folder_for_both_sides_are_noted(tmp_pa
             {"labels/val/d.txt": "2 .5 .5 .1 .1"},
             "d.txt, line 1: class 2 is not among the 2 names of the tree; expected 0 to 1.",
         ),
-        ({"labels/val/d.txt": "0 100 50 40 30"}, "d.txt, line 1: 100 is no fraction of the picture; expected 0…1"),
-        ({"labels/val/d.txt": "0 50.0 50.0 20 20"}, "is no fraction of the picture"),
+        ({"labels/val/d.txt": "0 100 50 40 30"}, "d.txt, line 1: 100 is no fraction of the image; expected 0…1"),
+        ({"labels/val/d.txt": "0 50.0 50.0 20 20"}, "is no fraction of the image"),
         ({"labels/val/d.txt": "0 .5 .5 .1 .1 .9"}, "d.txt, line 1: holds a box with a score, as predictions have"),
         ({"labels/val/d.txt": "0 .5 .5 .1"}, "d.txt, line 1: holds 4 numbers; expected class x_center y_center"),
         ({"labels/val/d.txt": "Mass .5 .5 .1 .1"}, "d.txt, line 1: the line holds 'Mass', expected numbers."),
@@ -174,5 +174,5 @@ def test_traps(tmp_path: Path, changes: dict, message: str) -> None:
 def test_a_picture_on_both_sides_is_refused(tmp_path: Path) -> None:
     yaml = "train: [images/train, images/val/d.txt]\nval: images/val\nnames: [A, B]\n"
     changes = {"data.yaml": yaml, "images/val/d.txt": "images/val/d.png\n", "images/val/e.png": None}
-    with pytest.raises(TableError, match=r"1 picture both in train and in val or test, such as images/val/d\.png"):
+    with pytest.raises(TableError, match=r"1 image both in train and in val or test, such as images/val/d\.png"):
         read_tree(tmp_path, TREE | changes)
