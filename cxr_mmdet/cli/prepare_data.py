@@ -179,6 +179,10 @@ def phantom(
     reader_kind: Annotated[
         PhantomReaders, typer.Option("--reader-kind", help="vinbigdata: readers who disagree as VinBigData's do.")
     ] = PhantomReaders.PLAIN,
+    anatomy: Annotated[
+        bool,
+        typer.Option("--anatomy", help="Box lungs, heart, clavicles and other organs as well, as further classes."),
+    ] = False,
     jobs: JobsOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom.")] = False,
 ) -> None:
@@ -198,6 +202,7 @@ def phantom(
             abnormal_share=abnormal_share,
             readers=readers,
             reader_kind=reader_kind,
+            anatomy=anatomy,
             jobs=jobs,
             labels=names,
             progress=lambda _: progress(1, images),

@@ -6,7 +6,13 @@ import io
 with contextlib.redirect_stdout(io.StringIO()):  # mmdet prints on stdout that it goes without OneDL
     import mmdet.datasets  # noqa: F401
 
-from cxr_mmdet.datasets.augmentation import RandomClahe, RandomExposure, RandomMirror, RandomPositioning
+from cxr_mmdet.datasets.augmentation import (
+    RandomAcquisition,
+    RandomClahe,
+    RandomExposure,
+    RandomMirror,
+    RandomPositioning,
+)
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
 from cxr_mmdet.datasets.loading import LoadRadiograph
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
@@ -30,6 +36,7 @@ __all__ = [
     "MinorityFlipRot90",
     "PackRadiograph",
     "PadToSquare",
+    "RandomAcquisition",
     "RandomClahe",
     "RandomExposure",
     "RandomMirror",

@@ -90,6 +90,64 @@ CLASSES_KEY = "classes"
 
 
 @TRANSFORMS.register_module()
+class RandomAcquisition(BaseTransform):
+    """Lay over a picture what phantoms lack: scattered light, blur or edge enhancement, lines, electrodes, text.
+
+    Boxes stay. Nothing that is drawn looks like a finding: lines and electrodes are thin, sharp and as bright as metal.
+
+    Args:
+        haze: strongest veil of scattered light, 0…1, different from place to place.
+        blur: deviation in pixels of the strongest blur.
+        sharpening: gain of the strongest edge enhancement.
+        devices: mean number of lines, electrodes and words.
+    """
+
+    def __init__(self, haze: float = 0.6, blur: float = 1.0, sharpening: float = 1.5, devices: float = 1.2) -> None:
+        self.haze, self.blur, self.sharpening, self.devices = haze, blur, sharpening, devices
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``img``, a plane of uint8."""
+        # One number of the global generator, which draws are seeded by.
+        rng = np.random.default_rng(np.random.randint(1 << 31))  # noqa: NPY002
+        image = results["img"].astype(np.float32)
+        exposed = image > 0  # padding and collimation stay black
+        size_wh = image.shape[::-1]
+        amount = rng.uniform(-1, 1)
+        soft = cv2.GaussianBlur(image, (0, 0), 0.05 + self.blur * abs(amount) if amount < 0 else 1.5)
+        image = soft if amount < 0 else image + np.float32(self.sharpening * amount) * (image - soft)
+        veil = cv2.resize(rng.random((4, 4), dtype=np.float32), size_wh, interpolation=cv2.INTER_CUBIC)
+        veil = np.clip(veil * np.float32(self.haze * rng.uniform() ** 2), 0, 1)
+        image += veil * (225 - image)
+        image *= exposed
+        for _ in range(rng.poisson(self.devices)):
+            _draw_device(image, rng)
+        results["img"] = np.clip(image, 0, 255).astype(np.uint8)
+        return results
+
+
+def _draw_device(image: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Draw a tube or cable, an electrode or a word into a plane of grey levels 0…255, in place."""
+    height, width = image.shape
+    ink = np.zeros((height, width), np.uint8)
+    kind = rng.choice(("line", "electrode", "word"), p=(0.6, 0.2, 0.2))
+    thick = max(1, round(width / 256 * rng.uniform(0.5, 2.0)))
+    if kind == "line":
+        ends = rng.uniform(-0.1, 1.1, (4, 2)) * (width, height)
+        t = np.linspace(0, 1, 40)[:, None]
+        curve = (1 - t) ** 3 * ends[0] + 3 * (1 - t) ** 2 * t * ends[1] + 3 * (1 - t) * t**2 * ends[2] + t**3 * ends[3]
+        cv2.polylines(ink, [np.round(curve * 16).astype(np.int32)], False, 255, thick, cv2.LINE_AA, 4)
+    elif kind == "electrode":
+        at = rng.uniform(0.1, 0.9, 2) * (width, height)
+        cv2.circle(ink, tuple(int(v) for v in at), thick + 1, 255, -1, cv2.LINE_AA)
+    else:
+        at = rng.uniform((0.0, 0.03), (0.8, 0.16)) * (width, height)
+        word = str(rng.choice(("AP", "PA", "SUPINE", "ERECT", "MOBILE", "SITTING", "L", "R")))
+        size = width / 256 * rng.uniform(0.25, 0.6)
+        cv2.putText(ink, word, tuple(int(v) for v in at), cv2.FONT_HERSHEY_SIMPLEX, size, 255, 1, cv2.LINE_AA)
+    image += ink * np.float32((1.0 if kind == "word" else rng.uniform(0.15, 0.7)))
+
+
+@TRANSFORMS.register_module()
 class RandomMirror(BaseTransform):
     """Mirror an image left to right, and give each box the class of the other side: "Left lung" for "Right lung".
 

@@ -17,7 +17,7 @@ from cxr_mmdet.phantom.skeleton import draw_skeleton
 if TYPE_CHECKING:
     from cxr_mmdet.phantom.anatomy import Anatomy
     from cxr_mmdet.phantom.patient import Patient, Positioning
-    from cxr_mmdet.phantom.shapes import Frame, Plane
+    from cxr_mmdet.phantom.shapes import Frame, Plane, Points
 
 AIR_SHARE = 0.73
 """Share of air in the lung's volume in a held breath."""
@@ -118,17 +118,17 @@ def _occlusion(frame: Frame, patient: Patient, anatomy: Anatomy) -> Plane:
     core, aorta = (frame.depth(outline) for outline in anatomy.vessels)
     middle = chord(core, 40) * 1.5
     descending = chord(aorta, 15) * 0.9
-    below = _below_diaphragm(frame, anatomy)
+    below = frame.depth(*below_diaphragm(anatomy))
     total = np.maximum(np.maximum(heart, knob), middle) + descending + chord(below, 95) * np.float32(1.1)
     return frame.blur(total * thick, 0.45)
 
 
-def _below_diaphragm(frame: Frame, anatomy: Anatomy) -> Plane:
-    outlines = [
+def below_diaphragm(anatomy: Anatomy) -> list[Points]:
+    """Return the closed outlines of what lies below the right and the left dome."""
+    return [
         np.vstack([curve, [(side * 320, 400), (0, 400), (0, curve[0, 1])]])
         for side, curve in zip((RIGHT, LEFT), anatomy.diaphragm, strict=True)
     ]
-    return frame.depth(*outlines)
 
 
 def _airways(frame: Frame, anatomy: Anatomy) -> Plane:

@@ -11,6 +11,7 @@ from cxr_mmdet.phantom import lesions, opacities, pleura
 from cxr_mmdet.phantom.anatomy import CAGE_HALF_WIDTH, build_anatomy
 from cxr_mmdet.phantom.chest import build_chest, tissue
 from cxr_mmdet.phantom.film import develop, finish
+from cxr_mmdet.phantom.organs import heart_outline, organ_boxes
 from cxr_mmdet.phantom.patient import Stream, generator
 from cxr_mmdet.phantom.scene import Scene, outline_box
 from cxr_mmdet.phantom.shapes import Frame
@@ -18,7 +19,6 @@ from cxr_mmdet.phantom.shapes import Frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from cxr_mmdet.phantom.anatomy import Anatomy
     from cxr_mmdet.phantom.cases import PhantomCase, PlannedFinding
     from cxr_mmdet.phantom.chest import Chest
     from cxr_mmdet.phantom.scene import Box, Shadow
@@ -70,12 +70,14 @@ class Phantom:
         case: what was drawn.
         picture: (height, width) float32, 0 black … 1 white, as a viewer shows it.
         findings: with their boxes, in the order of the case.
+        organs: name and box of each organ that the field shows.
         spacing: millimetres per pixel.
     """
 
     case: PhantomCase
     picture: Plane
     findings: tuple[DrawnFinding, ...]
+    organs: tuple[tuple[str, Box], ...]
     spacing: float
 
 
@@ -91,16 +93,17 @@ def render_phantom(case: PhantomCase, *, size: int = 1024, omit: Collection[int]
     scene = scene_of(case, frame, case.findings)
     drawn = draw_findings(case, scene)
     kept = [i for i in range(len(case.findings)) if i not in omit]
-    chest = scene.chest
+    shown = scene
     if any(case.findings[i].label in (AORTA, HEART) for i in omit):
-        chest = scene_of(case, frame, [case.findings[i] for i in kept]).chest
+        shown = scene_of(case, frame, [case.findings[i] for i in kept])
     findings = [
         DrawnFinding(case.findings[i].label, case.findings[i].severity, box) for i in kept for box, _ in drawn[i]
     ]
-    water = _composed(chest, [shadow for i in kept for _, shadow in drawn[i] if shadow is not None])
+    water = _composed(shown.chest, [shadow for i in kept for _, shadow in drawn[i] if shadow is not None])
     noise = generator(case.seed, Stream.NOISE, case.index)
-    picture = finish(develop(frame, water, case.view, chest.exposure, noise), case.view)
-    return Phantom(case, picture, tuple(findings), frame.spacing)
+    picture = finish(develop(frame, water, case.view, shown.chest.exposure, noise), case.view)
+    organs = tuple(organ_boxes(frame, case.patient, case.view, shown.anatomy))
+    return Phantom(case, picture, tuple(findings), organs, frame.spacing)
 
 
 def _composed(chest: Chest, shadows: list[Shadow]) -> Plane:
@@ -145,7 +148,8 @@ def draw_findings(case: PhantomCase, scene: Scene) -> list[list[tuple[Box, Shado
     occupied: list[Box] = []
     for planned in case.findings:
         if planned.label in (AORTA, HEART):
-            drawn.append([(_organ_box(scene.frame, scene.anatomy, planned.label), None)])
+            outline = scene.anatomy.knob if planned.label == AORTA else heart_outline(scene.anatomy)
+            drawn.append([(outline_box(scene.frame, outline), None)])
             continue
         rng = generator(case.seed, Stream.FINDING, case.patient.number, planned.key)
         shadows = _draw_apart(scene, rng, planned, occupied)
@@ -174,12 +178,3 @@ def _overlap(box: Box, other: Box) -> float:
     height = min(box[3], other[3]) - max(box[1], other[1])
     smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
     return max(width, 0.0) * max(height, 0.0) / smaller
-
-
-def _organ_box(frame: Frame, anatomy: Anatomy, label: str) -> Box:
-    if label == AORTA:
-        return outline_box(frame, anatomy.knob)
-    _, top, _, bottom = anatomy.heart_box
-    outline = anatomy.heart.copy()
-    outline[:, 1] = np.clip(outline[:, 1], top, bottom)
-    return outline_box(frame, outline)

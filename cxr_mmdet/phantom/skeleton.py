@@ -75,7 +75,7 @@ def draw_skeleton(frame: Frame, patient: Patient, view: Positioning, anatomy: An
     x, y = frame.grid
     # Over the mediastinum and the belly scattered light drowns the ribs.
     bone *= smoothstep(np.abs(x), 12, 36) * (1 - 0.4 * smoothstep(y, 70, 140))
-    bone += _tubes(frame, _collarbones(patient, view, anatomy), shell=5.0, core=8.0, cortex=2.0)
+    bone += _tubes(frame, collarbones(patient, view, anatomy), shell=5.0, core=8.0, cortex=2.0)
     bone += _spine(frame, anatomy)
     bone += _shoulders(frame, patient, view, anatomy)
     return frame.blur(bone, 0.45) * np.float32(patient.bone)
@@ -111,7 +111,8 @@ def _layers(*layers: tuple[Mask, float]) -> Plane:
     return total
 
 
-def _collarbones(patient: Patient, view: Positioning, anatomy: Anatomy) -> list[Points]:
+def collarbones(patient: Patient, view: Positioning, anatomy: Anatomy) -> list[Points]:
+    """Return the outlines of the right and the left clavicle."""
     lift = 5 * view.inspiration + (6 if view.projection == "AP" else 0)
     path = smooth_curve(
         [(15, -74), (28, -80), (52, -87), (86, -91 - lift / 2), (118, -94 - lift), (146, -99 - lift), (166, -98 - lift)]

@@ -14,6 +14,7 @@ from cxr_mmdet.files import atomic_path
 from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, image_id, write_dicom
+from cxr_mmdet.phantom.organs import ORGANS
 from cxr_mmdet.phantom.patient import patient_number
 from cxr_mmdet.phantom.readers import POOL, draw_pool, read
 from cxr_mmdet.phantom.render import render_phantom
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
 TRUTH = "truth"
+CLASSES = (*LABELS_14, NO_FINDING, *ORGANS)
+"""Names in the order of their ``class_id``."""
 SMALLEST_SIZE, LARGEST_SIZE = 128, 4096
 
 
@@ -63,6 +66,7 @@ class _Job:
     readers: int
     labels: tuple[str, ...]
     reader_kind: PhantomReaders
+    anatomy: bool
 
 
 def write_phantoms(
@@ -76,6 +80,7 @@ def write_phantoms(
     jobs: int = 1,
     labels: Sequence[str] = LABELS_14,
     reader_kind: PhantomReaders = PhantomReaders.PLAIN,
+    anatomy: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PhantomSummary:
     """Write synthetic radiographs with known findings; the same arguments give the same bytes, whatever ``jobs`` is.
@@ -92,6 +97,8 @@ def write_phantoms(
         jobs: worker processes; -1 starts one per core.
         labels: findings that occur, a subset of the 14.
         reader_kind: habits of the readers.
+        anatomy: let the tables hold the organs as well, exactly as drawn for every reader; see
+            :data:`~cxr_mmdet.phantom.organs.ORGANS`.
         progress: called with the number of images done, after each.
 
     Raises:
@@ -100,7 +107,7 @@ def write_phantoms(
         CxrError: a worker was killed; likewise.
     """
     known = tuple(label for label in LABELS_14 if label in labels)
-    job = _Job(out, seed, size, abnormal_share, readers, known, reader_kind)
+    job = _Job(out, seed, size, abnormal_share, readers, known, reader_kind, anatomy)
     _check(job, images, jobs, labels)
     # From the first moment the folder can be told from somebody's radiographs, so --force may clear an interrupted one.
     _write_csv(out / "truth.csv", [])
@@ -120,13 +127,14 @@ def write_phantoms(
         # The disk is full or a worker was killed: half a set is of no use, and would be in the way of the next try.
         remove_phantoms(out)
         raise
+    classes = (*job.labels, *ORGANS) if anatomy else job.labels
     return PhantomSummary(
         path=out,
         images=images,
         patients=len({patient_number(seed, index) for index in range(images)}),
-        abnormal_images=len({row[0] for row in truth if row[2] != NO_FINDING_ID}),
-        truth_boxes=_count(truth, job.labels),
-        reader_boxes=_count(marks, job.labels),
+        abnormal_images=len({row[0] for row in truth if row[1] in LABELS_14}),
+        truth_boxes=_count(truth, classes),
+        reader_boxes=_count(marks, classes),
     )
 
 
@@ -176,17 +184,18 @@ def _write_one(job: _Job, index: int) -> tuple[int, list[Row], list[Row]]:
     phantom = render_phantom(case, size=job.size)
     name = image_id(job.seed, index)
     write_dicom(job.out / "train" / f"{name}.dicom", phantom, draw_encoding(case))
-    truth = _rows(name, TRUTH, [(finding.label, finding.box_xyxy) for finding in phantom.findings])
+    organs = phantom.organs if job.anatomy else ()
+    truth = _rows(name, TRUTH, [*((finding.label, finding.box_xyxy) for finding in phantom.findings), *organs])
     marks = []
     for reading in read(phantom, draw_pool(job.seed, job.reader_kind), readers=job.readers, labels=job.labels):
-        marks += _rows(name, reading.reader, [(mark.label, mark.box_xyxy) for mark in reading.marks])
+        marks += _rows(name, reading.reader, [*((mark.label, mark.box_xyxy) for mark in reading.marks), *organs])
     return index, truth, marks
 
 
 def _rows(name: str, reader: str, boxes: Sequence[tuple[str, Box]]) -> list[Row]:
     if not boxes:
         return [(name, NO_FINDING, NO_FINDING_ID, reader, None, None, None, None)]
-    return [(name, label, LABELS_14.index(label), reader, *box) for label, box in boxes]
+    return [(name, label, CLASSES.index(label), reader, *box) for label, box in boxes]
 
 
 def _write_csv(path: Path, rows: Iterable[Row]) -> None:

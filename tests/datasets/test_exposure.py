@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_mmdet.datasets.augmentation import RandomClahe, RandomExposure, exposure_table
+from cxr_mmdet.datasets.augmentation import RandomAcquisition, RandomClahe, RandomExposure, exposure_table
 
 
 def test_nothing_to_draw_changes_nothing():
@@ -76,3 +76,34 @@ class TestRandomClahe:
     @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2)])
     def test_pictures_smaller_than_the_grid(self, shape):
         assert RandomClahe(probability=1)({"img": np.full(shape, 7, np.uint8)})["img"].shape == shape
+
+
+class TestRandomAcquisition:
+    @pytest.fixture
+    def chest(self):
+        image = np.random.default_rng(0).integers(40, 200, (96, 128), dtype=np.uint8)
+        image[:, :30] = 0
+        return image
+
+    def test_nothing_to_draw_changes_nothing(self, chest):
+        for seed in range(6):
+            np.random.seed(seed)  # noqa: NPY002
+            out = RandomAcquisition(haze=0, blur=0, sharpening=0, devices=0)({"img": chest.copy()})["img"]
+            np.testing.assert_array_equal(out, chest)
+
+    def test_padding_stays_black_and_draws_follow_the_global_seed(self, chest):
+        def draw(seed):
+            np.random.seed(seed)  # noqa: NPY002
+            return RandomAcquisition(haze=1, devices=0)({"img": chest.copy()})["img"]
+
+        drawn = [draw(seed) for seed in range(8)]
+        assert all((image[:, :30] == 0).all() and image.dtype == np.uint8 for image in drawn)
+        assert len({image.tobytes() for image in drawn}) == len(drawn)
+        np.testing.assert_array_equal(draw(3), drawn[3])
+
+    def test_devices_are_thin_and_brighter(self, chest):
+        for seed in range(8):
+            np.random.seed(seed)  # noqa: NPY002
+            out = RandomAcquisition(haze=0, blur=0, sharpening=0, devices=3)({"img": chest.copy()})["img"]
+            assert (out >= chest).all()
+            assert (out > chest).mean() < 0.25

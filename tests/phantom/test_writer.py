@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cxr_mmdet.cli.prepare_data import app
 from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.phantom import write_phantoms
+from cxr_mmdet.phantom.organs import ORGANS
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
 
 SIZE = 128
@@ -221,3 +222,21 @@ def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     assert result.exit_code == 1
     assert "a worker process was killed" in result.output
     assert not digest(tmp_path)
+
+
+def test_anatomy_adds_rows_and_changes_nothing_else(tmp_path):
+    common = {"images": 3, "seed": 5, "size": SIZE, "abnormal_share": 0.6}
+    plain, both = tmp_path / "plain", tmp_path / "both"
+    write_phantoms(plain, **common)
+    summary = write_phantoms(both, anatomy=True, **common)
+    assert digest(plain / "train") == digest(both / "train")
+    for name in ("truth.csv", "train.csv"):
+        rows = table(both, name)
+        organs = rows["class_name"].isin(ORGANS)
+        findings = table(plain, name).dropna()
+        pd.testing.assert_frame_equal(rows[~organs].reset_index(drop=True), findings.reset_index(drop=True))
+        assert set(rows[organs].class_name) == set(ORGANS)
+        assert not rows.duplicated().any()
+    assert summary.truth_boxes["Left lung"] == 3
+    assert summary.reader_boxes["Left lung"] == 9
+    assert summary.abnormal_images == table(plain, "truth.csv").dropna().image_id.nunique()
