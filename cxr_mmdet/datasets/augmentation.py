@@ -144,7 +144,7 @@ def _draw_device(image: NDArray[np.float32], rng: np.random.Generator) -> None:
         word = str(rng.choice(("AP", "PA", "SUPINE", "ERECT", "MOBILE", "SITTING", "L", "R")))
         size = width / 256 * rng.uniform(0.25, 0.6)
         cv2.putText(ink, word, tuple(int(v) for v in at), cv2.FONT_HERSHEY_SIMPLEX, size, 255, 1, cv2.LINE_AA)
-    image += ink * np.float32((1.0 if kind == "word" else rng.uniform(0.15, 0.7)))
+    image += ink * np.float32(1.0 if kind == "word" else rng.uniform(0.15, 0.7))
 
 
 @TRANSFORMS.register_module()

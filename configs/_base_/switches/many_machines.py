@@ -1,8 +1,8 @@
 # Vary phantoms until they span radiographs of many machines, positions and devices.
 #
-# For pretraining: position, size and turn of the chest, contrast, local contrast, scattered light, sharpness, cables and
-# text differ between hospitals by more than the phantoms do. The steps replace a recipe's own shift and exposure, as
-# those of gentle_augmentation do. No flip, which would move the heart to the right.
+# For pretraining: position, size and turn of the chest, contrast, local contrast, scattered light, sharpness, cables
+# and text differ between hospitals by more than the phantoms do. The steps replace the shift and exposure of a recipe,
+# as those of gentle_augmentation do. No flip, which would move the heart to the right.
 train_dataloader = dict(dataset=_base_.train_dataloader.dataset)
 _dataset = train_dataloader["dataset"]
 while "dataset" in _dataset:
