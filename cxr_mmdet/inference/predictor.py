@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -21,7 +22,6 @@ from cxr_mmdet.structures.scores import beyond, in_single_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -112,11 +112,11 @@ class Predictor:
     """A model that predicts; may be used from several threads at once.
 
     Args:
-        model: see :func:`cxr_mmdet.inference.model.load_model`.
+        model: a loaded model, or the path of a checkpoint, a run or a bundle; :meth:`load` takes more arguments.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
-        self.model = model
+    def __init__(self, model: LoadedModel | str | Path) -> None:
+        self.model = load_model(model) if isinstance(model, str | Path) else model
 
     @classmethod
     def load(

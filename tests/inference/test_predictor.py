@@ -223,6 +223,13 @@ def test_no_such_model(tmp_path):
         Predictor.load(tmp_path / "nothing")
 
 
+def test_a_path_makes_a_predictor(tmp_path):
+    with pytest.raises(CheckpointError, match="no such model"):
+        Predictor(tmp_path / "nothing")
+    bundle = bundle_of("retina", "onnx")
+    assert Predictor(str(bundle)).class_names == Predictor.load(bundle).class_names
+
+
 def test_a_bundle_knows_the_size_of_its_pictures():
     with pytest.raises(UsageError, match="short-edge"):
         Predictor.load(bundle_of("faster", "onnx"), short_edge=512)
