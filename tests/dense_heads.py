@@ -76,6 +76,7 @@ def head(kind: str, **options):
 def truth(*shares: float, boxes=BOXES, labels=(0, 2), rpn: bool = False) -> InstanceData:
     instances = InstanceData(bboxes=boxes[: len(shares)], labels=torch.tensor(labels[: len(shares)]) * (not rpn))
     instances.vote_shares = torch.tensor(shares)
+    instances.corner_weights = torch.tensor([0.25, 1.0][: len(shares)])  # heads look at them only if they are told to
     return instances
 
 
@@ -110,5 +111,6 @@ def total(value) -> torch.Tensor:
 
 def batch(kind: str, share: float) -> list[InstanceData]:
     """Two images: both boxes, the left one with ``share`` of the votes; and a normal radiograph."""
-    normal = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), vote_shares=torch.zeros(0))
+    nothing = {"vote_shares": torch.zeros(0), "corner_weights": torch.zeros(0)}
+    normal = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), **nothing)
     return [truth(share, 1.0, rpn="RPN" in kind), normal]

@@ -199,8 +199,8 @@ def build_coco(
     Args:
         images: all images of the split, also those without a box.
         boxes: image_id, class_name, x_min, y_min, x_max, y_max in prepared-image pixels, votes and, where known, the
-            readers behind each box, confidence (written as ``score``) and iscrowd, True for regions to ignore. Rows
-            of other images or of classes outside ``labels`` are left out; boxes are clipped to the image.
+            readers behind each box, confidence (written as ``score``), corner_spread and iscrowd, True for regions to
+            ignore. Rows of other images or of classes outside ``labels`` are left out; boxes are clipped to the image.
         labels: the class names; their order is the categories' order.
         coverage: image id → one column per label, values of :class:`cxr_mmdet.structures.coverage.Coverage`; images
             that it lacks, or all images without it, were looked through for every class.
@@ -266,6 +266,10 @@ def _annotation_entries(
     sizes_whwh = np.array([(image.width, image.height) * 2 for image in images]).reshape(-1, 4)
     clipped = np.clip(kept[XYXY_COLUMNS].to_numpy(np.float64), 0, sizes_whwh[kept["image"].to_numpy(np.int64)])
     scores = [{"score": round(value, DECIMALS)} for value in kept.get("confidence", ())] or [{}] * len(kept)
+    spreads = [
+        {} if spread is None else {"corner_spread": np.round(spread, DECIMALS).tolist()}
+        for spread in kept.get("corner_spread", [None] * len(kept))
+    ]
     readers = [{"readers": list(names)} for names in kept["readers"]] if "readers" in kept else [{}] * len(kept)
     regions = is_region(kept).astype(int).tolist()
     return [
@@ -278,9 +282,10 @@ def _annotation_entries(
             "iscrowd": region,
             "votes": votes,
             **score,
+            **spread,
             **names,
         }
-        for number, (image, category, votes, region, bbox_xywh, score, names) in enumerate(
+        for number, (image, category, votes, region, bbox_xywh, score, spread, names) in enumerate(
             zip(
                 kept["image"].tolist(),
                 kept["category"].tolist(),
@@ -288,6 +293,7 @@ def _annotation_entries(
                 regions,
                 np.round(xyxy_to_xywh(clipped), DECIMALS).tolist(),
                 scores,
+                spreads,
                 readers,
                 strict=True,
             ),

@@ -96,6 +96,8 @@ def with_regions(boxes: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
     marked_by = [(*key, tuple(sorted(set(own["reader"])))) for key, own in regions.groupby(keys)]
     marked = pd.DataFrame(marked_by, columns=[*keys, "readers"])
     marked = marked.assign(score=1.0, votes=marked["readers"].map(len).astype(np.int64), **{REGION_COLUMN: True})
+    if "corner_spread" in boxes:
+        marked["corner_spread"] = None
     both = pd.concat([boxes.assign(**{REGION_COLUMN: False}), marked[[*boxes.columns, REGION_COLUMN]]])
     return both.sort_values(keys, kind="stable", ignore_index=True)
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.consensus import REFERENCE_IOU_THRESHOLD, fuse_readers, with_regions
-from cxr_mmdet.annotations.marks import Candidates, Marks, hidden_boxes
+from cxr_mmdet.annotations.marks import Candidates, Marks, hidden_boxes, sums_at
 from cxr_mmdet.annotations.reader_features import (
     BY_MARKING_READER,
     as_other_class,
@@ -53,6 +53,8 @@ _EXAMPLE = pd.DataFrame([["", "", 0.0, 0.0, 1.0, 1.0]], columns=["image_id", "re
 CORNER_FEATURES = ("log_width", "log_height", "aspect", "x", "y", "width", "height", "spread", "marks", "all_marks")
 CORNER_IOU = 0.3
 """Boxes of the hidden reader that overlap less are not taken for the same finding."""
+BIRGE_SHRINKAGE = 2.0
+"""Marks by which the spread of a candidate's own marks is drawn to that of its readers."""
 RELATED = 0.01
 """Least share of a class's candidates that the hidden reader marks as the other class."""
 
@@ -158,21 +160,25 @@ class ReaderModel:
 
         Returns:
             image_id, class_name, x_min, y_min, x_max, y_max, score (probability that a further reader marks the box),
+            corner_spread (standard deviations of the left, upper, right and lower side, in shares of width and height),
             votes and readers.
         """
         marks = Marks.of(rows, self.labels, self.reliability.readers)
         candidates = Candidates.of(marks)
         boxes, scores, extra = self.rank(marks, candidates, alternatives=alternatives)
+        _, deviations = unbiased_boxes(marks, candidates, self.reliability)
+        spread = pd.Series(list(map(tuple, deviations.tolist())), dtype=object)
         names = np.array(marks.readers, dtype=object)
         behind = [tuple(sorted(names[row])) for row in candidates.marked]
         frame = _frame(marks, candidates.images, candidates.classes, boxes, scores).assign(
-            votes=candidates.marked.sum(axis=1), readers=pd.Series(behind, dtype=object)
+            corner_spread=spread, votes=candidates.marked.sum(axis=1), readers=pd.Series(behind, dtype=object)
         )
         if extra is not None:
             place, classes, extra_scores = extra
             other = _frame(marks, candidates.images[place], classes, boxes[place], extra_scores)
             nobody = pd.Series([()] * len(place), dtype=object)
-            frame = pd.concat([frame, other.assign(votes=0, readers=nobody)])
+            also = other.assign(corner_spread=spread.to_numpy()[place], votes=0, readers=nobody)
+            frame = pd.concat([frame, also])
         return frame.sort_values(["image_id", "class_name", *XYXY_COLUMNS], kind="stable", ignore_index=True)
 
     def rank(
@@ -189,7 +195,7 @@ class ReaderModel:
         return boxes, _probability(odds), (place, classes, _probability(self.alternatives.predict(also, classes)[:, 0]))
 
     def _corners(self, marks: Marks, candidates: Candidates, blocks: Blocks) -> Floats:
-        boxes = unbiased_boxes(marks, candidates, self.reliability)
+        boxes, _ = unbiased_boxes(marks, candidates, self.reliability)
         moved = boxes + self.corners.predict(blocks, candidates.classes) * candidates.sizes
         return _if_proper(moved, boxes)
 
@@ -242,7 +248,7 @@ def fit_marks(marks: Marks, *, alternatives: bool = True, resamples: int = 0) ->
     blocks = describe(others, candidates, reliability, shares, unit)
     truth = hidden_boxes(marks, of_reading, hidden)
 
-    base = unbiased_boxes(others, candidates, reliability)
+    base, _ = unbiased_boxes(others, candidates, reliability)
     pairs = pairs_with(candidates, base, truth)
     best = _best(pairs, len(base))
     met = best >= 0
@@ -278,8 +284,15 @@ def fit_marks(marks: Marks, *, alternatives: bool = True, resamples: int = 0) ->
     return ReaderModel(reliability, shares, unit, corners, score, layer, related)
 
 
-def unbiased_boxes(marks: Marks, candidates: Candidates, reliability: Reliability) -> Floats:
-    """Return (K, 4) precision-weighted means of the marks of each candidate, without their readers' biases."""
+def unbiased_boxes(marks: Marks, candidates: Candidates, reliability: Reliability) -> tuple[Floats, Floats]:
+    """Return boxes made of the marks of each candidate, and how uncertain their sides are.
+
+    Returns:
+        (K, 4) precision-weighted means of the marks without their readers' biases; and (K, 4) standard deviations of
+        these means, in shares of the candidate's width and height. Readers' precisions give what a mean of such readers
+        deviates by; where the marks lie further apart than their readers' spread explains, or closer, it is scaled by
+        their own chi square (Birge's ratio, Phys. Rev. 40, 207, 1932), shrunk towards 1 by :data:`BIRGE_SHRINKAGE`.
+    """
     n_known = len(reliability.readers)
     known = marks.drawn_by < n_known
     reader = np.where(known, marks.drawn_by, 0)
@@ -287,13 +300,15 @@ def unbiased_boxes(marks: Marks, candidates: Candidates, reliability: Reliabilit
     spread = np.where(
         known[:, None], reliability.spread[reader, marks.classes], reliability.class_spread[marks.classes]
     )
-    weights = spread**-2.0
-    sides = marks.boxes_xyxy - bias * candidates.sizes[candidates.of_mark]
+    sizes = candidates.sizes[candidates.of_mark]
+    weights, sides = spread**-2.0, marks.boxes_xyxy - bias * sizes
     length = len(candidates.images)
-    total = np.stack([np.bincount(candidates.of_mark, column, minlength=length) for column in weights.T], axis=1)
-    summed = [np.bincount(candidates.of_mark, column, minlength=length) for column in (weights * sides).T]
-    boxes = np.stack(summed, axis=1) / total
-    return _if_proper(boxes, candidates.boxes_xyxy)
+    total = sums_at(candidates.of_mark, weights, length)
+    boxes = sums_at(candidates.of_mark, weights * sides, length) / total
+    residuals = (sides - boxes[candidates.of_mark]) / sizes
+    chi_square = sums_at(candidates.of_mark, weights * residuals**2, length)
+    ratio = (chi_square + BIRGE_SHRINKAGE) / (candidates.n_marks[:, None] - 1 + BIRGE_SHRINKAGE)
+    return _if_proper(boxes, candidates.boxes_xyxy), np.sqrt(ratio / total)
 
 
 def _if_proper(boxes_xyxy: Floats, others_xyxy: Floats) -> Floats:

@@ -12,7 +12,7 @@ from mmdet.registry import DATASETS
 from cxr_mmdet.datasets.augmentation import CLASSES_KEY
 from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
-from cxr_mmdet.datasets.votes import READERS_KEY
+from cxr_mmdet.datasets.votes import READERS_KEY, weigh_corners
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.coverage import COVERAGE_KEY, NORMAL_KEY, Coverage, coverage_of, is_partly_labelled
@@ -77,11 +77,12 @@ class CxrDataset(BaseDetDataset):
                     "ignore_flag": int(annotation.get("iscrowd", 0)),
                     "votes": annotation.get("votes", 1),
                     "score": annotation.get("score"),
+                    "corner_spread": annotation.get("corner_spread"),
                 }
             )
         partly = is_partly_labelled(coco) if self.partial_labels is None else self.partial_labels
         coverage = list(coverage_of(coco)) if partly else [None] * len(coco["images"])
-        return [
+        entries = [
             {
                 "img_path": os.path.join(self.data_prefix["img"], self._file_name(image)),
                 "img_id": image["id"],
@@ -94,6 +95,8 @@ class CxrDataset(BaseDetDataset):
             }
             for image, covered in zip(coco["images"], coverage, strict=True)
         ]
+        weigh_corners(entries)
+        return entries
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return an image's entry, and the names of the labels for steps that swap some."""

@@ -25,7 +25,7 @@ from mmengine.structures import InstanceData
 from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
 from cxr_mmdet.datasets.loading import read_grey_picture, require_size
 from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
-from cxr_mmdet.datasets.votes import SHARES_KEY, unload_votes
+from cxr_mmdet.datasets.votes import CORNERS_KEY, SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.coverage import COVERAGE_KEY
@@ -159,13 +159,13 @@ class PackRadiograph(PackDetInputs):
     some kinds of study have, and ``undecided``: whether nobody knows if it is normal.
     Samples of partly labelled data also hold their ``coverage``.
 
-    Where votes were loaded, ``gt_instances`` also hold ``vote_shares``: (N,) float32 in (0, 1].
+    Where votes were loaded, ``gt_instances`` also hold ``vote_shares`` in (0, 1] and ``corner_weights``: (N,) float32.
 
     Three equal channels stay one plane in memory, on the way from a worker process too; ``GreyDetDataPreprocessor``
     makes use of it, mmdet's own preprocessor does not notice.
     """
 
-    mapping_table = PackDetInputs.mapping_table | {SHARES_KEY: "vote_shares"}
+    mapping_table = PackDetInputs.mapping_table | {SHARES_KEY: "vote_shares", CORNERS_KEY: "corner_weights"}
 
     def __init__(
         self,

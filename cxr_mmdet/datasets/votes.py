@@ -1,4 +1,4 @@
-"""Share of readers behind each box, carried through the pipeline whatever its steps do with the boxes."""
+"""Share of readers behind each box, and how well they agree on its sides: carried through whatever a pipeline does."""
 
 from __future__ import annotations
 
@@ -21,38 +21,71 @@ Results = dict[str, Any]
 
 READERS_KEY = "n_readers"
 """Key under which ``CxrDataset`` stores the number of readers of an image, if the COCO file gives it."""
-SHARES_KEY = "gt_vote_shares"
-"""Key under which :func:`unload_votes` stores the shares, beside ``gt_bboxes`` and ``gt_bboxes_labels``."""
+SHARES_KEY, CORNERS_KEY = "gt_vote_shares", "gt_corner_weights"
+"""Keys under which :func:`unload_votes` stores both, beside ``gt_bboxes`` and ``gt_bboxes_labels``."""
 _VOTED_KEY = "voted"
+OWN_SPREAD = 0.1
+"""Standard deviation of a detector's sides in shares of the box, beside which the readers' counts."""
+LARGEST_SPREAD = 3 * OWN_SPREAD
+"""Spread above which all boxes weigh alike, a tenth of one whose sides are certain."""
+
+
+def weigh_corners(entries: Sequence[dict[str, Any]]) -> None:
+    """Add ``corner_weight`` to the boxes of a data set whose COCO file states their ``corner_spread``; else nothing.
+
+    A side that is known up to a variance s² and predicted with a variance t² (:data:`OWN_SPREAD`) weighs 1 / (t² + s²),
+    as least squares and random-effects meta-analysis weigh (DerSimonian and Laird, Controlled Clinical Trials 7, 1986);
+    s² is the mean of a box's four. Weights have a mean of 1 over the boxes, each counted by its share of votes, so that
+    the size of the loss stays what it is. A box without a spread weighs 1.
+
+    Args:
+        entries: what ``CxrDataset`` reads; regions to ignore have no spread.
+    """
+    found = [(each, share_of(each, entry)) for entry in entries for each in entry["instances"] if each["corner_spread"]]
+    if not found:
+        return
+    spreads, shares = np.array([each["corner_spread"] for each, _ in found]), np.array([share for _, share in found])
+    variances = np.minimum((spreads**2).mean(axis=1), LARGEST_SPREAD**2)
+    weights = 1 / (OWN_SPREAD**2 + variances)
+    weights /= np.average(weights, weights=shares)
+    for (instance, _), weight in zip(found, weights.tolist(), strict=True):
+        instance["corner_weight"] = weight
+
+
+def share_of(instance: dict[str, Any], entry: dict[str, Any]) -> float:
+    """Return the share of an image's readers behind a box, or the score of a consensus, which is a better one."""
+    share: float = instance.get("score") or instance["votes"] / entry.get(READERS_KEY, instance["votes"])
+    return share
 
 
 class VotedBoxes(HorizontalBoxes):
-    """Boxes with a share of votes each: selecting, copying and joining boxes does the same to their shares.
+    """Boxes with what readers say of each: selecting, copying and joining boxes does the same to it.
 
     Steps such as ``RandomAffine`` and ``RandomCrop`` drop boxes by indices of their own, and know no annotation but
     mmdet's; what must stay beside a box has to be part of it. Operations that this class does not know leave
-    ``vote_shares`` None, which :func:`unload_votes` refuses.
+    ``readings`` None, which :func:`unload_votes` refuses.
 
     Args:
         data: (N, 4) boxes in absolute pixels, xyxy.
-        vote_shares: (N,) float in (0, 1].
+        readings: (N, 2) float32: share of votes in (0, 1], and weight of the corners. Neither depends on where a step
+            moves a box, nor on which of its sides becomes which.
         kwargs: as ``HorizontalBoxes`` takes them.
     """
 
-    def __init__(self, data: Any, *args: Any, vote_shares: Tensor | None = None, **kwargs: Any) -> None:
+    def __init__(self, data: Any, *args: Any, readings: Tensor | None = None, **kwargs: Any) -> None:
         super().__init__(data, *args, **kwargs)
-        self.vote_shares = vote_shares
+        self.readings = readings
 
     def __getitem__(self, index: Any) -> VotedBoxes:
         chosen: VotedBoxes = super().__getitem__(index)
-        if self.vote_shares is not None and not isinstance(index, tuple):
-            chosen.vote_shares = self.vote_shares[torch.as_tensor(index) if isinstance(index, np.ndarray) else index]
-            chosen.vote_shares = chosen.vote_shares.reshape(-1)  # one box, by its number
+        if self.readings is not None and not isinstance(index, tuple):
+            chosen.readings = self.readings[torch.as_tensor(index) if isinstance(index, np.ndarray) else index]
+            chosen.readings = chosen.readings.reshape(-1, 2)  # one box, by its number
         return chosen
 
     def __setitem__(self, index: Any, values: VotedBoxes) -> None:
         super().__setitem__(index, values)
-        self.vote_shares = None
+        self.readings = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VotedBoxes:
         memo[id(self)] = copied = self.clone()
@@ -60,8 +93,8 @@ class VotedBoxes(HorizontalBoxes):
 
     def clone(self) -> VotedBoxes:
         """Return a copy that shares no memory."""
-        shares = None if self.vote_shares is None else self.vote_shares.clone()
-        return VotedBoxes(self.tensor, vote_shares=shares)
+        readings = None if self.readings is None else self.readings.clone()
+        return VotedBoxes(self.tensor, readings=readings)
 
     def convert_to(self, dst_type: Any) -> HorizontalBoxes:
         """Return plain boxes of mmdet's, for instance to measure overlaps."""
@@ -71,8 +104,8 @@ class VotedBoxes(HorizontalBoxes):
     def cat(cls, box_list: Sequence[VotedBoxes], dim: int = 0) -> VotedBoxes:
         """Return the boxes of all, one after the other, as ``Mosaic`` and ``MixUp`` join images."""
         joined: VotedBoxes = super().cat(box_list, dim)
-        shares = [boxes.vote_shares for boxes in box_list if boxes.vote_shares is not None]
-        joined.vote_shares = torch.cat(shares) if len(shares) == len(box_list) and dim == 0 else None
+        readings = [boxes.readings for boxes in box_list if boxes.readings is not None]
+        joined.readings = torch.cat(readings) if len(readings) == len(box_list) and dim == 0 else None
         return joined
 
 
@@ -80,7 +113,8 @@ class VotedBoxes(HorizontalBoxes):
 class LoadVotedAnnotations(LoadAnnotations):
     """mmdet's ``LoadAnnotations``, same arguments; boxes also know the share of their image's readers who drew them.
 
-    Where the COCO file scores its boxes (``--fusion readers``), the score stands for the share.
+    Where the COCO file scores its boxes (``--fusion readers``), the score stands for the share, and boxes also know the
+    weight that :func:`weigh_corners` gave them; without one it is 1.
 
     Where the COCO file does not say how many readers read an image, it is mmdet's to the bit.
     """
@@ -89,17 +123,15 @@ class LoadVotedAnnotations(LoadAnnotations):
         """Add what mmdet's adds; ``gt_bboxes`` are :class:`VotedBoxes` where the readers are known."""
         results = super().transform(results)
         if READERS_KEY in results and isinstance(results.get("gt_bboxes"), HorizontalBoxes):
-            readers = results[READERS_KEY]
-            # A consensus of `--fusion readers` says how likely another reader marks the box: a better share.
-            known = [instance.get("score") or instance["votes"] / readers for instance in results["instances"]]
-            shares = torch.tensor(known, dtype=torch.float32)
-            results["gt_bboxes"] = VotedBoxes(results["gt_bboxes"].tensor, clone=False, vote_shares=shares)
+            known = [(share_of(each, results), each.get("corner_weight", 1.0)) for each in results["instances"]]
+            readings = torch.tensor(known, dtype=torch.float32).reshape(-1, 2)
+            results["gt_bboxes"] = VotedBoxes(results["gt_bboxes"].tensor, clone=False, readings=readings)
             results[_VOTED_KEY] = True
         return results
 
 
 def unload_votes(results: Results) -> None:
-    """Turn :class:`VotedBoxes` into mmdet's boxes and an array beside them, (N,) float32 under :data:`SHARES_KEY`.
+    """Turn :class:`VotedBoxes` into mmdet's boxes, with shares of votes and weights of corners, (N,) float32, beside.
 
     Raises:
         ConfigError: a step of the pipeline parted boxes and votes.
@@ -107,11 +139,11 @@ def unload_votes(results: Results) -> None:
     if not results.get(_VOTED_KEY):
         return
     boxes = results["gt_bboxes"]
-    shares = boxes.vote_shares if isinstance(boxes, VotedBoxes) else None
-    if shares is None or len(shares) != len(boxes):
+    readings = boxes.readings if isinstance(boxes, VotedBoxes) else None
+    if readings is None or len(readings) != len(boxes):
         raise ConfigError(
             "a step of the training pipeline makes new boxes, so that the readers' votes for them are lost; leave it "
             "out, or load boxes by LoadAnnotations in place of LoadVotedAnnotations and train without votes."
         )
-    results[SHARES_KEY] = shares.numpy()
+    results[SHARES_KEY], results[CORNERS_KEY] = readings.numpy().T.copy()
     results["gt_bboxes"] = HorizontalBoxes(boxes.tensor, clone=False)

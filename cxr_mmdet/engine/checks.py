@@ -22,7 +22,7 @@ from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.errors import ConfigError, DatasetError, counted
 from cxr_mmdet.models.partial_labels import mask_unknown_classes
 from cxr_mmdet.models.regions import leave_regions_out
-from cxr_mmdet.models.vote_weights import weighs_votes
+from cxr_mmdet.models.vote_weights import weighs_corners, weighs_votes
 from cxr_mmdet.structures.coverage import COVERAGE_KEY, Coverage
 
 if TYPE_CHECKING:
@@ -197,7 +197,8 @@ def check_votes(model: nn.Module, dataset: Any) -> None:
 
     Raises:
         ConfigError: the pipeline does not load votes.
-        DatasetError: the COCO file does not name the readers, or all boxes have the same share of votes.
+        DatasetError: the COCO file does not name the readers, all boxes have the same share of votes, or corners are to
+            be weighed and it does not state how uncertain they are.
     """
     if not weighs_votes(model):
         return
@@ -216,6 +217,12 @@ def check_votes(model: nn.Module, dataset: Any) -> None:
         raise DatasetError(
             f"{parts[0].ann_file}: all boxes have the same share of votes ({share:.2g}), {why}, so that weighing them "
             f"changes nothing; prepare a table in which several readers drew boxes, fusing them, or {_WITHOUT}."
+        )
+    boxes = [box for part in parts for index in range(len(part)) for box in _instances(part, index)]
+    if weighs_corners(model) and boxes and not any("corner_weight" in box for box in boxes):
+        raise DatasetError(
+            f"{parts[0].ann_file}: states no corner_spread, so that weighing by it changes nothing; write it again "
+            "with tools/prepare_data.py build --force --fusion readers, or train --with readers in place of corners."
         )
 
 

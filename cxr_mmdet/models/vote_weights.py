@@ -5,6 +5,9 @@ classification and regression loss multiplied by the box's weight, negatives kee
 was divided by before (the number of matches, not the sum of their weights). With one radiograph a step, dividing by
 the weights would give a box that stands alone its full weight back, however few drew it.
 
+With ``corners``, the regression loss is also multiplied by how well the box's sides are known
+(:func:`cxr_mmdet.datasets.votes.weigh_corners`); the classification loss is not.
+
 The paper's code (YOLOv5) weighs by the number of votes and leaves objectness alone; so does this: the RPN proposes
 what anyone drew, and the RoI head learns how much to believe it. ``VoteWeightedRPNHead`` is there to try otherwise.
 """
@@ -41,6 +44,7 @@ class VoteWeighting:
         full_weight: what a box weighs that all readers drew. At 1 all other boxes weigh less than without votes, so
             positives lose ground to negatives; one over the mean share of the training set gives it back, and the
             number of readers gives the weights of the paper's code (1, 2 and 3 of three readers).
+        corners: whether the regression loss also weighs boxes by how well the readers agree on their sides.
 
     Raises:
         ConfigError: a value out of range.
@@ -49,6 +53,7 @@ class VoteWeighting:
     power: float = 1.0
     min_weight: float = 0.0
     full_weight: float = 1.0
+    corners: bool = False
 
     def __post_init__(self) -> None:
         for name, value, fits, expected in (
@@ -63,6 +68,20 @@ class VoteWeighting:
         """Return the weights of boxes with these shares of votes."""
         return self.full_weight * shares.pow(self.power).clamp(min=self.min_weight)
 
+    def both(self, gt_instances: InstanceData) -> tuple[Tensor, Tensor]:
+        """Return (N,) the weights of boxes in the classification loss, and in the regression loss.
+
+        Raises:
+            ConfigError: the pipeline did not pack what readers say of the boxes.
+        """
+        if "vote_shares" not in gt_instances or (self.corners and "corner_weights" not in gt_instances):
+            raise ConfigError(
+                "the model weighs reader votes, but a radiograph's boxes came without; its pipeline must load them by "
+                "LoadVotedAnnotations and pack them by PackRadiograph, from COCO files that name each image's readers."
+            )
+        weights = self(gt_instances.vote_shares)
+        return weights, weights * gt_instances.corner_weights if self.corners else weights
+
 
 class VoteWeightedHead(nn.Module):
     """A head of mmdet whose positives weigh by the votes behind the box they are assigned to.
@@ -73,13 +92,14 @@ class VoteWeightedHead(nn.Module):
         kwargs: the head's.
     """
 
-    def __init__(self, *args: Any, votes: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, votes: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
             self.vote_weighting = VoteWeighting(**(votes or {}))
         except TypeError:
             raise ConfigError(
-                f"votes: holds {', '.join(map(str, votes or ()))}; known are power, min_weight and full_weight."
+                f"votes: holds {', '.join(map(str, votes or ()))}; known are power, min_weight, full_weight "
+                "and corners."
             ) from None
 
 
@@ -95,9 +115,9 @@ class VoteWeightedAnchors(VoteWeightedHead):
         # Samplers sort pos_inds, but they count the anchors inside the image; the targets are those of all anchors.
         positive = torch.nonzero((labels >= 0) & (labels < self.num_classes)).squeeze(1)
         assert len(positive) == len(pos_inds), "every positive anchor has a class"
-        weights = self.vote_weighting(shares_of(gt_instances)[sampled.pos_assigned_gt_inds])
-        label_weights[positive] *= weights
-        bbox_weights[positive] *= weights[:, None]
+        of_labels, of_boxes = self.vote_weighting.both(gt_instances)
+        label_weights[positive] *= of_labels[sampled.pos_assigned_gt_inds]
+        bbox_weights[positive] *= of_boxes[sampled.pos_assigned_gt_inds, None]
         return targets
 
 
@@ -117,10 +137,10 @@ class VotesOfSamples:
     def sample(
         self, assign_result: Any, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs: Any
     ) -> SamplingResult:
-        """Return mmdet's result with ``pos_vote_shares`` (P,), one for each of ``pos_inds``."""
+        """Return mmdet's result with ``pos_gt_instances``, the box of each of ``pos_inds``."""
         sampler: Any = super()
         result: SamplingResult = sampler.sample(assign_result, pred_instances, gt_instances, **kwargs)
-        result.pos_vote_shares = shares_of(gt_instances)[result.pos_assigned_gt_inds]
+        result.pos_gt_instances = gt_instances[result.pos_assigned_gt_inds]
         return result
 
 
@@ -143,15 +163,15 @@ class _VoteWeightedRoIs(VoteWeightedHead):
         head: Any = super()
         targets: tuple[Any, ...] = head.get_targets(sampling_results, rcnn_train_cfg, concat=False)
         for sampled, label_weights, bbox_weights in zip(sampling_results, targets[1], targets[3], strict=True):
-            shares = getattr(sampled, "pos_vote_shares", None)
-            if shares is None:
+            matched = getattr(sampled, "pos_gt_instances", None)
+            if matched is None:
                 raise ConfigError(
                     f"{type(self).__name__}: its sampler does not pass reader votes on; set "
                     'train_cfg.rcnn.sampler.type="VoteRandomSampler".'
                 )
-            weights = self.vote_weighting(shares)
-            label_weights[: len(weights)] *= weights  # mmdet's targets have the positives in front
-            bbox_weights[: len(weights)] *= weights[:, None]
+            of_labels, of_boxes = self.vote_weighting.both(matched)
+            label_weights[: len(of_labels)] *= of_labels  # mmdet's targets have the positives in front
+            bbox_weights[: len(of_boxes)] *= of_boxes[:, None]
         return tuple(torch.cat(part) for part in targets) if concat else targets
 
 
@@ -165,20 +185,11 @@ class VoteWeightedShared4Conv1FCBBoxHead(_VoteWeightedRoIs, Shared4Conv1FCBBoxHe
     """mmdet's ``Shared4Conv1FCBBoxHead`` with reader votes as weights; needs :class:`VoteRandomSampler`."""
 
 
-def shares_of(gt_instances: InstanceData) -> Tensor:
-    """Return the share of votes of each box: (N,) float in (0, 1].
-
-    Raises:
-        ConfigError: the pipeline did not pack them.
-    """
-    if "vote_shares" not in gt_instances:
-        raise ConfigError(
-            "the model weighs reader votes, but a radiograph's boxes came without; its pipeline must load them by "
-            "LoadVotedAnnotations and pack them by PackRadiograph, from COCO files that name each image's readers."
-        )
-    return gt_instances.vote_shares
-
-
 def weighs_votes(model: nn.Module) -> bool:
     """Return whether any head of ``model`` needs the readers' votes."""
     return any(isinstance(part, VoteWeightedHead) for part in model.modules())
+
+
+def weighs_corners(model: nn.Module) -> bool:
+    """Return whether any head of ``model`` weighs boxes by how well the readers agree on their sides."""
+    return any(isinstance(part, VoteWeightedHead) and part.vote_weighting.corners for part in model.modules())

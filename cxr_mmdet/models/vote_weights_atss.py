@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmdet.models.dense_heads import ATSSHead, GFLHead, VFNetHead
@@ -13,7 +13,7 @@ from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.models.vote_weights import VoteWeightedAnchors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -34,76 +34,57 @@ class WeighableLoss(nn.Module):
         return result
 
 
+class _WeighedLevels(VoteWeightedAnchors):
+    """For heads whose loss of a level is not given the weights of its boxes: it gets those of the targets.
+
+    Attributes:
+        sides: losses that see positive anchors alone, and how many rows of each belong to an anchor.
+    """
+
+    sides: ClassVar[dict[str, int]]
+    _factors: Iterator[Tensor]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in self.sides:
+            setattr(self, name, WeighableLoss(getattr(self, name)))
+
+    def get_targets(self, *args: Any, **kwargs: Any) -> Any:
+        """Return mmdet's targets, and keep the weights of boxes for the levels, whose losses follow in this order."""
+        head: Any = super()
+        targets = head.get_targets(*args, **kwargs)
+        _, labels, _, _, bbox_weights, _ = targets
+        self._factors = (_weights_of_boxes(self, *level) for level in zip(labels, bbox_weights, strict=True))
+        return targets
+
+    def loss_by_feat_single(self, *args: Any, **kwargs: Any) -> Any:
+        """Return mmdet's losses of one level, its boxes weighed."""
+        head: Any = super()
+        factor = next(self._factors)
+        for name, rows in self.sides.items():
+            getattr(self, name).factor = factor.repeat_interleave(rows)
+        try:
+            return head.loss_by_feat_single(*args, **kwargs)
+        finally:
+            for name in self.sides:
+                getattr(self, name).factor = None
+
+
 @MODELS.register_module()
-class VoteWeightedATSSHead(VoteWeightedAnchors, ATSSHead):
+class VoteWeightedATSSHead(_WeighedLevels, ATSSHead):
     """mmdet's ``ATSSHead`` with reader votes as weights.
 
-    Its regression ignores the weights of boxes; it gets those of their labels. Centerness says how well an anchor lies
-    in a box, not whether there is one, and keeps its weight.
+    Centerness says how well an anchor lies in a box, not whether there is one, and keeps its weight.
     """
 
-    loss_bbox: WeighableLoss
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.loss_bbox = WeighableLoss(self.loss_bbox)
-
-    def loss_by_feat_single(
-        self,
-        anchors: Tensor,
-        cls_score: Tensor,
-        bbox_pred: Tensor,
-        centerness: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Return mmdet's losses of one level, its boxes weighed."""
-        positive, weights = _weights_of_labels(self, labels, label_weights)
-        self.loss_bbox.factor = weights[positive]
-        try:
-            return super().loss_by_feat_single(
-                anchors, cls_score, bbox_pred, centerness, labels, label_weights, *args, **kwargs
-            )
-        finally:
-            self.loss_bbox.factor = None
+    sides: ClassVar[dict[str, int]] = {"loss_bbox": 1}
 
 
 @MODELS.register_module()
-class VoteWeightedGFLHead(VoteWeightedAnchors, GFLHead):
-    """mmdet's ``GFLHead`` with reader votes as weights.
+class VoteWeightedGFLHead(_WeighedLevels, GFLHead):
+    """mmdet's ``GFLHead`` with reader votes as weights, beside the scores that it weighs boxes by."""
 
-    Its regression ignores the weights of boxes; box and distribution loss get those of their labels, beside the scores
-    that mmdet weighs them by.
-    """
-
-    loss_bbox: WeighableLoss
-    loss_dfl: WeighableLoss
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.loss_bbox = WeighableLoss(self.loss_bbox)
-        self.loss_dfl = WeighableLoss(self.loss_dfl)
-
-    def loss_by_feat_single(
-        self,
-        anchors: Tensor,
-        cls_score: Tensor,
-        bbox_pred: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Return mmdet's losses of one level, its boxes weighed."""
-        positive, weights = _weights_of_labels(self, labels, label_weights)
-        self.loss_bbox.factor = weights[positive]
-        self.loss_dfl.factor = weights[positive].repeat_interleave(4)  # of each side
-        try:
-            return super().loss_by_feat_single(anchors, cls_score, bbox_pred, labels, label_weights, *args, **kwargs)
-        finally:
-            self.loss_bbox.factor = self.loss_dfl.factor = None
+    sides: ClassVar[dict[str, int]] = {"loss_bbox": 1, "loss_dfl": 4}
 
 
 @MODELS.register_module()
@@ -131,10 +112,12 @@ class VoteWeightedVFNetHead(VoteWeightedAnchors, VFNetHead):
     def get_targets(self, *args: Any, **kwargs: Any) -> Any:
         """Return mmdet's targets, and have the losses weighed by them until :meth:`loss_by_feat` ends."""
         targets = super().get_targets(*args, **kwargs)
-        labels, label_weights, *_ = targets
-        positive, weights = _weights_of_labels(self, _flat(labels), _flat(label_weights))
-        self.loss_cls.factor = weights[:, None]
-        self.loss_bbox.factor = self.loss_bbox_refine.factor = weights[positive]
+        levels, label_weights, _, bbox_weights = targets
+        head: Any = self
+        labels, own = torch.cat(levels), head.train_cfg["pos_weight"]
+        positive = (labels >= 0) & (labels < head.num_classes)
+        self.loss_cls.factor = torch.where(positive, label_weights / (own if own > 0 else 1), 1.0)[:, None]
+        self.loss_bbox.factor = self.loss_bbox_refine.factor = _weights_of_boxes(self, labels, bbox_weights)
         return targets
 
     def loss_by_feat(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,13 +128,7 @@ class VoteWeightedVFNetHead(VoteWeightedAnchors, VFNetHead):
             self.loss_cls.factor = self.loss_bbox.factor = self.loss_bbox_refine.factor = None
 
 
-def _flat(levels: Sequence[Tensor]) -> Tensor:
-    return torch.cat([level.reshape(-1) for level in levels])
-
-
-def _weights_of_labels(head: Any, labels: Tensor, label_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which anchors are positive, (N,) bool, and what votes make each weigh: 1 where it is not."""
-    labels, label_weights = labels.reshape(-1), label_weights.reshape(-1)
-    positive = (labels >= 0) & (labels < head.num_classes)
-    own = head.train_cfg["pos_weight"]
-    return positive, torch.where(positive, label_weights / (own if own > 0 else 1), 1.0)
+def _weights_of_boxes(head: Any, labels: Tensor, bbox_weights: Tensor) -> Tensor:
+    """Return the weights of the boxes of positive anchors, of targets in any shape."""
+    labels = labels.reshape(-1)
+    return bbox_weights.reshape(-1, 4)[(labels >= 0) & (labels < head.num_classes), 0]

@@ -417,6 +417,9 @@ def _strict_annotation_problems(
     score = annotation.get("score", 1)
     if not _is_a(score, (int, float)) or not 0 < score <= 1:
         yield f"score is {score}, expected a number above 0 and at most 1"
+    spread = annotation.get("corner_spread", [0, 0, 0, 0])
+    if not isinstance(spread, list) or len(spread) != 4 or not all(_is_finite_number(s) and s >= 0 for s in spread):
+        yield f"corner_spread is {spread}, expected four numbers from 0, of the left, upper, right and lower side"
     if votes < 1:
         yield f"votes is {votes}, expected at least 1"
     if readers is not None and (not isinstance(readers, list) or len(set(map(str, readers))) != votes):

@@ -138,6 +138,11 @@ BROKEN = [
     (lambda c: c["images"][0].update(image_id="b"), "image_id b occurs 2 times"),
     (lambda c: c["annotations"][0].pop("votes"), "annotation 1 lacks or misspells votes"),
     (lambda c: c["annotations"][0].update(votes=0), "annotation 1: votes is 0, expected at least 1"),
+    (
+        lambda c: c["annotations"][0].update(corner_spread=0.1),
+        "annotation 1: corner_spread is 0.1, expected four numbers",
+    ),
+    (lambda c: c["annotations"][0].update(corner_spread=[0.1, -1, 0, 0]), "corner_spread is [0.1, -1, 0, 0], expected"),
     (lambda c: c["images"][1].update(readers="R1"), "image 2 has readers R1, expected a list of distinct names"),
     (lambda c: c["images"][1].update(readers=["A", "B", "C", "A"]), "expected a list of distinct names"),
     (lambda c: c["images"][1].update(readers=["A", "B"]), "annotation 2: votes is 3, but its image was read by"),

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from reader_tables import drawn_readings, readings
 from test_readers import CLASSES, simulated
 
+from cxr_mmdet.annotations.coco import CocoImage, build_coco
 from cxr_mmdet.annotations.consensus import fuse_readers
-from cxr_mmdet.annotations.marks import Candidates, Marks
-from cxr_mmdet.annotations.reader_consensus import ReaderModel, fit_readers, unbiased_boxes
+from cxr_mmdet.annotations.marks import Candidates, Marks, hidden_boxes
+from cxr_mmdet.annotations.reader_consensus import ReaderModel, fit_readers, fuse_by_readers, unbiased_boxes
+from cxr_mmdet.annotations.reader_features import pairs_with
+from cxr_mmdet.annotations.readers import Reliability
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import CxrError, TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou
@@ -32,7 +35,7 @@ def model(rows):
 
 def test_the_consensus_has_the_boxes_of_wbf_with_votes_and_readers(rows, model):
     ours, wbf = model.consensus(rows), fuse_readers(rows)
-    assert list(ours.columns) == list(wbf.columns)
+    assert list(ours.columns.drop("corner_spread")) == list(wbf.columns)
     assert len(ours) == len(wbf)
     assert ours["votes"].value_counts().to_dict() == wbf["votes"].value_counts().to_dict()
     assert (ours["readers"].map(len) == ours["votes"]).all()
@@ -54,8 +57,40 @@ def test_the_mean_of_marks_is_without_the_bias_of_readers(model):
         box = (500 - half, 300 - half, 500 + half, 300 + half)
         rows = readings(("a", "ILD", reader, box), ("a", NO_FINDING, "usual", None))
         marks = Marks.of(rows, CLASSES, model.reliability.readers)
-        boxes = unbiased_boxes(marks, Candidates.of(marks), model.reliability)
+        boxes, _ = unbiased_boxes(marks, Candidates.of(marks), model.reliability)
         assert boxes == pytest.approx(np.array([[450, 250, 550, 350]]), abs=2.5)
+
+
+def test_the_spread_of_corners_is_what_the_mean_of_marks_deviates_by(rows, model):
+    """Each mark deviates by 3 px of 100; so the mean of n marks by 0.03 / sqrt(n), once biases are out."""
+    marks = Marks.of(rows, CLASSES, model.reliability.readers)
+    candidates = Candidates.of(marks)
+    _, spread = unbiased_boxes(marks, candidates, model.reliability)
+    findings = candidates.boxes_xyxy[:, 1] < 400
+    for n_marks in (1, 2, 3):
+        alike = findings & (candidates.n_marks == n_marks)
+        assert np.sqrt((spread[alike] ** 2).mean()) == pytest.approx(0.03 / np.sqrt(n_marks), rel=0.2)
+    ours = model.consensus(rows)
+    assert len(ours["corner_spread"]) == len(spread)
+    assert {len(each) for each in ours["corner_spread"]} == {4}
+
+
+def test_readers_who_disagree_on_one_side_leave_it_uncertain(model):
+    for right, wider in ((550, False), (650, True)):
+        boxes = (("a", "ILD", "keen", (450, 250, 550, 350)), ("a", "ILD", "usual", (450, 250, right, 350)))
+        spread = model.consensus(readings(*boxes))["corner_spread"].item()
+        assert (spread[2] > 2 * max(spread[0], spread[1], spread[3])) == wider
+
+
+def test_regions_to_ignore_have_no_spread(model):
+    rows = readings(("a", "ILD", "keen", (0, 0, 99, 99)), ("a", "ILD", "usual", (200, 0, 299, 99)))
+    fused, _ = fuse_by_readers(rows.assign(iscrowd=[False, True]), model)
+    assert fused["iscrowd"].tolist() == [False, True]
+    assert [spread is None for spread in fused["corner_spread"]] == [False, True]
+    image = CocoImage("a", "a.png", 400, 400, "a", 400, 400)
+    first, region = build_coco([image], fused, CLASSES)["annotations"]
+    assert len(first["corner_spread"]) == 4
+    assert "corner_spread" not in region
 
 
 def test_corners_are_those_of_a_further_reader(model):
@@ -163,3 +198,22 @@ def test_vinbigdata_scores_rise_with_the_votes():
     assert len(ours) == 22_694
     mean = ours.groupby("votes")["score"].mean()
     assert mean[1] < 0.35 < mean[2] < 0.7 < mean[3]
+
+
+@pytest.mark.vinbigdata
+def test_vinbigdata_sides_that_are_uncertain_lie_further_from_a_reader_who_was_not_asked():
+    path = os.environ.get("CXR_VINBIGDATA_TABLE")
+    if not path:
+        pytest.skip("CXR_VINBIGDATA_TABLE does not name the table")
+    marks = Marks.of(read_table(path), LABELS_14)
+    others, of_reading, hidden = marks.hide_each_reader()
+    candidates, truth = Candidates.of(others), hidden_boxes(marks, of_reading, hidden)
+    boxes, spread = unbiased_boxes(others, candidates, Reliability.of(marks))
+    pairs = pairs_with(candidates, boxes, truth)
+    met = pairs.iou > 0.4
+    found, theirs = pairs.found[met], truth.boxes_xyxy[pairs.truth[met]]
+    off = np.sqrt((((theirs - boxes[found]) / candidates.sizes[found]) ** 2).mean(axis=1))
+    fifths = pd.qcut(np.sqrt((spread[found] ** 2).mean(axis=1)), 5, labels=False)
+    mean = pd.Series(off).groupby(fifths).mean()
+    assert mean.is_monotonic_increasing
+    assert mean[4] > 1.9 * mean[0]

@@ -56,8 +56,9 @@ def test_half_of_the_pictures_are_mirrored():
 
 
 def test_votes_stay_with_their_boxes():
-    boxes = VotedBoxes(sample()["gt_bboxes"].tensor, vote_shares=torch.tensor([1.0, 0.5]))
-    assert RandomMirror(1.0)(sample(gt_bboxes=boxes))["gt_bboxes"].vote_shares.tolist() == [1.0, 0.5]
+    readings = torch.tensor([[1.0, 1.5], [0.5, 0.25]])
+    boxes = VotedBoxes(sample()["gt_bboxes"].tensor, readings=readings)
+    assert torch.equal(RandomMirror(1.0)(sample(gt_bboxes=boxes))["gt_bboxes"].readings, readings)
 
 
 def test_pictures_without_boxes():

@@ -145,10 +145,10 @@ def test_pictures_without_boxes_or_labels():
 
 def test_boxes_keep_the_votes_of_their_readers():
     results = sample(np.zeros((64, 64), np.uint8), [10, 10, 20, 20], [30, 30, 50, 40])
-    shares = torch.tensor([1.0, 1 / 3])
-    results["gt_bboxes"] = VotedBoxes(results["gt_bboxes"].tensor, vote_shares=shares)
+    readings = torch.tensor([[1.0, 1.5], [1 / 3, 0.5]])
+    results["gt_bboxes"] = VotedBoxes(results["gt_bboxes"].tensor, readings=readings)
     out = reposition(results, positioning((64, 64), 0, 1, 2, 3), 0.25)["gt_bboxes"]
-    assert out.vote_shares.tolist() == shares.tolist()
+    assert torch.equal(out.readings, readings)
     assert out.tensor.tolist() == [[12, 13, 22, 23], [32, 33, 52, 43]]
 
 

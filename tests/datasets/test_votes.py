@@ -1,4 +1,4 @@
-"""A box and the share of readers who drew it stay together, whatever a pipeline does with the boxes."""
+"""A box, the share of readers who drew it and the weight of its corners stay together, whatever a pipeline does."""
 
 import copy
 import functools
@@ -46,10 +46,10 @@ def training_pipeline(name: str) -> list:
 
 
 def tagged(boxes_xyxy: list, variant: Variant = Variant.ORIGINAL) -> dict:
-    """Return an entry whose i-th box has label i and i + 1 of 64 votes: the label tells which share belongs to it."""
+    """Return an entry whose i-th box has label i, i + 1 of 64 votes and the corner weight i + 1."""
     return {
         "instances": [
-            {"bbox": box, "bbox_label": number, "ignore_flag": 0, "votes": number + 1}
+            {"bbox": box, "bbox_label": number, "ignore_flag": 0, "votes": number + 1, "corner_weight": number + 1}
             for number, box in enumerate(boxes_xyxy)
         ],
         READERS_KEY: READERS,
@@ -58,8 +58,10 @@ def tagged(boxes_xyxy: list, variant: Variant = Variant.ORIGINAL) -> dict:
     }
 
 
-def shares_of_labels(labels: torch.Tensor) -> list[float]:
-    return ((labels + 1) / READERS).tolist()
+def keeps_its_readings(instances) -> bool:
+    """Return whether each box has the share and the corner weight that belong to its label."""
+    number = (instances.labels + 1).float()
+    return torch.equal(instances.vote_shares, number / READERS) and torch.equal(instances.corner_weights, number)
 
 
 def run(results: dict, steps: list) -> dict | None:
@@ -102,7 +104,7 @@ def test_every_box_keeps_its_share_in_the_recipes(picture, base, entry, seed):
     ]
     instances = run(entry | {"img_path": picture}, resized)["data_samples"].gt_instances
     assert instances.vote_shares.dtype == torch.float32
-    assert instances.vote_shares.tolist() == shares_of_labels(instances.labels)
+    assert keeps_its_readings(instances)
     assert type(instances.bboxes) is HorizontalBoxes
 
 
@@ -115,7 +117,7 @@ def test_every_box_keeps_its_share_in_other_steps_of_mmdet(steps, entry, seed):
     packed = run(entry | picture, [LOAD, *steps, PACK])
     if packed is not None:
         instances = packed["data_samples"].gt_instances
-        assert instances.vote_shares.tolist() == shares_of_labels(instances.labels)
+        assert keeps_its_readings(instances)
 
 
 def test_the_affine_step_of_the_small_base_does_drop_boxes(picture):
@@ -140,12 +142,13 @@ def test_mosaics_and_mixtures_join_shares():
         step = dict(type=name, img_scale=(64, 64))
         instances = run(results, [step, PACK])["data_samples"].gt_instances
         assert len(instances) > 6
-        assert instances.vote_shares.tolist() == shares_of_labels(instances.labels)
+        assert keeps_its_readings(instances)
 
 
 def voted(number: int = 4) -> VotedBoxes:
     low = torch.arange(number, dtype=torch.float32)[:, None].expand(-1, 2)
-    return VotedBoxes(torch.cat([low, low + 2], dim=1), vote_shares=torch.arange(1, number + 1) / 8)
+    counts = torch.arange(1, number + 1)
+    return VotedBoxes(torch.cat([low, low + 2], dim=1), readings=torch.stack([counts / 8, counts * 2], dim=1))
 
 
 @pytest.mark.parametrize(
@@ -163,17 +166,17 @@ def voted(number: int = 4) -> VotedBoxes:
 )
 def test_selecting_boxes_selects_their_shares(index, expected):
     chosen = voted()[index]
-    assert (chosen.vote_shares * 8).tolist() == expected
+    assert (chosen.readings[:, 0] * 8).tolist() == (chosen.readings[:, 1] / 2).tolist() == expected
     assert (chosen.tensor[:, 0] + 1).tolist() == expected
 
 
 def test_copies_share_no_memory():
     for copied in (voted().clone(), copy.deepcopy(voted())):
-        assert torch.equal(copied.vote_shares, voted().vote_shares)
+        assert torch.equal(copied.readings, voted().readings)
     boxes = voted()
     copied = copy.deepcopy(boxes)
-    copied.vote_shares[0] = copied.tensor[0] = 0
-    assert torch.equal(boxes.vote_shares, voted().vote_shares)
+    copied.readings[0] = copied.tensor[0] = 0
+    assert torch.equal(boxes.readings, voted().readings)
     assert torch.equal(boxes.tensor, voted().tensor)
 
 
@@ -231,6 +234,25 @@ def test_the_score_of_a_consensus_stands_for_the_share(prepared_folder: Prepared
     samples = [scored_dataset[Draw(index, 7)]["data_samples"].gt_instances for index in range(6)]
     shares = [share for instances in samples for share in instances.vote_shares.tolist()]
     assert shares == pytest.approx([0.25] * 5)
+    assert all((instances.corner_weights == 1).all() for instances in samples)  # the file states no spread
+
+
+def test_uncertain_sides_weigh_less_and_all_boxes_one_on_average(prepared_folder: PreparedFolder):
+    root = prepared_folder()
+    name_readers(root)
+    path = root / "annotations" / "train_5.json"
+    coco = read_coco(path)
+    spreads = [[0, 0, 0, 0], [0.1] * 4, [0.2, 0, 0, 0], [5.0] * 4]
+    for annotation, spread, score in zip(coco["annotations"], spreads, (0.9, 0.5, 0.3, 0.1), strict=False):
+        annotation |= {"corner_spread": spread, "score": score}
+    write_coco(path, coco)
+    data = dataset(root)
+    boxes = [each for index in range(len(data)) for each in data.get_data_info(index)["instances"]]
+    assert "corner_weight" not in boxes[4]  # without a spread: 1
+    weights = np.array([each["corner_weight"] for each in boxes[:4]])
+    # The detector's own variance is 0.1²; 5 counts as 0.3, so that no box weighs less than a tenth of another.
+    assert weights / weights[0] == pytest.approx([1, 1 / 2, 1 / 2, 1 / 10])
+    assert weights @ [0.9, 0.5, 0.3, 0.1] == pytest.approx(0.9 + 0.5 + 0.3 + 0.1)
 
 
 def test_without_readers_samples_are_what_mmdet_makes_of_them(prepared_folder: PreparedFolder):

@@ -121,6 +121,19 @@ def test_two_files_of_one_share_each_are_accepted_together(prepared_folder: Prep
     check_votes(Voting(), ConcatDataset([one, dataset(name_readers(root, "R1", "R2", votes=1))]))
 
 
+def test_corners_without_a_spread_are_refused(prepared_folder: PreparedFolder):
+    root = name_readers(prepared_folder(), "R1", "R2")
+    weighing = Voting(votes={"corners": True})
+    assert "states no corner_spread, so that weighing by it changes nothing" in problem(dataset(root), weighing)
+    path = root / "annotations" / "train_5.json"
+    coco = read_coco(path)
+    coco["annotations"][0]["corner_spread"] = [0.1, 0.1, 0.2, 0.1]
+    write_coco(path, coco)
+    check_votes(weighing, dataset(root))
+    write_coco(path, coco | {"annotations": []})
+    check_votes(weighing, dataset(root))
+
+
 def test_a_model_without_votes_takes_any_data(prepared_folder: PreparedFolder):
     root = prepared_folder()
     check_votes(nn.Linear(1, 1), dataset(root, "LoadAnnotations"))

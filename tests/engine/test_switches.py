@@ -90,6 +90,18 @@ def test_model_switches_change_the_model_to_what_they_say(name):
     assert parts == {name for name, _ in MODELS.build(plain.model).named_parameters()}
 
 
+@pytest.mark.parametrize("name", ["retina_phantom", "gfl", "faster_rcnn_14cls", "cascade_rcnn"])
+@pytest.mark.parametrize("on", ["corners", "readers,corners", "corners,votes"])
+def test_corners_come_with_votes_in_any_order(name, on):
+    model = configs.load_config(name, switches=[on]).model
+    heads = model.roi_head.bbox_head if "roi_head" in model else model.bbox_head
+    votes = configs.load_config(name, switches=["votes"]).model
+    votes = votes.roi_head.bbox_head if "roi_head" in votes else votes.bbox_head
+    for head, plain in zip(*(each if isinstance(each, list) else [each] for each in (heads, votes)), strict=True):
+        assert head.type == plain.type
+        assert head.votes == {"corners": True}
+
+
 def test_votes_reach_every_stage_of_a_cascade():
     config = configs.load_config("cascade_rcnn", switches=["votes"])
     assert {head.type for head in config.model.roi_head.bbox_head} == {"VoteWeightedShared2FCBBoxHead"}

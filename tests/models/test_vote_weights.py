@@ -57,8 +57,8 @@ def test_mmdets_own_head_does_not_look_at_votes(kind):
         assert torch.equal(total(with_votes[name]), total(value))
 
 
-def gradients(kind: str, name: str, share: float) -> list[torch.Tensor]:
-    losses, parts = losses_of(head(name), kind, *batch(kind, share))
+def gradients(kind: str, name: str, share: float, **options) -> list[torch.Tensor]:
+    losses, parts = losses_of(head(name, **options), kind, *batch(kind, share))
     sum(total(value) for value in losses.values()).backward()
     return [torch.cat([level.grad.flatten(2) for level in part], dim=2) for part in parts]
 
@@ -91,6 +91,25 @@ def test_a_share_of_a_third_scales_what_its_box_teaches_and_nothing_else(kind):
             torch.testing.assert_close(on_left, torch.ones_like(on_left))
         else:
             assert weighed.all()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_uncertain_corners_scale_what_a_box_teaches_of_its_sides_and_nothing_else(kind):
+    """The left box's corners weigh a quarter (``batch``); without the option, or without a spread, nothing changes."""
+    name = f"VoteWeighted{kind}"
+    without, weighed = gradients(kind, name, THIRD), gradients(kind, name, THIRD, votes={"corners": True})
+    left = columns() < SIDE / 2
+    for part, (before, after) in enumerate(zip(without, weighed, strict=True)):
+        of_corners = part > 0 and not (part == 2 and kind == "ATSSHead")
+        expected = torch.where(left & of_corners, 0.25, 1.0) * before
+        torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-9)
+    bare = batch(kind, THIRD)
+    for instances in bare:
+        instances.corner_weights = torch.ones(len(instances))
+    of_ones, _ = losses_of(head(name, votes={"corners": True}), kind, *bare)
+    switched_off, _ = losses_of(head(name), kind, *batch(kind, THIRD))
+    for key, value in switched_off.items():
+        assert torch.equal(total(of_ones[key]), total(value))
 
 
 def test_retinanets_losses_by_hand():
@@ -186,7 +205,7 @@ def test_the_samplers_choose_alike():
     ours, mmdets = sample_rois("VoteRandomSampler", THIRD, 1.0), sample_rois("RandomSampler", THIRD, 1.0)
     for key in ("pos_inds", "neg_inds", "pos_assigned_gt_inds", "pos_is_gt"):
         assert torch.equal(getattr(ours, key), getattr(mmdets, key))
-    assert torch.equal(ours.pos_vote_shares, torch.tensor([THIRD, 1.0])[ours.pos_assigned_gt_inds])
+    assert torch.equal(ours.pos_gt_instances.vote_shares, torch.tensor([THIRD, 1.0])[ours.pos_assigned_gt_inds])
     assert set(ours.pos_assigned_gt_inds.tolist()) == {0, 1}
 
 
@@ -212,6 +231,25 @@ def test_faster_rcnns_losses_by_hand():
     stock, *_ = roi_losses("Shared2FCBBoxHead", [sampled])
     assert losses["loss_cls"] < stock["loss_cls"]
     assert torch.equal(losses["acc"], stock["acc"])
+
+
+def test_uncertain_corners_weigh_in_the_rois_regression_alone():
+    sampled = [sample_rois("VoteRandomSampler", THIRD, 1.0)]
+    for each in sampled:
+        each.pos_gt_instances.corner_weights = torch.where(each.pos_assigned_gt_inds == 0, 0.25, 1.0)
+    left = len(torch.nonzero(sampled[0].pos_assigned_gt_inds == 0))
+    targets = [
+        roi_head("VoteWeightedShared2FCBBoxHead", votes={"corners": corners}).get_targets(sampled, RCNN)
+        for corners in (False, True)
+    ]
+    for plain, weighed in zip(*(each[:3] for each in targets), strict=True):
+        assert torch.equal(plain, weighed)
+    expected = (
+        torch.where((sampled[0].pos_assigned_gt_inds == 0)[:, None], 0.25, 1.0)
+        * targets[0][3][: len(sampled[0].pos_assigned_gt_inds)]
+    )
+    assert left
+    assert torch.equal(targets[1][3][: len(expected)], expected)
 
 
 def test_a_roi_head_without_its_sampler_is_a_sentence():
@@ -249,7 +287,7 @@ class TestVoteWeighting:
             ({"power": -1}, "power is -1, expected 0 or more"),
             ({"min_weight": 1.5}, "min_weight is 1.5, expected 0 to 1"),
             ({"full_weight": 0}, "full_weight is 0, expected above 0"),
-            ({"floor": 0.1}, "votes: holds floor; known are power, min_weight and full_weight"),
+            ({"floor": 0.1}, "votes: holds floor; known are power, min_weight, full_weight and corners"),
         ],
     )
     def test_a_wrong_option_is_a_sentence(self, options, message):

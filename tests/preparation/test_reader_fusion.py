@@ -29,6 +29,7 @@ def boxes(folder, name="train_14"):
 def test_boxes_have_a_score_beside_their_votes(built):
     found = boxes(built / "out")
     assert all(0 < box["score"] < 1 for box in found)
+    assert all(len(box["corner_spread"]) == 4 and 0 < min(box["corner_spread"]) < 1 for box in found)
     mean = {votes: [box["score"] for box in found if box["votes"] == votes] for votes in (1, 3)}
     assert sum(mean[1]) / len(mean[1]) < sum(mean[3]) / len(mean[3])
     manifest = json.loads((built / "out/manifest.json").read_text())
@@ -46,7 +47,7 @@ def test_the_report_shows_who_sees_what(built):
 
 def test_other_fusions_write_no_score(built, tmp_path):
     build_dataset(built / "src", tmp_path / "out", BuildOptions())
-    assert all("score" not in box for box in boxes(tmp_path / "out"))
+    assert not any({"score", "corner_spread"} & set(box) for box in boxes(tmp_path / "out"))
 
 
 def test_another_split_keeps_the_parameters(built, tmp_path):
