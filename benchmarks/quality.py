@@ -7,10 +7,11 @@ scored is the last checkpoint, never the best on the images that it is scored on
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from mmengine.hooks import Hook
 
 from benchmarks.partial_labels import unite
 from benchmarks.torchvision_retinanet import as_torchvision
+from benchmarks.yolo import NAME as YOLO_NAME
+from benchmarks.yolo import YoloSettings, train_yolo
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.engine.running import train
 from cxr_mmdet.errors import UsageError
@@ -40,17 +43,20 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-TORCHVISION = "torchvision"
+    from benchmarks.folds import Part
+
+TORCHVISION, START = "torchvision", "from:"
 RESULT_FILE, CLOCK_FILE, PACE_FILE = "run.json", "clock.json", "pace.json"
 _WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Contestant: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or torchvision's RetinaNet.
+    """Contestant: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or another library's detector.
 
     ``retina_phantom@NAME`` trains on a label set. Several, as ``@NAME,NAME``, train a detector each on their part of
-    the iterations; their detections are united.
+    the iterations; their detections are united. ``retina_small+from:FILE`` starts from weights, all others from random
+    ones. ``+torchvision`` puts torchvision's RetinaNet on the recipe's backbone; ``yolo11n`` is ultralytics'.
 
     Attributes:
         name: as the user wrote it.
@@ -58,6 +64,7 @@ class Contestant:
         switches: the fragments put into it.
         torchvision: whether the recipe's detector gives way to torchvision's RetinaNet on the same backbone.
         labels: label sets of the prepared folder; by default its only one.
+        start: what ``load_from`` says; None for random weights.
     """
 
     name: str
@@ -65,26 +72,39 @@ class Contestant:
     switches: tuple[str, ...] = ()
     torchvision: bool = False
     labels: tuple[str | None, ...] = (None,)
+    start: str | None = None
+
+    @property
+    def is_yolo(self) -> bool:
+        """Whether it is ultralytics', as ``yolo11n`` is."""
+        return YOLO_NAME.fullmatch(self.recipe) is not None
+
+    @property
+    def pace_name(self) -> str:
+        """Name under which its pace is kept: the start changes nothing about it, and its iterations are the same."""
+        return self.name.partition(f"+{START}")[0]
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
         """Return the contestant that ``text`` names, such as ``retina_lungs+torchvision``."""
         named, *parts = text.split("+")
         recipe, _, labels = named.partition("@")
-        switches = tuple(part for part in parts if part != TORCHVISION)
+        starts = [part.removeprefix(START) for part in parts if part.startswith(START)]
+        switches = tuple(part for part in parts if part != TORCHVISION and not part.startswith(START))
         sets = tuple(labels.split(",")) if labels else (None,)
-        return cls(text, recipe, switches, torchvision=TORCHVISION in parts, labels=sets)
+        start = starts[0] if starts else None
+        return cls(text, recipe, switches, torchvision=TORCHVISION in parts, labels=sets, start=start)
 
     def config(
         self, data_root: Path, work_dir: Path, cfg_options: Sequence[str] = (), labels: str | None = None
     ) -> Config:
-        """Return its config on one of its label sets, from random weights."""
+        """Return its config on one of its label sets; without a start, from random weights."""
         config = load_config(
             self.recipe,
             data_root=data_root,
             labels=labels,
             work_dir=work_dir,
-            load_from="none",
+            load_from=self.start or "none",
             switches=self.switches,
             cfg_options=cfg_options,
         )
@@ -102,6 +122,7 @@ class QualityRun:
         cpu_s: processor seconds of training, all threads, loading included, validation not.
         curve: (processor seconds, mAP@[.5:.95]) of each validation.
         ann_file: the validation images' COCO file, relative to the prepared folder.
+        part: folder of a fold and a share of the labels within the contestant's, such as ``fold_2/share_0.3``.
     """
 
     contestant: str
@@ -110,10 +131,11 @@ class QualityRun:
     cpu_s: float
     curve: tuple[tuple[float, float], ...]
     ann_file: str
+    part: str = ""
 
     def folder(self, out: Path) -> Path:
         """Return the run's folder in the benchmark's."""
-        return run_folder(out, self.contestant, self.seed)
+        return run_folder(out, self.contestant, self.seed, self.part)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -163,7 +185,7 @@ class CpuClockHook(Hook):
 
 def run_quality(
     contestants: Sequence[Contestant],
-    data_root: Path,
+    parts: Sequence[Part],
     out: Path,
     *,
     minutes: float,
@@ -172,15 +194,17 @@ def run_quality(
     threads: int,
     validations: int = 4,
     cfg_options: Sequence[str] = (),
+    yolo: YoloSettings | None = None,
+    folds: tuple[int, int] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[QualityRun]:
-    """Train every contestant with every seed, seed by seed, and return the runs.
+    """Train every contestant with every seed on every part, seed by seed, and return the runs.
 
     A run that ``out`` holds already is not repeated, so that a broken-off benchmark goes on where it was.
 
     Args:
         contestants: at least one; names must differ.
-        data_root: the prepared folder.
+        parts: the prepared folder, or a fold of it each.
         out: one folder a run, with ``run.json`` and ``detections.json``.
         minutes: of processor time, summed over threads, for each training.
         iterations: of each training, in place of what fits into ``minutes``.
@@ -188,44 +212,82 @@ def run_quality(
         threads: of torch.
         validations: during a training, the last at its end; their time does not count.
         cfg_options: put into every config.
+        yolo: how ultralytics' contestants are trained.
+        folds: number and seed of the folds that ``parts`` are of.
         report: gets a line when a run begins and when it ends.
 
     Raises:
-        UsageError: a contestant is named twice, or ``out`` holds runs of another budget.
+        UsageError: a contestant is named twice, a YOLO has no settings, or ``out`` holds runs of another budget.
     """
     names = [contestant.name for contestant in contestants]
     if len(set(names)) < len(names):
         raise UsageError(f"{', '.join(names)}: a contestant is named twice; name each once.")
-    _check_budget(out, {"minutes": minutes, "iterations": iterations, "cfg_options": list(cfg_options)})
+    outsiders = [contestant.name for contestant in contestants if contestant.is_yolo]
+    if outsiders and (yolo is None or iterations is not None):
+        remedy = "pass --yolo-python" if yolo is None else "pass --minutes in place of --iterations"
+        raise UsageError(f"{outsiders[0]}: trains for minutes, in an environment of its own; {remedy}.")
+    budget = {"minutes": minutes, "iterations": iterations, "cfg_options": list(cfg_options)}
+    _check_budget(out, budget | ({} if folds is None else {"folds": list(folds)}))
     torch.set_num_threads(threads)
+    training = _Training(parts[0], out, cfg_options, validations, yolo)
     if iterations is None:
-        pace = _measure_pace(contestants, data_root, out, cfg_options, report)
-        lengths = {name: max(validations, round(60 * minutes / pace[name])) for name in names}
+        pace = _measure_pace(contestants, training, report)
+        lengths = {each.name: max(validations, round(60 * minutes / pace[each.pace_name])) for each in contestants}
     else:
         lengths = dict.fromkeys(names, max(validations, iterations))
     runs = []
-    for turn, seed in enumerate(seeds):
+    for turn, (seed, part) in enumerate(itertools.product(seeds, parts)):
         # Who comes first changes, since a machine can become busier.
         first = turn % len(contestants)
         for contestant in (*contestants[first:], *contestants[:first]):
-            folder = run_folder(out, contestant.name, seed)
+            folder = run_folder(out, contestant.name, seed, part.folder)
             done = folder / RESULT_FILE
+            place = part.folder.replace("_", " ").split("/") if part.folder else []
+            words = ", ".join([contestant.name, *place, f"seed {seed}"])
             if not done.is_file():
-                report(f"{contestant.name}, seed {seed}: training")
-                run = _train(contestant, data_root, folder, lengths[contestant.name], seed, validations, cfg_options)
+                report(f"{words}: training")
+                run = replace(training, part=part).run(contestant, folder, lengths[contestant.name], seed)
                 write_json(done, run.to_json(), indent=2)
             run = QualityRun.from_json(json.loads(done.read_text(encoding="utf-8")))
             report(
-                f"{contestant.name}, seed {seed}: mAP {run.curve[-1][1]:.3f} after {run.iterations} iterations, "
-                f"{run.cpu_s / 60:.1f} minutes"
+                f"{words}: mAP {run.curve[-1][1]:.3f} after {run.iterations} iterations, {run.cpu_s / 60:.1f} minutes"
             )
             runs.append(run)
     return runs
 
 
-def run_folder(out: Path, contestant: str, seed: int) -> Path:
-    """Return where a training of ``contestant`` with ``seed`` is kept."""
-    return out / contestant.replace("/", "_").removesuffix(".py") / f"seed_{seed}"
+def yolo_settings(
+    contestants: Sequence[Contestant],
+    python: Path | None,
+    threads: int,
+    cfg_options: Sequence[str],
+    options: Sequence[str],
+) -> YoloSettings | None:
+    """Return how ultralytics' contestants are trained: image and batch size are those of the first recipe of ours.
+
+    Raises:
+        UsageError: an option is not KEY=VALUE.
+    """
+    if python is None:
+        return None
+    named = next((each.recipe for each in contestants if not each.is_yolo), "retina_small")
+    config = load_config(named, load_from="none", cfg_options=cfg_options)
+    resize = next(step for step in config.val_dataloader.dataset.pipeline if step["type"] == "Resize")
+    extra = {}
+    for option in options:
+        key, found, value = option.partition("=")
+        if not found:
+            raise UsageError(f"--yolo-option {option}: expected KEY=VALUE, such as batch=16.")
+        try:
+            extra[key] = json.loads(value)
+        except json.JSONDecodeError:
+            extra[key] = value
+    return YoloSettings(python, max(resize["scale"]), config.train_dataloader.batch_size, threads, extra)
+
+
+def run_folder(out: Path, contestant: str, seed: int, part: str = "") -> Path:
+    """Return where a training of ``contestant`` with ``seed`` on a part of the data is kept."""
+    return out / contestant.replace("/", "_").removesuffix(".py") / part / f"seed_{seed}"
 
 
 def _check_budget(out: Path, budget: dict[str, Any]) -> None:
@@ -238,71 +300,113 @@ def _check_budget(out: Path, budget: dict[str, Any]) -> None:
     write_json(path, budget)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """What a contestant's training needs besides its length and seed."""
+
+    part: Part
+    out: Path
+    cfg_options: Sequence[str]
+    validations: int
+    yolo: YoloSettings | None
+
+    def seconds(self, contestant: Contestant, folder: Path) -> float:
+        """Return the processor seconds of an iteration."""
+        length = _WARM_UP_ITERATIONS + _TIMED_ITERATIONS
+        if contestant.is_yolo:
+            seconds = self._yolo(contestant, folder, 0, 10 * length, length)
+        else:
+            labels = contestant.labels[0]
+            config = replace(contestant, start=None).config(self.part.data_root, folder, self.cfg_options, labels)
+            trial = _prepared(config, seed=0)
+            trial.train_cfg.update(max_iters=length)
+            trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
+            seconds = _run(trial)["iterations"]
+        shutil.rmtree(folder, ignore_errors=True)
+        return float(np.median(seconds[_WARM_UP_ITERATIONS:]))
+
+    def run(self, contestant: Contestant, folder: Path, iterations: int, seed: int) -> QualityRun:
+        """Return the finished training."""
+        shutil.rmtree(folder, ignore_errors=True)
+        root = self.part.data_root
+        several = len(contestant.labels) > 1
+        folders = [folder / str(labels) if several else folder for labels in contestant.labels]
+        if contestant.is_yolo:
+            seconds = self._yolo(contestant, folder, seed, iterations)
+            ann_files = [self._ann_files(contestant)[1]]
+            truth = read_coco(root / ann_files[0])
+            found = read_detections(folder / "detections.json", truth)
+            mean_ap = float(point_values(match_all(truth, found))["mean_ap"] or 0.0)
+            clocks: list[dict[str, Any]] = [{"iterations": seconds, "curve": [[sum(seconds), mean_ap]]}]
+            iterations = len(seconds)
+        else:
+            clocks, ann_files = [], []
+            for labels, own in zip(contestant.labels, folders, strict=True):
+                config = _prepared(contestant.config(root, own, self.cfg_options, labels), seed)
+                length = iterations // len(folders)
+                config.train_cfg.update(max_iters=length, val_interval=-(-length // self.validations))
+                clocks.append(_run(config))
+                ann_files.append(annotated_parts(config.val_evaluator)[0]["ann_file"])
+        cpu_s = sum(sum(clock["iterations"]) for clock in clocks)
+        ann_file, curve = ann_files[0], clocks[0]["curve"]
+        if several:
+            curve = [[cpu_s, _unite(folder, folders, [root / file for file in ann_files])]]
+            ann_file = str((folder / "val.json").resolve())
+        elif self.part.folder:
+            ann_file = str((root / ann_file).resolve())
+        return QualityRun(
+            contestant=contestant.name,
+            seed=seed,
+            iterations=iterations,
+            cpu_s=cpu_s,
+            curve=tuple((float(x), float(y)) for x, y in curve),
+            ann_file=ann_file,
+            part=self.part.folder,
+        )
+
+    def _yolo(
+        self, contestant: Contestant, folder: Path, seed: int, iterations: int, stop_after: int | None = None
+    ) -> list[float]:
+        assert self.yolo is not None, "checked by run_quality"
+        return train_yolo(
+            contestant.recipe,
+            self.yolo,
+            self.part.data_root,
+            self._ann_files(contestant),
+            folder,
+            iterations=iterations,
+            seed=seed,
+            stop_after=stop_after,
+        )
+
+    def _ann_files(self, contestant: Contestant) -> tuple[str, str]:
+        """Return the files to train and validate on, as a recipe of ours finds them."""
+        config = load_config("retina_small", data_root=self.part.data_root, labels=contestant.labels[0])
+        train, val = (annotated_parts(loader)[0] for loader in (config.train_dataloader, config.val_dataloader))
+        return train["ann_file"], val["ann_file"]
+
+
 def _measure_pace(
-    contestants: Sequence[Contestant],
-    data_root: Path,
-    out: Path,
-    cfg_options: Sequence[str],
-    report: Callable[[str], None],
+    contestants: Sequence[Contestant], training: _Training, report: Callable[[str], None]
 ) -> dict[str, float]:
     """Return each contestant's processor seconds per iteration, from ``pace.json`` or measured now.
 
     Contestants are timed in turn, and the faster of their rounds counts: what else the machine does makes an iteration
     slower, never faster.
     """
-    path = out / PACE_FILE
+    path = training.out / PACE_FILE
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    missing = [contestant for contestant in contestants if contestant.name not in known]
-    rounds: dict[str, list[float]] = {contestant.name: [] for contestant in missing}
+    missing = {each.pace_name: each for each in contestants if each.pace_name not in known}
+    rounds: dict[str, list[float]] = {name: [] for name in missing}
     for number in range(_TIMED_ROUNDS):
-        for contestant in missing:
-            folder = run_folder(out, contestant.name, 0).parent / f"trial_{number}"
-            trial = _prepared(contestant.config(data_root, folder, cfg_options, contestant.labels[0]), seed=0)
-            trial.train_cfg.update(max_iters=_WARM_UP_ITERATIONS + _TIMED_ITERATIONS)
-            trial.val_cfg = trial.val_dataloader = trial.val_evaluator = None
-            rounds[contestant.name].append(float(np.median(_run(trial)["iterations"][_WARM_UP_ITERATIONS:])))
-            shutil.rmtree(folder, ignore_errors=True)
+        for name, contestant in missing.items():
+            folder = run_folder(training.out, name, 0).parent / f"trial_{number}"
+            rounds[name].append(training.seconds(contestant, folder))
     for name, seconds in rounds.items():
         known[name] = min(seconds)
         report(f"{name}: {known[name]:.3f} s an iteration")
     write_json(path, known, indent=2)
     return known
-
-
-def _train(
-    contestant: Contestant,
-    data_root: Path,
-    folder: Path,
-    iterations: int,
-    seed: int,
-    validations: int,
-    cfg_options: Sequence[str],
-) -> QualityRun:
-    shutil.rmtree(folder, ignore_errors=True)
-    several = len(contestant.labels) > 1
-    folders = [folder / str(labels) if several else folder for labels in contestant.labels]
-    clocks, ann_files = [], []
-    for labels, own in zip(contestant.labels, folders, strict=True):
-        config = _prepared(contestant.config(data_root, own, cfg_options, labels), seed)
-        length = iterations // len(folders)
-        config.train_cfg.update(max_iters=length, val_interval=-(-length // validations))
-        clocks.append(_run(config))
-        ann_files.append(annotated_parts(config.val_evaluator)[0]["ann_file"])
-    cpu_s = sum(sum(clock["iterations"]) for clock in clocks)
-    ann_file, curve = ann_files[0], clocks[0]["curve"]
-    if several:
-        curve = [[cpu_s, _unite(folder, folders, [data_root / file for file in ann_files])]]
-        ann_file = str((folder / "val.json").resolve())
-    return QualityRun.from_json(
-        {
-            "ann_file": ann_file,
-            "contestant": contestant.name,
-            "seed": seed,
-            "iterations": iterations,
-            "cpu_s": cpu_s,
-            "curve": curve,
-        }
-    )
 
 
 def _unite(folder: Path, folders: Sequence[Path], ann_files: Sequence[Path]) -> float:

@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 SHOWN = {
     "mean_ap": "mAP@[.5:.95]",
     "mean_ap_50": "mAP@.5",
+    "voc_mean_ap_40": "VOC@.4",
+    "sensitivity_at_1": "sensitivity at 1 FP",
     "voc_mean_ap_40_with_no_finding": "VOC@.4 + normal",
     "image_auc": "image AUC",
 }
-"""Headline numbers and what tables call them; the third is the competition's, 15 classes for its 14."""
+"""Headline numbers and what tables call them: of boxes, then of images; the competition's has 15 classes for its 14."""
+
+_PER_TABLE = 3
+"""Headline numbers in a table, which with their intervals fit a terminal of 100 columns."""
 
 _GATE_SHOWN = ("voc_mean_ap_40_with_no_finding", "image_auc")
 """Those that p_abnormal has a part in."""
@@ -42,7 +47,8 @@ class QualityScores:
 
     Attributes:
         name: the contestant's.
-        seeds: how many trainings.
+        seeds: how many trainings, per fold.
+        folds: how many.
         iterations: of a training, on average.
         minutes: of processor time of a training, on average.
         values: means over the seeds, by the names of :data:`SHOWN`; intervals over seeds and patients.
@@ -51,6 +57,7 @@ class QualityScores:
 
     name: str
     seeds: int
+    folds: int
     iterations: float
     minutes: float
     values: Mapping[str, Interval]
@@ -66,7 +73,7 @@ class QualityScores:
 
 
 Trained = dict[str, "list[tuple[QualityRun, MatchedDetections]]"]
-"""By contestant, its trainings in the order of the seeds, and what their last checkpoints find."""
+"""By contestant, its trainings in the order of the seeds and folds, and what their last checkpoints find."""
 
 
 def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path, *, gates: bool = True) -> Trained:
@@ -80,7 +87,7 @@ def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path, *, gates: 
             they had none: an image's highest score speaks for it.
     """
     trained: dict[str, list[tuple[QualityRun, MatchedDetections]]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
+    for run in sorted(runs, key=lambda run: (run.seed, run.part)):
         ground_truth = read_coco(data_root / run.ann_file)
         path = run.folder(out) / "detections.json"
         given = p_abnormal_path(path)
@@ -95,26 +102,30 @@ def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path, *, gates: 
 def score_quality(runs: Trained, *, resamples: int = RESAMPLES, seed: int = 0) -> list[QualityScores]:
     """Return the scores of every contestant, the first one being what the others are compared with.
 
-    Patients and seeds are both drawn with replacement in each resample. All contestants get the same draw: the same
-    patients, and the trainings at the same places of their lists, since seed by seed they saw the same data in the same
-    order. A score's interval so holds what other patients and another start would change.
+    A score is the mean over folds and seeds. Folds, the patients of each and seeds are all drawn with replacement in
+    each resample. All contestants get the same draw: the same folds and patients, and the trainings at the same places
+    of their lists, since seed by seed they saw the same data in the same order. A score's interval so holds what other
+    patients and another start would change; with folds it is rather too wide, since patients count in both draws.
 
     Args:
-        runs: by contestant; equally many of each, in the order of the seeds.
+        runs: by contestant; equally many of each, every fold with every seed, in the order of seeds, then folds.
         resamples: how many draws.
         seed: of the draws.
     """
-    groups = next(iter(runs.values()))[0][1].groups
-    counts = {len(own) for own in runs.values()}
-    assert len(counts) == 1, "the benchmark trains every contestant with every seed"
-    seed_weights = _draw_seeds(counts.pop(), resamples, seed)
+    own = next(iter(runs.values()))
+    folds = list(dict.fromkeys(run.part for run, _ in own))
+    places = [(run.seed, run.part) for run, _ in own]
+    assert all([(run.seed, run.part) for run, _ in each] == places for each in runs.values()), "run_quality trains all"
+    seed_weights = _draw(len(own) // len(folds), resamples, (seed, 1))
+    fold_weights = _draw(len(folds), resamples, (seed, 2))
+    weights = (seed_weights[:, :, None] * fold_weights[:, None, :]).reshape(resamples, len(own))
     points = {name: _means([point_values(matched) for _, matched in own]) for name, own in runs.items()}
     samples = {
-        name: _weighted([_resampled(matched, resamples, seed) for _, matched in own], seed_weights)
+        name: _weighted([_resampled(matched, resamples, seed + folds.index(run.part)) for run, matched in own], weights)
         for name, own in runs.items()
     }
     first = next(iter(runs))
-    patients = len(np.unique(groups))
+    patients = sum(len(np.unique(matched.groups)) for _, matched in own[: len(folds)])
 
     def difference(name: str, key: str) -> Interval:
         one, two = points[first][key], points[name][key]
@@ -124,7 +135,8 @@ def score_quality(runs: Trained, *, resamples: int = RESAMPLES, seed: int = 0) -
     return [
         QualityScores(
             name=name,
-            seeds=len(own),
+            seeds=len(own) // len(folds),
+            folds=len(folds),
             iterations=float(np.mean([run.iterations for run, _ in own])),
             minutes=float(np.mean([run.cpu_s for run, _ in own])) / 60,
             values={key: percentile_interval(points[name][key], samples[name][key], groups=patients) for key in SHOWN},
@@ -145,9 +157,9 @@ def score_gates(trained: Trained, ungated: Trained, *, resamples: int = RESAMPLE
     return [score_quality({"": own, name: trained[name]}, resamples=resamples)[1] for name, own in ungated.items()]
 
 
-def _draw_seeds(count: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return (resamples, count) weights of the seeds, each row with the sum 1."""
-    random = np.random.default_rng((seed, 1))
+def _draw(count: int, resamples: int, seed: tuple[int, int]) -> NDArray[np.float64]:
+    """Return (resamples, count) weights of seeds or folds, each row with the sum 1."""
+    random = np.random.default_rng(seed)
     return random.multinomial(count, np.full(count, 1 / count), size=resamples) / count
 
 
@@ -160,11 +172,10 @@ def _resampled(matched: MatchedDetections, resamples: int, seed: int) -> dict[st
 
 
 def _weighted(
-    samples: Sequence[Mapping[str, NDArray[np.float64]]], seed_weights: NDArray[np.float64]
+    samples: Sequence[Mapping[str, NDArray[np.float64]]], weights: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     return {
-        name: np.sum([own[name] * seed_weights[:, place] for place, own in enumerate(samples)], axis=0)
-        for name in SHOWN
+        name: np.sum([own[name] * weights[:, place] for place, own in enumerate(samples)], axis=0) for name in SHOWN
     }
 
 
@@ -187,21 +198,25 @@ def gates_table(scores: Sequence[QualityScores]) -> Table:
     return table
 
 
-def quality_table(scores: Sequence[QualityScores], *, differences: bool) -> Table:
-    """Return one row a contestant: scores with their intervals, or differences from the first."""
-    table = _table(f"Difference from {scores[0].name}" if differences else "Scores")
-    if not differences:
-        for header in ("seeds", "minutes", "iterations"):
+def quality_tables(scores: Sequence[QualityScores], *, differences: bool) -> list[Table]:
+    """Return one row a contestant: scores with their intervals, or differences from the first; boxes, then images."""
+    tables: list[Table] = []
+    for shown in (list(SHOWN)[:_PER_TABLE], list(SHOWN)[_PER_TABLE:]):
+        table = _table(f"Difference from {scores[0].name}" if differences else "Scores")
+        counts = not differences and not tables
+        for header in ("folds", "seeds", "min", "iter.") if counts else ():
             table.add_column(header, justify="right")
-    for header in SHOWN.values():
-        table.add_column(header, justify="right")
-    for entry in scores[differences:]:
-        numbers = [] if differences else [str(entry.seeds), f"{entry.minutes:.1f}", f"{entry.iterations:.0f}"]
-        intervals = entry.differences if differences else entry.values
-        # What it adds to the first, which the title or the first row names: recipes have long names.
-        name = entry.name if entry is scores[0] else entry.name.removeprefix(scores[0].name)
-        table.add_row(name, *numbers, *(_words(intervals[name], signed=differences) for name in SHOWN))
-    return table
+        for key in shown:
+            table.add_column(SHOWN[key], justify="right")
+        for entry in scores[differences:]:
+            numbers = [f"{entry.folds}", f"{entry.seeds}", f"{entry.minutes:.1f}", f"{entry.iterations:.0f}"]
+            intervals = entry.differences if differences else entry.values
+            # What it adds to the first, which the title or the first row names: recipes have long names.
+            name = entry.name if entry is scores[0] else entry.name.removeprefix(scores[0].name)
+            words = (_words(intervals[key], signed=differences) for key in shown)
+            table.add_row(name, *(numbers if counts else ()), *words)
+        tables.append(table)
+    return tables
 
 
 def _table(title: str) -> Table:
@@ -211,7 +226,7 @@ def _table(title: str) -> Table:
 
 
 def draw_quality(runs: Trained, path: Path) -> None:
-    """Draw mAP@[.5:.95] against the minutes of processor time: a line a training, a colour a contestant."""
+    """Draw mAP@[.5:.95] against minutes of processor time: per contestant its trainings, thin, and their mean."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -219,10 +234,11 @@ def draw_quality(runs: Trained, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for place, (name, own) in enumerate(runs.items()):
-        for number, (run, _) in enumerate(own):
-            seconds, values = zip((0.0, 0.0), *run.curve, strict=True)
-            label = name if number == 0 else None
-            axes.plot(np.array(seconds) / 60, values, color=f"C{place}", label=label, marker="o", markersize=3.5)
+        curves = [np.array([(0.0, 0.0), *run.curve]) for run, _ in own]
+        for curve in curves:
+            axes.plot(curve[:, 0] / 60, curve[:, 1], color=f"C{place}", linewidth=0.7, alpha=0.35)
+        mean = np.mean(curves, axis=0) if len({len(curve) for curve in curves}) == 1 else curves[0]
+        axes.plot(mean[:, 0] / 60, mean[:, 1], color=f"C{place}", label=name, marker="o", markersize=3.5)
     axes.set(xlabel="minutes of processor time", ylabel="mAP@[.5:.95]", title="Validation while training")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from benchmarks import quality
 from benchmarks.cli import app
+from benchmarks.folds import Part
 from benchmarks.partial_labels import plan_partial, unite
 from benchmarks.quality import Contestant, QualityRun, run_quality
-from benchmarks.quality_report import gates_table, quality_table, read_runs, score_gates, score_quality
+from benchmarks.quality_report import gates_table, quality_tables, read_runs, score_gates, score_quality
 from benchmarks.torchvision_retinanet import as_torchvision
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import UsageError
@@ -56,6 +57,55 @@ def test_a_contestant_is_a_recipe_with_switches_or_with_torchvisions_detector():
     )
 
 
+def test_a_start_changes_the_weights_and_not_the_length(prepared_folder, tmp_path):
+    root = prepared_folder()
+    started = Contestant.parse("retina_small+ema+from:runs/a/weights.safetensors")
+    assert (started.recipe, started.switches, started.start) == ("retina_small", ("ema",), "runs/a/weights.safetensors")
+    assert started.config(root, tmp_path).load_from == "runs/a/weights.safetensors"
+    random = Contestant.parse("retina_small+ema")
+    assert random.config(root, tmp_path).load_from is None
+    assert started.pace_name == random.pace_name == "retina_small+ema"
+
+
+class FakeTrainings:
+    """Trainings that only write down what they were asked for, and end the process at one of them."""
+
+    def __init__(self, monkeypatch):
+        self.done, self.killed_at = [], None
+        monkeypatch.setattr(quality._Training, "seconds", lambda _, contestant, folder: 0.5)
+        monkeypatch.setattr(quality._Training, "run", lambda training, *rest: self.run(training, *rest))
+
+    def run(self, training, contestant, folder, iterations, seed):
+        if len(self.done) == self.killed_at:
+            raise KeyboardInterrupt
+        part = training.part.folder
+        self.done.append((contestant.name, part, seed))
+        return run_of(contestant.name, seed, iterations=iterations, part=part)
+
+
+def test_folds_are_trained_seed_by_seed_and_a_killed_benchmark_goes_on(monkeypatch, tmp_path):
+    fake = FakeTrainings(monkeypatch)
+    contestants = [Contestant.parse(name) for name in ("retina_small", "retina_small+from:a/b.pth")]
+    parts = [Part(tmp_path, fold, 0.3) for fold in (1, 2)]
+    options = {"minutes": 1, "seeds": [0, 1], "threads": 1, "folds": (2, 0)}
+    fake.killed_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        run_quality(contestants, parts, tmp_path / "out", **options)
+    fake.killed_at = None
+    runs = run_quality(contestants, parts, tmp_path / "out", **options)
+    assert len(fake.done) == len(set(fake.done)) == len(runs) == 8
+    assert [place for _, *place in fake.done[::2]] == [
+        ["fold_1/share_0.3", 0],
+        ["fold_2/share_0.3", 0],
+        ["fold_1/share_0.3", 1],
+        ["fold_2/share_0.3", 1],
+    ]
+    assert {run.iterations for run in runs} == {120}  # a minute at half a second each
+    assert (tmp_path / "out/retina_small+from:a_b.pth/fold_2/share_0.3/seed_1/run.json").is_file()
+    with pytest.raises(UsageError, match="name another folder by --out"):
+        run_quality(contestants, parts, tmp_path / "out", **options | {"folds": (2, 1)})
+
+
 def test_torchvisions_detector_gives_its_own_boxes_in_pixels_before_padding(prepared_folder):
     init_default_scope("mmdet")
     config = as_torchvision(load_config("retina_phantom", data_root=prepared_folder(), load_from="none"))
@@ -91,20 +141,20 @@ def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path, short_tr
     contestants = [Contestant.parse(name) for name in ("retina_phantom", "retina_phantom+torchvision")]
     options = {"minutes": 0.002, "seeds": [3], "threads": 1, "validations": 2, "cfg_options": SMALL}
     lines = []
-    runs = run_quality(contestants, root, out, report=lines.append, **options)
+    runs = run_quality(contestants, [Part(root)], out, report=lines.append, **options)
     assert [run.contestant for run in runs] == ["retina_phantom", "retina_phantom+torchvision"]
     assert all(run.iterations >= 2 and run.cpu_s > 0 and len(run.curve) == 2 for run in runs)
     assert (out / "retina_phantom+torchvision/seed_3/detections.json").is_file()
     assert sum("training" in line for line in lines) == 2
     lines.clear()
-    assert run_quality(contestants, root, out, report=lines.append, **options) == runs
+    assert run_quality(contestants, [Part(root)], out, report=lines.append, **options) == runs
     assert not any("training" in line for line in lines)
     with pytest.raises(UsageError, match="name another folder by --out"):
-        run_quality(contestants, root, out, **options | {"minutes": 0.03})
+        run_quality(contestants, [Part(root)], out, **options | {"minutes": 0.03})
 
     pace = json.loads((out / "pace.json").read_text())
     assert [max(2, round(0.12 / seconds)) for seconds in pace.values()] == [run.iterations for run in runs]
-    counted = run_quality(contestants, root, tmp_path / "counted", iterations=3, **options)
+    counted = run_quality(contestants, [Part(root)], tmp_path / "counted", iterations=3, **options)
     assert [run.iterations for run in counted] == [3, 3]
     assert not (tmp_path / "counted/pace.json").exists()
 
@@ -112,7 +162,7 @@ def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path, short_tr
 def test_a_contestant_named_twice_is_refused(tmp_path):
     twice = [Contestant.parse("retina_lungs")] * 2
     with pytest.raises(UsageError, match="named twice"):
-        run_quality(twice, tmp_path, tmp_path, minutes=1, seeds=[0], threads=1)
+        run_quality(twice, [Part(tmp_path)], tmp_path, minutes=1, seeds=[0], threads=1)
 
 
 def test_scores_are_means_over_seeds_and_differences_are_paired(prepared_folder):
@@ -134,6 +184,29 @@ def test_scores_are_means_over_seeds_and_differences_are_paired(prepared_folder)
     assert difference.low == pytest.approx(0.0, abs=1e-9)
     assert difference.high > difference.value
     assert not mixed.differences
+
+
+def test_folds_have_patients_of_their_own_and_count_alike(prepared_folder):
+    ground_truth = read_coco(prepared_folder(val=12) / "annotations/val_5.json")
+    ids = [image["id"] for image in ground_truth["images"]]
+    trained = {"poor": [], "good": []}
+    for fold, kept in (("fold_1", ids[:8]), ("fold_2", ids[8:])):
+        truth = ground_truth | {
+            "images": [image for image in ground_truth["images"] if image["id"] in kept],
+            "annotations": [box for box in ground_truth["annotations"] if box["image_id"] in kept],
+        }
+        right = perfect(truth)
+        for name, found in (("poor", right[::2] if fold == "fold_1" else right), ("good", right)):
+            trained[name].append((run_of(name, part=fold), match_all(truth, found)))
+    poor, good = score_quality(trained, resamples=200)
+    alone = point_values(trained["poor"][0][1])["voc_mean_ap_40"]
+    assert (poor.folds, poor.seeds) == (2, 1)
+    assert poor.values["voc_mean_ap_40"].value == pytest.approx((alone + 1) / 2)
+    difference = good.differences["voc_mean_ap_40"]
+    assert difference.value == pytest.approx((1 - alone) / 2)
+    # A draw may hold the fold twice in which both are alike, or twice the other.
+    assert difference.low == pytest.approx(0.0, abs=1e-9)
+    assert difference.high > difference.value
 
 
 def test_equal_trainings_differ_by_exactly_nothing(prepared_folder):
@@ -179,13 +252,12 @@ def test_tables_say_what_is_undefined(prepared_folder):
     ground_truth = read_coco(prepared_folder(val=3) / "annotations/val_5.json")  # no normal image: no AUC
     matched = match_all(ground_truth, perfect(ground_truth))
     scores = score_quality({"a": [(run_of("a"), matched)]}, resamples=20)
-    table = quality_table(scores, differences=False)
-    cells = [next(iter(column.cells)) for column in table.columns]
+    boxes, images = quality_tables(scores, differences=False)
     both = score_quality({"a": [(run_of("a"), matched)], "a+ema": [(run_of("a+ema"), matched)]}, resamples=20)
-    assert list(quality_table(both, differences=False).columns[0].cells) == ["a", "+ema"]
-    assert list(quality_table(both, differences=True).columns[0].cells) == ["+ema"]
-    assert cells[:4] == ["a", "1", "1.0", "10"]
-    assert cells[-1] == "undefined"
+    assert [list(table.columns[0].cells) for table in quality_tables(both, differences=False)] == [["a", "+ema"]] * 2
+    assert [list(table.columns[0].cells) for table in quality_tables(both, differences=True)] == [["+ema"]] * 2
+    assert [next(iter(column.cells)) for column in boxes.columns][:5] == ["a", "1", "1", "1.0", "10"]
+    assert [next(iter(column.cells)) for column in images.columns][-1] == "undefined"
 
 
 def test_the_command_prints_and_writes_the_scores(prepared_folder, tmp_path, short_trials):
@@ -235,7 +307,7 @@ def test_a_detector_per_hospital_is_scored_on_all_classes(prepared_folder, tmp_p
     small = [*SMALL[:2], "train_dataloader.dataset.pipeline.4.scales=[(64,64),(96,96)]"]
     (run,) = run_quality(
         [Contestant.parse(names[2])],
-        root,
+        [Part(root)],
         tmp_path / "out",
         minutes=1,
         iterations=3,

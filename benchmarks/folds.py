@@ -1,0 +1,137 @@
+"""Parts of a prepared folder that a benchmark trains and scores on: folds of patients, and shares of the labels."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet.annotations.split import order_of_groups, stratified_folds
+from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.structures.coco import read_coco, write_coco
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Part:
+    """Training and validation images of one training.
+
+    Attributes:
+        data_root: a prepared folder.
+        fold: number of the fold that validates, from 1; 0 for the folder's own split.
+        label_share: share of the training patients that are kept.
+    """
+
+    data_root: Path
+    fold: int = 0
+    label_share: float = 1.0
+
+    @property
+    def folder(self) -> str:
+        """Folder of its trainings within the contestant's, such as ``fold_2/share_0.3``; empty for the whole data."""
+        names = [f"fold_{self.fold}"] * bool(self.fold) + [f"share_{self.label_share:g}"] * (self.label_share < 1)
+        return "/".join(names)
+
+
+def parts_of(
+    data: Path, out: Path, *, folds: int | None, fold_seed: int = 0, only: Iterable[int] = (), label_share: float = 1.0
+) -> list[Part]:
+    """Return the parts of a prepared folder, written to ``out`` as prepared folders that link to its images.
+
+    Args:
+        data: a prepared folder.
+        out: gets a folder per part; one that is there is written again.
+        folds: how many; None keeps the folder's own split.
+        fold_seed: of the folds and of the patients that a share keeps.
+        only: the folds to return, from 1; all by default.
+        label_share: share of the training patients to keep, of those with and of those without boxes alike. A smaller
+            share is part of a larger one.
+
+    Raises:
+        UsageError: a fold that does not exist is asked for.
+        DatasetError: the folder has no training or no validation images.
+    """
+    numbers = list(range(1, folds + 1)) if folds else [0]
+    chosen = sorted(set(only)) or numbers
+    if not set(chosen) <= set(numbers):
+        expected = f"numbers from 1 to {folds}" if folds else "--folds K beside it"
+        raise UsageError(f"--fold-only {chosen[-1] if folds else chosen[0]}: no such fold; expected {expected}.")
+    parts = [Part(data, fold, label_share) for fold in chosen]
+    return [part if not part.folder else _written(part, out / part.folder, folds, fold_seed) for part in parts]
+
+
+def _written(part: Part, root: Path, folds: int | None, seed: int) -> Part:
+    shutil.rmtree(root / "annotations", ignore_errors=True)
+    (root / "annotations").mkdir(parents=True)
+    if not (root / "images").is_symlink():
+        (root / "images").symlink_to((part.data_root / "images").resolve())
+    val_names = None
+    for path in sorted(part.data_root.glob("annotations/train_*.json")):
+        files = [path, path.with_name(path.name.replace("train_", "val_", 1))]
+        if not files[1].is_file():
+            raise DatasetError(f"{part.data_root}: has no {files[1].name}; expected a folder split by prepare_data.")
+        train, val = (read_coco(file) for file in files)
+        if folds:
+            whole = _joined(train, val)
+            if val_names is None:  # all label sets have the same images
+                val_names = _fold(whole, folds, seed, part.fold)
+            train = _of_images(whole, [each for each in whole["images"] if each["image_id"] not in val_names])
+            val = _of_images(whole, [each for each in whole["images"] if each["image_id"] in val_names])
+        write_coco(root / "annotations" / path.name, _share(train, part.label_share, seed))
+        write_coco(root / "annotations" / files[1].name, val)
+    if not any((root / "annotations").iterdir()):
+        raise DatasetError(f"{part.data_root}: has no annotations/train_<labels>.json; expected a prepared folder.")
+    return Part(root, part.fold, part.label_share)
+
+
+def _group(image: dict[str, Any]) -> str:
+    return str(image.get("group", image["image_id"]))
+
+
+def _fold(coco: dict[str, Any], folds: int, seed: int, fold: int) -> frozenset[str]:
+    """Return the names of the images that a fold validates on."""
+    names = {image["id"]: image["image_id"] for image in coco["images"]}
+    labels: dict[str, set[str]] = {}
+    for box in coco["annotations"]:
+        labels.setdefault(names[box["image_id"]], set()).add(str(box["category_id"]))
+    group_of = {image["image_id"]: _group(image) for image in coco["images"]}
+    return stratified_folds(group_of, labels, folds, seed)[fold - 1]
+
+
+def _share(coco: dict[str, Any], share: float, seed: int) -> dict[str, Any]:
+    """Return the images of a share of the patients, of those with and without boxes alike."""
+    boxed = {box["image_id"] for box in coco["annotations"]}
+    with_boxes = {_group(image) for image in coco["images"] if image["id"] in boxed}
+    without = {_group(image) for image in coco["images"]} - with_boxes
+    kept = {
+        group for side in (with_boxes, without) for group in order_of_groups(side, seed)[: math.ceil(share * len(side))]
+    }
+    return _of_images(coco, [image for image in coco["images"] if _group(image) in kept])
+
+
+def _joined(train: dict[str, Any], val: dict[str, Any]) -> dict[str, Any]:
+    """Return both files' images and boxes, numbered anew, in the order of the images' names."""
+    parts = [(image["image_id"], image, side) for side in (train, val) for image in side["images"]]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    boxes: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for side in (train, val):
+        for box in side["annotations"]:
+            boxes.setdefault((id(side), box["image_id"]), []).append(box)
+    for number, (_, image, side) in enumerate(sorted(parts, key=lambda part: part[0]), start=1):
+        images.append(image | {"id": number})
+        for box in boxes.get((id(side), image["id"]), ()):
+            annotations.append(box | {"id": len(annotations) + 1, "image_id": number})
+    return train | {"images": images, "annotations": annotations}
+
+
+def _of_images(coco: dict[str, Any], images: list[dict[str, Any]]) -> dict[str, Any]:
+    numbers = {image["id"] for image in images}
+    return coco | {
+        "images": images,
+        "annotations": [box for box in coco["annotations"] if box["image_id"] in numbers],
+    }

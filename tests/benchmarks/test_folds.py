@@ -1,0 +1,83 @@
+import pytest
+
+from benchmarks.folds import Part, parts_of
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.structures.coco import read_coco, write_coco
+
+
+@pytest.fixture
+def patients(prepared_folder):
+    """Prepared folder of 24 images, two of each patient, of which every third is normal."""
+    root = prepared_folder(train=16, val=8)
+    for split in ("train", "val"):
+        path = root / f"annotations/{split}_5.json"
+        coco = read_coco(path)
+        for number, image in enumerate(coco["images"]):
+            image["group"] = f"{split}{number // 2}"
+        normal = {image["id"] for image in coco["images"] if int(image["group"][-1]) % 3 == 0}
+        coco["annotations"] = [box for box in coco["annotations"] if box["image_id"] not in normal]
+        write_coco(path, coco)
+    return root
+
+
+def split_of(part):
+    return [read_coco(part.data_root / f"annotations/{split}_5.json") for split in ("train", "val")]
+
+
+def groups(coco):
+    return {image["group"] for image in coco["images"]}
+
+
+def boxes_by_name(*cocos):
+    return {
+        image["image_id"]: sorted(box["bbox"] for box in coco["annotations"] if box["image_id"] == image["id"])
+        for coco in cocos
+        for image in coco["images"]
+    }
+
+
+def test_every_patient_validates_in_exactly_one_fold(patients, tmp_path):
+    parts = parts_of(patients, tmp_path / "out", folds=3)
+    whole = boxes_by_name(*split_of(Part(patients)))
+    validated = []
+    for part in parts:
+        train, val = split_of(part)
+        assert not groups(train) & groups(val)
+        assert boxes_by_name(train, val) == whole
+        assert any(box for box in boxes_by_name(val).values())
+        assert (part.data_root / "images" / val["images"][0]["file_name"]).is_file()
+        validated += [image["image_id"] for image in val["images"]]
+    assert sorted(validated) == sorted(whole)
+    assert [part.folder for part in parts] == ["fold_1", "fold_2", "fold_3"]
+
+
+def test_folds_depend_on_their_seed_alone(patients, tmp_path):
+    first, again, other = (
+        [groups(split_of(part)[1]) for part in parts_of(patients, tmp_path / str(number), folds=3, fold_seed=seed)]
+        for number, seed in enumerate((0, 0, 1))
+    )
+    assert first == again != other
+    (second,) = parts_of(patients, tmp_path / "only", folds=3, only=[2])
+    assert groups(split_of(second)[1]) == first[1]
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_a_smaller_share_of_the_labels_is_part_of_a_larger_one(patients, tmp_path, folds):
+    shares = [
+        split_of(parts_of(patients, tmp_path / "out", folds=folds, label_share=share)[0]) for share in (0.3, 0.6, 1.0)
+    ]
+    few, more, all_ = (groups(train) for train, _ in shares)
+    assert few < more < all_
+    assert all(train["annotations"] for train, _ in shares)
+    assert shares[0][1] == shares[1][1] == shares[2][1]
+
+
+def test_the_whole_folder_is_trained_on_as_it_is(patients, tmp_path):
+    assert parts_of(patients, tmp_path / "out", folds=None) == [Part(patients)]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("folds", "only", "expected"), [(3, [4], "numbers from 1 to 3"), (None, [1], "--folds K")])
+def test_a_fold_that_does_not_exist_is_refused(tmp_path, folds, only, expected):
+    with pytest.raises(UsageError, match=f"no such fold; expected {expected}"):
+        parts_of(tmp_path, tmp_path, folds=folds, only=only)
