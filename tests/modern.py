@@ -14,6 +14,8 @@ from shared_builds import shared
 
 from benchmarks.predict_models import training_meta
 from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.labels import LABELS_5
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ _DINO = [
     "model.num_queries=60",
     "model.test_cfg.max_per_img=40",
 ]
+# Both factors of a score, and distances as exponentials, as in RTMDet-m.
+VARIANTS = {"rtmdet_objectness": ("rtmdet_m", ["model.bbox_head.with_objectness=True"])}
 SHRINK = {
     "rtmdet_s": _RTMDET,
     "rtmdet_m": _RTMDET,
@@ -85,11 +89,13 @@ def options_of(name: str) -> list[str]:
 @functools.cache
 def config_of(name: str):
     """Return the config of a tiny detector that tests images of 128 px."""
+    recipe, options = VARIANTS.get(name, (name, []))
     return load_config(
-        name,
+        recipe,
         load_from="none",
         cfg_options=[
-            *SHRINK[name],
+            *SHRINK[recipe],
+            *options,
             f"classes={','.join(LABELS_5)}",
             "test_dataloader.dataset.pipeline.1.scale=(128,128)",
         ],
@@ -125,3 +131,9 @@ def checkpoint_of(name: str) -> Path:
         torch.save({"meta": training_meta(config_of(name), name), "state_dict": model_of(name).state_dict()}, path)
 
     return shared(f"modern-{name}.pth", write)
+
+
+def bundle_of(name: str, form: str) -> Path:
+    """Return an exported bundle of the detector, that of ONNX compared with torch; it must stay as it is."""
+    options = ExportOptions(format=ExportFormat(form), compare=form == "onnx")
+    return shared(f"modern-{name}-{form}", lambda path: export_model(str(checkpoint_of(name)), path, options))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import detectors
+import modern
 import pytest
 from conftest import PreparedFolder
 from mmdet_oracle import assert_same
@@ -58,10 +59,10 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["retina_wide", "retina", "gfl", "faster", "faster_wide", "retina_gate", "faster_gate"]
+    "kind", ["retina_wide", "retina", "gfl", "faster", "faster_wide", "retina_gate", "faster_gate", "atss", "rtmdet_s"]
 )
 def test_onnxruntime_alone_gives_our_findings(kind, pictures):
-    bundle = detectors.bundle_of(kind, "onnx")
+    bundle = (modern if kind in modern.DETECTORS and kind != "gfl" else detectors).bundle_of(kind, "onnx")
     predictor = Predictor.load(bundle)
     predict = runpy.run_path(str(EXAMPLES / "onnxruntime_only.py"))["predict"]
     counts = []

@@ -55,11 +55,17 @@ def decode_maps(
         if score_thresholds is None:
             labels = np.full(len(indices), level, dtype=np.int64)
         if isinstance(spec.coder, DistanceCoder):
-            boxes = decode_distances(spec.coder, anchors, level_deltas, spec.strides[level], size_hw)
+            unit = (1, 1) if spec.coder.in_pixels else spec.strides[level]
+            boxes = decode_distances(spec.coder, anchors, level_deltas[:, :4], unit, size_hw)
         else:
-            boxes = decode_deltas(spec.coder, anchors, level_deltas, size_hw)
+            boxes = decode_deltas(spec.coder, anchors, level_deltas[:, :4], size_hw)
+        if spec.centerness:
+            values = values * sigmoid(level_deltas[:, 4])
         levels.append(Detections(boxes, labels, values))
-    return Detections.concatenate(levels)
+    candidates = Detections.concatenate(levels)
+    if not spec.centerness or score_thresholds is None:
+        return candidates
+    return candidates[reaches(candidates.scores, score_thresholds[candidates.labels])]
 
 
 def apply_nms(spec: AnchorMaps | Spec, candidates: Detections, nms_iou: float) -> Detections:
@@ -122,12 +128,20 @@ def decode_distances(
     coder: DistanceCoder,
     boxes_xyxy: NDArray[np.float32],
     distances: NDArray[np.float32],
-    stride: tuple[int, int],
+    unit: tuple[int, int],
     size_hw: tuple[int, int],
 ) -> NDArray[np.float32]:
-    """Return the (N, 4) boxes that (N, 4) distances, in cells of ``stride``, span around the centres of anchors."""
+    """Return the (N, 4) boxes that (N, 4) distances span around the centres of anchors.
+
+    Args:
+        coder: coding of the distances.
+        boxes_xyxy: (N, 4) anchors.
+        distances: (N, 4).
+        unit: pixels of the input that a distance of 1 along x and y has.
+        size_hw: size of the picture inside the input.
+    """
     centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) * np.float32(0.5)
-    low, high = np.split(distances * np.array([*stride, *stride], dtype=np.float32), 2, axis=1)
+    low, high = np.split(distances * np.array([*unit, *unit], dtype=np.float32), 2, axis=1)
     decoded = np.concatenate([centres - low, centres + high], axis=1)
     return _clip(decoded, size_hw) if coder.clip_border else decoded
 
@@ -159,13 +173,18 @@ def _clip(boxes_xyxy: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[
 def _select_anchors(
     logits: Map, spec: AnchorMaps, thresholds: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return index, class and score of the ``nms_pre`` best anchors of one level, the highest score first."""
+    """Return index, class and score of the ``nms_pre`` best anchors of one level, the highest score first.
+
+    Thresholds of classes act after the choice of the best, which then does not depend on them.
+    """
     table = logits.transpose(1, 2, 0).reshape(-1, spec.channels)
     if thresholds is None:
         indices, labels, scores = _score_proposals(table, spec)
     else:
-        indices, labels, scores = _score_classes(table, spec, thresholds)
+        indices, labels, scores = _score_classes(table, spec, thresholds.min())
     order = np.argsort(-scores, kind="stable")[: spec.nms_pre if spec.nms_pre > 0 else None]
+    if thresholds is not None:
+        order = order[reaches(scores[order], thresholds[labels[order]])]
     return indices[order], labels[order], scores[order]
 
 
@@ -182,20 +201,18 @@ def _score_proposals(
 
 
 def _score_classes(
-    table: NDArray[np.float32], spec: AnchorMaps, thresholds: NDArray[np.float32]
+    table: NDArray[np.float32], spec: AnchorMaps, threshold: np.float32
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return anchor index, class and score of everything that reaches the threshold of its class."""
+    """Return anchor index, class and score of everything that reaches the threshold."""
     if spec.activation == "softmax":
         probabilities = softmax(table)[:, :-1]
-        indices, labels = np.nonzero(reaches(probabilities, thresholds))
+        indices, labels = np.nonzero(reaches(probabilities, threshold))
         return indices, labels, probabilities[indices, labels]
     # Nearly all anchors see background: their sigmoid is never computed.
-    with np.errstate(divide="ignore"):
-        clipped = np.minimum(thresholds, np.float32(_HIGHEST_LOGIT_THRESHOLD))
-        limits = np.log(clipped / (1 - clipped)) - np.float32(_MARGIN)
-    indices, labels = np.nonzero(reaches(table, limits))
+    clipped = min(float(threshold), _HIGHEST_LOGIT_THRESHOLD)
+    indices, labels = np.nonzero(reaches(table, np.float32(math.log(clipped / (1 - clipped)) - _MARGIN)))
     scores = sigmoid(table[indices, labels])
-    keep = reaches(scores, thresholds[labels])
+    keep = reaches(scores, threshold)
     return indices[keep], labels[keep], scores[keep]
 
 

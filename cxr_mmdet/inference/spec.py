@@ -88,16 +88,19 @@ class DeltaCoder:
 class DistanceCoder:
     """Coding of a box as four distances from an anchor's centre (mmdet's ``DistancePointBBoxCoder``).
 
-    The numbers are the distances to the left, top, right and bottom side, in cells of the level.
+    The numbers are the distances to the left, top, right and bottom side.
 
     Attributes:
         clip_border: clip decoded boxes to the picture.
+        in_pixels: the unit is a pixel of the input; otherwise a cell of the level.
     """
 
     clip_border: bool = True
+    in_pixels: bool = False
 
     def __post_init__(self) -> None:
         require_flag("clip_border", self.clip_border)
+        require_flag("in_pixels", self.in_pixels)
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,10 @@ class AnchorMaps:
     """Dense maps of scores and deltas over anchors, one pair per level.
 
     Attributes:
-        base_anchors: per level, the anchors around the cell (0, 0): x_min y_min x_max y_max, in pixels of the input.
+        base_anchors: per level, the anchors around the cell (0, 0): x_min y_min x_max y_max, in pixels of the input;
+            for a detector of points, a cell around each point.
         strides: per level, width and height of a cell in pixels of the input.
-        coder: coding of the deltas; a :class:`DistanceCoder` for GFL.
+        coder: coding of the deltas; a :class:`DistanceCoder` for GFL, VFNet and RTMDet.
         activation: of the scores; softmax has the background as last channel.
         channels: scores per anchor, background included.
         nms_pre: maximum candidates per level before NMS, the highest scores first; -1 keeps all.
@@ -115,6 +119,8 @@ class AnchorMaps:
         max_per_image: maximum detections per image.
         score_threshold: a detection's score exceeds this one; unused for proposals.
         min_size: boxes with a side of at most this many pixels are removed; -1 keeps all.
+        centerness: a fifth number follows the deltas of each anchor, the logit of a factor of its scores (ATSS). The
+            threshold applies to the product, ``nms_pre`` to the scores before.
     """
 
     base_anchors: tuple[tuple[Four, ...], ...]
@@ -127,6 +133,7 @@ class AnchorMaps:
     max_per_image: int
     score_threshold: float
     min_size: float
+    centerness: bool = False
 
     def __post_init__(self) -> None:
         if not self.strides or len(self.base_anchors) != len(self.strides):
@@ -147,6 +154,12 @@ class AnchorMaps:
         require_whole("nms_pre", self.nms_pre, -1, _MANY)
         _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
         require_number("min_size", self.min_size, -1, _LARGE)
+        require_flag("centerness", self.centerness)
+
+    @property
+    def values(self) -> int:
+        """Numbers per anchor beside its scores."""
+        return 4 + self.centerness
 
     def anchors(self, level: int) -> NDArray[np.float32]:
         """Return the (A, 4) anchors around the cell (0, 0)."""
@@ -334,11 +347,10 @@ def _regions(part: Mapping[str, Any]) -> Regions:
 
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:
-    coder = part["coder"]
-    clip_border = coder["clip_border"]
+    coder = dict(part["coder"])
     if "means" not in coder:
-        return dict(part) | {"coder": DistanceCoder(clip_border)}
-    return dict(part) | {"coder": DeltaCoder(_four(coder["means"]), _four(coder["stds"]), clip_border)}
+        return dict(part) | {"coder": DistanceCoder(**coder)}
+    return dict(part) | {"coder": DeltaCoder(_four(coder["means"]), _four(coder["stds"]), coder["clip_border"])}
 
 
 def _four(values: Any) -> Four:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import modern
 import onnxruntime
 import pytest
 from detectors import bundle_of, checkpoint_of, write_picture
@@ -77,9 +78,9 @@ def test_what_a_bundle_holds():
     assert "| 6 phantoms |" in card
 
 
-@pytest.mark.parametrize("kind", ["retina_wide", "gfl", "faster"])
+@pytest.mark.parametrize("kind", ["retina_wide", "gfl", "faster", "atss", "rtmdet_s"])
 def test_the_card_names_every_output_and_threshold(kind):
-    path = bundle_of(kind, "onnx")
+    path = modern.bundle_of(kind, "onnx") if kind in ("atss", "rtmdet_s") else bundle_of(kind, "onnx")
     card = (path / "MODEL_CARD.md").read_text()
     named = []
     for graph, first, last in re.findall(r"^\| (maps|boxes|regions) \| (\w+)(?: … \w+_(\d+))? \|", card, re.MULTILINE):

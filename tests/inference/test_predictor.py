@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import detectors
 import mmdet_oracle
+import modern
 import numpy as np
 import pytest
 import torch
@@ -63,6 +64,20 @@ def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
     for size in SIZES if form == "onnx" else SIZES[1:3]:  # OpenVINO compiles anew for each
         path = write_picture(tmp_path / "a.png", *size)
         assert_same(predictor.predict(path), *mmdet_says(kind, path))
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("name", ["atss", "vfnet", "rtmdet_s", "rtmdet_objectness"])
+def test_an_exported_modern_detector_predicts_as_mmdet_does(tmp_path, name, form):
+    predictor = Predictor.load(modern.bundle_of(name, form))
+    counts = []
+    for size in [(150, 120), (97, 301), (33, 40)][: 1 if form == "openvino" else 3]:
+        path = write_picture(tmp_path / "a.png", *size)
+        expected = mmdet_oracle.mmdet_says(modern.model_of(name), modern.config_of(name), path)
+        kept = expected[1] > predictor.model.spec.score_threshold  # mmdet's ATSS looks before centerness lowers scores
+        assert_same(predictor.predict(path), *(part[kept] for part in expected))
+        counts.append(kept.sum())
+    assert max(counts) > 15, "or the test says nothing"
 
 
 def test_a_torch_bundle_is_its_checkpoint(tmp_path):

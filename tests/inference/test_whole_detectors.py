@@ -166,14 +166,19 @@ def test_an_overlap_for_a_detector_without_suppression_is_refused_before_anythin
     assert len(predictor.predict(path, nms_iou=predictor.model.spec.nms_iou)) == len(predictor.predict(path))
 
 
-def test_suppression_of_another_kind_stays_the_models(tmp_path):
-    """Soft suppression lowers scores instead of dropping boxes: mmdet does it, and no overlap can be chosen."""
-    path = detectors.write_picture(tmp_path / "a.png")
+def soft_retina(folder):
+    """Return checkpoint and config of a RetinaNet with soft suppression."""
     options = ["model.test_cfg.nms.type=soft_nms", "model.test_cfg.nms.method=gaussian"]
     name, shrunk = detectors.MODELS_BY_KIND["retina"]
     config = detectors.load_config(name, load_from="none", cfg_options=[*shrunk, *options])
-    checkpoint = tmp_path / "soft.pth"
-    detectors.write_checkpoint("retina", checkpoint, meta=detectors.training_meta(config, "soft"))
+    meta = detectors.training_meta(config, "soft")
+    return detectors.write_checkpoint("retina", folder / "soft.pth", meta=meta), config
+
+
+def test_suppression_of_another_kind_stays_the_models(tmp_path):
+    """Soft suppression lowers scores instead of dropping boxes: mmdet does it, and no overlap can be chosen."""
+    path = detectors.write_picture(tmp_path / "a.png")
+    checkpoint, config = soft_retina(tmp_path)
     predictor = Predictor.load(checkpoint)
     model = detectors.build("retina")
     model.bbox_head.test_cfg.nms = ConfigDict(type="soft_nms", iou_threshold=0.5, method="gaussian")
@@ -187,8 +192,9 @@ def test_suppression_of_another_kind_stays_the_models(tmp_path):
 
 @pytest.mark.parametrize("form", [form.value for form in ExportFormat])
 def test_export_is_refused_by_one_sentence_that_says_what_to_do(tmp_path, form):
-    with pytest.raises(CheckpointError, match=r"only the kinds of RetinaNet, GFL and .*predict\.py"):
-        export_model(str(checkpoint_of("atss")), tmp_path / "bundle", ExportOptions(format=ExportFormat(form)))
+    checkpoint, _ = soft_retina(tmp_path)
+    with pytest.raises(CheckpointError, match=r"suppresses boxes by soft_nms, .*; only the kinds of .*predict\.py"):
+        export_model(str(checkpoint), tmp_path / "bundle", ExportOptions(format=ExportFormat(form)))
     assert not (tmp_path / "bundle").exists()
 
 

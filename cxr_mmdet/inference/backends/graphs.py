@@ -1,7 +1,7 @@
 """The graphs of a bundle: names, inputs, outputs, and the backend that runs them by any runtime.
 
 * ``maps``: ``image`` (N, 3, H, W) → ``scores_i`` (N, H_i, W_i, A * K) of each level; where the bundle has no graph
-  ``boxes``, ``deltas_i`` (N, H_i, W_i, A * 4); where it has another graph, ``rows`` (cells + 1, C): the feature
+  ``boxes``, ``deltas_i`` (N, H_i, W_i, A * values); where it has another graph, ``rows`` (cells + 1, C): the feature
   pyramid, level by level, in each picture by picture, then a row of zeros.
 * ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.cpu_kernels.on_demand`) →
   ``deltas`` (n, A * 4).
@@ -80,7 +80,7 @@ def check_outputs(bundle: Bundle, outputs: Mapping[str, Sequence[tuple[str, int 
     rows = bool(depth) or spec.regions is not None
     names = maps_outputs(len(anchors), deltas=not depth, rows=rows, gate=spec.gate is not None)
     widths: dict[str, int] = {f"scores_{level}": count * spec.maps.channels for level, count in enumerate(anchors)}
-    widths |= {f"deltas_{level}": 4 * count for level, count in enumerate(anchors)}
+    widths |= {f"deltas_{level}": spec.maps.values * count for level, count in enumerate(anchors)}
     expected = {MAPS: {name: widths.get(name) for name in names}}
     if depth:
         expected[BOXES] = {"deltas": 4 * anchors[0]}
@@ -131,7 +131,7 @@ class GraphBackend:
             assert pyramid is not None
             deltas = self._boxes_of(pyramid)
         else:
-            deltas = WholeMaps([_channels_first(level) for level in rest[:count]])
+            deltas = WholeMaps([_channels_first(level) for level in rest[:count]], self._spec.maps.values)
         return [_channels_first(level) for level in scores], deltas, pyramid, abnormal
 
     def regions(self, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Backend for detectors that only mmdet can decode: all but the kinds of RetinaNet, GFL and Faster R-CNN."""
+"""Backend for detectors that only mmdet can decode: all that :mod:`cxr_mmdet.inference.export.describe` refuses."""
 
 from __future__ import annotations
 

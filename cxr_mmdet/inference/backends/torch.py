@@ -39,14 +39,33 @@ if TYPE_CHECKING:
 
 
 def dense_outputs(head: Any, pyramid: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Return a head's scores (N, A * K, H, W) and deltas (N, A * 4, H, W), one of each per level.
+    """Return a head's scores (N, A * K, H, W) and deltas (N, A * values, H, W), one of each per level.
 
-    GFL gives a distribution over the distance of each side, in cells; its mean is returned.
+    GFL gives a distribution over the distance of each side, in cells; its mean is returned. ATSS gives a centerness per
+    anchor, which becomes a fifth delta.
     """
-    scores, deltas = head(pyramid)
+    scores, deltas, *centerness = head(pyramid)
     if isinstance(head, GFLHead):
         deltas = [_means(level, head.integral.project) for level in deltas]
+    for factors in centerness:
+        pairs = zip(deltas, factors, strict=True)
+        deltas = [torch.cat([d.unflatten(1, (-1, 4)), f.unsqueeze(2)], dim=2).flatten(1, 2) for d, f in pairs]
     return scores, deltas
+
+
+def fuse_norms(model: BaseDetector) -> BaseDetector:
+    """Return ``model``, changed: norms became part of the convolutions before them.
+
+    RTMDet's head has one convolution for all levels, each with its own norm, so every level gets its own copy first.
+    """
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.Conv2d):
+                if id(child) in seen:
+                    setattr(module, name, copy.deepcopy(child))
+                seen.add(id(child))
+    return fuse_conv_bn(model)
 
 
 def _means(level: Tensor, values: Tensor) -> Tensor:
@@ -71,8 +90,8 @@ class TorchBackend:
         self._streams = streams or Streams()
         if self._streams.count > 1 or self._streams.threads is not None:
             torch.set_num_threads(self._streams.threads_each)
-        # Norms become part of the convolutions before them; channels last is what CPUs and tensor cores prefer.
-        self.model = fuse_conv_bn(copy.deepcopy(model)).to(device, memory_format=torch.channels_last).eval()
+        # Channels last is what CPUs and tensor cores prefer.
+        self.model = fuse_norms(copy.deepcopy(model)).to(device, memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
 
     @torch.inference_mode()
@@ -84,7 +103,8 @@ class TorchBackend:
             pyramid = self.model.extract_feat(pictures)
             scores, deltas = dense_outputs(head, pyramid)
         abnormal = _numpy(logits[0]) if logits else None
-        return [_numpy(level) for level in scores], WholeMaps([_numpy(level) for level in deltas]), pyramid, abnormal
+        whole = WholeMaps([_numpy(level) for level in deltas], deltas[0].shape[1] // head.num_base_priors)
+        return [_numpy(level) for level in scores], whole, pyramid, abnormal
 
     @torch.inference_mode()
     def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
@@ -104,7 +124,8 @@ def save_torch_bundle(detector: TrainedDetector, folder: Path) -> list[Path]:
     Raises:
         OSError: they cannot be written.
     """
-    weights = {name: tensor.contiguous() for name, tensor in detector.model.state_dict().items()}
+    # Clones, for safetensors takes no memory twice, and RTMDet's levels share convolutions.
+    weights = {name: tensor.contiguous().clone() for name, tensor in detector.model.state_dict().items()}
     try:
         save_file(weights, str(folder / WEIGHTS))
     except SafetensorError as error:  # also what the system says, such as that the disk is full

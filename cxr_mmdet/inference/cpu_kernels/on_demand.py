@@ -41,7 +41,7 @@ class Deltas(Protocol):
     """Deltas of a batch of pictures."""
 
     def at(self, index: int, indices: Sequence[Indices]) -> list[Array]:
-        """Return, per level, the (n, 4) deltas of anchors of one picture.
+        """Return, per level, the (n, values) deltas of anchors of one picture.
 
         Args:
             index: index of the picture in the batch.
@@ -55,15 +55,17 @@ class WholeMaps:
     """Deltas of every anchor.
 
     Attributes:
-        levels: per level, (N, A * 4, H, W).
+        levels: per level, (N, A * values, H, W).
+        values: numbers per anchor; see :attr:`cxr_mmdet.inference.spec.AnchorMaps.values`.
     """
 
     levels: Sequence[Array] = field(repr=False)
+    values: int = 4
 
     def at(self, index: int, indices: Sequence[Indices]) -> list[Array]:
         """See :class:`Deltas`."""
         return [
-            level[index].transpose(1, 2, 0).reshape(-1, 4)[rows]
+            level[index].transpose(1, 2, 0).reshape(-1, self.values)[rows]
             for level, rows in zip(self.levels, indices, strict=True)
         ]
 

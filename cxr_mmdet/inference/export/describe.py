@@ -6,18 +6,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmcv.ops import RoIAlign
-from mmdet.models.dense_heads import AnchorHead, GFLHead, RPNHead
+from mmdet.models.dense_heads import (
+    AnchorHead,
+    ATSSHead,
+    GFLHead,
+    RPNHead,
+    RTMDetHead,
+    RTMDetSepBNHead,
+    VFNetHead,
+)
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
-from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
-from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, DistanceCoder, Pooling, Regions
+from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, DistanceCoder, Four, Pooling, Regions
 from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
@@ -27,9 +35,13 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SUPPORTED = (
-    "only the kinds of RetinaNet, GFL and Faster R-CNN can be exported. Predict with the checkpoint itself: "
+    "only the kinds of RetinaNet, ATSS, GFL, VFNet, RTMDet and Faster R-CNN can be exported. Predict with the "
+    "checkpoint itself: "
     "tools/predict.py, tools/serve.py and tools/dicom_node.py take it"
 )
+
+_DENSE = {head.forward for head in (AnchorHead, ATSSHead, GFLHead, VFNetHead, RTMDetHead, RTMDetSepBNHead)}
+"""Passes through dense heads whose maps are known: scores, deltas, and of ATSS the centerness."""
 
 _LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations", "LoadVotedAnnotations"}
 _PACKING = {"GreyToThreeChannels", "PackRadiograph", "PackDetInputs"}
@@ -140,19 +152,18 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
     generator: Any = getattr(head, "prior_generator", None)
     standard = (
         isinstance(head, AnchorHead)
-        # Two maps a level and no more: ATSS, for one, has a third that its scores are multiplied by.
-        and type(head).forward in (AnchorHead.forward, GFLHead.forward)
+        and type(head).forward in _DENSE
         and type(head)._predict_by_feat_single is reading
-        and type(generator) is AnchorGenerator
+        and type(generator) in (AnchorGenerator, MlvlPointGenerator)
         and not getattr(head.loss_cls, "custom_cls_channels", False)
     )
     if not standard:
         raise OtherArchitectureError(f"{source}: its {type(head).__name__} is decoded differently; {SUPPORTED}.")
     test = head.test_cfg
     return AnchorMaps(
-        base_anchors=tuple(tuple(map(tuple, level.tolist())) for level in generator.base_anchors),
+        base_anchors=_base_anchors(generator),
         strides=tuple((int(width), int(height)) for width, height in generator.strides),
-        coder=_dense_coder(head.bbox_coder, source),
+        coder=_dense_coder(head, source),
         activation="sigmoid" if head.use_sigmoid_cls else "softmax",
         channels=head.cls_out_channels,
         nms_pre=int(test.get("nms_pre", -1)),
@@ -160,7 +171,16 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
         max_per_image=int(test.max_per_img),
         score_threshold=float(test.get("score_thr", 0)),
         min_size=float(test.get("min_bbox_size", -1)),
+        centerness=type(head).forward is ATSSHead.forward,
     )
+
+
+def _base_anchors(generator: Any) -> tuple[tuple[Four, ...], ...]:
+    """Return the anchors of each level around the cell (0, 0): of points, a cell around the point."""
+    if isinstance(generator, AnchorGenerator):
+        return tuple(tuple(map(tuple, level.tolist())) for level in generator.base_anchors)
+    low, high = generator.offset - 0.5, generator.offset + 0.5
+    return tuple(((low * width, low * height, high * width, high * height),) for width, height in generator.strides)
 
 
 def _regions(model: BaseDetector, source: str) -> Regions:
@@ -203,9 +223,10 @@ def _pooling(extractor: SingleRoIExtractor, source: str) -> Pooling:
     return Pooling((int(height), int(width)), samples, bool(aligned), strides)
 
 
-def _dense_coder(coder: Any, source: str) -> DeltaCoder | DistanceCoder:
+def _dense_coder(head: Any, source: str) -> DeltaCoder | DistanceCoder:
+    coder = head.bbox_coder
     if type(coder) is DistancePointBBoxCoder:
-        return DistanceCoder(bool(coder.clip_border))
+        return DistanceCoder(bool(coder.clip_border), in_pixels=not isinstance(head, GFLHead))
     return _coder(coder, source)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino
 import torch
-from mmcv.cnn import fuse_conv_bn
 from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from cxr_mmdet.inference.backends.graphs import (
     maps_outputs,
     pool_pyramid,
 )
+from cxr_mmdet.inference.backends.torch import fuse_norms
 from cxr_mmdet.inference.decoding import level_of_regions, propose
 from cxr_mmdet.inference.export.graphs import RegionsGraph, example_plan, maps_graph
 from cxr_mmdet.inference.predictor import as_radiograph
@@ -76,7 +76,7 @@ def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> 
     Raises:
         CheckpointError: an operator that ONNX does not have.
     """
-    model = fuse_conv_bn(model).eval()
+    model = fuse_norms(model).eval()
     two_stage = isinstance(model, TwoStageDetector)
     strides = (model.rpn_head if two_stage else model.bbox_head).prior_generator.strides
     regions = RegionsGraph(model).eval() if two_stage else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmcv.cnn import ConvModule
-from mmdet.models.dense_heads import RetinaHead, RPNHead
+from mmdet.models.dense_heads import RetinaHead, RPNHead, VFNetHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ def maps_graph(model: BaseDetector, *, winograd: bool) -> tuple[nn.Module, BoxGr
     two_stage = isinstance(model, TwoStageDetector)
     head = model.rpn_head if two_stage else model.bbox_head
     gate = gate_of(model)
+    if isinstance(head, VFNetHead):
+        _replace_deformable(head)
     if not winograd:
         return WholeGraph(model.backbone, model.neck, head, gate, rows=two_stage), None
     replace_convolutions(model.neck)
@@ -127,6 +129,43 @@ class BoxGraph(nn.Module):
     def forward(self, rows: Tensor, *plan: Tensor) -> Tensor:
         """Return the (n, A * 4) deltas; the plan's tables come first, then its cells."""
         return self.branch(rows, *plan[:-1]).index_select(0, plan[-1])
+
+
+class SampledConv2d(nn.Module):
+    """A deformable 3x3 convolution as bilinear samples and a 1x1 convolution: ONNX Runtime has no operator for it.
+
+    Args:
+        conv: mmcv's, of stride, padding and dilation 1, without groups.
+    """
+
+    _taps: Tensor
+
+    def __init__(self, conv: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach().reshape(conv.out_channels, -1, 1, 1))
+        taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))
+        self.register_buffer("_taps", taps.T.reshape(2, 9, 1, 1).to(conv.weight.dtype), persistent=False)
+
+    def forward(self, image: Tensor, offsets: Tensor) -> Tensor:
+        """Return (N, C_out, H, W); the offsets (N, 18, H, W) are (y, x) of each tap, in cells."""
+        images, channels, height, width = image.shape
+        y, x = offsets.reshape(-1, 9, 2, height, width).unbind(2)
+        y = y + self._taps[0] + torch.arange(height)[:, None]
+        x = x + self._taps[1] + torch.arange(width)
+        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+        samples = functional.grid_sample(image, grid.reshape(images, -1, width, 2), align_corners=False)
+        return functional.conv2d(samples.reshape(images, 9 * channels, height, width), self.weight)
+
+
+def _replace_deformable(head: VFNetHead) -> None:
+    """Write the star-shaped deformable convolutions of a head in operators that runtimes have."""
+    head.vfnet_reg_refine_dconv = SampledConv2d(head.vfnet_reg_refine_dconv)
+    head.vfnet_cls_dconv = SampledConv2d(head.vfnet_cls_dconv)
+    # The offsets (18) are linear in the distances (4): no distance, and one cell to each side, tell the rest.
+    distances = torch.cat([torch.zeros(1, 4), torch.eye(4)])[:, :, None, None]
+    start, *ends = head.star_dcn_offset(distances, 1.0, 1)
+    slopes = torch.stack([end - start for end in ends], dim=1)
+    head.star_dcn_offset = lambda distances, _, stride: functional.conv2d(distances / stride, slopes, start.flatten())
 
 
 class RegionsGraph(nn.Module):

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 CARD_FILE = "MODEL_CARD.md"
 
-_SENTENCES = {
-    "one": "one-stage detector (RetinaNet's kind)",
-    "two": "two-stage detector (Faster R-CNN's kind)",
-}
-
 
 def write_model_card(bundle: Bundle, path: Path) -> None:
     """Write the card of a bundle whose parity is known."""
@@ -36,7 +31,7 @@ def write_model_card(bundle: Bundle, path: Path) -> None:
 
 
 def _head(bundle: Bundle) -> str:
-    kind = _SENTENCES["one" if bundle.spec.regions is None else "two"]
+    kind = "one-stage detector" if bundle.spec.regions is None else "two-stage detector (Faster R-CNN's kind)"
     bits = "eight bits (convolutions and linear layers)" if bundle.int8 else "single precision"
     names = "\n".join(f"{index}. {name}" for index, name in enumerate(bundle.class_names, 1))
     return (
@@ -85,7 +80,8 @@ def _outputs(bundle: Bundle) -> str:
     logits = f"(N, h, w, A * {maps.channels}) logits per level; strides {strides} px; A = {anchors} anchors per cell"
     rows = [("maps", f"scores_0 … scores_{last}", logits)]
     if not depth:
-        rows.append(("maps", f"deltas_0 … deltas_{last}", "(N, h, w, A * 4)"))
+        content = "(N, h, w, A * 5): per anchor four deltas and the logit of its centerness"
+        rows.append(("maps", f"deltas_0 … deltas_{last}", content if maps.centerness else "(N, h, w, A * 4)"))
     if depth or regions is not None:
         pyramid = "(cells + 1, C): the feature pyramid, level by level, picture by picture, row by row; then zeros"
         rows.append(("maps", "rows", pyramid))
@@ -116,6 +112,11 @@ def _decoding(bundle: Bundle) -> str:
         "An anchor is one of the level's base_anchors in model.json plus column and row times the stride.",
         f"Decode boxes: {_coding(maps.coder)}",
     ]
+    if maps.centerness:
+        steps.append(
+            "Multiply each score by the sigmoid of its anchor's centerness, the fifth delta. Keep products that exceed "
+            f"{maps.score_threshold:g}."
+        )
     if maps.min_size >= 0:
         steps.append(f"Drop boxes with a side of at most {maps.min_size:g} px.")
     if regions is not None:
@@ -145,7 +146,8 @@ def _decoding(bundle: Bundle) -> str:
 def _coding(coder: DeltaCoder | DistanceCoder) -> str:
     border = " Cut at the border of the picture." if coder.clip_border else ""
     if isinstance(coder, DistanceCoder):
-        return f"distances to the left, top, right and bottom side from the anchor's centre, in strides.{border}"
+        unit = "pixels of the input" if coder.in_pixels else "strides"
+        return f"distances to the left, top, right and bottom side from the anchor's centre, in {unit}.{border}"
     return (
         "centre + side * (dx, dy), side * exp(dw, dh), with dw and dh in ±ln(1000 / 16); deltas are multiplied by "
         f"{_numbers(coder.stds)} and {_numbers(coder.means)} added before.{border}"
