@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.quality_cli import quality
 from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, progress_bar, quiet_imports, stderr, stdout
-from cxr_mmdet.cli.dicom_node import DEFAULT_STREAMS
+from cxr_mmdet.structures.enums import DEFAULT_STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

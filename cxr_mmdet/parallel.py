@@ -1,10 +1,12 @@
-"""Parallel work: worker processes on this machine, or a Dask cluster, behind one generator."""
+"""Parallel work: worker processes on this machine, a Dask cluster, or threads, behind one kind of generator."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
@@ -14,8 +16,9 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from cxr_mmdet.errors import CxrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 DASK_TIMEOUT = 10
@@ -85,6 +88,25 @@ def map_unordered(
         raise CxrError(
             "a worker process was killed, most likely because memory ran out; run the command again with fewer --jobs."
         ) from None
+
+
+def map_in_threads(
+    function: Callable[[Task], Result], tasks: Iterable[Task], *, threads: int
+) -> Generator[Result, None, None]:
+    """Yield ``function(task)`` of each task as soon as it is ready.
+
+    A task begins when a thread is free for it, so that memory does not grow with the number of tasks. After an error,
+    or when the generator is closed, no further task begins; those under way are finished first.
+    """
+    waiting = iter(tasks)
+    with ThreadPoolExecutor(threads) as pool:
+        under_way = {pool.submit(function, task) for task in islice(waiting, threads)}
+        while under_way:
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            if not any(future.exception() for future in done):
+                under_way |= {pool.submit(function, task) for task in islice(waiting, len(done))}
+            for future in done:
+                yield future.result()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from worker_tasks import die, square_and_process
 
 from cxr_mmdet.errors import CxrError, UsageError
-from cxr_mmdet.parallel import map_unordered, worker_pool
+from cxr_mmdet.parallel import map_in_threads, map_unordered, worker_pool
 
 TASKS = [(number,) for number in range(6)]
 
@@ -62,3 +62,23 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(UsageError, match=r'pip install "cxr-mmdet\[dask\]"'), worker_pool(1, "tcp://127.0.0.1:9"):
         pass
+
+
+def test_threads_take_a_task_only_when_they_are_free() -> None:
+    taken: list[int] = []
+    results = map_in_threads(lambda number: number, (taken.append(number) or number for number in range(20)), threads=3)
+    first = next(results)
+    assert len(taken) <= 6
+    assert sorted([first, *results]) == list(range(20))
+
+
+def test_no_task_begins_after_an_error() -> None:
+    begun: list[int] = []
+
+    def fail(number: int) -> None:
+        begun.append(number)
+        raise UsageError("no")
+
+    with pytest.raises(UsageError, match="no"):
+        list(map_in_threads(fail, range(20), threads=2))
+    assert len(begun) <= 2

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CxrError, UsageError
@@ -54,12 +55,13 @@ def start(out_dir: Path, settings: Mapping[str, Any], *, force: bool) -> None:
 
 
 class Journal:
-    """The lines of one process; reading sees those of all."""
+    """The lines of one process, whose threads may all add to them; reading sees those of all processes."""
 
     def __init__(self, out_dir: Path, rank: int = 0) -> None:
         self.folder = out_dir / FOLDER
         self.path = self.folder / f"rank-{rank}.jsonl"
         self._file: BinaryIO | None = None
+        self._adding = threading.Lock()
 
     def add(self, item: RadiographFile, result: Mapping[str, Any]) -> None:
         """Note a result; it is in the file when this returns.
@@ -71,10 +73,11 @@ class Journal:
         line = {"image_id": item.image_id, "source": item.source, **result, "state": state}
         data = (json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode()
         try:
-            if self._file is None:
-                self._file = _open_whole_lines(self.path)
-            self._file.write(data)
-            self._file.flush()
+            with self._adding:
+                if self._file is None:
+                    self._file = _open_whole_lines(self.path)
+                self._file.write(data)
+                self._file.flush()
         except OSError as error:
             raise cannot_write(self.path, error) from None
 

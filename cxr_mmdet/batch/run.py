@@ -1,35 +1,34 @@
-"""Predicting many radiographs: read ahead, one bad file at a time, resumable, shared among processes."""
+"""Predicting many radiographs: several at once, one bad file at a time, resumable, shared among processes."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_mmdet.batch import journal
 from cxr_mmdet.batch.outputs import OVERLAYS, CocoIds, write_overlay, write_results
-from cxr_mmdet.dicom.radiograph import Radiograph
 from cxr_mmdet.errors import CxrError, DicomError, UsageError
 from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
+from cxr_mmdet.parallel import map_in_threads
 from cxr_mmdet.preparation.images import RENDERING_VERSION, shrink
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from cxr_mmdet.dicom.radiograph import Radiograph
     from cxr_mmdet.inference.predictor import Augmentation
     from cxr_mmdet.structures.detections import Findings
-    from cxr_mmdet.structures.radiograph_files import ChangeStamp, RadiographFile
+    from cxr_mmdet.structures.radiograph_files import RadiographFile
 
     Progress = Callable[[int, int], None]
 
 
 class Predicts(Protocol):
-    """A predictor, or several that act as one."""
+    """A predictor, or several that act as one; used by several threads at once."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -44,6 +43,11 @@ class Predicts(Protocol):
     @property
     def score_threshold(self) -> float:
         """Score threshold that applies unless another is asked for."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Number of threads that keep its network busy."""
         ...
 
     def check(self, thresholds: Thresholds) -> None:
@@ -69,7 +73,7 @@ class RunOptions:
     Attributes:
         thresholds: see :class:`Thresholds`.
         augmentation: see :class:`Augmentation`.
-        batch_size: radiographs at once.
+        batch_size: radiographs per run of the network, where their inputs have one size.
         overlays: draw findings into PNG files.
         overlay_score: lowest score that is drawn; not below that of the findings.
         overlay_size: the longer side of the drawing in pixels.
@@ -187,10 +191,12 @@ def predict_many(
     todo = [item for item in share if item.image_id not in done]
     reused = len(items) - len(todo) if process.count == 1 else len(_finished(log, items, out_dir, options))
     process.wait_for_others()  # nobody writes before all have counted
+    size = options.batch_size
+    batches = (todo[start : start + size] for start in range(0, len(todo), size))
+    predict = partial(_predict_batch, predictor, out_dir=out_dir, options=options, log=log)
     try:
-        for batch in _read_ahead(todo, options.batch_size):
-            _predict_batch(predictor, batch, out_dir, options, log)
-            report(len(batch), len(share))
+        for count in map_in_threads(predict, batches, threads=predictor.workers):
+            report(count, len(share))
     finally:
         log.close()
     process.wait_for_others()
@@ -259,36 +265,18 @@ def _overlay_path(out_dir: Path, image_id: str) -> Path:
     return out_dir / OVERLAYS / f"{image_id}.png"
 
 
-Read = tuple["RadiographFile", "Radiograph | CxrError", "ChangeStamp | None"]
-
-
-def _read_ahead(items: Sequence[RadiographFile], batch_size: int) -> Iterator[list[Read]]:
-    """Yield what was read, batch by batch, the next batch being read meanwhile; never more than two in memory."""
-    waiting = iter(items)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
-        queue = deque(pool.submit(_read, item) for item in islice(waiting, 2 * batch_size))
-        while queue:
-            batch = [queue.popleft().result() for _ in range(min(batch_size, len(queue)))]
-            queue.extend(pool.submit(_read, item) for item in islice(waiting, len(batch)))
-            yield batch
-
-
-def _read(item: RadiographFile) -> Read:
-    try:
-        state = item.stamp()
-        return item, as_radiograph(item.read(), name=item.source), state
-    except DicomError as error:
-        return item, error, None
-
-
 def _predict_batch(
-    predictor: Predicts, batch: Sequence[Read], out_dir: Path, options: RunOptions, log: journal.Journal
-) -> None:
-    good = [(item, read, state) for item, read, state in batch if isinstance(read, Radiograph)]
+    predictor: Predicts, items: Sequence[RadiographFile], out_dir: Path, options: RunOptions, log: journal.Journal
+) -> int:
+    """Read, predict and draw some radiographs and keep the results; return how many there were."""
+    good = []
+    for item in items:
+        try:
+            state = item.stamp()
+            good.append((item, as_radiograph(item.read(), name=item.source), state))
+        except DicomError as error:
+            log.add(item, {"failure": str(error)})
     found = _predict_each(predictor, [read for _, read, _ in good], options)
-    for item, read, _ in batch:
-        if isinstance(read, CxrError):
-            log.add(item, {"failure": str(read)})
     for (item, radiograph, state), findings in zip(good, found, strict=True):
         if isinstance(findings, CxrError):
             log.add(item, {"failure": f"{item.source}: {findings}"})
@@ -298,6 +286,7 @@ def _predict_batch(
             picture = findings.draw(pixels, min_score=options.overlay_score, long_edge=options.overlay_size or None)
             write_overlay(_overlay_path(out_dir, item.image_id), picture)
         log.add(item, {"findings": findings.to_json(), "state": state, "overlay": options.overlay})
+    return len(items)
 
 
 def _predict_each(

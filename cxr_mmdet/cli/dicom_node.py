@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cxr_mmdet.cli.app import CxrGroup, CxrTyper, quiet_imports, stderr, stdout
-from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cxr_mmdet.pacs.operation import StatusServer
 
 DEFAULT_STATE = Path("work_dirs/dicom_node")
-DEFAULT_STREAMS = 2
 SHOWN_JOBS = 20
 STOP_LIMIT_S = 9
 """Maximum time that a stop waits for work in progress; the queue on the disk survives any end."""

@@ -9,7 +9,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrCommand, CxrTyper, progress_bar, quiet_imports, stderr, stdout
 from cxr_mmdet.errors import UsageError, counted
-from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DetectionFusion
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS, DetectionFusion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,6 +160,9 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores, divided among processes")
     ] = None,
+    streams: Annotated[
+        int, typer.Option(min=1, help="Radiographs predicted at once, sharing the threads; each takes its memory.")
+    ] = DEFAULT_STREAMS,
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs per batch.")] = 1,
     trust_checkpoint: Annotated[
         bool,
@@ -202,6 +205,7 @@ def predict(
         threads=threads or _threads(process),
         trust_checkpoint=trust_checkpoint,
         short_edge=short_edge,
+        streams=streams,
     )
     options = RunOptions(
         thresholds=Thresholds(score_threshold, nms_iou, parse_class_thresholds(class_threshold or [])),

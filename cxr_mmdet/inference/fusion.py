@@ -140,6 +140,11 @@ class Ensemble:
         """Whether any member has an abnormality gate; p_abnormal is the mean of those that have one."""
         return any(member.has_gate for member in self.members)
 
+    @property
+    def workers(self) -> int:
+        """Number of threads that keep the members busy."""
+        return max(member.workers for member in self.members)
+
     def predict_radiographs(
         self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
     ) -> list[Findings]:

@@ -161,6 +161,11 @@ class Predictor:
         """Whether the model has an abnormality gate, which gives ``p_abnormal``."""
         return self.model.spec.gate is not None
 
+    @property
+    def workers(self) -> int:
+        """Number of threads that keep the network busy: beside those in it, one reads ahead and one writes behind."""
+        return self.model.streams + 2
+
     @overload
     def predict(
         self,

@@ -28,7 +28,7 @@ from cxr_mmdet.pacs.node import NodeOptions, parse_networks
 from cxr_mmdet.pacs.reporting import ReportOptions
 from cxr_mmdet.pacs.sender import Destination, DimseDestination, StowDestination, check_ae_title
 from cxr_mmdet.pacs.tls import Certificates
-from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
+from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS
 from cxr_mmdet.structures.scores import parse_class_thresholds
 
 
@@ -163,7 +163,7 @@ class NodeConfig(_Table):
     state: FilePath = Path("work_dirs/dicom_node")
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
-    streams: Annotated[int, Field(ge=1)] = 2
+    streams: Annotated[int, Field(ge=1)] = DEFAULT_STREAMS
     short_edge: Annotated[int, Field(ge=0)] | None = None
     trust_checkpoint: bool = False
     http: Annotated[str, AfterValidator(_endpoint)] | None = None

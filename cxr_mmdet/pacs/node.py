@@ -107,9 +107,7 @@ class DicomNode:
         self._pollers = pollers
         self._stopping = threading.Event()
         self._store = JobStore(state, [destination.name for destination in destinations], audit)
-        # Beside those in the network, one is read before it and one reported on after it.
-        workers = predictor.model.streams + 2
-        self._worker = Worker(self._store, predictor, destinations, report_options, workers=workers)
+        self._worker = Worker(self._store, predictor, destinations, report_options, workers=predictor.workers)
         self._server: NodeServer | None = None
         self._admission = threading.Lock()
         self._admitted: set[Association] = set()

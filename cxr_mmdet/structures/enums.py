@@ -7,6 +7,9 @@ from enum import Enum
 DEFAULT_SCORE_THRESHOLD = 0.3
 """Lowest score of a finding that overlays, the page, the node and reports show unless another is given."""
 
+DEFAULT_STREAMS = 2
+"""Radiographs that the node and predictions of many have in the network at once."""
+
 
 class ReaderFusion(str, Enum):
     """Rule by which the boxes of several readers of a radiograph become one set."""

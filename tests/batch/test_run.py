@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,7 @@ class OneBox:
     class_names = ("ILD", "Nodule/Mass")
     has_gate = False
     score_threshold = 0.05
+    workers = 1
 
     def __init__(self, model_id="one-box", stop_after=None):
         self.model_id = model_id
@@ -124,6 +126,45 @@ def test_a_bad_file_among_good_ones(pictures, tmp_path):
     repaired = run(pictures, tmp_path / "out", predictor)
     assert (repaired.images, repaired.reused, predictor.calls) == (5, 4, 1)
     assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+class Meeting(OneBox):
+    """Predicts only while as many others do."""
+
+    workers = 3
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.barrier = threading.Barrier(3)
+
+    def predict_radiographs(self, radiographs, thresholds, augmentation=None):
+        self.barrier.wait(20)
+        return super().predict_radiographs(radiographs, thresholds, augmentation)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_several_are_predicted_at_once_and_written_in_order(pictures, tmp_path, batch_size):
+    for seed in range(5, 6 * batch_size):
+        write_picture(pictures / f"q{seed}.png", 40 + seed, 30, seed)
+    assert run(pictures, tmp_path / "out", Meeting(), overlays=True, batch_size=batch_size).images == 6 * batch_size
+    run(pictures, tmp_path / "alone", overlays=True)
+    for name in ("findings.json", "detections.json", "findings.csv", "overlays/p3.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_what_is_under_way_is_kept_when_it_is_interrupted(pictures, tmp_path):
+    class Interrupted(Meeting):
+        def predict_radiographs(self, radiographs, thresholds, augmentation=None):
+            found = super().predict_radiographs(radiographs, thresholds, augmentation)
+            if radiographs[0].size_hw[0] == 40:
+                raise KeyboardInterrupt
+            return found
+
+    for extra in ("p3.png", "p4.png"):
+        (pictures / extra).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, tmp_path / "out", Interrupted())
+    assert run(pictures, tmp_path / "out").reused == 2
 
 
 class NotFiniteWhereDark(OneBox):

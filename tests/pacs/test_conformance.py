@@ -41,7 +41,7 @@ def test_a_peer_is_given_the_contexts_that_are_stated(tmp_path: Path):
     entity = AE("PEER")
     digital, computed, raw = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1.1", "1", "1.1.1"))
     accepted = set()
-    model: Any = SimpleNamespace(model=SimpleNamespace(streams=1))  # it is sent no radiograph
+    model: Any = SimpleNamespace(workers=1)  # it is sent no radiograph
     with run_node(tmp_path / "state", "ARCHIVE@127.0.0.1:9", model=model) as node:
         for kind in ("1.2.840.10008.1.1", digital, computed, raw):
             contexts = [build_context(kind, UID(syntax)) for syntax in (*DECODABLE, MPEG2MPML)]

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,7 +188,7 @@ def test_a_node_fetches_predicts_and_delivers_until_it_is_stopped(tmp_path: Path
 
 
 class FakePredictor:
-    model = SimpleNamespace(streams=1)
+    workers = 3
     score_threshold = 0.3
 
     def predict_radiographs(self, radiographs: list[Any], thresholds: Any) -> list[Any]:
