@@ -15,6 +15,7 @@ TOOLS = (
     "prepare_data",
     "config",
     "browse",
+    "pretrain",
     "train",
     "test",
     "evaluate",

@@ -71,7 +71,7 @@ def train(
     labels: LabelsOption = None,
     work_dir: WorkDirOption = None,
     load_from: Annotated[
-        str | None, typer.Option(help="Starting weights: a file, a URL, or none for random weights.")
+        str | None, typer.Option(help="Starting weights: a file, a URL, phantom (see pretrain), or none.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the work dir.")

@@ -9,6 +9,7 @@ what it cannot read so, it reads without protection.
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import re
 import sys
@@ -31,6 +32,7 @@ from mmengine.runner.checkpoint import (
     get_mmcls_models,
     get_torchvision_models,
 )
+from safetensors import SafetensorError, safe_open
 
 from cxr_mmdet.errors import CheckpointError, first_line
 from cxr_mmdet.models.finite import require_finite_weights
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TRUST = "--trust-checkpoint"
+SCALES = ".scales"
+"""Suffix of the tensor that holds a number per output channel by which a kernel of int8 is multiplied."""
 _AGAIN = "copy or download it again"
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -86,6 +90,39 @@ def read_checkpoint_file(path: Path, *, trust: bool = False, map_location: Any =
     return content
 
 
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors files do."""
+    with path.open("rb") as file:
+        return file.read(10)[8:] == b'{"'
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Return weights as a checkpoint has them, in float32, with the classes that the file names.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds weights that are not finite.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+            classes = json.loads((file.metadata() or {}).get("classes", "null"))
+        weights = {
+            name: _dequantised(value, stored.get(name + SCALES))
+            for name, value in stored.items()
+            if not name.endswith(SCALES)
+        }
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: is not a readable safetensors file ({first_line(error)}); {_AGAIN}.") from None
+    require_finite_weights(weights, str(path))
+    return {"state_dict": weights, "meta": {"dataset_meta": {"classes": classes}}}
+
+
+def _dequantised(value: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+    if scales is not None:
+        return value.float() * scales.float().view(-1, *[1] * (value.ndim - 1))
+    return value.float() if value.is_floating_point() else value
+
+
 @contextlib.contextmanager
 def trusting(trust: bool) -> Iterator[None]:
     """Let what mmengine and mmdet load inside the block be trusted, or not."""
@@ -113,7 +150,7 @@ def describe_other_file(path: Path) -> str | None:
         return "is a compressed archive; unpack it and give the checkpoint inside"
     if head.startswith(b"\x89HDF"):
         return "is an HDF5 file, such as Keras writes; give a checkpoint of torch"
-    if head[8:10] == b'{"':
+    if is_safetensors(path):
         return "is a safetensors file, which holds no config; give the bundle's folder, or a checkpoint of training"
     if head.startswith(b"\x80"):
         return None  # a pickle: torch's format before 1.6
@@ -244,6 +281,8 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         raise CheckpointError(
             f"{filename}: no such file; correct --load-from, or start from random weights by --load-from none."
         )
+    if is_safetensors(path):
+        return read_safetensors(path)
     return read_checkpoint_file(path, trust=_trusted.get(), map_location=map_location)
 
 

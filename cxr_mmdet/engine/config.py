@@ -73,8 +73,8 @@ def load_config(
             annotation files and classes the config states.
         work_dir: where the run writes; ``work_dirs/<config>`` if neither this nor the config says, and then
             ``work_dirs/<config>_<labels>+<switch>`` for what is another training.
-        load_from: starting weights, a file or URL; ``none`` starts from random weights, and then lets the backbone's
-            norms and first stage train, without which a random backbone stays random.
+        load_from: starting weights, a file, a URL or ``phantom``; ``none`` starts from random weights, and then lets
+            the backbone's norms and first stage train, without which a random backbone stays random.
         switches: laid over the config, see :func:`~cxr_mmdet.engine.switches.lay_switches_over`.
         cfg_options: ``key=value`` as MMDetection's tools take them.
 

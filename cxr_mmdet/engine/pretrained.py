@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmdet.registry import HOOKS
@@ -16,12 +16,13 @@ from rich.table import Table
 from cxr_mmdet.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from mmengine.runner import Runner
 
 _FPN_LEVEL = re.compile(r"^(neck\.(?:lateral|fpn)_convs\.)(\d+)(\..+)$")
+_CLASSIFIER = re.compile(r"(?:^|\.)(?!rpn_)(\w+_cls|cls_branches|fc_reg)(?:\.\d+)*\.(?:weight|bias)$")
 _NAMES_SHOWN = 4
 _BACKBONE = "backbone."
 _SAME_BACKBONE = 0.75
@@ -38,15 +39,19 @@ class LoadingReport:
         other_shape: names on both sides whose shapes differ; as a rule the heads of another number of classes.
         missing: names of the model that the checkpoint lacks.
         unexpected: names of the checkpoint that the model lacks.
+        by_class: names of classifiers of which the classes with common names are taken, and no others.
+        classes: common names.
     """
 
     matched: tuple[str, ...]
     other_shape: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    by_class: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return a table: how many of each kind, and the first names."""
+        """Return a table: how many of each kind, and the first names; of classifiers the classes taken over."""
         table = Table(box=None, pad_edge=False, header_style="")
         table.add_column("", no_wrap=True)
         table.add_column("tensors", justify="right", no_wrap=True)
@@ -58,6 +63,8 @@ class LoadingReport:
             "unexpected, not in the model": self.unexpected,
         }.items():
             table.add_row(kind, str(len(names)), _first(names))
+        if self.by_class:
+            table.add_row("taken over by class", str(len(self.by_class)), ", ".join(self.classes))
         text = io.StringIO()
         Console(file=text, width=150, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
@@ -107,6 +114,46 @@ def fit_bare_backbone(
     return named if named.keys() & model.keys() and not checkpoint.keys() & model.keys() else checkpoint
 
 
+def fit_classes(
+    model: Mapping[str, torch.Tensor],
+    checkpoint: Mapping[str, torch.Tensor],
+    own_classes: Sequence[str],
+    given_classes: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """Return the classifiers of ``model`` with what ``checkpoint`` knows of classes of the same name.
+
+    Dense heads count anchor by anchor, class by class; a RoI head's ``fc_cls`` ends with the background, and its
+    ``fc_reg`` has four values per class. Other classes keep the values of ``model``.
+    """
+    shared = [(own_classes.index(name), given_classes.index(name)) for name in own_classes if name in given_classes]
+    fitted = {}
+    for name, own in model.items():
+        match = _CLASSIFIER.search(name)
+        if not (shared and match and name in checkpoint and own.shape[1:] == checkpoint[name].shape[1:]):
+            continue
+        own, given = own.clone(), checkpoint[name].to(own)
+        background = int(match[1] == "fc_cls")
+        try:
+            to, of = (
+                _per_class(tensor[: len(tensor) - background], len(classes), match[1] == "fc_reg")
+                for tensor, classes in ((own, own_classes), (given, given_classes))
+            )
+            for into, source in shared:
+                to[into] = of[source]
+        except RuntimeError:  # another number of anchors, or no row per class
+            continue
+        own[len(own) - background :] = given[len(given) - background :]
+        fitted[name] = own
+    return fitted
+
+
+def _per_class(values: torch.Tensor, classes: int, class_first: bool) -> torch.Tensor:
+    """Return a view of a classifier's rows whose first axis is the class."""
+    if class_first:
+        return values.view(classes, -1, *values.shape[1:])
+    return values.view(-1, classes, *values.shape[1:]).transpose(0, 1)
+
+
 def common_kernels(model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     """Return how many kernels of the two backbones are in both with one shape, and how many there are in all.
 
@@ -144,11 +191,37 @@ class PretrainedReportHook(Hook):
             fitted = fit_fpn_levels(own, fit_bare_backbone(own, weights))
             report = compare_weights(own, fitted)
             _require_architecture(report, own, fitted, runner._load_from)
+            report, fitted = _with_classes(runner, checkpoint, own, fitted, report)
             share = sum(own[name].numel() for name in report.matched) / sum(value.numel() for value in own.values())
             runner.logger.info(f"Starting weights {runner._load_from}: {share:.1%} of the model's values\n{report}")
         # Complete, with the model's own values where the file has none that fit: mmengine and each hook that loads it
         # would report once more what the table above says.
-        checkpoint["state_dict"] = {**own, **{name: fitted[name] for name in report.matched}}
+        checkpoint["state_dict"] = {**own, **{name: fitted[name] for name in (*report.matched, *report.by_class)}}
+
+
+def _with_classes(
+    runner: Runner,
+    checkpoint: dict[str, Any],
+    own: Mapping[str, torch.Tensor],
+    fitted: dict[str, torch.Tensor],
+    report: LoadingReport,
+) -> tuple[LoadingReport, dict[str, torch.Tensor]]:
+    """Take classes over by name where the file and the data name theirs, and differ."""
+    meta = checkpoint.get("meta")
+    known = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    given = known.get("classes") if isinstance(known, dict) else None
+    if not given:
+        return report, fitted
+    wanted = runner.train_dataloader.dataset.metainfo["classes"]
+    if list(given) == list(wanted):
+        return report, fitted
+    by_class = fit_classes(own, fitted, list(wanted), list(given))
+    matched, other_shape = (
+        tuple(name for name in names if name not in by_class) for names in (report.matched, report.other_shape)
+    )
+    shared = tuple(name for name in wanted if name in given)
+    report = replace(report, matched=matched, other_shape=other_shape, by_class=tuple(by_class), classes=shared)
+    return report, fitted | by_class
 
 
 def _state_of(checkpoint: dict[str, Any], source: str | None) -> dict[str, Any]:

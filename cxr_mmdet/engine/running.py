@@ -26,6 +26,7 @@ from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_trainin
 from cxr_mmdet.engine.config import annotated_parts, check_annotation_files, check_class_counts, check_start
 from cxr_mmdet.engine.hooks import CurvesHook
 from cxr_mmdet.engine.metrics import CxrMetric
+from cxr_mmdet.engine.phantom_start import resolve_start
 from cxr_mmdet.engine.resuming import damaged_checkpoints, newest_checkpoint
 from cxr_mmdet.engine.stopping import NonFiniteHook
 from cxr_mmdet.errors import CheckpointError, ConfigError, CxrError, TrainingError, UsageError, first_line
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.evaluation.evaluate import EvaluationResult
 
 _T = TypeVar("_T")
-_CONSOLE_LINES = 6
+_CONSOLE_LINES = 7
 _TRACKERS = ("mlflow", "wandb")
 _DEPRECATED = re.compile('^"(FileClient|HardDiskBackend)" ')
 """Warning that mmengine's own CheckpointHook causes in every run."""
@@ -101,6 +102,7 @@ def train(
             )
         config.resume, config.load_from = True, str(newest)
     else:
+        resolve_start(config)
         check_start(config)
     runner = _build_runner(config, launcher)
     check_training(runner)

@@ -69,4 +69,4 @@ def test_the_shell_completes_the_names_of_tools():
     finished = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
     )
-    assert finished.stdout.split() == ["predict", "prepare_data"]
+    assert sorted(finished.stdout.split()) == ["predict", "prepare_data", "pretrain"]

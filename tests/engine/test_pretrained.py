@@ -18,6 +18,7 @@ from cxr_mmdet.engine.pretrained import (
     PretrainedReportHook,
     compare_weights,
     fit_bare_backbone,
+    fit_classes,
     fit_fpn_levels,
 )
 from cxr_mmdet.errors import CheckpointError
@@ -76,6 +77,53 @@ class Model(nn.Module):
         super().__init__()
         self.body = nn.Linear(3, 3)
         self.head = nn.Linear(3, classes)
+
+
+class TestClasses:
+    OWN, GIVEN = ["Scar", "Nodule", "Lung"], ["Lung", "Heart", "Nodule", "Aorta"]
+
+    @pytest.mark.parametrize("anchors", [1, 3])
+    @pytest.mark.parametrize("name", ["retina_cls", "rtm_cls.2", "gfl_cls"])
+    def test_a_dense_head_scores_common_classes_as_before(self, anchors, name):
+        own, given = (nn.Conv2d(4, anchors * len(classes), 3) for classes in (self.OWN, self.GIVEN))
+        states = [
+            {f"bbox_head.{name}.{key}": value for key, value in conv.state_dict().items()} for conv in (own, given)
+        ]
+        fitted = fit_classes(*states, self.OWN, self.GIVEN)
+        image = torch.rand(1, 4, 5, 5)
+
+        def scores(conv, classes):
+            return dict(zip(classes, conv(image).permute(0, 2, 3, 1).reshape(-1, len(classes)).T, strict=True))
+
+        before, new = scores(given, self.GIVEN), scores(own, self.OWN)
+        own.load_state_dict({key.rpartition(".")[2]: value for key, value in fitted.items()})
+        after = scores(own, self.OWN)
+        for common in ("Nodule", "Lung"):
+            torch.testing.assert_close(after[common], before[common])
+        torch.testing.assert_close(after["Scar"], new["Scar"])
+
+    def test_a_region_head_takes_its_background_and_boxes_too(self):
+        own = {"roi_head.bbox_head.fc_cls.bias": torch.zeros(4), "roi_head.bbox_head.fc_reg.bias": torch.zeros(12)}
+        given = {
+            "roi_head.bbox_head.fc_cls.bias": torch.arange(5.0),
+            "roi_head.bbox_head.fc_reg.bias": torch.arange(16.0),
+        }
+        scores, deltas = fit_classes(own, given, self.OWN, self.GIVEN).values()
+        assert scores.tolist() == [0, 2, 0, 4]
+        assert deltas.tolist() == [0, 0, 0, 0, 8, 9, 10, 11, 0, 1, 2, 3]
+
+    @pytest.mark.parametrize(
+        "name", ["rpn_head.rpn_cls.bias", "bbox_head.retina_reg.bias", "bbox_head.cls_convs.0.bias"]
+    )
+    def test_what_knows_no_classes_is_left_alone(self, name):
+        assert not fit_classes({name: torch.zeros(6)}, {name: torch.ones(8)}, self.OWN, self.GIVEN)
+
+    def test_nothing_in_common_and_other_anchors(self):
+        name = "bbox_head.retina_cls.bias"
+        assert not fit_classes({name: torch.zeros(3)}, {name: torch.ones(4)}, self.OWN, ["a", "b", "c", "d"])
+        assert not fit_classes(
+            {name: torch.zeros(6)}, {name: torch.ones(4 * 3)}, self.OWN, self.GIVEN[:3] * 0 + ["Lung"] * 5
+        )
 
 
 def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: bool = False, hooks=()) -> dict:

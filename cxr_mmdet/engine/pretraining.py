@@ -1,0 +1,224 @@
+"""Pretraining on phantoms: draw them once per machine, train a recipe's network on them, keep its weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_mmdet import __version__
+from cxr_mmdet.engine.config import NO_WEIGHTS, class_names, load_config
+from cxr_mmdet.engine.phantom_start import cache_folder, start_folders, write_start
+from cxr_mmdet.engine.resuming import newest_checkpoint
+from cxr_mmdet.engine.running import train
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import atomic_path
+from cxr_mmdet.phantom.writer import remove_phantoms, write_phantoms
+from cxr_mmdet.preparation.build import build_dataset
+from cxr_mmdet.preparation.options import BuildOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mmengine.config import Config
+
+SWITCHES = ("ema", "many_machines")
+ABNORMAL_SHARE = 0.7
+_TIMED_ITERATIONS = 20
+_CARD = """# Starting weights: {recipe}, pretrained on phantoms
+
+Weights of the recipe `{recipe}` for `load_from = "phantom"`, to start the training of a detector for chest radiographs.
+They are no detector for patients.
+
+| | |
+| --- | --- |
+| Trained on | {images} synthetic radiographs of the package's phantom ({size} px, seed {seed}, {share:.0%} with findings); no radiograph of a person, no weights of others |
+| Classes | {classes} |
+| Training | {iterations} iterations of {batch} images from random weights, {minutes} |
+| Switches | {switches} |
+| Measured | {scores}, on phantoms kept apart |
+| File | {{megabytes}} MB, safetensors, kernels in 8 bits with a scale per output channel; SHA-256 {{sha256}} |
+| Made by | `{command}`, cxr_mmdet {version} |
+| Licence | Apache-2.0, as the package's |
+
+What phantoms teach is the anatomy and coarse looks of findings. Scores on phantoms say nothing about radiographs:
+fine-tune, and evaluate on patients of your own.
+"""  # noqa: E501
+
+
+@dataclass(frozen=True)
+class PretrainingOptions:
+    """Options of a pretraining.
+
+    Attributes:
+        recipe: name of a recipe, or a config's path.
+        images: number of phantoms.
+        size: their short edge in pixels.
+        seed: of the phantoms.
+        iterations: length of the training.
+        cfg_options: overrides of the config, as ``key=value``.
+    """
+
+    recipe: str = "retina_small"
+    images: int = 2400
+    size: int = 288
+    seed: int = 11
+    iterations: int = 2000
+    cfg_options: tuple[str, ...] = ()
+
+
+def pretrain(
+    options: PretrainingOptions,
+    *,
+    minutes: float | None = None,
+    out: Path | None = None,
+    jobs: int = 1,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Return the weights file of a pretraining, which goes on where an earlier one with the same options stopped.
+
+    Args:
+        options: what is trained.
+        minutes: about how long training takes on this machine, in place of ``options.iterations``.
+        out: the weights file; by default the recipe's in the cache.
+        jobs: processes that draw phantoms.
+        force: replace the weights file, and forget a pretraining that was not finished.
+        progress: called with the number of phantoms just drawn, and of all.
+
+    Raises:
+        UsageError: the weights file exists, or another pretraining of the recipe is not finished.
+        ConfigError: the recipe does not exist or cannot be built.
+    """
+    name = Path(options.recipe).stem
+    out = out or start_folders()[1] / f"{name}.safetensors"
+    run = cache_folder() / "pretraining" / name
+    if out.exists() and not force:
+        raise UsageError(f"{out}: exists; pass --force to replace it, or --out for another file.")
+    if force:
+        shutil.rmtree(run, ignore_errors=True)
+    data = prepare_phantoms(options, jobs=jobs, progress=progress)
+    options = _begin(run, options, minutes, data)
+    config = _config(options, data, run)
+    started = time.monotonic()
+    outcome = train(config, resume=newest_checkpoint(run) is not None)
+    assert outcome.last_checkpoint is not None, "a training ends with a checkpoint"
+    minutes_taken = f"{(time.monotonic() - started) / 60:.0f} minutes on one machine"
+    write_start(outcome.last_checkpoint, out, config, _card(options, config, minutes_taken, run))
+    shutil.rmtree(run)
+    return out
+
+
+def prepare_phantoms(
+    options: PretrainingOptions, *, jobs: int = 1, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Return the prepared folder of these phantoms in the cache, drawn unless it is there."""
+    folder = cache_folder() / "phantoms" / f"{options.images}_{options.size}_{options.seed}"
+    source, prepared = folder / "source", folder / "prepared"
+    if (prepared / "manifest.json").is_file():
+        return prepared
+    remove_phantoms(source)
+    write_phantoms(
+        source,
+        images=options.images,
+        seed=options.seed,
+        size=options.size,
+        abnormal_share=ABNORMAL_SHARE,
+        anatomy=True,
+        readers=1,
+        jobs=jobs,
+        progress=progress and (lambda _: progress(1, options.images)),
+    )
+    build_dataset(
+        source,
+        prepared,
+        # Phantoms of one build look alike, but no two are of one patient on both sides of the split.
+        BuildOptions(labels=("auto",), short_edge=0, allow_duplicates=True, val_ratio=max(0.02, 2 / options.images)),
+        table=source / "truth.csv",
+        jobs=jobs,
+        force=True,
+    )
+    shutil.rmtree(source)
+    return prepared
+
+
+def _begin(run: Path, options: PretrainingOptions, minutes: float | None, data: Path) -> PretrainingOptions:
+    """Return the options with their number of iterations, which a pretraining that goes on has settled before."""
+    note = run / "pretraining.json"
+    if note.is_file():
+        earlier = json.loads(note.read_text(encoding="utf-8"))
+        wanted = json.loads(json.dumps(asdict(options))) | ({"iterations": earlier["iterations"]} if minutes else {})
+        if other := ", ".join(f"{key} {earlier[key]}" for key in wanted if earlier[key] != wanted[key]):
+            raise UsageError(
+                f"{run}: holds an unfinished pretraining with other options ({other}); go on with those, or pass "
+                "--force to begin anew."
+            )
+        return PretrainingOptions(**(earlier | {"cfg_options": tuple(earlier["cfg_options"])}))
+    if minutes is not None:
+        seconds = _seconds_per_iteration(options, data)
+        options = PretrainingOptions(**(asdict(options) | {"iterations": max(1, round(minutes * 60 / seconds))}))
+    with atomic_path(note) as temporary:
+        temporary.write_text(json.dumps(asdict(options)), encoding="utf-8")
+    return options
+
+
+def _config(options: PretrainingOptions, data: Path, run: Path, more: Sequence[str] = ()) -> Config:
+    length = options.iterations
+    settings = (
+        f"train_cfg.max_iters={length}",
+        f"train_cfg.val_interval={length}",
+        f"default_hooks.checkpoint.interval={max(1, length // 20)}",
+    )
+    return load_config(
+        options.recipe,
+        data_root=data,
+        labels="auto",
+        work_dir=run,
+        load_from=NO_WEIGHTS,
+        switches=SWITCHES,
+        cfg_options=[*settings, *options.cfg_options, *more],
+    )
+
+
+def _seconds_per_iteration(options: PretrainingOptions, data: Path) -> float:
+    """Return what an iteration takes on this machine, by the last half of a few."""
+    options = PretrainingOptions(**(asdict(options) | {"iterations": _TIMED_ITERATIONS}))
+    with tempfile.TemporaryDirectory() as folder:
+        never = f"train_cfg.val_interval={10 * _TIMED_ITERATIONS}"
+        train(_config(options, data, Path(folder), (never, "default_hooks.logger.interval=1")))
+        return float(_scalars(Path(folder))[-1]["time"])
+
+
+def _scalars(run: Path) -> list[dict[str, Any]]:
+    files = sorted(run.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _card(options: PretrainingOptions, config: Config, minutes: str, run: Path) -> str:
+    scores = next((line for line in reversed(_scalars(run)) if "bbox/mAP_50" in line), {})
+    command = f"cxr pretrain {options.recipe} --images {options.images} --size {options.size} --seed {options.seed}"
+    overrides = f" --cfg-options {' '.join(options.cfg_options)}" if options.cfg_options else ""
+    return _CARD.format(
+        recipe=Path(options.recipe).stem,
+        images=f"{options.images:,}",
+        size=options.size,
+        seed=options.seed,
+        share=ABNORMAL_SHARE,
+        classes=", ".join(class_names(config)),
+        iterations=f"{options.iterations:,}",
+        batch=config.train_dataloader.batch_size,
+        minutes=minutes,
+        switches=", ".join(SWITCHES),
+        scores=", ".join(
+            f"{title} {scores[key]:.3f}"
+            for title, key in {"mAP@.5": "bbox/mAP_50", "mAP@[.5:.95]": "bbox/mAP"}.items()
+            if scores.get(key) is not None
+        )
+        or "nothing",
+        command=f"{command} --iterations {options.iterations}{overrides}",
+        version=__version__,
+    )

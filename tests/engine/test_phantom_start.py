@@ -1,0 +1,173 @@
+"""Starting weights from phantoms: which file load_from = "phantom" takes, how exact it is, and making one."""
+
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import load_file, save_file
+from training_runs import SMALL_RETINA, TINY_TEST, error_of, train_here
+from typer.testing import CliRunner
+
+from cxr_mmdet.cli import pretrain
+from cxr_mmdet.engine import phantom_start, pretraining
+from cxr_mmdet.engine.checkpoint_file import SCALES, read_safetensors
+from cxr_mmdet.engine.config import load_config
+from cxr_mmdet.engine.phantom_start import PHANTOM, resolve_start, write_start
+from cxr_mmdet.errors import CheckpointError
+
+CLASSES = ["Nodule/Mass", "Left lung"]
+TINY_PRETRAINING = [
+    *SMALL_RETINA,
+    *TINY_TEST,
+    "train_dataloader.dataset.pipeline.4.scales=[(64,64)]",
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Return the folders of the package's starts and of this user's, both empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(phantom_start, "PACKAGE", tmp_path / "package")
+    return phantom_start.start_folders()
+
+
+def make_start(out, recipe="retina_small", **weights):
+    checkpoint = out.parent.parent / "trained.pth"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": weights, "meta": {"dataset_meta": {"classes": CLASSES}}}, checkpoint)
+    write_start(checkpoint, out, load_config(recipe), "# {megabytes} MB, {sha256}\n")
+    return out
+
+
+def start_of(recipe):
+    config = load_config(recipe, load_from=PHANTOM)
+    resolve_start(config)
+    return config.load_from
+
+
+def test_the_packages_file_comes_before_the_machines_and_serves_all_on_its_backbone(folders):
+    shipped, cached = (folder / "a.safetensors" for folder in folders)
+    make_start(cached)
+    assert start_of("retina_small") == str(cached)
+    make_start(shipped)
+    for recipe in ("retina_small", "gfl_lungs", "retina_lungs", "faster_rcnn_small"):
+        assert start_of(recipe) == str(shipped)
+    assert "# 0.0 MB" in shipped.with_suffix(".md").read_text()
+
+
+def test_none_for_this_backbone_names_the_command(folders):
+    make_start(folders[0] / "a.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"^phantom: .* backbone of rtmdet_s; make them .*pretrain(\.py)? rtmdet_s"
+    ):
+        start_of("rtmdet_s")
+
+
+def test_other_starts_stay_as_they_are(folders):
+    config = load_config("retina_small", load_from="elsewhere.pth")
+    resolve_start(config)
+    assert config.load_from == "elsewhere.pth"
+
+
+def test_kernels_are_near_and_everything_else_is_exact(folders):
+    torch.manual_seed(0)
+    kernel = torch.randn(6, 4, 3, 3) * torch.logspace(-6, 3, 6).view(-1, 1, 1, 1)
+    kernel[2] = 0
+    norm, steps = torch.rand(6) * 1e-6, torch.tensor(70000)
+    path = make_start(folders[1] / "a.safetensors", k=kernel, n=norm, s=steps)
+    checkpoint = CheckpointLoader.load_checkpoint(str(path), "cpu", None)
+    read = checkpoint["state_dict"]
+    assert checkpoint["meta"]["dataset_meta"]["classes"] == CLASSES
+    step = kernel.flatten(1).abs().amax(dim=1) / 127
+    assert ((read["k"] - kernel).flatten(1).abs().amax(dim=1) <= 0.501 * step).all()
+    assert torch.equal(read["n"], norm)
+    assert torch.equal(read["s"], steps)
+    assert read.keys() == {"k", "n", "s"}
+
+
+class TestBadFiles:
+    def test_a_pickle_in_its_place_is_not_run(self, folders, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return open, (str(tmp_path / "ran"), "w")
+
+        folders[1].mkdir(parents=True)
+        path = folders[1] / "a.safetensors"
+        path.write_bytes(pickle.dumps(Evil()))
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: is not a readable safetensors file .*remove it"):
+            start_of("retina_small")
+        with pytest.raises(CheckpointError, match=r"is not a readable checkpoint|would run code"):
+            CheckpointLoader.load_checkpoint(str(path), "cpu", None)
+        assert not (tmp_path / "ran").exists()
+
+    def test_cut_short_or_not_a_number(self, folders):
+        path = make_start(folders[1] / "a.safetensors", k=torch.ones(2, 2))
+        content = path.read_bytes()
+        stored = load_file(path)
+        save_file(stored | {"k" + SCALES: torch.tensor([1.0, float("nan")])}, path)
+        with pytest.raises(CheckpointError, match=r"not finite|NaN"):
+            read_safetensors(path)
+        save_file(stored | {"k" + SCALES: torch.ones(3)}, path)
+        with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
+            read_safetensors(path)
+        path.write_bytes(content[:-3])
+        with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
+            read_safetensors(path)
+
+
+@pytest.mark.slow
+def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prepared_folder, tmp_path, monkeypatch):
+    def run(*arguments, code=0):
+        options = ["--images", "20", "--size", "128", *arguments, "--cfg-options", *TINY_PRETRAINING]
+        result = CliRunner().invoke(pretrain.app, options)
+        assert result.exit_code == code, result.output
+        return result
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "write_start", full)
+        run("--iterations", "2", code=1)
+    assert "with other options (iterations 2); go on" in run("--iterations", "3", code=2).stderr
+    # What was drawn and trained is kept.
+    monkeypatch.setattr(pretraining, "write_phantoms", None)
+    run("--iterations", "2")
+    (path,) = folders[1].glob("*.safetensors")
+    assert "exists; pass --force" in run(code=2).stderr
+    assert not (folders[1].parent / "pretraining" / "retina_small").exists()
+    card = path.with_suffix(".md").read_text()
+    assert "2 iterations of 4 images" in card
+    assert "--iterations 2 --cfg-options model.backbone" in card
+
+    root = prepared_folder()
+    start = ("--load-from", PHANTOM)
+    small = ["train_cfg.max_iters=1", "train_cfg.val_interval=1"]
+    said = train_here(root, tmp_path / "run", *small, more=start)
+    assert f"Starting weights {path}" in said
+    assert re.search(
+        r"taken over by class +2  Aortic enlargement, Cardiomegaly, ILD, Infiltration, Nodule/Mass\n", said
+    )
+    wide = train_here(
+        root,
+        tmp_path / "wide",
+        "model.backbone.base_channels=16",
+        "model.neck.in_channels=[32,64,128]",
+        more=start,
+        code=1,
+    )
+    assert "has no starting weights for the backbone of retina_phantom" in error_of(wide)
+
+
+def test_minutes_become_iterations_by_what_an_iteration_takes(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "_seconds_per_iteration", lambda *_: 0.5)
+    options = pretraining.PretrainingOptions()
+    begun = pretraining._begin(tmp_path, options, 2, tmp_path)
+    assert begun.iterations == 240
+    assert json.loads((tmp_path / "pretraining.json").read_text())["iterations"] == 240
+    assert pretraining._begin(tmp_path, options, 3, tmp_path) == begun  # goes on with what was settled
