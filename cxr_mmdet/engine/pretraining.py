@@ -199,7 +199,7 @@ def _scalars(run: Path) -> list[dict[str, Any]]:
 
 
 def _card(options: PretrainingOptions, config: Config, minutes: str, run: Path) -> str:
-    scores = next((line for line in reversed(_scalars(run)) if "bbox/mAP_50" in line), {})
+    scores: dict[str, Any] = next((line for line in reversed(_scalars(run)) if "bbox/mAP_50" in line), {})
     command = f"cxr pretrain {options.recipe} --images {options.images} --size {options.size} --seed {options.seed}"
     overrides = f" --cfg-options {' '.join(options.cfg_options)}" if options.cfg_options else ""
     return _CARD.format(
