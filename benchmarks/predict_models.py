@@ -16,6 +16,7 @@ from torch.nn import functional
 import cxr_mmdet.datasets
 import cxr_mmdet.models.data_preprocessor  # noqa: F401
 from cxr_mmdet.engine.config import class_names, train_whole_backbone
+from cxr_mmdet.inference.export.describe import region_stages
 from cxr_mmdet.models.abnormality_gate import FeatureGate, ScoreGate
 from cxr_mmdet.models.gated_detectors import gate_logits, gate_of
 
@@ -92,9 +93,10 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
     if two_stage:
         corners = torch.rand(60, 2, generator=generator) * 80
         rois = torch.cat([torch.zeros(60, 1), corners, corners + 8 + corners.flip(1) / 2], dim=1)
-        results = model.roi_head._bbox_forward(pyramid, rois)
-        _spread(model.roi_head.bbox_head.fc_cls, results["cls_score"].flatten(), 2.0, 0.0)
-        _spread(model.roi_head.bbox_head.fc_reg, results["bbox_pred"].flatten(), 1.0, 0.0)
+        for extractor, region_head in region_stages(model.roi_head):
+            logits, moves = region_head(extractor(pyramid[: extractor.num_inputs], rois))
+            _spread(region_head.fc_cls, logits.flatten(), 2.0, 0.0)
+            _spread(region_head.fc_reg, moves.flatten(), 1.0, 0.0)
 
 
 def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tensor) -> None:

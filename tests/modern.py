@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from shared_builds import shared
 
-from benchmarks.predict_models import training_meta
+from benchmarks.predict_models import random_detector, training_meta
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.structures.enums import ExportFormat
@@ -110,6 +110,8 @@ def build(name: str):
 @functools.cache
 def model_of(name: str):
     """Return the detector with random weights that give it opinions; it must stay as it is."""
+    if name == "cascade_rcnn":
+        return random_detector(config_of(name))
     init_default_scope("mmdet")
     model = MODELS.build(copy.deepcopy(config_of(name).model)).eval()
     generator = torch.Generator().manual_seed(3)

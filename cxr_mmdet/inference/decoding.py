@@ -96,8 +96,8 @@ def decode_regions(
 
     Args:
         spec: description of the second stage.
-        regions_xyxy: (R, 4).
-        logits: (R, K + 1), background last.
+        regions_xyxy: (R, 4) boxes that the last stage pooled.
+        logits: (R, K + 1), background last; of a cascade, the mean over its stages.
         deltas: (R, 4 * K), or (R, 4) where ``spec.class_agnostic``.
         size_hw: size of the picture inside the input, to which boxes are clipped.
         score_thresholds: (K,) lowest score of each class.
@@ -108,6 +108,23 @@ def decode_regions(
     class_deltas = deltas.reshape(len(deltas), -1, 4)[indices, columns]
     boxes = decode_deltas(spec.coder, regions_xyxy[indices], class_deltas, size_hw)
     return Detections(boxes, labels, scores[indices, labels])
+
+
+def refine_regions(
+    spec: Regions,
+    stage: int,
+    regions_xyxy: NDArray[np.float32],
+    logits: Map,
+    deltas: Map,
+    size_hw: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Return the (R, 4) boxes that the next stage of a cascade pools; arguments as :func:`decode_regions` takes them.
+
+    Where each class has its own deltas, those of the likeliest class move the box.
+    """
+    columns = 0 if spec.class_agnostic else logits[:, :-1].argmax(axis=1)
+    likeliest = deltas.reshape(len(deltas), -1, 4)[np.arange(len(deltas)), columns]
+    return decode_deltas(spec.refining[stage], regions_xyxy, likeliest, size_hw)
 
 
 def decode_deltas(

@@ -193,17 +193,20 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Regions:
-    """The second stage of a two-stage detector.
+    """The second stage of a two-stage detector, or all later stages of a cascade.
+
+    Each stage of a cascade pools the boxes that the stage before it refined; the logits of all stages are averaged.
 
     Attributes:
         pooling: RoIAlign of the regions.
-        coder: coding of the deltas.
+        coder: coding of the last stage's deltas.
         class_agnostic: one set of deltas per region instead of one per class.
         levels: number of levels of the feature pyramid that regions are pooled from.
         finest_scale: regions with a side below twice this length are pooled from the first level (FPN's rule).
         nms_iou: overlap above which the weaker box of a class is removed.
         max_per_image: maximum detections per image.
         score_threshold: a detection's score exceeds this one.
+        refining: coding of the deltas of each stage before the last.
     """
 
     pooling: Pooling
@@ -214,11 +217,13 @@ class Regions:
     nms_iou: float
     max_per_image: int
     score_threshold: float
+    refining: tuple[DeltaCoder, ...] = ()
 
     def __post_init__(self) -> None:
         require_flag("class_agnostic", self.class_agnostic)
         require_whole("levels", self.levels, 1, len(self.pooling.strides))
         require_number("finest_scale", self.finest_scale, _TINY, _LARGE)
+        require_whole("refining", len(self.refining), 0, 8)
         _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
 
 
@@ -343,14 +348,17 @@ def _regions(part: Mapping[str, Any]) -> Regions:
     values = part["pooling"]
     height, width = values["size_hw"]
     pooling = Pooling((height, width), values["samples"], values["aligned"], tuple(values["strides"]))
-    return Regions(**_with_coder(part) | {"pooling": pooling})
+    refining = tuple(_delta_coder(coder) for coder in part.get("refining", ()))
+    return Regions(**_with_coder(part) | {"pooling": pooling, "refining": refining})
 
 
 def _with_coder(part: Mapping[str, Any]) -> dict[str, Any]:
     coder = dict(part["coder"])
-    if "means" not in coder:
-        return dict(part) | {"coder": DistanceCoder(**coder)}
-    return dict(part) | {"coder": DeltaCoder(_four(coder["means"]), _four(coder["stds"]), coder["clip_border"])}
+    return dict(part) | {"coder": _delta_coder(coder) if "means" in coder else DistanceCoder(**coder)}
+
+
+def _delta_coder(coder: Mapping[str, Any]) -> DeltaCoder:
+    return DeltaCoder(_four(coder["means"]), _four(coder["stds"]), coder["clip_border"])
 
 
 def _four(values: Any) -> Four:

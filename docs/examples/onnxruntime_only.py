@@ -171,17 +171,26 @@ def predict(bundle, picture):
     if regions:  # what was found are proposals, suppressed within a level
         last, pooling = regions, regions["pooling"]
         boxes = boxes[nms(boxes, best, labels, maps["nms_iou"], maps["max_per_image"])]
-        sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-        chosen = np.clip(np.log2(sides / regions["finest_scale"] + 1e-6) // 1, 0, regions["levels"] - 1).astype(int)
         starts = np.cumsum([0, *(height * width for height, width in sizes)])
         features = [rows[a:b].reshape(*size, -1) for a, b, size in zip(starts, starts[1:], sizes)]
-        pooled = [
-            roi_align(
-                features[k], box / pooling["strides"][k], pooling["size_hw"], pooling["samples"], pooling["aligned"]
-            )
-            for box, k in zip(boxes, chosen)
-        ]
-        logits, deltas = run("regions", pooled=np.float32(pooled).reshape(len(boxes), -1))
+        total, later = 0, len(regions["refining"])  # several stages in a cascade
+        for stage in range(later + 1):
+            sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+            chosen = np.clip(np.log2(sides / regions["finest_scale"] + 1e-6) // 1, 0, regions["levels"] - 1).astype(int)
+            pooled = [
+                roi_align(
+                    features[k], box / pooling["strides"][k], pooling["size_hw"], pooling["samples"], pooling["aligned"]
+                )
+                for box, k in zip(boxes, chosen)
+            ]
+            graph = f"regions_{stage + 1}" if stage else "regions"
+            logits, deltas = run(graph, pooled=np.float32(pooled).reshape(len(boxes), -1))
+            total = total + logits
+            if stage < later:  # the likeliest class moves the box, and the next stage looks again
+                column = 0 if regions["class_agnostic"] else logits[:, :-1].argmax(axis=1)
+                moves = deltas.reshape(len(deltas), -1, 4)[np.arange(len(deltas)), column]
+                boxes = decode(regions["refining"][stage], boxes, moves, shown)
+        logits = total / np.float32(later + 1)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances = (chances / chances.sum(axis=1, keepdims=True))[:, :-1]  # the last is the background
         region, labels = np.nonzero(chances > np.float32(regions["score_threshold"]))

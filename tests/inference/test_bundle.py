@@ -78,12 +78,14 @@ def test_what_a_bundle_holds():
     assert "| 6 phantoms |" in card
 
 
-@pytest.mark.parametrize("kind", ["retina_wide", "gfl", "faster", "atss", "rtmdet_s"])
+@pytest.mark.parametrize("kind", ["retina_wide", "gfl", "faster", "atss", "rtmdet_s", "cascade_rcnn"])
 def test_the_card_names_every_output_and_threshold(kind):
-    path = modern.bundle_of(kind, "onnx") if kind in ("atss", "rtmdet_s") else bundle_of(kind, "onnx")
+    path = (bundle_of if kind in ("retina_wide", "gfl", "faster") else modern.bundle_of)(kind, "onnx")
     card = (path / "MODEL_CARD.md").read_text()
     named = []
-    for graph, first, last in re.findall(r"^\| (maps|boxes|regions) \| (\w+)(?: … \w+_(\d+))? \|", card, re.MULTILINE):
+    for graph, first, last in re.findall(
+        r"^\| (maps|boxes|regions\w*) \| (\w+)(?: … \w+_(\d+))? \|", card, re.MULTILINE
+    ):
         names = [f"{first.removesuffix('_0')}_{level}" for level in range(int(last) + 1)] if last else [first]
         named += [(graph, name) for name in names]
     graphs = {graph: onnxruntime.InferenceSession(path / f"{graph}.onnx") for graph, _ in named}

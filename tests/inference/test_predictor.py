@@ -67,7 +67,7 @@ def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
-@pytest.mark.parametrize("name", ["atss", "vfnet", "rtmdet_s", "rtmdet_objectness"])
+@pytest.mark.parametrize("name", ["atss", "vfnet", "rtmdet_s", "rtmdet_objectness", "cascade_rcnn"])
 def test_an_exported_modern_detector_predicts_as_mmdet_does(tmp_path, name, form):
     predictor = Predictor.load(modern.bundle_of(name, form))
     counts = []
@@ -75,7 +75,8 @@ def test_an_exported_modern_detector_predicts_as_mmdet_does(tmp_path, name, form
         path = write_picture(tmp_path / "a.png", *size)
         expected = mmdet_oracle.mmdet_says(modern.model_of(name), modern.config_of(name), path)
         kept = expected[1] > predictor.model.spec.score_threshold  # mmdet's ATSS looks before centerness lowers scores
-        assert_same(predictor.predict(path), *(part[kept] for part in expected))
+        slack = 5 if name == "cascade_rcnn" else 1  # each stage starts from the rounding of the one before
+        assert_same(predictor.predict(path), *(part[kept] for part in expected), slack=slack)
         counts.append(kept.sum())
     assert max(counts) > 15, "or the test says nothing"
 

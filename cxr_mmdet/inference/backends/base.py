@@ -74,13 +74,14 @@ class Backend(Protocol):
         """
         ...
 
-    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
+    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64], stage: int) -> tuple[Array, Array]:
         """Return logits (R, K + 1) and deltas of regions.
 
         Args:
             pyramid: as :meth:`maps` returned it.
             rois: (R, 5): index in the batch, then x_min, y_min, x_max, y_max in pixels of the input.
             levels: (R,) the pyramid level that each region is taken from.
+            stage: number of the stage of a cascade, from 0.
         """
         ...
 
@@ -197,8 +198,14 @@ def _decode_second_stage(
 ) -> Detections:
     if not len(proposals):
         return Detections(proposals, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-    rois = np.concatenate([np.full((len(proposals), 1), index, dtype=np.float32), proposals], axis=1)
-    _require_finite(proposals)
-    logits, deltas = backend.regions(pyramid, rois, decoding.level_of_regions(spec, proposals))
-    _require_finite(logits, deltas)
-    return decoding.decode_regions(spec, proposals, logits, deltas, size_hw, score_thresholds)
+    boxes, logits, last = proposals, [], len(spec.refining)
+    for stage in range(last + 1):
+        _require_finite(boxes)
+        rois = np.concatenate([np.full((len(boxes), 1), index, dtype=np.float32), boxes], axis=1)
+        stage_logits, deltas = backend.regions(pyramid, rois, decoding.level_of_regions(spec, boxes), stage)
+        _require_finite(stage_logits, deltas)
+        logits.append(stage_logits)
+        if stage < last:
+            boxes = decoding.refine_regions(spec, stage, boxes, stage_logits, deltas, size_hw)
+    mean = np.asarray(np.mean(logits, axis=0, dtype=np.float32))
+    return decoding.decode_regions(spec, boxes, mean, deltas, size_hw, score_thresholds)

@@ -5,7 +5,7 @@
   pyramid, level by level, in each picture by picture, then a row of zeros.
 * ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.cpu_kernels.on_demand`) →
   ``deltas`` (n, A * 4).
-* ``regions``: ``pooled`` (R, bins * C) → ``logits`` and ``deltas``.
+* ``regions``: ``pooled`` (R, bins * C) → ``logits`` and ``deltas``; ``regions_2`` and so on: later stages of a cascade.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ class Pyramid:
 
 def graph_names(spec: DetectorSpec, box_depth: int) -> list[str]:
     """Return the graphs of a bundle; ``box_depth`` as :class:`GraphBackend` takes it."""
-    return [MAPS, *[BOXES] * bool(box_depth), *[REGIONS] * (spec.regions is not None)]
+    stages = 0 if spec.regions is None else len(spec.regions.refining) + 1
+    return [MAPS, *[BOXES] * bool(box_depth), *map(regions_name, range(stages))]
+
+
+def regions_name(stage: int) -> str:
+    """Return the name of the graph of a stage of a cascade, numbered from 0."""
+    return f"{REGIONS}_{stage + 1}" if stage else REGIONS
 
 
 def maps_outputs(levels: int, *, deltas: bool, rows: bool, gate: bool) -> list[str]:
@@ -81,11 +87,12 @@ def check_outputs(bundle: Bundle, outputs: Mapping[str, Sequence[tuple[str, int 
     names = maps_outputs(len(anchors), deltas=not depth, rows=rows, gate=spec.gate is not None)
     widths: dict[str, int] = {f"scores_{level}": count * spec.maps.channels for level, count in enumerate(anchors)}
     widths |= {f"deltas_{level}": spec.maps.values * count for level, count in enumerate(anchors)}
-    expected = {MAPS: {name: widths.get(name) for name in names}}
+    expected: dict[str, dict[str, int | None]] = {MAPS: {name: widths.get(name) for name in names}}
     if depth:
         expected[BOXES] = {"deltas": 4 * anchors[0]}
     if spec.regions is not None:
-        expected[REGIONS] = {"logits": labels + 1, "deltas": 4 if spec.regions.class_agnostic else 4 * labels}
+        ends: dict[str, int | None] = {"logits": labels + 1, "deltas": 4 if spec.regions.class_agnostic else 4 * labels}
+        expected |= {regions_name(stage): ends for stage in range(len(spec.regions.refining) + 1)}
     for graph, wanted in expected.items():
         if [name for name, _ in outputs[graph]] != list(wanted):
             raise CheckpointError(
@@ -134,11 +141,11 @@ class GraphBackend:
             deltas = WholeMaps([_channels_first(level) for level in rest[:count]], self._spec.maps.values)
         return [_channels_first(level) for level in scores], deltas, pyramid, abnormal
 
-    def regions(self, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
+    def regions(self, pyramid: Pyramid, rois: Array, levels: NDArray[np.int64], stage: int) -> tuple[Array, Array]:
         """See :class:`cxr_mmdet.inference.backends.base.Backend`."""
         assert self._spec.regions is not None, "only two-stage detectors have regions"
         pooled = pool_pyramid(self._spec.regions.pooling, pyramid, rois, levels, threads=self._streams.threads_each)
-        logits, deltas = self._run(REGIONS, {"pooled": pooled})
+        logits, deltas = self._run(regions_name(stage), {"pooled": pooled})
         return logits, deltas
 
     def _run(self, name: str, inputs: Mapping[str, Any]) -> list[Array]:

@@ -10,6 +10,7 @@ import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.models.dense_heads import GFLHead
 from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.roi_heads import CascadeRoIHead
 from mmengine.config import Config, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -107,10 +108,12 @@ class TorchBackend:
         return [_numpy(level) for level in scores], whole, pyramid, abnormal
 
     @torch.inference_mode()
-    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64]) -> tuple[Array, Array]:
+    def regions(self, pyramid: Any, rois: Array, levels: NDArray[np.int64], stage: int) -> tuple[Array, Array]:
         """See :class:`cxr_mmdet.inference.backends.base.Backend`; mmdet assigns the levels itself."""
+        head = self.model.roi_head
+        stages = (stage,) if isinstance(head, CascadeRoIHead) else ()
         with self._streams.slots:
-            results = self.model.roi_head._bbox_forward(pyramid, torch.from_numpy(rois).to(self.device))
+            results = head._bbox_forward(*stages, pyramid, torch.from_numpy(rois).to(self.device))
         return _numpy(results["cls_score"]), _numpy(results["bbox_pred"])
 
 

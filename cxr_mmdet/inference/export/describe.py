@@ -17,11 +17,12 @@ from mmdet.models.dense_heads import (
 )
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
-from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
+from torch import nn
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
@@ -34,10 +35,9 @@ if TYPE_CHECKING:
     from mmdet.models.detectors.base import BaseDetector
     from mmengine.config import Config
 
-SUPPORTED = (
-    "only the kinds of RetinaNet, ATSS, GFL, VFNet, RTMDet and Faster R-CNN can be exported. Predict with the "
-    "checkpoint itself: "
-    "tools/predict.py, tools/serve.py and tools/dicom_node.py take it"
+NOT_EXPORTED = (
+    "it cannot be exported. Predict with the checkpoint itself: tools/predict.py, tools/serve.py and "
+    "tools/dicom_node.py take it"
 )
 
 _DENSE = {head.forward for head in (AnchorHead, ATSSHead, GFLHead, VFNetHead, RTMDetHead, RTMDetSepBNHead)}
@@ -134,7 +134,7 @@ def _detector(model: BaseDetector, source: str) -> DetectorSpec:
     if isinstance(model, SingleStageDetector):
         whole = GFLHead if isinstance(model.bbox_head, GFLHead) else BaseDenseHead
         return DetectorSpec(maps=_maps(model.bbox_head, whole._predict_by_feat_single, source), gate=rule)
-    raise OtherArchitectureError(f"{source}: is a {type(model).__name__}; {SUPPORTED}.")
+    raise OtherArchitectureError(f"{source}: is a {type(model).__name__}; {NOT_EXPORTED}.")
 
 
 def _test_pipeline(config: Config, source: str) -> list[Any]:
@@ -158,7 +158,7 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
         and not getattr(head.loss_cls, "custom_cls_channels", False)
     )
     if not standard:
-        raise OtherArchitectureError(f"{source}: its {type(head).__name__} is decoded differently; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: its {type(head).__name__} is decoded differently; {NOT_EXPORTED}.")
     test = head.test_cfg
     return AnchorMaps(
         base_anchors=_base_anchors(generator),
@@ -185,27 +185,45 @@ def _base_anchors(generator: Any) -> tuple[tuple[Four, ...], ...]:
 
 def _regions(model: BaseDetector, source: str) -> Regions:
     roi_head = model.roi_head
-    head, extractor = roi_head.bbox_head, roi_head.bbox_roi_extractor
+    kinds = [kind for kind in (StandardRoIHead, CascadeRoIHead) if isinstance(roi_head, kind)]
+    stages = region_stages(roi_head) if kinds else []
     standard = (
-        isinstance(roi_head, StandardRoIHead)
-        and type(extractor) is SingleRoIExtractor
-        and isinstance(head, BBoxHead)
-        and type(head)._predict_by_feat_single is BBoxHead._predict_by_feat_single
-        and not head.custom_cls_channels
+        bool(kinds)
+        and type(roi_head).predict_bbox is kinds[0].predict_bbox
+        and all(_is_plain_stage(extractor, head) for extractor, head in stages)
         and not roi_head.with_shared_head
     )
-    if not standard:
-        raise OtherArchitectureError(f"{source}: its {type(roi_head).__name__} is decoded differently; {SUPPORTED}.")
+    poolings = {_pooling(extractor, source) for extractor, _ in stages} if standard else set()
+    if len(poolings) != 1 or len({head.reg_class_agnostic for _, head in stages}) != 1:
+        raise OtherArchitectureError(f"{source}: its {type(roi_head).__name__} is decoded differently; {NOT_EXPORTED}.")
     test = roi_head.test_cfg
+    extractor, head = stages[-1]
     return Regions(
-        pooling=_pooling(extractor, source),
+        pooling=poolings.pop(),
         coder=_coder(head.bbox_coder, source),
+        refining=tuple(_coder(earlier.bbox_coder, source) for _, earlier in stages[:-1]),
         class_agnostic=bool(head.reg_class_agnostic),
         levels=extractor.num_inputs,
         finest_scale=float(extractor.finest_scale),
         nms_iou=_nms_iou(test.nms, source),
         max_per_image=int(test.max_per_img),
         score_threshold=float(test.score_thr),
+    )
+
+
+def region_stages(roi_head: Any) -> list[tuple[Any, Any]]:
+    """Return the RoI extractor and the head of each stage of a cascade, or of the one second stage."""
+    extractors, heads = roi_head.bbox_roi_extractor, roi_head.bbox_head
+    return list(zip(extractors, heads, strict=True)) if isinstance(heads, nn.ModuleList) else [(extractors, heads)]
+
+
+def _is_plain_stage(extractor: Any, head: Any) -> bool:
+    return (
+        type(extractor) is SingleRoIExtractor
+        and isinstance(head, BBoxHead)
+        and type(head)._predict_by_feat_single is BBoxHead._predict_by_feat_single
+        and not head.custom_cls_channels
+        and not head.custom_activation
     )
 
 
@@ -217,7 +235,7 @@ def _pooling(extractor: SingleRoIExtractor, source: str) -> Pooling:
         if type(layer) is RoIAlign and layer.pool_mode == "avg"
     }
     if len(kinds) != 1 or not all(type(layer) is RoIAlign and layer.pool_mode == "avg" for layer in layers):
-        raise OtherArchitectureError(f"{source}: pools regions by {type(layers[0]).__name__}; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: pools regions by {type(layers[0]).__name__}; {NOT_EXPORTED}.")
     ((_, (height, width), samples, aligned),) = kinds
     strides = tuple(1 / float(layer.spatial_scale) for layer in layers)
     return Pooling((int(height), int(width)), samples, bool(aligned), strides)
@@ -232,13 +250,13 @@ def _dense_coder(head: Any, source: str) -> DeltaCoder | DistanceCoder:
 
 def _coder(coder: Any, source: str) -> DeltaCoder:
     if type(coder) is not DeltaXYWHBBoxCoder or coder.add_ctr_clamp:
-        raise OtherArchitectureError(f"{source}: encodes boxes by {type(coder).__name__}; {SUPPORTED}.")
+        raise OtherArchitectureError(f"{source}: encodes boxes by {type(coder).__name__}; {NOT_EXPORTED}.")
     return DeltaCoder(tuple(coder.means), tuple(coder.stds), bool(coder.clip_border))
 
 
 def _nms_iou(nms: Any, source: str) -> float:
     if nms.get("type", "nms") != "nms" or nms.get("class_agnostic", False):
         raise OtherArchitectureError(
-            f"{source}: suppresses boxes by {nms.get('type', 'nms')}, not by plain nms within a class; {SUPPORTED}."
+            f"{source}: suppresses boxes by {nms.get('type', 'nms')}, not by plain nms within a class; {NOT_EXPORTED}."
         )
     return float(nms.iou_threshold)

@@ -16,19 +16,19 @@ from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
 
 from cxr_mmdet.errors import CheckpointError, first_line
-from cxr_mmdet.inference.backends.base import WholeBackend
+from cxr_mmdet.inference.backends.base import WholeBackend, find_candidates
 from cxr_mmdet.inference.backends.graphs import (
     ABNORMAL,
     BOXES,
     MAPS,
-    REGIONS,
     Pyramid,
     boxes_inputs,
     maps_outputs,
     pool_pyramid,
+    regions_name,
 )
 from cxr_mmdet.inference.backends.torch import fuse_norms
-from cxr_mmdet.inference.decoding import level_of_regions, propose
+from cxr_mmdet.inference.export.describe import region_stages
 from cxr_mmdet.inference.export.graphs import RegionsGraph, example_plan, maps_graph
 from cxr_mmdet.inference.predictor import as_radiograph
 from cxr_mmdet.inference.spec import DetectorSpec
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from mmdet.models.detectors.base import BaseDetector
 
+    from cxr_mmdet.inference.backends.base import Backend
     from cxr_mmdet.inference.predictor import Predictor
     from cxr_mmdet.structures.radiograph_files import RadiographFile
 
@@ -79,7 +80,7 @@ def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> 
     model = fuse_norms(model).eval()
     two_stage = isinstance(model, TwoStageDetector)
     strides = (model.rpn_head if two_stage else model.bbox_head).prior_generator.strides
-    regions = RegionsGraph(model).eval() if two_stage else None
+    stages = [RegionsGraph(*stage).eval() for stage in region_stages(model.roi_head)] if two_stage else []
     maps, boxes = maps_graph(model, winograd=winograd)
     depth = 0 if boxes is None else len(boxes.branch.convs)
     side = max(_EXAMPLE_SIDE, 4 * max(strides[-1]))
@@ -97,9 +98,9 @@ def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> 
         axes |= {name: {1: f"{name}_tiles"} for name in names[1:-1]}
         paths.append(folder / f"{BOXES}.onnx")
         _export(boxes.eval(), (rows, *example_plan(depth)), paths[-1], names, ["deltas"], axes)
-    if regions is not None:
-        axes = {name: {0: "regions"} for name in ("pooled", "logits", "deltas")}
-        paths.append(folder / f"{REGIONS}.onnx")
+    axes = {name: {0: "regions"} for name in ("pooled", "logits", "deltas")}
+    for stage, regions in enumerate(stages):
+        paths.append(folder / f"{regions_name(stage)}.onnx")
         _export(regions, (torch.zeros(2, regions.width),), paths[-1], ["pooled"], ["logits", "deltas"], axes)
     return Graphs(paths, depth)
 
@@ -140,7 +141,7 @@ def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: S
     """Write each ONNX graph as OpenVINO's pair of files beside it; return the files.
 
     Args:
-        graphs: maps.onnx and, for a two-stage detector, regions.onnx.
+        graphs: maps.onnx and, for a detector of several stages, their regions.onnx, regions_2.onnx and so on.
         reference: the model in torch, which gives the inputs for calibration.
         calibration: radiographs; with any, weights and activations become eight bits.
 
@@ -172,27 +173,42 @@ def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[Rad
         return {"image": reference.model.preprocessing(radiograph.pixels, radiograph.pixel_aspect).batch}
 
     quantised = []
-    sources = (calibration, maps), (calibration[:REGION_PICTURES], lambda item: _regions(reference, item))
-    for model, (items, transform) in zip(models, sources, strict=False):
+    for stage, model in enumerate(models):
+        # The first graph gets images, each later one what a stage of regions pools.
+        items = calibration[:REGION_PICTURES] if stage else calibration
+        transform = partial(_pooled, reference, stage - 1) if stage else maps
         data = nncf.Dataset(list(items), transform)
         quantised.append(nncf.quantize(model, data, subset_size=len(items), preset=nncf.QuantizationPreset.MIXED))
     return quantised
 
 
-def _regions(reference: Predictor, item: RadiographFile) -> dict[str, Any]:
-    """Return what the second graph gets for a radiograph."""
+def _pooled(reference: Predictor, stage: int, item: RadiographFile) -> dict[str, Any]:
+    """Return what the graph of a stage of regions gets for a radiograph."""
     model = reference.model
     assert isinstance(model.spec, DetectorSpec), "others are not exported"
     assert not isinstance(model.backend, WholeBackend), "others are not exported"
-    assert model.spec.regions is not None, "only two-stage detectors have a second graph"
     radiograph = as_radiograph(item.read(), name=item.source)
-    picture = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
-    scores, deltas, pyramid, _ = model.backend.maps(picture.batch)
-    assert isinstance(pyramid, tuple), "the reference is torch"
-    boxes = propose(model.spec.maps, [level[0] for level in scores], partial(deltas.at, 0), picture.size_hw)
-    rois = np.concatenate([np.zeros((len(boxes), 1), dtype=np.float32), boxes], axis=1)
-    sizes = tuple((level.shape[0], level.shape[2], level.shape[3]) for level in pyramid)
-    channels = pyramid[0].shape[1]
-    rows = np.concatenate([level.numpy(force=True).transpose(0, 2, 3, 1).reshape(-1, channels) for level in pyramid])
-    levels = level_of_regions(model.spec.regions, boxes)
-    return {"pooled": pool_pyramid(model.spec.regions.pooling, Pyramid(rows, sizes), rois, levels)}
+    image = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
+    recorder = _Recorder(model.backend, model.spec)
+    nothing = np.ones(len(model.class_names), dtype=np.float32)
+    find_candidates(recorder, model.spec, image.batch, [image.size_hw], nothing)
+    return {"pooled": recorder.pooled[stage]}
+
+
+class _Recorder:
+    """A backend in torch that keeps what each stage pools."""
+
+    name = "torch"
+
+    def __init__(self, backend: Backend, spec: DetectorSpec) -> None:
+        self._backend, self._spec = backend, spec
+        self.maps = backend.maps
+        self.pooled: list[Any] = []
+
+    def regions(self, pyramid: Any, rois: Any, levels: Any, stage: int) -> Any:
+        assert self._spec.regions is not None, "only two-stage detectors have later graphs"
+        sizes = tuple((level.shape[0], level.shape[2], level.shape[3]) for level in pyramid)
+        rows = [level.permute(0, 2, 3, 1).flatten(0, 2).numpy(force=True) for level in pyramid]
+        of_levels = Pyramid(np.concatenate(rows), sizes)
+        self.pooled.append(pool_pyramid(self._spec.regions.pooling, of_levels, rois, levels))
+        return self._backend.regions(pyramid, rois, levels, stage)

@@ -169,13 +169,13 @@ def _replace_deformable(head: VFNetHead) -> None:
 
 
 class RegionsGraph(nn.Module):
-    """The second stage's head on regions that are cut out already."""
+    """A second stage's head, or that of one stage of a cascade, on regions that are cut out already."""
 
-    def __init__(self, model: BaseDetector) -> None:
+    def __init__(self, extractor: Any, head: Any) -> None:
         super().__init__()
-        head = copy.deepcopy(model.roi_head.bbox_head)
-        self.size_hw = tuple(int(side) for side in model.roi_head.bbox_roi_extractor.roi_layers[0].output_size)
-        self.channels = int(model.roi_head.bbox_roi_extractor.out_channels)
+        head = copy.deepcopy(head)
+        self.size_hw = tuple(int(side) for side in extractor.roi_layers[0].output_size)
+        self.channels = int(extractor.out_channels)
         # Its input has the channels last; where the first layer is linear, its weights change places instead.
         self.is_linear = (
             isinstance(head, ConvFCBBoxHead)

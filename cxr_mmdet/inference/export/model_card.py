@@ -5,19 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.files import atomic_path
+from cxr_mmdet.inference.backends.graphs import regions_name
 from cxr_mmdet.inference.spec import DistanceCoder
 from cxr_mmdet.models.gate_rule import ScoreMode
 from cxr_mmdet.pages import format_score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from cxr_mmdet.inference.bundle import Bundle
-    from cxr_mmdet.inference.spec import DeltaCoder
+    from cxr_mmdet.inference.spec import DeltaCoder, Regions
     from cxr_mmdet.models.gate_rule import GateRule
 
 CARD_FILE = "MODEL_CARD.md"
+
+
+_KINDS = (
+    "one-stage detector",
+    "two-stage detector (Faster R-CNN's kind)",
+    "two-stage detector with a cascade (Cascade R-CNN's kind)",
+)
 
 
 def write_model_card(bundle: Bundle, path: Path) -> None:
@@ -31,7 +39,8 @@ def write_model_card(bundle: Bundle, path: Path) -> None:
 
 
 def _head(bundle: Bundle) -> str:
-    kind = "one-stage detector" if bundle.spec.regions is None else "two-stage detector (Faster R-CNN's kind)"
+    regions = bundle.spec.regions
+    kind = _KINDS[0 if regions is None else 1 + bool(regions.refining)]
     bits = "eight bits (convolutions and linear layers)" if bundle.int8 else "single precision"
     names = "\n".join(f"{index}. {name}" for index, name in enumerate(bundle.class_names, 1))
     return (
@@ -96,7 +105,8 @@ def _outputs(bundle: Bundle) -> str:
         pooled = (
             f"(R, {len(bundle.class_names) + 1}), background last; input pooled (R, {height} * {width} * C), by bins"
         )
-        rows += [("regions", "logits", pooled), ("regions", "deltas", f"(R, {columns})")]
+        for graph in map(regions_name, range(len(regions.refining) + 1)):
+            rows += [(graph, "logits", pooled), (graph, "deltas", f"(R, {columns})")]
     return "## Output\n\nThe graphs end at raw maps.\n\n" + _table(("Graph", "Output", "Content"), rows)
 
 
@@ -127,8 +137,9 @@ def _decoding(bundle: Bundle) -> str:
             f"A proposal is pooled from level floor(log2(sqrt(area) / {regions.finest_scale:g})), clipped to "
             f"0 … {regions.levels - 1}, by RoIAlign with {samples} per bin and axis"
             f"{', aligned by half a cell' if pooling.aligned else ''}.",
+            *_refining(regions),
             f"Scores are the softmax of logits. Keep those of a class that exceed {regions.score_threshold:g}.",
-            f"Decode boxes from proposals: {_coding(regions.coder)}",
+            f"Decode boxes from {'the last boxes' if regions.refining else 'proposals'}: {_coding(regions.coder)}",
         ]
     if gate is not None:
         steps.append(f"p_abnormal is the sigmoid of abnormal: {_gate(gate)}. Apply the score threshold again.")
@@ -141,6 +152,18 @@ def _decoding(bundle: Bundle) -> str:
         f"## From output to findings\n\n{numbered}\n\nAll numbers are in model.json. The script "
         "docs/examples/onnxruntime_only.py of cxr_mmdet does this without cxr_mmdet."
     )
+
+
+def _refining(regions: Regions) -> Iterator[str]:
+    """Yield the steps of a cascade between its stages."""
+    for stage, coder in enumerate(regions.refining):
+        yield (
+            f"Refine the boxes by the deltas of {regions_name(stage)}"
+            f"{'' if regions.class_agnostic else ', those of the likeliest class'}: {_coding(coder)} Pool the refined "
+            f"boxes likewise for {regions_name(stage + 1)}."
+        )
+    if regions.refining:
+        yield f"Take the mean logits of the {len(regions.refining) + 1} stages and the deltas of the last."
 
 
 def _coding(coder: DeltaCoder | DistanceCoder) -> str:
