@@ -277,29 +277,56 @@ def submission(
     ground_truth: Annotated[
         Path,
         typer.Argument(
-            metavar="GT", exists=True, dir_okay=False, help="COCO file that lists the images; it needs no boxes."
+            metavar="PREDICTIONS|GT",
+            exists=True,
+            help="The output folder of predict, alone; or a COCO file that lists the images, and then DETECTIONS.",
         ),
     ],
-    detections: Detections,
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="CSV file to write.")],
+    detections: Annotated[
+        Path | None, typer.Argument(metavar="[DETECTIONS]", exists=True, dir_okay=False, help=_DETECTIONS_HELP)
+    ] = None,
     competition: Annotated[
         SubmissionFormat, typer.Option("--format", help="Competition whose file to write.")
     ] = SubmissionFormat.VINBIGDATA,
     p_abnormal: PAbnormal = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The competition's sample_submission.csv: submit its images, in its order.",
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Submit images of --sample that were not predicted as normal.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write a competition's submission.csv, in pixels of the source images."""
-    from cxr_mmdet.evaluation.image_level import score_images
+    from cxr_mmdet.evaluation.image_level import read_p_abnormal, score_images
     from cxr_mmdet.evaluation.inputs import read_inputs
     from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
-    from cxr_mmdet.evaluation.submission import write_submission
+    from cxr_mmdet.evaluation.submission import images_of_sample, read_findings, write_submission
 
     _refuse_to_overwrite(force, out)
-    inputs = read_inputs(ground_truth, detections, p_abnormal)
-    _print_notes(inputs)
-    truth, found = inputs.ground_truth, inputs.detections
-    scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), inputs.p_abnormal)
-    left_out = write_submission(out, truth, found, scores.p_abnormal, competition)
+    if detections is None:
+        truth, found, scores = read_findings(ground_truth)
+        if p_abnormal is not None:
+            scores = read_p_abnormal(p_abnormal, truth).tolist()
+    else:
+        inputs = read_inputs(ground_truth, detections, p_abnormal)
+        _print_notes(inputs)
+        truth, found = inputs.ground_truth, list(inputs.detections)
+        scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), inputs.p_abnormal)
+        scores = scores.p_abnormal.tolist()
+    if sample is not None:
+        truth, scores, missing = images_of_sample(sample, truth, scores, allow_missing=allow_missing)
+        if missing:
+            note = f"{counted(len(missing), 'image')} without predictions submitted as normal, such as {missing[0]}."
+            stderr.print(f"note: {note}", highlight=False)
+    left_out = write_submission(out, truth, found, scores, competition)
     if left_out:
         which = f"{left_out:,} of {counted(len(found), 'detection')}"
         reason = "outside their image"

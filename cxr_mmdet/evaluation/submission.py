@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,15 +19,13 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.files import SpreadsheetWriter, atomic_path, plain_cell
 from cxr_mmdet.structures.boxes import clip_to_image, xywh_to_xyxy
+from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.enums import SubmissionFormat
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING_ID, spelling_key
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from cxr_mmdet.structures.coco import CocoDict, Detection
 
@@ -90,7 +89,7 @@ def write_submission(
     path: str | os.PathLike[str],
     ground_truth: CocoDict,
     detections: Sequence[Detection],
-    p_abnormal: NDArray[np.float64],
+    p_abnormal: Sequence[float],
     format: SubmissionFormat = SubmissionFormat.VINBIGDATA,  # noqa: A002 - named as the option
 ) -> int:
     """Write the submission: every image of the file in its order, its boxes by falling score, then "No finding".
@@ -123,7 +122,7 @@ def write_submission(
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = SpreadsheetWriter(file)
         writer.writerow(layout.header)
-        for (image_id, source), p in zip(sources.items(), p_abnormal.tolist(), strict=True):
+        for (image_id, source), p in zip(sources.items(), p_abnormal, strict=True):
             words: list[str] = []
             for entry in by_image[image_id]:
                 if entry["category_id"] not in word_of or not source.covered(entry["bbox"]):
@@ -134,6 +133,74 @@ def write_submission(
                 words += [layout.no_finding, _number(1 - p), *NO_FINDING_BOX]
             writer.writerow([source.name + layout.suffix, " ".join(words)])
     return left_out
+
+
+def read_findings(path: Path) -> tuple[CocoDict, list[Detection], list[float]]:
+    """Return what tools/predict.py found as images without boxes, COCO results and each image's p_abnormal.
+
+    Args:
+        path: its output folder, or the findings.json in it.
+
+    Raises:
+        DatasetError: there is no such file, or it is not what tools/predict.py writes.
+    """
+    path = path / "findings.json" if path.is_dir() else path
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        labels = document["labels"]
+        found = {str(image["image_id"]): Findings.from_json(image, labels) for image in document["images"]}
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({error.strerror}); expected the output folder of tools/predict.py."
+        ) from None
+    except (KeyError, TypeError, ValueError):
+        raise DatasetError(f"{path}: is not the findings.json that tools/predict.py writes.") from None
+    images = []
+    for number, (name, findings) in enumerate(found.items(), 1):
+        height, width = findings.size_hw
+        size = {"height": height, "width": width, "original_height": height, "original_width": width}
+        images.append({"id": number, "file_name": name, "image_id": name} | size)
+    categories = [{"id": number, "name": name} for number, name in enumerate(labels, 1)]
+    ids = range(1, len(labels) + 1)
+    detections = [row for number, each in enumerate(found.values(), 1) for row in each.to_coco(number, ids)]
+    truth = {"images": images, "annotations": [], "categories": categories}
+    return truth, detections, [findings.p_abnormal for findings in found.values()]
+
+
+def images_of_sample(
+    sample: Path, ground_truth: CocoDict, p_abnormal: Sequence[float], *, allow_missing: bool = False
+) -> tuple[CocoDict, list[float], list[str]]:
+    """Return the images that a competition asks for in its order, their p_abnormal, and those that were missing.
+
+    Args:
+        sample: the competition's sample_submission.csv.
+        ground_truth: COCO dict of images whose ``image_id`` the sample names.
+        p_abnormal: (images,) in file order.
+        allow_missing: give an image that is missing the line of a normal one.
+
+    Raises:
+        DatasetError: it is no such file, or images are missing.
+    """
+    format_, lines = _lines(sample)
+    layout = _LAYOUTS[format_]
+    asked = [name.strip().removesuffix(layout.suffix) for _, name, _ in lines if not name.endswith(layout.other_suffix)]
+    known = {
+        str(image.get("image_id")): (image, p) for image, p in zip(ground_truth["images"], p_abnormal, strict=True)
+    }
+    missing = [name for name in asked if name not in known]
+    if len(missing) == len(asked) or (missing and not allow_missing):
+        raise DatasetError(
+            f"{sample}: asks for {counted(len(asked), 'image')}, of which {len(missing):,} were not predicted, such as "
+            f"{missing[0]!r}; run tools/predict.py again, which predicts what is missing, or pass --allow-missing to "
+            "submit them as normal."
+            if missing
+            else f"{sample}: names no image."
+        )
+    spare = max(image["id"] for image in ground_truth["images"])
+    size = dict.fromkeys(("width", "height", "original_width", "original_height"), 1)
+    known |= {name: ({"id": spare + place, "image_id": name} | size, 0.0) for place, name in enumerate(missing, 1)}
+    images, probabilities = zip(*(known[name] for name in asked), strict=True)
+    return {**ground_truth, "images": list(images)}, list(probabilities), missing
 
 
 def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Submission:
