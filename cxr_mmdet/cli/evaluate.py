@@ -319,8 +319,8 @@ def submission(
         inputs = read_inputs(ground_truth, detections, p_abnormal)
         _print_notes(inputs)
         truth, found = inputs.ground_truth, list(inputs.detections)
-        scores = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), inputs.p_abnormal)
-        scores = scores.p_abnormal.tolist()
+        by_image = score_images(TruthTable.of(truth), DetectionTable.of(truth, found), inputs.p_abnormal)
+        scores = by_image.p_abnormal.tolist()
     if sample is not None:
         truth, scores, missing = images_of_sample(sample, truth, scores, allow_missing=allow_missing)
         if missing:

@@ -100,11 +100,14 @@ def lonely_boxes(rows: pd.DataFrame) -> dict[str, int]:
     """
     readers = rows.groupby("image_id")["reader"].nunique()
     shared = rows[rows["image_id"].map(readers).gt(1) & rows["x_min"].notna()]
+    all_boxes = shared[XYXY_COLUMNS].to_numpy(np.float64)
+    all_images, all_names = shared["image_id"].to_numpy(), shared["reader"].to_numpy()
     counts: dict[str, int] = {}
-    for (image_id, _), same in shared.groupby(["image_id", "class_name"], sort=True):
-        boxes, names = same[XYXY_COLUMNS].to_numpy(np.float64), same["reader"].to_numpy()
+    for same in shared.groupby(["image_id", "class_name"]).indices.values():
+        boxes, names = all_boxes[same], all_names[same]
         met = (iou_matrix(boxes, boxes) > MEETS) & (names[:, None] != names[None, :])
-        counts[str(image_id)] = counts.get(str(image_id), 0) + int((~met.any(axis=1)).sum())
+        image_id = str(all_images[same[0]])
+        counts[image_id] = counts.get(image_id, 0) + int((~met.any(axis=1)).sum())
     return counts
 
 

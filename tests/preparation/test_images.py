@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.preparation import images
 from cxr_mmdet.preparation.images import prepare_images, shrink, write_grey_png
 from cxr_mmdet.preparation.survey import survey_folder
 from cxr_mmdet.structures.radiograph_files import find_originals
@@ -175,6 +176,29 @@ def test_an_interrupted_run_resumes(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare_images(find_originals(folder), out, progress=interrupt)
     assert prepare_images(find_originals(folder), out).reused >= 2
+
+
+@pytest.mark.parametrize(("write_seconds", "expected"), [(0.0, [0, 1, 2, 3, 4, 5]), (1.0, [0, 1, 1, 1, 2, 2])])
+def test_saving_the_index_takes_a_small_share_of_the_time(folder, tmp_path, monkeypatch, write_seconds, expected):
+    """It was written after every 200th picture, a third of the time of a whole competition."""
+    clock, seen, saved = [0.0], [], []
+    monkeypatch.setattr(images.time, "monotonic", lambda: clock[0])
+
+    def write(*_: object, **__: object) -> None:
+        saved.append(clock[0])
+        clock[0] += write_seconds
+
+    def render(image_id: str, path: Path, *_: object) -> images.Failure:
+        clock[0] += 20
+        return images.Failure(image_id, path, "")
+
+    def progress(_: int) -> None:
+        seen.append(len(saved))
+
+    monkeypatch.setattr(images, "write_json", write)
+    monkeypatch.setattr(images, "prepare_image", render)
+    prepare_images({f"i{number}": folder for number in range(5)}, tmp_path / "images", progress=progress)
+    assert seen == expected
 
 
 def test_a_damaged_index_is_named(folder: Path, tmp_path: Path) -> None:
