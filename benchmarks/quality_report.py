@@ -35,7 +35,7 @@ SHOWN = {
 """Headline numbers and what tables call them: of boxes, then of images; the competition's has 15 classes for its 14."""
 
 _PER_TABLE = 3
-"""Headline numbers in a table, which with their intervals fit a terminal of 100 columns."""
+"""Headline numbers in a table, which with their intervals fit a terminal of 80 columns."""
 
 _GATE_SHOWN = ("voc_mean_ap_40_with_no_finding", "image_auc")
 """Those that p_abnormal has a part in."""
@@ -190,38 +190,42 @@ def _means(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
 
 def gates_table(scores: Sequence[QualityScores]) -> Table:
     """Return one row a gate: what :func:`score_gates` found of what a gate changes."""
-    table = _table("What the gate's p_abnormal adds to the same boxes' highest scores")
-    for key in _GATE_SHOWN:
-        table.add_column(SHOWN[key], justify="right")
+    title = "What the gate's p_abnormal adds to the same boxes' highest scores"
+    table = _table(title, *(SHOWN[key] for key in _GATE_SHOWN))
     for entry in scores:
         table.add_row(entry.name, *(_words(entry.differences[key], signed=True) for key in _GATE_SHOWN))
     return table
 
 
 def quality_tables(scores: Sequence[QualityScores], *, differences: bool) -> list[Table]:
-    """Return one row a contestant: scores with their intervals, or differences from the first; boxes, then images."""
-    tables: list[Table] = []
+    """Return tables of a row per contestant: scores or differences from the first, of boxes and of images.
+
+    A table of the trainings stands before the scores.
+    """
+    # What a name adds to the first, which the title or the first row says: recipes have long names.
+    names = [scores[0].name, *(entry.name.removeprefix(scores[0].name) for entry in scores[1:])]
+    tables = []
+    if not differences:
+        trainings = _table("Trainings", "folds", "seeds", "minutes", "iterations")
+        for name, entry in zip(names, scores, strict=True):
+            numbers = (f"{entry.minutes:.1f}", f"{entry.iterations:.0f}")
+            trainings.add_row(name, str(entry.folds), str(entry.seeds), *numbers)
+        tables.append(trainings)
     for shown in (list(SHOWN)[:_PER_TABLE], list(SHOWN)[_PER_TABLE:]):
-        table = _table(f"Difference from {scores[0].name}" if differences else "Scores")
-        counts = not differences and not tables
-        for header in ("folds", "seeds", "min", "iter.") if counts else ():
-            table.add_column(header, justify="right")
-        for key in shown:
-            table.add_column(SHOWN[key], justify="right")
-        for entry in scores[differences:]:
-            numbers = [f"{entry.folds}", f"{entry.seeds}", f"{entry.minutes:.1f}", f"{entry.iterations:.0f}"]
+        title = f"Difference from {scores[0].name}" if differences else "Scores"
+        table = _table(title, *(SHOWN[key] for key in shown))
+        for name, entry in list(zip(names, scores, strict=True))[differences:]:
             intervals = entry.differences if differences else entry.values
-            # What it adds to the first, which the title or the first row names: recipes have long names.
-            name = entry.name if entry is scores[0] else entry.name.removeprefix(scores[0].name)
-            words = (_words(intervals[key], signed=differences) for key in shown)
-            table.add_row(name, *(numbers if counts else ()), *words)
+            table.add_row(name, *(_words(intervals[key], signed=differences) for key in shown))
         tables.append(table)
     return tables
 
 
-def _table(title: str) -> Table:
+def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", overflow="fold")
+    for header in columns:
+        table.add_column(header, justify="right")
     return table
 
 
