@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,8 @@ from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
 from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from cxr_mmdet.inference.bundle import Bundle
@@ -32,16 +36,39 @@ def export(
     ] = False,
     calibration: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="Representative radiographs for --int8. Repeatable."),
+        typer.Option(
+            metavar="DIR",
+            help="Radiographs that set the ranges of values for --int8. Repeatable.",
+            show_default="the training images",
+        ),
     ] = None,
     check: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             help="Also compare with torch on these radiographs: a folder, or an annotation file of a prepared folder, "
-            "which adds mAP.",
+            "which adds mAP. --int8 takes the validation images by default.",
         ),
     ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="The prepared folder of the training, for --int8.",
+            show_default="where it was",
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="mAP@[.5:.95] that --int8 may cost. Layers stay in single precision until it is kept; if it is not, "
+            "no bundle is written.",
+        ),
+    ] = 0.005,
     winograd: Annotated[
         bool,
         typer.Option(help="Use Winograd's algorithm and boxes on demand in onnx and openvino bundles: faster on CPUs."),
@@ -71,34 +98,28 @@ def export(
         int8=int8,
         calibration=tuple(find_radiographs(calibration)) if calibration else (),
         check=check,
+        data_root=data_root,
+        max_loss=max_loss,
         winograd=winograd,
         short_edge=short_edge,
         trust_checkpoint=trust_checkpoint,
         force=force,
     )
-    with progress_bar("comparing with torch") as progress:
+    # NNCF shows its progress on stdout.
+    with contextlib.redirect_stdout(sys.stderr), progress_bar("comparing with torch") as progress:
         bundle = export_model(checkpoint, out, options, progress=progress)
     stdout.print(parity_table(bundle))
+    if int8:
+        stdout.print(loss_table(bundle))
     stdout.print(bundle.path, highlight=False)
 
 
 def parity_table(bundle: Bundle) -> Table:
     """Return the largest differences from torch, one row per set of radiographs."""
-    from rich import box
-    from rich.table import Table
-
     from cxr_mmdet.pages import format_score
 
-    table = Table(
-        title=f"{bundle.model_id}: largest differences from torch",
-        title_style="bold",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for header in ("findings", "unmatched", "box, px", "score", "mAP, torch", "mAP"):
-        table.add_column(header, justify="right")
+    heads = ("", "findings", "unmatched", "box, px", "score", "mAP, torch", "mAP")
+    table = _table(f"{bundle.model_id}: largest differences from torch", heads)
     sets = (bundle.parity or {}).get("sets", [])
     gated = any(entry.get("largest_p_abnormal_difference") is not None for entry in sets)
     if gated:
@@ -113,4 +134,25 @@ def parity_table(bundle: Bundle) -> Table:
             *(format_score(entry[key]) for key in ("reference_mean_ap", "mean_ap")),
             *([f"{entry['largest_p_abnormal_difference']:.2g}"] if gated else []),
         )
+    return table
+
+
+def loss_table(bundle: Bundle) -> Table:
+    """Return what eight bits cost, and as its caption which layers stay in single precision."""
+    from cxr_mmdet.inference.export.model_card import LOSS_HEAD, loss_rows, quantisation_sentences
+
+    table = _table("Eight bits against single precision; 95 % intervals", LOSS_HEAD)
+    table.caption, table.caption_justify = quantisation_sentences(bundle.parity), "left"
+    for row in loss_rows(bundle.parity):
+        table.add_row(*row)
+    return table
+
+
+def _table(title: str, heads: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left", no_wrap=True)
     return table

@@ -20,7 +20,7 @@ from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.cpu_kernels.on_demand import WholeMaps
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
-from cxr_mmdet.inference.export.parity import EXACT, QUANTISED, compare_findings
+from cxr_mmdet.inference.export.parity import EXACT, compare_findings, quantised_limits
 from cxr_mmdet.inference.fusion import Ensemble, mean_p_abnormal
 from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor, Thresholds
 from cxr_mmdet.models.gate_rule import GateRule
@@ -220,7 +220,7 @@ def test_parity_of_gates_by_hand():
     parity = compare_findings("two", reference, other, score_threshold=0.05, gate=True)
     assert parity.largest_p_abnormal_difference == pytest.approx(0.03)
     assert parity.problems(EXACT) == ["p_abnormal differs by 0.03 (limit 0.005)"]
-    assert parity.problems(QUANTISED) == []
+    assert parity.problems(quantised_limits(0.005)) == []
     assert compare_findings("two", reference, other, score_threshold=0.05).problems(EXACT) == []
 
 

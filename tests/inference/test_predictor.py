@@ -163,7 +163,7 @@ def test_no_more_radiographs_are_in_the_network_than_streams(tmp_path, monkeypat
     path = write_picture(tmp_path / "a.png")
     predictor = Predictor.load(bundle_of("retina", "openvino"), threads=2, streams=streams)
     backend, inside, most = predictor.model.backend, [], []
-    run = backend._run_now
+    run = backend.run
 
     def counted(name, inputs):
         inside.append(name)
@@ -174,7 +174,7 @@ def test_no_more_radiographs_are_in_the_network_than_streams(tmp_path, monkeypat
         finally:
             inside.pop()
 
-    monkeypatch.setattr(backend, "_run_now", counted)
+    monkeypatch.setattr(backend, "run", counted)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(predictor.predict, [path] * 12))
     assert max(most) == streams

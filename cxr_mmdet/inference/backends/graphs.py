@@ -115,6 +115,9 @@ class GraphBackend:
         box_depth: number of 3x3 convolutions of the box branch where that is a graph of its own; else 0.
         run: runs a graph on inputs by name and returns its outputs in their order; callable from any thread.
         streams: number of runs at once and of their threads; by default one run with a thread per core.
+
+    Attributes:
+        run: as given; may be exchanged, to record inputs or to try another graph.
     """
 
     name = "graphs"
@@ -122,7 +125,7 @@ class GraphBackend:
     def __init__(self, spec: DetectorSpec, box_depth: int, run: Run, streams: Streams | None) -> None:
         self._spec = spec
         self._box_depth = box_depth
-        self._run_now = run
+        self.run = run
         self._streams = streams or Streams()
 
     def maps(self, batch: Array) -> tuple[list[Array], Deltas, Pyramid | None, Array | None]:
@@ -150,7 +153,7 @@ class GraphBackend:
 
     def _run(self, name: str, inputs: Mapping[str, Any]) -> list[Array]:
         with self._streams.slots:
-            return self._run_now(name, inputs)
+            return self.run(name, inputs)
 
     def _boxes_of(self, pyramid: Pyramid) -> OnDemand:
         def branch(plan: Plan) -> Array:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
+SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Where the processor has bfloat16, OpenVINO would use it unasked."""
+
 
 class OpenVinoBackend(GraphBackend):
     """Runs the graphs of a bundle.
@@ -41,8 +44,7 @@ class OpenVinoBackend(GraphBackend):
             import openvino
         except ImportError:
             raise UsageError(f"{bundle.path}: needs OpenVINO; install it by pip install cxr-mmdet[openvino].") from None
-        # Single precision throughout: where the processor has bfloat16, OpenVINO would use it unasked.
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **SINGLE_PRECISION}
         streams = streams or Streams()
         if streams.count > 1:
             config |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams.count)}
@@ -50,12 +52,12 @@ class OpenVinoBackend(GraphBackend):
             config["INFERENCE_NUM_THREADS"] = streams.all_threads
         core = openvino.Core()
 
-        def graph(name: str) -> _Graph:
+        def graph(name: str) -> Graph:
             path = bundle.path / f"{name}.xml"
             try:
                 model = core.read_model(str(path), str(path.with_suffix(".bin")))
                 _check_constants(path, model)
-                return _Graph(core.compile_model(model, "CPU", config))
+                return Graph(core.compile_model(model, "CPU", config))
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise CheckpointError(f"{path}: cannot be loaded by OpenVINO ({reason}); export it again.") from None
@@ -65,7 +67,7 @@ class OpenVinoBackend(GraphBackend):
         super().__init__(bundle.spec, bundle.box_depth, lambda name, inputs: graphs[name](inputs), streams)
 
 
-class _Graph:
+class Graph:
     """A compiled model with one request per thread that uses it; threads must not share a request."""
 
     def __init__(self, compiled: Any) -> None:
@@ -80,6 +82,7 @@ class _Graph:
         ]
 
     def __call__(self, inputs: Mapping[str, Any]) -> list[Array]:
+        """Return the outputs, in their order, for inputs by name."""
         try:
             request = self._idle.get_nowait()
         except Empty:

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import openvino
 import torch
 from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
 
 from cxr_mmdet.errors import CheckpointError, first_line
-from cxr_mmdet.inference.backends.base import WholeBackend, find_candidates
 from cxr_mmdet.inference.backends.graphs import (
     ABNORMAL,
     BOXES,
     MAPS,
-    Pyramid,
     boxes_inputs,
     maps_outputs,
-    pool_pyramid,
     regions_name,
 )
 from cxr_mmdet.inference.backends.torch import fuse_norms
 from cxr_mmdet.inference.export.describe import region_stages
 from cxr_mmdet.inference.export.graphs import RegionsGraph, example_plan, maps_graph
-from cxr_mmdet.inference.predictor import as_radiograph
-from cxr_mmdet.inference.spec import DetectorSpec
 from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
@@ -39,10 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmdet.models.detectors.base import BaseDetector
-
-    from cxr_mmdet.inference.backends.base import Backend
-    from cxr_mmdet.inference.predictor import Predictor
-    from cxr_mmdet.structures.radiograph_files import RadiographFile
 
 
 OPSET = 17
@@ -133,82 +121,27 @@ def _export(
             raise CheckpointError(f"the model cannot be exported to ONNX: {reason}") from error
 
 
-REGION_PICTURES = 24
-"""Each gives the second stage up to a thousand regions."""
-
-
-def export_openvino(graphs: Sequence[Path], reference: Predictor, calibration: Sequence[RadiographFile]) -> list[Path]:
+def export_openvino(graphs: Sequence[Path]) -> list[Path]:
     """Write each ONNX graph as OpenVINO's pair of files beside it; return the files.
-
-    Args:
-        graphs: maps.onnx and, for a detector of several stages, their regions.onnx, regions_2.onnx and so on.
-        reference: the model in torch, which gives the inputs for calibration.
-        calibration: radiographs; with any, weights and activations become eight bits.
 
     Raises:
         OSError: they cannot be written.
     """
-    models = [openvino.convert_model(str(graph)) for graph in graphs]
-    if calibration:
-        models = _quantise(models, reference, calibration)
     files: list[Path] = []
-    for model, graph in zip(models, graphs, strict=True):
+    for graph in graphs:
         path = graph.with_suffix(".xml")
-        try:
-            openvino.save_model(model, str(path), compress_to_fp16=False)
-        except RuntimeError as error:  # "iostream error", whatever the system said
-            raise OSError(f"OpenVINO cannot write {path.name} and its .bin, as on a full disk") from error
+        save_graph(openvino.convert_model(str(graph)), path)
         files += [path, path.with_suffix(".bin")]
     return files
 
 
-def _quantise(models: list[Any], reference: Predictor, calibration: Sequence[RadiographFile]) -> list[Any]:
-    """Return the models in eight bits; pictures are read when they are needed, not kept."""
-    import nncf
+def save_graph(model: Any, path: Path) -> None:
+    """Write a graph as OpenVINO's pair of files, ``path`` and its .bin.
 
-    nncf.set_log_level(logging.ERROR)
-
-    def maps(item: RadiographFile) -> dict[str, Any]:
-        radiograph = as_radiograph(item.read(), name=item.source)
-        return {"image": reference.model.preprocessing(radiograph.pixels, radiograph.pixel_aspect).batch}
-
-    quantised = []
-    for stage, model in enumerate(models):
-        # The first graph gets images, each later one what a stage of regions pools.
-        items = calibration[:REGION_PICTURES] if stage else calibration
-        transform = partial(_pooled, reference, stage - 1) if stage else maps
-        data = nncf.Dataset(list(items), transform)
-        quantised.append(nncf.quantize(model, data, subset_size=len(items), preset=nncf.QuantizationPreset.MIXED))
-    return quantised
-
-
-def _pooled(reference: Predictor, stage: int, item: RadiographFile) -> dict[str, Any]:
-    """Return what the graph of a stage of regions gets for a radiograph."""
-    model = reference.model
-    assert isinstance(model.spec, DetectorSpec), "others are not exported"
-    assert not isinstance(model.backend, WholeBackend), "others are not exported"
-    radiograph = as_radiograph(item.read(), name=item.source)
-    image = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
-    recorder = _Recorder(model.backend, model.spec)
-    nothing = np.ones(len(model.class_names), dtype=np.float32)
-    find_candidates(recorder, model.spec, image.batch, [image.size_hw], nothing)
-    return {"pooled": recorder.pooled[stage]}
-
-
-class _Recorder:
-    """A backend in torch that keeps what each stage pools."""
-
-    name = "torch"
-
-    def __init__(self, backend: Backend, spec: DetectorSpec) -> None:
-        self._backend, self._spec = backend, spec
-        self.maps = backend.maps
-        self.pooled: list[Any] = []
-
-    def regions(self, pyramid: Any, rois: Any, levels: Any, stage: int) -> Any:
-        assert self._spec.regions is not None, "only two-stage detectors have later graphs"
-        sizes = tuple((level.shape[0], level.shape[2], level.shape[3]) for level in pyramid)
-        rows = [level.permute(0, 2, 3, 1).flatten(0, 2).numpy(force=True) for level in pyramid]
-        of_levels = Pyramid(np.concatenate(rows), sizes)
-        self.pooled.append(pool_pyramid(self._spec.regions.pooling, of_levels, rois, levels))
-        return self._backend.regions(pyramid, rois, levels, stage)
+    Raises:
+        OSError: they cannot be written.
+    """
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # "iostream error", whatever the system said
+        raise OSError(f"OpenVINO cannot write {path.name} and its .bin, as on a full disk") from error

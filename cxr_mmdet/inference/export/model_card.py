@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.inference.backends.graphs import regions_name
 from cxr_mmdet.inference.spec import DistanceCoder
@@ -33,7 +34,7 @@ def write_model_card(bundle: Bundle, path: Path) -> None:
     parts = [_head(bundle), _use(), _inputs(bundle)]
     if bundle.format != "torch":
         parts += [_outputs(bundle), _decoding(bundle)]
-    parts += [_parity(bundle), _training(bundle)]
+    parts += [_parity(bundle), *[_eight_bits(bundle)] * bundle.int8, _training(bundle)]
     with atomic_path(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
 
@@ -221,6 +222,54 @@ def _parity(bundle: Bundle) -> str:
         head = (*head, "p_abnormal")
         rows = [(*row, f"{gate:.2g}") for row, gate in zip(rows, gates, strict=True)]
     return "## Agreement with torch\n\nLargest differences; the mAP is mAP@[.5:.95].\n\n" + _table(head, rows)
+
+
+def _eight_bits(bundle: Bundle) -> str:
+    rows = loss_rows(bundle.parity)
+    note = "AP is AP@[.5:.95]. Differences have 95 % intervals over draws of patients, paired."
+    table = f"\n\n{note}\n\n{_table(LOSS_HEAD, rows)}"
+    return f"## Loss by eight bits\n\n{quantisation_sentences(bundle.parity)}{table if rows else ''}"
+
+
+LOSS_HEAD = ("", "exact", "int8", "difference")
+
+
+def quantisation_sentences(parity: Mapping[str, Any] | None) -> str:
+    """Return what was calibrated on, and which layers stay in single precision."""
+    facts = (parity or {}).get("quantisation")
+    if facts is None:
+        return "Was not measured."
+    kept, control = facts["single_precision"], facts["control_images"]
+    text = f"Calibrated on {counted(facts['calibration_images'], 'radiograph')}. "
+    if not kept:
+        return f"{text}All {facts['layers']} layers are in eight bits."
+    text += f"{len(kept)} of {facts['layers']} layers stay in single precision: {', '.join(kept)}."
+    if control:
+        text += (
+            f" They were chosen by the mAP of {counted(control, 'radiograph')} that the loss below is measured on too."
+        )
+    return text
+
+
+def loss_rows(parity: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """Return the scores in single precision and in eight bits with their difference, under :data:`LOSS_HEAD`."""
+    losses = [entry["loss"] for entry in (parity or {}).get("sets", []) if entry.get("loss")]
+    return [
+        (name, format_score(scores["first"]["value"]), format_score(scores["second"]["value"]), _difference(scores))
+        for loss in losses
+        for name, scores in (
+            ("mAP@[.5:.95]", loss["mean_ap"]),
+            ("mAP@.5", loss["mean_ap_50"]),
+            *((f"AP of {entry['name']}", entry["ap"]) for entry in loss["per_class"]),
+        )
+    ]
+
+
+def _difference(scores: Mapping[str, Any]) -> str:
+    value, low, high = (scores["difference"][key] for key in ("value", "low", "high"))
+    if value is None:
+        return format_score(None)
+    return f"{value:+.4f}" + ("" if low is None else f" ({low:+.4f}…{high:+.4f})")
 
 
 def _training(bundle: Bundle) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xyxy_to_xywh
+from cxr_mmdet.structures.coverage import NEG_KEY, NOT_EXHAUSTIVE_KEY
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
 from cxr_mmdet.structures.radiograph_files import RadiographFile, find_radiographs, image_id_of
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cxr_mmdet.structures.coco import CocoDict
+    from cxr_mmdet.structures.coco import CocoDict, Detection
     from cxr_mmdet.structures.detections import Findings
 
+Item = TypeVar("Item")
 
 PHANTOMS = 6
 
@@ -34,6 +36,28 @@ class CheckSet:
     name: str
     items: tuple[RadiographFile, ...]
     truth: CocoDict | None
+
+    def some(self, count: int) -> CheckSet:
+        """Return at most ``count`` of the radiographs, spread over all of them, numbered anew."""
+        if len(self.items) <= count:
+            return self
+        numbers = {old: new for new, old in enumerate(evenly(range(1, len(self.items) + 1), count), 1)}
+        truth = self.truth
+        if truth is not None:
+            images = [image | {"id": numbers[image["id"]]} for image in truth["images"] if image["id"] in numbers]
+            annotations = [
+                entry | {"image_id": numbers[entry["image_id"]]}
+                for entry in truth["annotations"]
+                if entry["image_id"] in numbers
+            ]
+            truth = truth | {"images": images, "annotations": annotations}
+        return CheckSet(self.name, tuple(self.items[old - 1] for old in numbers), truth)
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most ``count`` of the items, spread over all of them."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places.tolist()]
 
 
 def phantom_set(class_names: Sequence[str], folder: Path) -> CheckSet:
@@ -63,7 +87,7 @@ def phantom_set(class_names: Sequence[str], folder: Path) -> CheckSet:
         _annotation(index, numbers[image], class_names.index(name), box)
         for index, (image, name, box) in enumerate(entries, 1)
     ]
-    return CheckSet("phantoms", items, _coco(len(items), class_names, annotations))
+    return CheckSet("phantoms", items, _coco([{"id": number} for number in numbers.values()], class_names, annotations))
 
 
 def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
@@ -81,15 +105,21 @@ def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
     missing = [name for name in class_names if name not in names]
     if missing:
         raise DatasetError(f"{path}: has no category {missing[0]!r}, which the model finds; give its own label set.")
-    images = path.parent.parent / "images"
-    items, numbers = [], {}
+    folder = next((parent.parent for parent in path.parents if parent.name == "annotations"), path.parent.parent)
+    label_of = {category["id"]: category["name"] for category in truth["categories"]}
+    items, numbers, images = [], {}, []
     for number, image in enumerate(sorted(truth["images"], key=lambda image: image["id"]), 1):
-        file = images / image["file_name"]
+        file = folder / "images" / image["file_name"]
         if not file.is_file():
             raise DatasetError(f"{path}: its image {file} is missing; give the annotation file of a prepared folder.")
         items.append(RadiographFile(image_id_of(file), file))
         numbers[image["id"]] = number
-    label_of = {category["id"]: category["name"] for category in truth["categories"]}
+        facts: dict[str, Any] = {"id": number} | {key: image[key] for key in ("group",) if key in image}
+        for key in (NEG_KEY, NOT_EXHAUSTIVE_KEY):
+            if key in image:
+                listed = [label_of[label] for label in image[key]]
+                facts[key] = [class_names.index(name) + 1 for name in listed if name in class_names]
+        images.append(facts)
     annotations = [
         {
             **entry,
@@ -99,12 +129,12 @@ def user_set(path: Path, class_names: Sequence[str]) -> CheckSet:
         for entry in truth["annotations"]
         if label_of[entry["category_id"]] in class_names
     ]
-    return CheckSet(path.parent.parent.name, tuple(items), _coco(len(items), class_names, annotations))
+    return CheckSet(folder.name, tuple(items), _coco(images, class_names, annotations))
 
 
-def _coco(images: int, class_names: Sequence[str], annotations: list[dict[str, object]]) -> CocoDict:
+def _coco(images: list[Any], class_names: Sequence[str], annotations: list[dict[str, object]]) -> CocoDict:
     return {
-        "images": [{"id": number} for number in range(1, images + 1)],
+        "images": images,
         "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, 1)],
         "annotations": annotations,
     }
@@ -146,8 +176,10 @@ class ParityLimits:
 
 EXACT = ParityLimits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001)
 
-QUANTISED = ParityLimits(box_px=None, score=None, unmatched_share=None, mean_ap=0.005)
-"""Eight bits move every score a little; what counts is the mAP."""
+
+def quantised_limits(max_loss: float) -> ParityLimits:
+    """Return the limits of eight bits, which move every score a little: what counts is the mAP."""
+    return ParityLimits(box_px=None, score=None, unmatched_share=None, mean_ap=max_loss)
 
 
 @dataclass(frozen=True)
@@ -165,6 +197,8 @@ class Parity:
         mean_ap: of the other.
         largest_p_abnormal_difference: of the gates; None without. Without a gate p_abnormal is a score, and a finding
             at the threshold would make or unmake it.
+        loss: of eight bits: ``mean_ap``, ``mean_ap_50`` and ``per_class``, each as
+            :meth:`cxr_mmdet.evaluation.comparison.Difference.to_json` writes it, from the reference to the other.
     """
 
     name: str
@@ -176,6 +210,7 @@ class Parity:
     reference_mean_ap: float | None = None
     mean_ap: float | None = None
     largest_p_abnormal_difference: float | None = None
+    loss: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -209,6 +244,7 @@ def compare_findings(
     score_threshold: float,
     truth: CocoDict | None = None,
     gate: bool = False,
+    loss: bool = False,
 ) -> Parity:
     """Return how far ``other`` is from ``reference``.
 
@@ -219,6 +255,7 @@ def compare_findings(
         score_threshold: that both were made with.
         truth: COCO ground truth whose images are numbered from 1 in that order, in pixels of the radiographs.
         gate: whether their p_abnormal is a gate's, and is compared.
+        loss: give the differences of the scores with paired intervals, where there is truth.
     """
     boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
     for expected, got in zip(reference, other, strict=True):
@@ -246,6 +283,7 @@ def compare_findings(
         reference_mean_ap=None if truth is None else mean_ap(truth, reference),
         mean_ap=None if truth is None else mean_ap(truth, other),
         largest_p_abnormal_difference=_p_abnormal_difference(reference, other) if gate else None,
+        loss=_loss(truth, reference, other) if loss and truth is not None else None,
     )
 
 
@@ -254,14 +292,30 @@ def _p_abnormal_difference(reference: Sequence[Findings], other: Sequence[Findin
     return max((abs(expected.p_abnormal - got.p_abnormal) for expected, got in pairs), default=0.0)
 
 
+def _loss(truth: CocoDict, reference: Sequence[Findings], other: Sequence[Findings]) -> dict[str, Any]:
+    from cxr_mmdet.evaluation.comparison import compare
+    from cxr_mmdet.evaluation.headline import match_all
+
+    first, second = (match_all(truth, _detections(truth, found)) for found in (reference, other))
+    document = compare(first, second).to_json()
+    return {
+        "bootstrap": document["bootstrap"],
+        **{name: document[name] for name in ("mean_ap", "mean_ap_50")},
+        "per_class": [{"name": entry["name"], "ap": entry["ap"]} for entry in document["per_class"]],
+    }
+
+
 def mean_ap(truth: CocoDict, found: Sequence[Findings]) -> float | None:
     """Return mAP@[.5:.95], 0…1, of findings of the images numbered from 1; None where the truth holds no box."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
 
+    return evaluate_coco(truth, _detections(truth, found)).mean_ap if truth["annotations"] else None
+
+
+def _detections(truth: CocoDict, found: Sequence[Findings]) -> list[Detection]:
     ids = {category["name"]: category["id"] for category in truth["categories"]}
-    detections = [
+    return [
         entry
         for number, findings in enumerate(found, 1)
         for entry in findings.to_coco(number, [ids[name] for name in findings.class_names])
     ]
-    return evaluate_coco(truth, detections).mean_ap if truth["annotations"] else None
