@@ -7,10 +7,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.models.dense_heads import GFLHead
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from torch import nn
 from torch.nn import functional
 
 import cxr_mmdet.datasets
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
     from cxr_mmdet.models.abnormality_gate import AbnormalityGate
+
+_BOXES = {"rpn": (0.3, 0.0), "gfl": (3.0, 0.0), "atss": (0.3, 0.0), "rtm": (0.3, 1.0), "retina": (0.3, 0.0)}
+"""Deviation and mean of what the last layer for boxes gives, by the prefix of its name: deltas, logits of distances in
+cells for GFL, distances in cells or their logarithms for RTMDet."""
 
 _SIDE = 128
 _SEED = 5
@@ -84,12 +88,17 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
     pyramid = model.extract_feat(picture)
     two_stage = hasattr(model, "roi_head")
     head = model.rpn_head if two_stage else model.bbox_head
-    scores, deltas = head(pyramid)
-    kind = "rpn" if two_stage else "gfl" if isinstance(head, GFLHead) else "retina"
-    last = [getattr(head, f"{kind}_{part}") for part in ("cls", "reg")]
-    _spread(last[0], torch.cat([level.flatten() for level in scores]), 2.0, -2.5 if two_stage else -6.0)
-    # GFL's are logits of how many cells a side is away.
-    _spread(last[1], torch.cat([level.flatten() for level in deltas]), 3.0 if kind == "gfl" else 0.3, 0.0)
+    scores, deltas, *_ = head(pyramid)
+    kind = next(kind for kind in _BOXES if hasattr(head, f"{kind}_cls"))
+    if kind == "rtm":  # in pixels, and with ``exp_on_reg`` exponentials
+        cells = [level / stride[0] for level, stride in zip(deltas, head.prior_generator.strides, strict=True)]
+        deltas = [level.log() if head.exp_on_reg else level for level in cells]
+    boxes = _BOXES[kind]
+    for part, maps, spread in (("cls", scores, (2.0, -2.5 if two_stage else -6.0)), ("reg", deltas, boxes)):
+        last = getattr(head, f"{kind}_{part}")
+        layers, levels = (last, maps) if isinstance(last, nn.ModuleList) else ([last], [maps])
+        for layer, outputs in zip(layers, levels, strict=True):
+            _spread(layer, torch.cat([level.flatten() for level in outputs]), *spread)
     if two_stage:
         corners = torch.rand(60, 2, generator=generator) * 80
         rois = torch.cat([torch.zeros(60, 1), corners, corners + 8 + corners.flip(1) / 2], dim=1)
