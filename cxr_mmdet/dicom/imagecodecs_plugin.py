@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import imagecodecs
 import numpy as np
 from pydicom import uid
@@ -46,7 +47,8 @@ def _decode_jpeg_ls(data: bytes, runner: DecodeRunner) -> np.ndarray:
 
 def _decode_jpeg2000(data: bytes, runner: DecodeRunner) -> np.ndarray:
     _require_grey(runner)
-    return _by_pixel(imagecodecs.jpeg2k_decode(data, numthreads=1), runner)
+    # OpenCV's number of threads says how many cores are this process's: 1 in the workers of cxr_mmdet.parallel.
+    return _by_pixel(imagecodecs.jpeg2k_decode(data, numthreads=cv2.getNumThreads()), runner)
 
 
 def _decode_htj2k(data: bytes, runner: DecodeRunner) -> np.ndarray:

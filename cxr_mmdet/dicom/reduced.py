@@ -1,7 +1,8 @@
 """JPEG 2000 at half, a quarter … of its size: the finest wavelets, most of the work, are left undecoded.
 
-Not the same pixels as decoding all and shrinking: a low-pass of five or nine taps instead of an average, and what it
-shows stands (2**halvings - 1) / 2 original pixels further right and down. docs/dicom.md has the cost in grey levels.
+Not the same pixels as decoding all and shrinking: a low-pass of five or nine taps instead of an average. Its samples
+stand on the first of 2**halvings original pixels, (2**halvings - 1) / 2 left of and above the middle of a shrunken
+pixel; that shift is undone. docs/dicom.md has the cost in grey levels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from PIL import Image
 from pydicom import uid
@@ -52,7 +54,7 @@ def decode_reduced(dataset: Dataset, syntax: uid.UID, index: int, times: int) ->
     for fewer in range(times, 0, -1):
         values = _decode(frame, fewer)
         if values is not None:
-            return _as_stored(values, stream.precision, is_signed=stream.is_signed)
+            return _as_stored(_centred(values, fewer), stream.precision, is_signed=stream.is_signed)
     return None
 
 
@@ -65,6 +67,13 @@ def _decode(frame: bytes, times: int) -> np.ndarray | None:
     # Pillow raises OSError, SyntaxError, ValueError... depending on where the damage is.
     except Exception:
         return None
+
+
+def _centred(values: np.ndarray, times: int) -> np.ndarray:
+    """Return values interpolated at the middles of the pixels that a picture halved ``times`` times has."""
+    shift = (1 - 0.5**times) / 2
+    affine = np.array([[1, 0, -shift], [0, 1, -shift]])
+    return cv2.warpAffine(values, affine, values.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _as_stored(values: np.ndarray, precision: int, *, is_signed: bool) -> np.ndarray | None:

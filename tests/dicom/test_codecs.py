@@ -7,6 +7,7 @@ import struct
 import subprocess
 import zlib
 from io import BytesIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -590,3 +591,17 @@ def test_bits_above_the_stored_ones_are_ignored_in_codestreams_that_hold_them(ki
     syntax = UID({"JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless, "HTJ2K": HTJ2KLossless}[family])
     values, _ = decode_frame(with_frame(make_dataset(pixels, 12), syntax, coded), syntax, 0)
     np.testing.assert_array_equal(values, pixels)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_jpeg2000_is_decoded_by_the_threads_that_opencv_may_use(threads, monkeypatch):
+    """By all cores for one radiograph, by one in each of several worker processes; the pixels are the same."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (300, 200), dtype=np.uint16)
+    frame = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="J2K", reversible=True, bitspersample=12)
+    given = []
+    decode = imagecodecs.jpeg2k_decode
+    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda *a, **k: given.append(k["numthreads"]) or decode(*a, **k))
+    monkeypatch.setattr(cv2, "getNumThreads", lambda: threads)
+    runner = SimpleNamespace(samples_per_pixel=1, rows=300, columns=200)
+    np.testing.assert_array_equal(imagecodecs_plugin._DECODE[JPEG2000Lossless](frame, runner), pixels)
+    assert given == [threads]
