@@ -25,13 +25,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_every_config_and_template(wheel: Path):
+def test_the_wheel_holds_every_config_template_and_weights_file(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"cxr_mmdet/configs/{path.relative_to(ROOT / 'configs')}" for path in ROOT.glob("configs/**/*.py")}
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("cxr_mmdet/**/templates/*")}
     assert len(configs) > 10
     assert len(templates) > 0
-    assert configs | templates <= names
+    weights = {f"cxr_mmdet/weights/retina_small{suffix}" for suffix in (".safetensors", ".md")}
+    assert configs | templates | weights <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/"))]
 
 

@@ -36,7 +36,7 @@ They are no detector for patients.
 
 | | |
 | --- | --- |
-| Trained on | {images} synthetic radiographs of the package's phantom ({size} px, seed {seed}, {share:.0%} with findings); no radiograph of a person, no weights of others |
+| Trained on | {images} synthetic radiographs of the package's phantom ({size} px, seed {seed}, {share:.0f} % with findings); no radiograph of a person, no weights of others |
 | Classes | {classes} |
 | Training | {iterations} iterations of {batch} images from random weights, {minutes} |
 | Switches | {switches} |
@@ -127,7 +127,7 @@ def prepare_phantoms(
         images=options.images,
         seed=options.seed,
         size=options.size,
-        abnormal_share=ABNORMAL_SHARE,
+        abnormal_share=100 * ABNORMAL_SHARE,
         anatomy=True,
         readers=1,
         jobs=jobs,
@@ -207,7 +207,7 @@ def _card(options: PretrainingOptions, config: Config, minutes: str, run: Path) 
         images=f"{options.images:,}",
         size=options.size,
         seed=options.seed,
-        share=ABNORMAL_SHARE,
+        share=100 * ABNORMAL_SHARE,
         classes=", ".join(class_names(config)),
         iterations=f"{options.iterations:,}",
         batch=config.train_dataloader.batch_size,

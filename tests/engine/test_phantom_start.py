@@ -1,11 +1,15 @@
 """Starting weights from phantoms: which file load_from = "phantom" takes, how exact it is, and making one."""
 
+import hashlib
 import json
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import load_file, save_file
 from training_runs import SMALL_RETINA, TINY_TEST, error_of, train_here
@@ -17,6 +21,8 @@ from cxr_mmdet.engine.checkpoint_file import SCALES, read_safetensors
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.phantom_start import PHANTOM, resolve_start, write_start
 from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.phantom.organs import ORGANS
+from cxr_mmdet.structures.labels import LABELS_14
 
 CLASSES = ["Nodule/Mass", "Left lung"]
 TINY_PRETRAINING = [
@@ -66,6 +72,19 @@ def test_none_for_this_backbone_names_the_command(folders):
         CheckpointError, match=r"^phantom: .* backbone of rtmdet_s; make them .*pretrain(\.py)? rtmdet_s"
     ):
         start_of("rtmdet_s")
+
+
+def test_the_file_that_ships_fits_its_recipe_and_its_card_names_it():
+    path = Path(start_of("retina_small"))
+    assert path.parent == phantom_start.PACKAGE / "weights"
+    checkpoint = read_safetensors(path)
+    classes = checkpoint["meta"]["dataset_meta"]["classes"]
+    assert classes == [*LABELS_14, *ORGANS]
+    init_default_scope("mmdet")
+    model = MODELS.build(load_config("retina_small", cfg_options=[f"classes={','.join(classes)}"]).model)
+    model.load_state_dict(checkpoint["state_dict"], strict=True)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in path.with_suffix(".md").read_text()
+    assert path.stat().st_size < 6e6
 
 
 def test_other_starts_stay_as_they_are(folders):
