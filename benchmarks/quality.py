@@ -345,6 +345,7 @@ class _Training:
                 config = _prepared(contestant.config(root, own, self.cfg_options, labels), seed)
                 length = iterations // len(folders)
                 config.train_cfg.update(max_iters=length, val_interval=-(-length // self.validations))
+                config.val_share = None
                 clocks.append(_run(config))
                 ann_files.append(annotated_parts(config.val_evaluator)[0]["ann_file"])
         cpu_s = sum(sum(clock["iterations"]) for clock in clocks)

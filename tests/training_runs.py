@@ -33,6 +33,7 @@ SMALL_RETINA = [
 TINY_TEST = ["val_dataloader.dataset.pipeline.2.scale=(64,64)", "test_dataloader.dataset.pipeline.2.scale=(64,64)"]
 TINY_ANY = [
     *TINY_TEST,
+    "val_share=None",
     "train_dataloader.batch_size=2",
     "train_dataloader.num_workers=1",
     "default_hooks.checkpoint.interval=2",
@@ -42,6 +43,7 @@ TINY_ANY = [
 TINY = [*SMALL_RETINA, *TINY_ANY]
 TINY_HERE = [
     *TINY_TEST,
+    "val_share=None",
     "train_dataloader.batch_size=2",
     "train_dataloader.num_workers=0",
     "val_dataloader.num_workers=0",

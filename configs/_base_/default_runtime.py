@@ -42,4 +42,7 @@ custom_hooks = [
 log_processor = dict(type="ThroughputLogProcessor", by_epoch=False)
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 
+# The part of a training's time that validation may take; None validates as often and on as many images as stated.
+val_share = 0.05
+
 randomness = dict(seed=42)

@@ -14,7 +14,7 @@ from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
 from cxr_mmdet.datasets.sampler import seed_draw
 from cxr_mmdet.datasets.votes import READERS_KEY, weigh_corners
 from cxr_mmdet.errors import DatasetError, counted
-from cxr_mmdet.structures.coco import read_coco
+from cxr_mmdet.structures.coco import read_coco, sample_images
 from cxr_mmdet.structures.coverage import COVERAGE_KEY, NORMAL_KEY, Coverage, coverage_of, is_partly_labelled
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class CxrDataset(BaseDetDataset):
         partial_labels: whether entries and samples hold their coverage (``COVERAGE_KEY``), by which training leaves
             out what nobody looked for; None: if some class of some image was not looked for. False takes that for
             absent.
+        sample: the number of images to take, see :func:`~cxr_mmdet.structures.coco.sample_images`; all by default.
         kwargs: as ``mmengine.dataset.BaseDataset`` takes them.
 
     Raises:
@@ -53,9 +54,10 @@ class CxrDataset(BaseDetDataset):
         data_prefix: dict[str, str] | None = None,
         img_suffix: str | None = None,
         partial_labels: bool | None = None,
+        sample: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.img_suffix, self.partial_labels = img_suffix, partial_labels
+        self.img_suffix, self.partial_labels, self.sample = img_suffix, partial_labels, sample
         super().__init__(data_prefix=data_prefix or {"img": "images"}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -65,6 +67,8 @@ class CxrDataset(BaseDetDataset):
         self._check_classes(names)
         if not coco["images"]:
             raise DatasetError(f"{self.ann_file}: holds no image; prepare the data with another --val-ratio or source.")
+        if self.sample is not None:
+            coco = sample_images(coco, self.sample)
         self._check_files(coco["images"])
         label_of = {category["id"]: label for label, category in enumerate(coco["categories"])}
         instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}

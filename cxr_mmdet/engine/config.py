@@ -30,6 +30,7 @@ _KNOWN_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"
     "find_unused_parameters",
     "log_level",
     "sync_bn",
+    "val_share",
 }
 """Top-level keys that mean something: what the Runner takes or looks up."""
 
@@ -46,6 +47,11 @@ _VARIABLES = {
 
 _DATA_PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("val_evaluator", "test_evaluator")
+
+_COST_OF_TRAINING = 2
+"""Images that can be validated in the time in which one is trained on, at least: see docs/recipes.md."""
+_LEAST_VALIDATED = 200
+"""Images of a validation: with fewer, chance chooses the best checkpoint, and fewer validations are better."""
 
 NO_WEIGHTS = "none"
 _RANDOM_START = {"init_cfg": None, "frozen_stages": -1, "norm_eval": False}
@@ -124,6 +130,45 @@ def enable_amp(config: Config) -> None:
         config.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
     else:
         config.optim_wrapper.update(type="CpuAmpOptimWrapper")
+
+
+def limit_validation(config: Config) -> str | None:
+    """Keep validation within ``val_share`` of a training's time, and return a sentence that says so if that took much.
+
+    What it does depends on the numbers of images alone, so that it is the same on every machine and on resuming. First
+    the images of each validation become fewer, then the validations. There is at least one.
+
+    Args:
+        config: checked; ``train_cfg.val_interval`` and the ``sample`` of dataset and metric are set in it. None for
+            ``val_share``, or a ``sample`` of the user's own, leaves everything as it is.
+    """
+    share, loop, loader = (config.get(key) for key in ("val_share", "train_cfg", "val_dataloader"))
+    if share is None or not loader or not loop or not loop.get("max_iters"):
+        return None
+    parts = annotated_parts([loader, config.get("val_evaluator")])
+    if [part["type"] for part in parts] != ["CxrDataset", "CxrMetric"] or any("sample" in part for part in parts):
+        return None
+    images = len(read_coco(Path(parts[0].get("data_root") or "") / parts[0]["ann_file"])["images"])
+    iterations, interval = loop["max_iters"], loop.get("val_interval", 1)
+    affordable = int(share * _COST_OF_TRAINING * iterations * config.train_dataloader.batch_size)
+    wanted = -(-iterations // interval)
+    if wanted * images <= affordable:
+        return None
+    least = min(images, _LEAST_VALIDATED)
+    interval *= -(-wanted // max(1, min(wanted, affordable // least)))
+    validations = -(-iterations // interval)
+    sample = max(least, min(images, affordable // validations))
+    if (validations, sample) == (wanted, images):
+        return None
+    loop["val_interval"] = interval
+    if sample < images:
+        for part in parts:
+            part["sample"] = sample
+    return (
+        f"Validation keeps to {share:.0%} of the time: {counted(validations, 'validation')} in place of {wanted}, on "
+        f"{sample} of {counted(images, 'image')}. tools/test.py scores all; to lift the limit, pass --cfg-options "
+        "val_share=None."
+    )
 
 
 def check_start(config: Config) -> None:

@@ -18,7 +18,13 @@ from cxr_mmdet.evaluation.image_level import image_name, write_p_abnormal
 from cxr_mmdet.evaluation.inputs import EvaluationInputs
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures import boxes
-from cxr_mmdet.structures.coco import detections_from_arrays, read_coco, sort_detections, write_detections
+from cxr_mmdet.structures.coco import (
+    detections_from_arrays,
+    read_coco,
+    sample_images,
+    sort_detections,
+    write_detections,
+)
 from cxr_mmdet.structures.enums import HitCriterion
 
 if TYPE_CHECKING:
@@ -44,16 +50,24 @@ class CxrMetric(BaseMetric):
             written, the latter with intervals and everything that tools/evaluate.py computes. By default nothing is
             written, and only the named scores are computed.
         criterion: rule for hits on the FROC curve: ``iou`` (above 0.4) or ``centre`` (in the box).
+        sample: the number of images that the dataset takes, where these are not all.
     """
 
     default_prefix = "bbox"
 
     def __init__(
-        self, ann_file: str, data_root: str = "", out_dir: str | None = None, criterion: str = "iou", **kwargs: Any
+        self,
+        ann_file: str,
+        data_root: str = "",
+        out_dir: str | None = None,
+        criterion: str = "iou",
+        sample: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.ann_path = Path(data_root) / ann_file
-        self.ground_truth = read_coco(self.ann_path)
+        truth = read_coco(self.ann_path)
+        self.ground_truth = truth if sample is None else sample_images(truth, sample)
         self.out_dir = out_dir
         self.criterion = HitCriterion(criterion)
         self.evaluation: EvaluationResult | None = None

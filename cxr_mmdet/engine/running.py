@@ -23,7 +23,13 @@ from mmengine.runner import Runner
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
 from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training, check_types
-from cxr_mmdet.engine.config import annotated_parts, check_annotation_files, check_class_counts, check_start
+from cxr_mmdet.engine.config import (
+    annotated_parts,
+    check_annotation_files,
+    check_class_counts,
+    check_start,
+    limit_validation,
+)
 from cxr_mmdet.engine.hooks import CurvesHook
 from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.phantom_start import resolve_start
@@ -237,6 +243,7 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     check_annotation_files(config)
     check_numbers(config)
     check_types(config)
+    note = limit_validation(config)
     config.launcher = launcher
     _make_work_dir(Path(config.work_dir))
     for evaluator in annotated_parts([config.val_evaluator, config.test_evaluator]) if launcher != "none" else ():
@@ -248,7 +255,7 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
     if launcher != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config, launcher)
     try:
-        return CheckedRunner.from_cfg(config)
+        runner = CheckedRunner.from_cfg(config)
     except ImportError as error:  # mmengine's visualizer back ends import their packages when they are first used
         raise ConfigError(
             f"visualizer.vis_backends: a back end needs a package that is not installed ({error}); install it, or "
@@ -264,6 +271,9 @@ def _build_runner(config: Config, launcher: str) -> CheckedRunner:
                 f"the config's general settings (seed, log level, environment) do not fit: {error}"
             ) from error
         raise
+    if note:
+        runner.logger.info(note)
+    return runner
 
 
 def _make_work_dir(folder: Path) -> None:

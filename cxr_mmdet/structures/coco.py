@@ -70,6 +70,29 @@ def read_coco(path: str | os.PathLike[str], *, strict: bool = True) -> CocoDict:
     return coco
 
 
+def sample_images(coco: CocoDict, count: int) -> CocoDict:
+    """Return the file with ``count`` of its images, always the same ones; images with a box keep their share.
+
+    Args:
+        coco: a checked file.
+        count: number of images, at least 1; all of them where the file holds no more.
+    """
+    with_boxes = {annotation["image_id"] for annotation in findings_of(coco)}
+    images = coco["images"]
+    abnormal, normal = ([i for i in images if (i["id"] in with_boxes) is side] for side in (True, False))
+    shares = {True: min(len(abnormal), max(1, round(count * len(abnormal) / max(1, len(images)))))}
+    shares[False] = count - shares[True]
+    chosen: set[int] = set()
+    for side, part in ((True, abnormal), (False, normal)):
+        order = np.random.default_rng(0).permutation(len(part))[: shares[side]]
+        chosen |= {part[place]["id"] for place in order}
+    return {
+        **coco,
+        "images": [image for image in images if image["id"] in chosen],
+        "annotations": [annotation for annotation in coco["annotations"] if annotation["image_id"] in chosen],
+    }
+
+
 def write_coco(path: str | os.PathLike[str], coco: CocoDict) -> None:
     """Write a COCO file of a prepared folder: same content, same bytes.
 

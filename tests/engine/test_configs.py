@@ -12,11 +12,13 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from cxr_mmdet.datasets import CxrDataset
 from cxr_mmdet.engine import config as configs
+from cxr_mmdet.engine.metrics import CxrMetric
 from cxr_mmdet.engine.mmdet_models import mmdet_model, mmdet_recipe
 from cxr_mmdet.errors import ConfigError, DatasetError, UsageError
 from cxr_mmdet.models.steady_loss import SteadyLoss
-from cxr_mmdet.structures.coco import write_coco
+from cxr_mmdet.structures.coco import sample_images, write_coco
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, MINORITY_LABELS_5
 
 RECIPES = ("retina_14cls", "retina_5cls", "faster_rcnn_14cls", "faster_rcnn_5cls")
@@ -505,3 +507,56 @@ class TestLoadConfig:
     def test_a_recipe_that_mmdet_does_not_have(self):
         with pytest.raises(ConfigError, match=r"mmdet::atss/atss_r5\.py: the installed mmdet has no such config"):
             mmdet_model("atss/atss_r5.py")
+
+
+@pytest.mark.parametrize(
+    ("images", "iterations", "interval", "batch_size", "expected"),
+    [
+        (3000, 2000, 500, 1, (2000, 200)),  # 0.05 * 2 * 2000 = 200 images: one validation
+        (3000, 30_000, 500, 4, (500, 200)),  # 12,000 images in 60 validations
+        (3000, 30_000, 5000, 4, (5000, 2000)),  # ... in 6
+        (3000, 90_000, 1500, 1, (3000, 300)),  # 9,000, so 45 of 200 in place of 60: every second one
+        (50, 500, 100, 4, (200, None)),  # 200: 3 of all in place of 5
+        (50, 7800, 1300, 4, (1300, None)),
+        (300, 20, 4, 1, (20, 200)),  # at least one
+    ],
+)
+def test_validation_takes_a_share_of_the_run(monkeypatch, images, iterations, interval, batch_size, expected):
+    """A run of the 14-class recipe trained on 2,000 images and validated 12,000."""
+    monkeypatch.setattr(configs, "read_coco", lambda path: {"images": [{}] * images})
+    part = {"data_root": "prepared", "ann_file": "val.json"}
+    config = Config(
+        {
+            "val_share": 0.05,
+            "train_cfg": {"max_iters": iterations, "val_interval": interval},
+            "train_dataloader": {"batch_size": batch_size},
+            "val_dataloader": {"dataset": {"type": "CxrDataset", **part}},
+            "val_evaluator": {"type": "CxrMetric", **part},
+        }
+    )
+    note = configs.limit_validation(config)
+    limited = config.train_cfg.val_interval, config.val_evaluator.get("sample")
+    assert limited == expected
+    assert config.val_dataloader.dataset.get("sample") == expected[1]
+    assert (note is None) == (limited == (interval, None))
+    assert configs.limit_validation(Config({**config, "val_share": None})) is None
+
+
+def test_dataset_and_metric_take_the_same_sample(prepared_folder):
+    root = prepared_folder(labels="5")
+    part = {"data_root": str(root), "ann_file": "annotations/val_5.json", "sample": 3}
+    dataset, metric = CxrDataset(**part), CxrMetric(**part)
+    ids = [dataset.get_data_info(place)["img_id"] for place in range(len(dataset))]
+    assert ids == [image["id"] for image in metric.ground_truth["images"]]
+    assert len(ids) == 3
+    assert {annotation["image_id"] for annotation in metric.ground_truth["annotations"]} < set(ids)
+
+
+def test_a_sample_keeps_the_share_of_images_with_a_box():
+    images = [{"id": number} for number in range(1000)]
+    truth = {"images": images, "annotations": [{"image_id": number} for number in range(0, 1000, 4)], "categories": []}
+    for count in (1, 20, 999, 1000, 2000):
+        sample = sample_images(truth, count)
+        assert len(sample["images"]) == min(count, 1000)
+        assert abs(len(sample["annotations"]) - min(count, 1000) / 4) < 1
+        assert sample == sample_images(truth, count)
