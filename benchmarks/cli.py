@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,6 +127,14 @@ def train_step(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per iteration.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed iterations of each model.")] = 6,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="SWITCH,…",
+            help="Compare the recipe with these switches to the recipe, instead of to mmdet. Repeatable.",
+        ),
+    ] = None,
     memory: Memory = False,
     as_json: Json = False,
     cfg_options: CfgOptions = None,
@@ -134,25 +143,20 @@ def train_step(
     with quiet_imports():
         import torch
 
-        from benchmarks.train_step import benchmark_train_step
+        from benchmarks.train_step import PLAIN, benchmark_switches, benchmark_train_step
         from cxr_mmdet.engine.config import load_config
 
     torch.set_num_threads(threads)
     comparisons = []
+    sizes: dict[str, Any] = {"size": size, "batch_size": batch_size, "rounds": rounds, "memory": memory}
     for name in configs or ("retina_5cls", "faster_rcnn_5cls"):
-        loaded = load_config(name, load_from="none", cfg_options=cfg_options or [])
+        load = partial(load_config, name, load_from="none", cfg_options=cfg_options or [])
         with progress_bar(name) as report:
-            comparisons.append(
-                benchmark_train_step(
-                    loaded,
-                    Path(name).stem,
-                    size=size,
-                    batch_size=batch_size,
-                    rounds=rounds,
-                    memory=memory,
-                    progress=report,
-                )
-            )
+            if with_:
+                switched = {PLAIN: load()} | {f"with {each}": load(switches=[each]) for each in with_}
+                comparisons.append(benchmark_switches(switched, Path(name).stem, progress=report, **sizes))
+            else:
+                comparisons.append(benchmark_train_step(load(), Path(name).stem, progress=report, **sizes))
     _print(comparisons, as_json)
 
 

@@ -21,11 +21,12 @@ from mmengine.structures import InstanceData
 from benchmarks.harness import Alternative, Comparison, compare
 from benchmarks.stock import OURS, STOCK, stock_model
 from cxr_mmdet.engine.config import class_names
+from cxr_mmdet.engine.hooks import ChannelsLastHook, CompileHook
 from cxr_mmdet.errors import ConfigError
 from cxr_mmdet.models.steady_loss import SteadyLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmdet.models.detectors.base import BaseDetector
     from mmengine.config import Config
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Progress
 
+PLAIN = "the recipe"
 _BOXES_A_PICTURE = 5
 _SEED = 0
 
@@ -52,6 +54,9 @@ class Trainer:
         self.model = model.train()
         self.optim_wrapper = build_optim_wrapper(model, optim_wrapper)
         self.hooks = hooks
+        for hook in hooks:
+            if isinstance(hook, (ChannelsLastHook, CompileHook)):
+                hook.before_train(SimpleNamespace(model=self.model))
         self._message_hub = MessageHub("train-step")
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
@@ -127,6 +132,41 @@ def benchmark_train_step(
         item="iteration",
         items_per_round=1,
         rounds=rounds,
+        clock="wall_s" if torch.cuda.is_available() else "cpu_s",
+        memory=memory,
+        progress=progress,
+    )
+
+
+def benchmark_switches(
+    configs: Mapping[str, Config],
+    name: str,
+    *,
+    size: int = 384,
+    batch_size: int = 1,
+    rounds: int = 6,
+    memory: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time training iterations of a recipe with switches against the recipe as it is, the first of ``configs``.
+
+    Arguments are those of :func:`benchmark_train_step`.
+    """
+    classes = len(class_names(next(iter(configs.values()))))
+    batches = [make_batch(turn, batch_size, size, classes) for turn in range(rounds)]
+
+    def alternative(title: str, config: Config) -> Alternative:
+        hooks = [HOOKS.build(hook) for hook in config.custom_hooks]
+        trainer = Trainer(_build_models(config)[1], config.optim_wrapper, hooks)
+        return Alternative(title, lambda turn: trainer.step(turn, batches[turn]))
+
+    return compare(
+        f"Training iteration of {name}, {batch_size} x {size} px",
+        [alternative(title, config) for title, config in configs.items()],
+        item="iteration",
+        items_per_round=1,
+        rounds=rounds,
+        warm_up=2,
         clock="wall_s" if torch.cuda.is_available() else "cpu_s",
         memory=memory,
         progress=progress,

@@ -8,7 +8,7 @@ back.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,8 +18,9 @@ from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS, Registry
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
-from mmengine.registry import Registry
 from mmengine.structures import InstanceData
 
 from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
@@ -29,6 +30,9 @@ from cxr_mmdet.datasets.votes import CORNERS_KEY, SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.structures import boxes
 from cxr_mmdet.structures.coverage import COVERAGE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Results = dict[str, Any]
 
@@ -112,6 +116,18 @@ class GreyToThreeChannels(BaseTransform):
         plane = _one_plane(results["img"])
         results["img"] = np.broadcast_to(plane[:, :, None], (*plane.shape, 3))
         return results
+
+
+@FUNCTIONS.register_module()
+def collate_planes(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return mmengine's batch of lists, a grey image as the one plane (1, H, W) that memory holds of it.
+
+    torch cannot pin three planes that are one ("more than one element of the written-to tensor refers to a single
+    memory location"); ``GreyDetDataPreprocessor`` takes either.
+    """
+    batch: dict[str, Any] = pseudo_collate(samples)
+    batch["inputs"] = [image[:1] if image.stride(0) == 0 else image for image in batch["inputs"]]
+    return batch
 
 
 class RadiographSample(DetDataSample):

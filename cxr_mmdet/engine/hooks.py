@@ -13,6 +13,7 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -20,6 +21,8 @@ from cxr_mmdet.engine.curves import draw_curves
 from cxr_mmdet.models.steady_loss import SteadyLoss
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmengine.runner import Runner
 
 _LARGE_PRIME = 1_000_003
@@ -81,6 +84,27 @@ class ChannelsLastHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Change the layout."""
         runner.model.to(memory_format=torch.channels_last)
+
+
+@HOOKS.register_module()
+class CompileHook(Hook):
+    """Compile parts of the detector by ``torch.compile``, for inputs of any size; weights keep their names.
+
+    Heads and losses stay as they are: their work depends on the boxes, which a compiler answers by compiling again.
+
+    Args:
+        parts: of the model.
+    """
+
+    def __init__(self, parts: Sequence[str] = ("backbone", "neck")) -> None:
+        self.parts = parts
+
+    def before_train(self, runner: Runner) -> None:
+        """Compile them; the work is done when they are first called."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for part in self.parts:
+            if hasattr(model, part):
+                getattr(model, part).compile(dynamic=True)
 
 
 @HOOKS.register_module()

@@ -19,12 +19,16 @@ class _OnePlanePreprocessor(ImgDataPreprocessor):
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         inputs = data["inputs"]
-        if not (self._enable_normalize and isinstance(inputs, (list, tuple)) and all(map(is_grey, inputs))):
+        if not (self._enable_normalize and isinstance(inputs, (list, tuple)) and all(map(self._is_plane, inputs))):
             return super().forward(data, training)
         data = self.cast_data({**data, "inputs": [picture[:1] for picture in inputs]})
         data["inputs"] = self._normalised_batch(data["inputs"])
         data.setdefault("data_samples", None)
         return data
+
+    def _is_plane(self, picture: torch.Tensor) -> bool:
+        """Return whether an image is one plane of a network with three channels, in memory or as it is."""
+        return is_grey(picture) or (picture.dim() == 3 and picture.shape[0] == 1 and len(self.mean) == 3)
 
     def _normalised_batch(self, planes: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return (N, 3, H, W): each plane normalised by each channel's mean and std, padded to the right and bottom."""

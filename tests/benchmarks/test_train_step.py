@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 
 from benchmarks import train_step
 from benchmarks.stock import OURS, STOCK
-from benchmarks.train_step import Trainer, benchmark_train_step, make_batch
+from benchmarks.train_step import PLAIN, Trainer, benchmark_switches, benchmark_train_step, make_batch
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.hooks import IterationSeedHook
 from cxr_mmdet.errors import ConfigError
@@ -75,6 +75,12 @@ def test_the_comparison(config):
     assert comparison.title == "Training iteration of retina_phantom, 2 x 64 px"
     assert [(entry.name, len(entry.wall_s)) for entry in comparison.timings] == [(STOCK, 2), (OURS, 2)]
     assert comparison.clock == ("wall_s" if torch.cuda.is_available() else "cpu_s")
+
+
+def test_switches_are_compared_with_the_recipe(config):
+    switched = load_config("retina_phantom", load_from="none", switches=["channels_last", "fused_optimizer"])
+    comparison = benchmark_switches({PLAIN: config, "both": switched}, "x", size=SIZE, batch_size=2, rounds=1)
+    assert [entry.name for entry in comparison.timings] == [PLAIN, "both"]
 
 
 def test_unequal_models_are_not_compared(config, monkeypatch):
