@@ -265,7 +265,8 @@ def _annotation_entries(
     kept = kept.sort_values(["image", "category", *XYXY_COLUMNS], kind="stable")
     sizes_whwh = np.array([(image.width, image.height) * 2 for image in images]).reshape(-1, 4)
     clipped = np.clip(kept[XYXY_COLUMNS].to_numpy(np.float64), 0, sizes_whwh[kept["image"].to_numpy(np.int64)])
-    scores = [{"score": round(value, DECIMALS)} for value in kept.get("confidence", ())] or [{}] * len(kept)
+    likely = np.maximum(np.round(kept.get("confidence", pd.Series(dtype=float)), DECIMALS), 10.0**-DECIMALS)
+    scores = [{"score": value} for value in likely.tolist()] or [{}] * len(kept)
     spreads = [
         {} if spread is None else {"corner_spread": np.round(spread, DECIMALS).tolist()}
         for spread in kept.get("corner_spread", [None] * len(kept))

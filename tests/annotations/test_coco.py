@@ -122,6 +122,12 @@ def test_a_box_over_the_whole_image_stays_valid_after_rounding():
         check_coco(coco)
 
 
+def test_a_box_that_nobody_believes_in_keeps_a_score_above_0():
+    found = boxes(("a", LABELS[0], 0, 0, 9, 9, 1), ("a", LABELS[0], 20, 0, 29, 9, 1)).assign(confidence=[1e-9, 0.12345])
+    coco = build_coco([image("a")], found, LABELS)
+    assert [each["score"] for each in coco["annotations"]] == [0.0001, 0.1234]
+
+
 BROKEN = [
     (lambda c: c.pop("images"), "no list of images"),
     (lambda c: c.update(annotations={}), "no list of annotations"),

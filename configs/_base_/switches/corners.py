@@ -1,4 +1,4 @@
-# The switch `readers`, and boxes whose sides the readers disagree on count less in the regression loss.
+# The switch `readers`, and boxes with uncertain sides weigh less in the regression loss.
 #
 # Needs a folder built with --fusion readers, whose COCO files state the `corner_spread` of each box. Not on by default:
 # see "Training on what readers agree on" in docs/benchmarks.md for what it changed.
