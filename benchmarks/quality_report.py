@@ -239,10 +239,14 @@ def draw_quality(runs: Trained, path: Path) -> None:
     axes = figure.subplots()
     for place, (name, own) in enumerate(runs.items()):
         curves = [np.array([(0.0, 0.0), *run.curve]) for run, _ in own]
-        for curve in curves:
+        for curve in curves if len(curves[0]) > 2 else ():
             axes.plot(curve[:, 0] / 60, curve[:, 1], color=f"C{place}", linewidth=0.7, alpha=0.35)
         mean = np.mean(curves, axis=0) if len({len(curve) for curve in curves}) == 1 else curves[0]
-        axes.plot(mean[:, 0] / 60, mean[:, 1], color=f"C{place}", label=name, marker="o", markersize=3.5)
+        # Of a contestant that is validated once, at the end, nothing is known of the way there.
+        line = "none" if len(mean) == 2 else "-"
+        axes.plot(
+            mean[:, 0] / 60, mean[:, 1], color=f"C{place}", label=name, linestyle=line, marker="o", markersize=3.5
+        )
     axes.set(xlabel="minutes of processor time", ylabel="mAP@[.5:.95]", title="Validation while training")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
