@@ -144,11 +144,12 @@ def add_footer(picture: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.u
     fitting = [place for place, needed in enumerate(widths) if needed <= width]
     place = fitting[0] if fitting else -1
     cap, lines = choices[place]
-    strip = np.zeros((2 * cap * len(lines), max(width, widths[place]), 3), np.uint8)
+    drawn = np.zeros((height + 2 * cap * len(lines), max(width, widths[place]), 3), np.uint8)
+    drawn[:height, :width] = picture
     for number, line in enumerate(lines):
-        origin = (cap, 2 * cap * number + cap + (cap + 1) // 2)
-        cv2.putText(strip, line, origin, FONT, cap / HERSHEY_CAP_HEIGHT, WHITE, _stroke(cap), cv2.LINE_AA)
-    return np.concatenate([np.pad(picture, ((0, 0), (0, strip.shape[1] - width), (0, 0))), strip])
+        origin = (cap, height + 2 * cap * number + cap + (cap + 1) // 2)
+        cv2.putText(drawn, line, origin, FONT, cap / HERSHEY_CAP_HEIGHT, WHITE, _stroke(cap), cv2.LINE_AA)
+    return drawn
 
 
 def _resize(pixels: NDArray[np.uint8], long_edge: int | None) -> tuple[NDArray[np.uint8], tuple[float, float]]:

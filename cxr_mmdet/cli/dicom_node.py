@@ -435,6 +435,7 @@ def _warn_if_open(options: NodeOptions) -> None:
 
 
 def _run_until_signalled(node: DicomNode, options: NodeOptions, server: StatusServer | None) -> None:
+    import gc
     import logging
     import signal
     import threading
@@ -442,6 +443,8 @@ def _run_until_signalled(node: DicomNode, options: NodeOptions, server: StatusSe
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    # pynetdicom collects garbage every half minute, which would go through all modules and the model each time.
+    gc.freeze()
     node.start()
     if server is not None:
         node.report_on(server)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from typing import TYPE_CHECKING
 
 import cv2
@@ -45,10 +45,9 @@ def build_secondary_capture(
     form = "x".join(str(side) for side in picture.shape)
     if jpeg_quality is not None:
         form += f" JPEG {jpeg_quality}"
-    digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
+    digest = f"{zlib.crc32(np.ascontiguousarray(picture).data):08x}"  # of few drawings; nobody gains by equal ones
     uid = derived_uid("SC", LAYOUT, origin.sop_instance_uid, fingerprint(findings), form, digest)
     picture = add_footer(picture, [NOTICE, _short(findings.model_id), created.strftime("%Y-%m-%d")])
-    pixels = picture.tobytes()
     capture = Dataset()
     capture.file_meta = FileMetaDataset()
     capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -69,7 +68,7 @@ def build_secondary_capture(
     capture.Laterality = None  # of type 2C: empty where it is not known
     capture.BurnedInAnnotation = "YES"
     if jpeg_quality is None:
-        _add_pixels(capture, picture.shape, pixels)
+        _add_pixels(capture, picture)
     else:
         _add_jpeg(capture, picture, jpeg_quality)
     return capture
@@ -86,14 +85,14 @@ def uncompress_capture(capture: Dataset) -> None:
     if capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
         frame = np.frombuffer(get_frame(capture.PixelData, 0, number_of_frames=1), np.uint8)
         picture = cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        _add_pixels(capture, picture.shape, picture.tobytes())
+        _add_pixels(capture, picture)
 
 
-def _add_pixels(capture: Dataset, shape: tuple[int, ...], pixels: bytes) -> None:
-    _describe_pixels(capture, shape)
+def _add_pixels(capture: Dataset, picture: NDArray[np.uint8]) -> None:
+    _describe_pixels(capture, picture.shape)
     capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     capture.PhotometricInterpretation = "RGB"
-    capture.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    capture.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)
     capture["PixelData"].VR = "OB"
     capture["PixelData"].is_undefined_length = False
 

@@ -117,11 +117,13 @@ class _Connection:
 class _BoundedSocket(AssociationSocket):
     """A socket that reads whole PDUs within the limits."""
 
-    def __init__(self, assoc: Association, connection: _Connection, limits: ConnectionLimits, request: bytes) -> None:
+    def __init__(
+        self, assoc: Association, connection: _Connection, limits: ConnectionLimits, request: bytearray
+    ) -> None:
         super().__init__(assoc, client_socket=connection.socket)
         self._connection = connection
         self._limits = limits
-        self._ahead = request
+        self._ahead = memoryview(request)
         self._unanswered_bytes = 0
         self._message_end = math.inf
 
@@ -135,12 +137,12 @@ class _BoundedSocket(AssociationSocket):
         # Messages that nobody asked for are left in the network instead of being piled up here.
         return self.assoc.dimse.msg_queue.empty() and super().ready
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Return the next bytes of the PDU: pynetdicom asks for its header, then for the rest."""
+    def recv(self, nr_bytes: int) -> Any:
+        """Return the next bytes of the PDU, which pynetdicom copies: it asks for the header, then for the rest."""
         if nr_bytes and not self._ahead:
-            self._ahead = self._read_pdu()
+            self._ahead = memoryview(self._read_pdu())
         piece, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
-        return bytearray(piece)
+        return piece
 
     def send(self, bytestream: bytes) -> None:
         """Send a PDU."""
@@ -153,7 +155,7 @@ class _BoundedSocket(AssociationSocket):
         super().close()
         self._connection.socket.close()
 
-    def _read_pdu(self) -> bytes:
+    def _read_pdu(self) -> bytearray:
         # Some senders count the header, and that of the fragment, out of what they may send.
         longest = {P_DATA: (self.assoc.acceptor.maximum_length or 0) + 2 * HEADER_BYTES}
         longest |= dict.fromkeys((RELEASE_RQ, RELEASE_RP, ABORT), 4)
@@ -170,10 +172,10 @@ class _BoundedSocket(AssociationSocket):
         # Nothing read is a connection that ended; errors would come with a traceback each into pynetdicom's log.
         except PduError as error:
             self._connection.refuse(error)
-            return b""
+            return bytearray()
         except OSError as error:
             log.debug("a connection of %s ended within a PDU: %s", self._connection.host, error)
-            return b""
+            return bytearray()
         return pdu
 
 
@@ -186,7 +188,7 @@ class _Handler(RequestHandler):
         """Find the connection that the server has admitted."""
         self._connection = self.server.connection(self.client_address)
         self.request = self._connection.socket  # wrapped for TLS, which leaves the accepted one empty
-        self._association_request = b""
+        self._association_request = bytearray()
 
     def handle(self) -> None:
         """Start the association once the peer has asked for one."""
@@ -324,7 +326,7 @@ class NodeServer(ThreadedAssociationServer):
             del self._connections[peer]
 
 
-def read_pdu(sock: socket.socket, longest: Mapping[int, int]) -> bytes:
+def read_pdu(sock: socket.socket, longest: Mapping[int, int]) -> bytearray:
     """Return a PDU with its header; nothing if the peer has closed the connection before it.
 
     Args:
@@ -335,31 +337,29 @@ def read_pdu(sock: socket.socket, longest: Mapping[int, int]) -> bytes:
         PduError: another type, or a length beyond that; nothing but the header has been read.
         ConnectionError: the connection ended within the PDU.
     """
-    header = _receive(sock, HEADER_BYTES)
-    if not header:
-        return b""
-    kind, length = struct.unpack(">BxL", header.ljust(HEADER_BYTES, b"\0"))
+    header = bytearray(HEADER_BYTES)
+    if not _receive(sock, memoryview(header)):
+        return bytearray()
+    kind, length = struct.unpack(">BxL", header)
     if kind not in longest:
         raise PduError(f"a PDU of type 0x{kind:02X}, which cannot come here")
     if length > longest[kind]:
         raise PduError(f"a header that claims {length} bytes; at most {longest[kind]} may follow it")
-    body = _receive(sock, length)
-    if len(header) + len(body) < HEADER_BYTES + length:
+    pdu = header + bytes(length)
+    if _receive(sock, memoryview(pdu)[HEADER_BYTES:]) < length:
         raise ConnectionError("the connection ended within a PDU")
-    return header + body
+    return pdu
 
 
-def _receive(sock: socket.socket, count: int) -> bytes:
-    content = bytearray()
-    while len(content) < count:
-        piece = sock.recv(min(count - len(content), 1 << 16))
-        if not piece:
-            break
-        content += piece
-    return bytes(content)
+def _receive(sock: socket.socket, target: memoryview) -> int:
+    """Fill ``target`` and return the number of bytes in it, fewer where the connection ended."""
+    count = 0
+    while count < len(target) and (received := sock.recv_into(target[count:])):
+        count += received
+    return count
 
 
-def _check_request(pdu: bytes) -> None:
+def _check_request(pdu: bytearray) -> None:
     """Make sure that pynetdicom can read the request: on one that it cannot read it waits for another.
 
     Raises:
@@ -367,7 +367,7 @@ def _check_request(pdu: bytes) -> None:
     """
     request = A_ASSOCIATE_RQ()
     try:
-        request.decode(pdu)
+        request.decode(bytes(pdu))
         request.to_primitive()
     # The decoder raises whatever the bytes of a stranger make it raise.
     except Exception as error:
