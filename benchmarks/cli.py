@@ -329,7 +329,7 @@ def redraw(
 def node(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each.")] = 5,
-    pictures: Annotated[int, typer.Option(min=1, help="Different radiographs; a round takes each once.")] = 8,
+    pictures: Annotated[int, typer.Option(min=1, help="Radiographs per round.")] = 24,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
     streams: Annotated[int, typer.Option(min=1, help="Of the node, as dicom_node takes it.")] = DEFAULT_STREAMS,
@@ -345,7 +345,7 @@ def node(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the DICOM node, from C-STORE to the archived report, with bare prediction; both in this process."""
+    """Compare prediction of a folder and the DICOM node, from C-STORE to the archived report, with bare prediction."""
     with quiet_imports():
         from benchmarks.node import benchmark_node
         from cxr_mmdet.inference.predictor import Predictor

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NODE_TITLE, PEER_TITLE = "CXR", "PEER"
 RESULTS = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit]
-PATIENCE_S = 300
+PATIENCE_S = 120
 """Seconds without an arrival after which the node counts as stuck."""
 
 
@@ -44,17 +44,18 @@ class DicomPeer:
     port: int
     _orders: Connection
 
-    def send(self, node_port: int, *, wait: bool) -> None:
-        """Send every radiograph as a new one to the node at this port of this machine.
+    def send(self, node_port: int, count: int, *, wait: bool) -> None:
+        """Send the first radiographs as new ones to the node at this port of this machine.
 
         Args:
             node_port: the node's.
+            count: number of radiographs.
             wait: whether to return only when a report and a capture of each have come back.
 
         Raises:
             CxrError: a radiograph was refused, or results stayed away.
         """
-        self._orders.send((node_port, wait))
+        self._orders.send((node_port, count, wait))
         problem = self._orders.recv()
         if problem:
             raise CxrError(problem)
@@ -114,10 +115,10 @@ def _serve(orders: Connection, paths: Sequence[str]) -> None:
     orders.send(int(server.server_address[1]))
     try:
         while True:
-            port, wait = orders.recv()
-            problem = _send_all(datasets, port)
+            port, count, wait = orders.recv()
+            problem = _send_all(datasets[:count], port)
             if wait and not problem:
-                problem = arrivals.wait_for(len(RESULTS) * len(datasets))
+                problem = arrivals.wait_for(len(RESULTS) * count)
             orders.send(problem)
     except EOFError:
         server.shutdown()

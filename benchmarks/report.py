@@ -20,26 +20,28 @@ _MEGABYTE = 1e6
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return one row an alternative: milliseconds of an item, items a second per core, times as fast as the first.
+    """Return one row per alternative: milliseconds of an item, items per second, times as fast as the first.
 
-    Compared by the clock, it is items a second: the work of other processes, or of a GPU, is no processor time of ours.
+    Compared by processor time, the rate is per core. Compared by the clock, the work of other processes or of a GPU
+    counts too, and a further column states the processor time of this process as a multiple of the first's.
     """
     timings = comparison.timings
     table = _table(f"{comparison.title}: ms per {comparison.item}, {len(timings[0].wall_s)} rounds")
     with_memory = any(entry.peak_bytes is not None for entry in timings)
     by_clock = comparison.clock == "wall_s"
     rate = f"{comparison.item}s/s" if by_clock else f"{comparison.item}s/s/core"
-    for header in ("clock", *["CPU"] * (not by_clock), rate, "speed", "quartiles", *["peak MB"] * with_memory):
+    for header in ("clock", "CPU", rate, "speed", "quartiles", *["CPU ratio"] * by_clock, *["peak MB"] * with_memory):
         table.add_column(header, justify="right", no_wrap=True)
     for entry in timings:
         wall, cpu, speed_up = Spread.of(entry.wall_s), Spread.of(entry.cpu_s), comparison.speed_up(entry)
         table.add_row(
             entry.name,
             _milliseconds(wall.median),
-            *[_milliseconds(cpu.median)] * (not by_clock),
+            _milliseconds(cpu.median),
             f"{1 / (wall if by_clock else cpu).median:.3g}",
             f"{_ratio(speed_up.median)}x",
             f"{_ratio(speed_up.low)}-{_ratio(speed_up.high)}",
+            *[_ratio(1 / comparison.speed_up(entry, "cpu_s").median)] * by_clock,
             *[_megabytes(entry.peak_bytes)] * with_memory,
         )
     return table

@@ -10,7 +10,19 @@ from typer.testing import CliRunner
 
 from benchmarks.cli import app
 from benchmarks.dicom_peer import run_peer
-from benchmarks.node import BARE, DESCRIBE, KEEP, NODE, NODE_DOWN, PREDICT, RECEIVE, SEND, _write_phantoms
+from benchmarks.node import (
+    BARE,
+    DESCRIBE,
+    FOLDER,
+    KEEP,
+    NETWORK,
+    NODE,
+    NODE_DOWN,
+    PREDICT,
+    RECEIVE,
+    SEND,
+    _write_phantoms,
+)
 from cxr_mmdet.errors import CxrError
 
 
@@ -19,7 +31,7 @@ def test_node_and_steps_as_json():
     result = CliRunner().invoke(app, ["node", str(bundle_of("retina", "onnx")), *options, "--json"])
     assert result.exit_code == 0, result.output
     throughput, steps = json.loads(result.stdout)["comparisons"]
-    assert [entry["name"] for entry in throughput["alternatives"]] == [BARE, NODE, NODE_DOWN]
+    assert [entry["name"] for entry in throughput["alternatives"]] == [BARE, NETWORK, FOLDER, NODE, NODE_DOWN]
     assert [entry["name"] for entry in steps["alternatives"]] == [PREDICT, RECEIVE, DESCRIBE, KEEP, SEND]
     assert all(len(entry["wall_s"]) == 2 for entry in throughput["alternatives"] + steps["alternatives"])
     seconds = {entry["name"]: entry["median_wall_s"] for entry in throughput["alternatives"] + steps["alternatives"]}
@@ -49,4 +61,4 @@ def test_the_best_findings_of_each_whatever_their_score():
 
 def test_no_node_is_an_error(tmp_path):
     with run_peer(_write_phantoms(tmp_path / "phantoms", 1, 96)) as peer, pytest.raises(CxrError, match="association"):
-        peer.send(9, wait=True)  # nothing listens at the port of the discard service
+        peer.send(9, 1, wait=True)  # nothing listens at the port of the discard service
