@@ -8,7 +8,8 @@ import io
 import sys
 from collections import Counter, deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,6 +30,20 @@ CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """The disk is full, the user's share of it is, a file would be too large for it, or it is read-only."""
 
 CFG_OPTIONS = "--cfg-options"
+
+DicomwebCredentials = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="File with one line for DICOMweb, NAME:PASSWORD or Bearer TOKEN; or env:VARIABLE that holds it.",
+    ),
+]
+DicomwebCa = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="CA (PEM) that must have signed the certificates of DICOMweb services."
+    ),
+]
 
 
 class _WithPlainFlags:

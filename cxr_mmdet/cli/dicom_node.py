@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr_mmdet.cli.app import CxrGroup, CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import CxrGroup, CxrTyper, DicomwebCa, DicomwebCredentials, quiet_imports, stdout
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS
 
 if TYPE_CHECKING:
@@ -143,17 +143,8 @@ def run(
         list[str] | None,
         typer.Option(metavar="URL", help="DICOMweb service whose new radiographs are fetched. Repeatable."),
     ] = None,
-    credentials: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="File with one line for DICOMweb, NAME:PASSWORD or Bearer TOKEN; or env:VARIABLE that holds it.",
-        ),
-    ] = None,
-    dicomweb_ca: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="CA that signed the certificates of DICOMweb services."),
-    ] = None,
+    credentials: DicomwebCredentials = None,
+    dicomweb_ca: DicomwebCa = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).", show_default="cpu"),
@@ -422,15 +413,15 @@ def _absolute(path: str | Path | None) -> str | None:
 
 def _warn_if_open(options: NodeOptions) -> None:
     import ipaddress
+    import logging
 
     try:
         is_local = ipaddress.ip_address(options.host).is_loopback
     except ValueError:
         is_local = options.host == "localhost"
     if not is_local and not (options.networks or options.calling_ae_titles):
-        stderr.print(
-            "warning: anyone who reaches this address may send; restrict senders with --allow-host and --allow-ae.",
-            style="yellow",
+        logging.getLogger("cxr_mmdet.node").warning(
+            "anyone who reaches this address may send; restrict senders by allow_host and allow_ae"
         )
 
 

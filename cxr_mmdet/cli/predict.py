@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr_mmdet.cli.app import CxrCommand, CxrTyper, progress_bar, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import (
+    CxrCommand,
+    CxrTyper,
+    DicomwebCa,
+    DicomwebCredentials,
+    progress_bar,
+    quiet_imports,
+    stderr,
+    stdout,
+)
 from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS, DetectionFusion
 
@@ -131,22 +140,8 @@ def predict(
             "--store", help="Also write structured reports to reports/ and store them in the archive by STOW-RS."
         ),
     ] = False,
-    credentials: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="File with one line for --dicomweb, NAME:PASSWORD or Bearer TOKEN; or env:VARIABLE that holds it.",
-        ),
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(
-            "--dicomweb-ca",
-            exists=True,
-            dir_okay=False,
-            help="CA (PEM) that must have signed the archive's certificate.",
-        ),
-    ] = None,
+    credentials: DicomwebCredentials = None,
+    dicomweb_ca: DicomwebCa = None,
     short_edge: Annotated[
         int | None,
         typer.Option(
@@ -186,12 +181,12 @@ def predict(
     arguments = arguments or []
     models, inputs = (ensemble, arguments) if ensemble else (arguments[:1], arguments[1:])
     process = Process.from_environment()
-    archive = _archive(dicomweb, credentials, ca) if dicomweb else None
+    archive = _archive(dicomweb, credentials, dicomweb_ca) if dicomweb else None
     if archive is not None:
         if study is None or inputs or not models or process.count > 1:
             raise UsageError("--dicomweb takes a model, no files, the --study to predict, and one process.")
         inputs = list(map(str, archive.download(study, series, out / "radiographs")))
-    elif study or series or store or credentials or ca:
+    elif study or series or store or credentials or dicomweb_ca:
         raise UsageError("--study, --series, --store, --credentials and --dicomweb-ca need --dicomweb URL.")
     if not inputs:
         raise UsageError("no radiograph is given; name files, folders, patterns or zip archives after the model.")

@@ -73,7 +73,9 @@ class Thresholds:
                 raise UsageError(f"the {title} is {value:g}, expected a number in 0…1.")
         unknown = [name for name in self.per_class or {} if name not in class_names]
         if unknown:
-            raise UsageError(f"the model has no class {unknown[0]!r}; its classes are {', '.join(class_names)}.")
+            raise UsageError(
+                f"class threshold: the model has no class {unknown[0]!r}; its classes are {', '.join(class_names)}."
+            )
 
     @property
     def lowest(self) -> float | None:

@@ -50,6 +50,11 @@ def _url(text: str) -> str:
     return text
 
 
+def _known(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    parse_networks(hosts)
+    return hosts
+
+
 FilePath = Annotated[Path, AfterValidator(_in_folder)]
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -75,7 +80,7 @@ class Listen(_Table):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
     allow_ae: tuple[AeTitle, ...] = ()
-    allow_host: tuple[str, ...] = ()
+    allow_host: Annotated[tuple[str, ...], AfterValidator(_known)] = ()
 
 
 class Tls(_Table):
@@ -226,7 +231,7 @@ class NodeConfig(_Table):
         """Return how to listen; host names that may connect are looked up.
 
         Raises:
-            UsageError: a name that nobody knows, or certificates that cannot be used.
+            UsageError: certificates that cannot be used.
         """
         listen = self.listen
         return NodeOptions(

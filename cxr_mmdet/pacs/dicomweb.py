@@ -241,8 +241,9 @@ class Archive:
             except Exception:
                 answer = Dataset()
             _refuse_failures(self.url, answer)
+        has_credentials = response.request is not None and "Authorization" in response.request.headers
         remedies = {
-            401: "; it wants other credentials",
+            401: "; it wants other credentials" if has_credentials else "; it wants credentials, and none were given",
             403: "; these credentials may not do that",
             404: "; check the address of the service and the UIDs",
         }

@@ -143,7 +143,7 @@ class DicomNode:
         except OSError as error:
             self._store.close()
             raise UsageError(
-                f"cannot listen at {options.host}:{options.port} ({error.strerror}); give another --host or --port."
+                f"cannot listen at {options.host}:{options.port} ({error.strerror}); give another host or port."
             ) from None
         self._server = server
         self._listening = threading.Thread(target=server.serve_forever, args=(POLL_S,), name="listen", daemon=True)
@@ -263,7 +263,7 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
     """Return the networks that addresses, networks and host names stand for.
 
     Raises:
-        UsageError: a name that nobody knows.
+        ValueError: a name that nobody knows; the message says what is expected.
     """
     networks: list[Network] = []
     for text in texts:
@@ -291,9 +291,7 @@ def _addresses(host: str) -> list[str]:
     try:
         return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None)})
     except OSError:
-        raise UsageError(
-            f"--allow-host {host}: is neither an address, nor a network such as 10.0.0.0/8, nor a known name."
-        ) from None
+        raise ValueError("addresses, networks such as 10.0.0.0/8, or host names that are known") from None
 
 
 def _is_in(address: str | None, networks: Sequence[Network]) -> bool:

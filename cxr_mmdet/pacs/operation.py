@@ -218,7 +218,9 @@ class StatusServer:
         try:
             self._server = make_server(host.strip("[]"), int(port), self._answer, kind, _Handler)
         except OSError as error:
-            raise UsageError(f"--http {endpoint}: cannot be listened at ({error.strerror}).") from None
+            raise UsageError(
+                f"http, {endpoint}: cannot be listened at ({error.strerror}); give another port."
+            ) from None
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
     @property

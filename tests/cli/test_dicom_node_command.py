@@ -80,7 +80,7 @@ def test_retry(state: Path):
         (["status", "--state", "nowhere"], "nowhere: is not the folder of a DICOM node"),
         (["model", "--destination", "ARCHIVE"], "is not of the form AE@host:port"),
         (["run", "model", *DESTINATION, "--ae", "x" * 17], "--ae: got 'xxxxxxxxxxxxxxxxx', expected an AE title"),
-        (["model", *DESTINATION, "--allow-host", "no such host.invalid"], "nor a known name"),
+        (["model", *DESTINATION, "--allow-host", "no such host.invalid"], "--allow-host: got"),
         (["--port", "0", "model", *DESTINATION, "--allow-ae", ""], "--allow-ae: got '', expected an AE title"),
         (["model", *DESTINATION, "--port", "70000"], "65535"),
         (["model"], "destination is missing; give --destination AE@HOST:PORT"),
@@ -113,6 +113,8 @@ def test_the_model_need_not_follow_run_in_the_grouped_command_either():
 def test_a_warning_where_everybody_may_send(tmp_path: Path):
     result = run(str(tmp_path / "model"), *DESTINATION, "--host", "0.0.0.0")
     assert "anyone who reaches this address may send" in " ".join(result.stderr.split())
+    result = run(str(tmp_path / "model"), *DESTINATION, "--host", "0.0.0.0", "--log-format", "json")
+    assert json.loads(result.stderr.splitlines()[0])["message"].startswith("anyone who reaches")
     result = run(str(tmp_path / "model"), *DESTINATION, "--host", "0.0.0.0", "--allow-ae", "A")
     assert "anyone" not in result.stderr
 
@@ -139,7 +141,10 @@ def test_check_says_whether_a_node_can_start(tmp_path: Path, archive_port: int):
     for line, message in (
         ('state = "taken/state"', f"state: {tmp_path / 'taken'} cannot be written"),
         ('audit = "taken/audit"', f"audit: {tmp_path / 'taken'} cannot be written"),
-        ('listen = { allow_host = ["10.1.2.300"] }', "10.1.2.300: is neither an address"),
+        (
+            'listen = { allow_host = ["10.1.2.300"] }',
+            "wrong.toml: listen.allow_host: got ['10.1.2.300'], expected addresses",
+        ),
     ):
         wrong = tmp_path / "wrong.toml"
         wrong.write_text(f"{line}\n{file.read_text()}")

@@ -180,7 +180,7 @@ def _failed(reason: int) -> bytes:
         ((200, JSON, _stored("1.9")), "does not say whether it stored the Computed Radiography", True, False),
         ((409, JSON, _failed(0x0122)), "failure reason 0x0122", True, False),
         ((409, {}, b""), "status 409", True, False),
-        ((401, {}, b""), "status 401 .*other credentials", True, False),
+        ((401, {}, b""), "status 401 .*; it wants credentials, and none were given", True, False),
         ((429, {}, b""), "status 429", False, False),
         ((500, {}, b"oops"), "status 500", False, True),
         ((503, {}, b""), "status 503", False, True),

@@ -183,7 +183,7 @@ def test_what_cannot_be_written_down_is_not_accepted_and_no_line_is_lost(
 
 
 def test_an_address_or_a_file_that_cannot_be_used(tmp_path: Path, server: StatusServer):
-    with pytest.raises(UsageError, match=f"--http 127.0.0.1:{server.port}: cannot be listened at"):
+    with pytest.raises(UsageError, match=f"http, 127.0.0.1:{server.port}: cannot be listened at"):
         StatusServer(f"127.0.0.1:{server.port}")
     with pytest.raises(UsageError, match="the audit log cannot be written"):
         AuditLog(tmp_path)
