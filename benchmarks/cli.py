@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.predict_cli import predict
 from benchmarks.quality_cli import quality
 from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, progress_bar, quiet_imports, stderr, stdout
 from cxr_mmdet.structures.enums import DEFAULT_STREAMS
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Comparison
     from benchmarks.pipeline import StepTime
-    from benchmarks.predict import PredictionBenchmark
 
 
 def evaluate(
@@ -80,6 +80,7 @@ def benchmark() -> None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print every round as JSON, for programs.")]
+
 
 Memory = Annotated[bool, typer.Option("--memory", help="Measure the peak of resident memory as well; Linux.")]
 
@@ -267,47 +268,6 @@ def codecs(
 
 
 @app.command()
-def predict(
-    configs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CONFIG]…", help="Recipes.", show_default="retina_14cls faster_rcnn_14cls"),
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of each.")] = 10,
-    size: Annotated[int, typer.Option(min=32, help="Sides of the pictures in pixels, before resizing.")] = 1024,
-    pictures: Annotated[int, typer.Option(min=1, help="Different pictures, also for calibration.")] = 4,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads of each.")] = 2,
-    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Quantise as well; takes minutes.")] = True,
-    as_json: Json = False,
-    cfg_options: CfgOptions = None,
-) -> None:
-    """Compare prediction, from file to findings, with stock mmdet's and torchvision's; weights are random."""
-    import tempfile
-
-    with quiet_imports():
-        from benchmarks.predict import benchmark_predict
-        from cxr_mmdet.engine.config import load_config
-
-    results = []
-    for name in configs or ("retina_14cls", "faster_rcnn_14cls"):
-        loaded = load_config(name, load_from="none", cfg_options=cfg_options or [])
-        with tempfile.TemporaryDirectory() as folder, progress_bar(name) as report:
-            results.append(
-                benchmark_predict(
-                    loaded,
-                    Path(name).stem,
-                    Path(folder),
-                    rounds=rounds,
-                    size=size,
-                    pictures=pictures,
-                    threads=threads,
-                    int8=int8,
-                    progress=report,
-                )
-            )
-    _print_predictions(results, as_json)
-
-
-@app.command()
 def redraw(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
     rounds: Annotated[int, typer.Option(min=1, help="Timed redraws of each kind.")] = 20,
@@ -364,23 +324,6 @@ def node(
     _print(comparisons, as_json)
 
 
-def _print_predictions(results: Sequence[PredictionBenchmark], as_json: bool) -> None:
-    import json
-
-    from benchmarks.machine import describe_machine
-    from benchmarks.report import comparison_table, machine_line, prediction_table
-
-    machine = describe_machine()
-    if as_json:
-        document = {"machine": machine, "predictions": [result.to_json() for result in results]}
-        typer.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
-        return
-    for result in results:
-        stdout.print(comparison_table(result.comparison))
-        stdout.print(prediction_table(result))
-    stdout.print(machine_line(machine), highlight=False)
-
-
 def _print(
     comparisons: Sequence[Comparison],
     as_json: bool,
@@ -413,4 +356,5 @@ def _print(
 
 
 app.command()(evaluate)
+app.command()(predict)
 app.command()(quality)

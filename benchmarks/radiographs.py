@@ -104,13 +104,15 @@ def benchmark_radiographs(
         memory: whether to measure each alternative's resident memory as well.
         progress: called with the rounds just done and all of one comparison.
     """
-    stored = [_phantom(case, size_hw) for case in range(pictures)]
+    stored = [phantom_pixels(case, size_hw) for case in range(pictures)]
     with tempfile.TemporaryDirectory() as name, one_opencv_thread():
         folder = Path(name)
         comparisons = []
         paths: list[Path] = []
         for encoding in ENCODINGS:
-            files = [_write(folder / f"{encoding.syntax}-{i}.dcm", each, encoding) for i, each in enumerate(stored)]
+            files = [
+                write_dicom(folder / f"{encoding.syntax}-{i}.dcm", each, encoding) for i, each in enumerate(stored)
+            ]
             comparisons += _compare(encoding, files, rounds=rounds, memory=memory, progress=progress)
             paths += files
         peak = None
@@ -203,14 +205,16 @@ def _prepare(path: Path, folder: Path) -> int | None:
     return peak_bytes()
 
 
-def _phantom(case: int, size_hw: tuple[int, int]) -> NDArray[np.uint16]:
+def phantom_pixels(case: int, size_hw: tuple[int, int]) -> NDArray[np.uint16]:
+    """Return the pixels of a phantom, over the full range of 16 bits."""
     height, width = size_hw
     picture = render_phantom(plan_case(0, case, abnormal_share=1, labels=LABELS_14), size=width).picture
     picture = np.pad(picture, ((0, max(0, height - len(picture))), (0, 0)), mode="reflect")[:height, :width]
     return np.rint(np.clip(picture, 0, 1) * 65535).astype(np.uint16)
 
 
-def _write(path: Path, stored: NDArray[np.uint16], encoding: Encoding) -> Path:
+def write_dicom(path: Path, stored: NDArray[np.uint16], encoding: Encoding) -> Path:
+    """Write a radiograph of 16 bits; return its path."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = encoding.syntax
