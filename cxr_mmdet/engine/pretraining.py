@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ They are no detector for patients.
 | --- | --- |
 | Trained on | {images} synthetic radiographs of the package's phantom ({size} px, seed {seed}, {share:.0f} % with findings); no radiograph of a person, no weights of others |
 | Classes | {classes} |
-| Training | {iterations} iterations of {batch} images from random weights, {minutes} |
+| Training | {iterations} iterations of {batch} images from random weights{minutes} |
 | Switches | {switches} |
 | Measured | {scores}, on phantoms kept apart |
 | File | {{megabytes}} MB, safetensors, kernels in 8 bits with a scale per output channel; SHA-256 {{sha256}} |
@@ -91,10 +91,18 @@ def pretrain(
         progress: called with the number of phantoms just drawn, and of all.
 
     Raises:
-        UsageError: the weights file exists, or another pretraining of the recipe is not finished.
+        UsageError: the weights file exists, another pretraining of the recipe is not finished, or there is no place for
+            the cache.
         ConfigError: the recipe does not exist or cannot be built.
     """
+    load_config(options.recipe, switches=SWITCHES, cfg_options=options.cfg_options)  # before phantoms are drawn
     name = Path(options.recipe).stem
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{cache_folder()}: cannot be made ({error.strerror}); name a folder that can by XDG_CACHE_HOME."
+        ) from None
     out = out or start_folders()[1] / f"{name}.safetensors"
     run = cache_folder() / "pretraining" / name
     if out.exists() and not force:
@@ -104,11 +112,9 @@ def pretrain(
     data = prepare_phantoms(options, jobs=jobs, progress=progress)
     options = _begin(run, options, minutes, data)
     config = _config(options, data, run)
-    started = time.monotonic()
     outcome = train(config, resume=newest_checkpoint(run) is not None)
     assert outcome.last_checkpoint is not None, "a training ends with a checkpoint"
-    minutes_taken = f"{(time.monotonic() - started) / 60:.0f} minutes on one machine"
-    write_start(outcome.last_checkpoint, out, config, _card(options, config, minutes_taken, run))
+    write_start(outcome.last_checkpoint, out, config, _card(options, config, run))
     shutil.rmtree(run)
     return out
 
@@ -127,7 +133,7 @@ def prepare_phantoms(
         images=options.images,
         seed=options.seed,
         size=options.size,
-        abnormal_share=100 * ABNORMAL_SHARE,
+        abnormal_share=ABNORMAL_SHARE,
         anatomy=True,
         readers=1,
         jobs=jobs,
@@ -198,10 +204,15 @@ def _scalars(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _card(options: PretrainingOptions, config: Config, minutes: str, run: Path) -> str:
-    scores: dict[str, Any] = next((line for line in reversed(_scalars(run)) if "bbox/mAP_50" in line), {})
-    command = f"cxr pretrain {options.recipe} --images {options.images} --size {options.size} --seed {options.seed}"
-    overrides = f" --cfg-options {' '.join(options.cfg_options)}" if options.cfg_options else ""
+def _card(options: PretrainingOptions, config: Config, run: Path) -> str:
+    lines = _scalars(run)
+    scores: dict[str, Any] = next((line for line in reversed(lines) if "bbox/mAP_50" in line), {})
+    seconds = [line["time"] for line in lines if "loss" in line]
+    command = ["cxr", "pretrain", options.recipe]
+    for key in ("images", "size", "seed", "iterations"):
+        command += [f"--{key}", str(getattr(options, key))]
+    if options.cfg_options:
+        command += ["--cfg-options", *options.cfg_options]
     return _CARD.format(
         recipe=Path(options.recipe).stem,
         images=f"{options.images:,}",
@@ -211,7 +222,7 @@ def _card(options: PretrainingOptions, config: Config, minutes: str, run: Path) 
         classes=", ".join(class_names(config)),
         iterations=f"{options.iterations:,}",
         batch=config.train_dataloader.batch_size,
-        minutes=minutes,
+        minutes=f", {sum(seconds) / len(seconds) * options.iterations / 60:.0f} min" if seconds else "",
         switches=", ".join(SWITCHES),
         scores=", ".join(
             f"{title} {scores[key]:.3f}"
@@ -219,6 +230,6 @@ def _card(options: PretrainingOptions, config: Config, minutes: str, run: Path) 
             if scores.get(key) is not None
         )
         or "nothing",
-        command=f"{command} --iterations {options.iterations}{overrides}",
+        command=shlex.join(command),
         version=__version__,
     )

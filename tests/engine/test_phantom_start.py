@@ -183,6 +183,21 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
     assert "has no starting weights for the backbone of retina_phantom" in error_of(wide)
 
 
+def test_nothing_is_drawn_for_what_cannot_be_trained(folders, tmp_path, monkeypatch):
+    def message(*arguments):
+        result = CliRunner().invoke(pretrain.app, list(arguments))
+        assert result.exit_code != 0
+        return error_of(result.stderr)
+
+    assert "retina_smal: no such config" in message("retina_smal")
+    assert "pass one of them" in message("--iterations", "3", "--minutes", "1")
+    assert "nothing reads the key no" in message("--cfg-options", "no=1")
+    assert not folders[1].parent.exists()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "cannot be made (Not a directory); name a folder that can by XDG_CACHE_HOME" in message()
+
+
 def test_minutes_become_iterations_by_what_an_iteration_takes(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_seconds_per_iteration", lambda *_: 0.5)
     options = pretraining.PretrainingOptions()
