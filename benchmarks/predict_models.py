@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.models.abnormality_gate import AbnormalityGate
 
-_BOXES = {"rpn": (0.3, 0.0), "gfl": (3.0, 0.0), "atss": (0.3, 0.0), "rtm": (0.3, 1.0), "retina": (0.3, 0.0)}
-"""Deviation and mean of what the last layer for boxes gives, by the prefix of its name: deltas, logits of distances in
-cells for GFL, distances in cells or their logarithms for RTMDet."""
+_BOXES = {
+    **dict.fromkeys(("rpn", "atss", "retina"), (0.3, 0.0)),  # deltas
+    "gfl": (3.0, 0.0),  # logits of distances in cells
+    **dict.fromkeys(("rtm", "vfnet"), (0.3, 1.0)),  # distances in cells, or their logarithms
+}
+"""Deviation and mean of what the last layer for boxes gives, by the prefix of its name."""
 
 _SIDE = 128
 _SEED = 5
@@ -90,9 +93,9 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
     head = model.rpn_head if two_stage else model.bbox_head
     scores, deltas, *_ = head(pyramid)
     kind = next(kind for kind in _BOXES if hasattr(head, f"{kind}_cls"))
-    if kind == "rtm":  # in pixels, and with ``exp_on_reg`` exponentials
+    if kind in ("rtm", "vfnet"):  # distances in pixels; RTMDet-tiny and RTMDet-s take no exponentials
         cells = [level / stride[0] for level, stride in zip(deltas, head.prior_generator.strides, strict=True)]
-        deltas = [level.log() if head.exp_on_reg else level for level in cells]
+        deltas = [level.log() if getattr(head, "exp_on_reg", True) else level for level in cells]
     boxes = _BOXES[kind]
     for part, maps, spread in (("cls", scores, (2.0, -2.5 if two_stage else -6.0)), ("reg", deltas, boxes)):
         last = getattr(head, f"{kind}_{part}")

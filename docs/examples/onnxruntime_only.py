@@ -60,7 +60,7 @@ def decode(coder, boxes, deltas, shown, stride=(1, 1)):
         centres = centres + sides * deltas[:, :2]
         corners = np.concatenate([centres - halves, centres + halves], axis=1)
     else:  # distances to the left, top, right and bottom side, in pixels or in cells
-        deltas = deltas * np.tile(np.float32((1, 1) if coder["in_pixels"] else stride), 2)
+        deltas = deltas * np.tile(np.float32((1, 1) if coder.get("in_pixels") else stride), 2)
         corners = np.concatenate([centres - deltas[:, :2], centres + deltas[:, 2:]], axis=1)
     return np.clip(corners, 0, np.tile(shown[::-1], 2)).astype(np.float32) if coder["clip_border"] else corners
 
@@ -154,14 +154,14 @@ def predict(bundle, picture):
         (y, x), stride = np.divmod(anchor // counts[level], width), maps["strides"][level]
         corners = np.float32(maps["base_anchors"][level])[anchor % counts[level]]
         corners = corners + np.stack([x * stride[0], y * stride[1]] * 2, axis=1).astype(np.float32)
-        moves = deltas[level].reshape(-1, 5 if maps["centerness"] else 4)[anchor]
+        moves = deltas[level].reshape(-1, 5 if maps.get("centerness") else 4)[anchor]
         boxes.append(decode(maps["coder"], corners, moves[:, :4], shown, stride))
         labels.append(np.full(len(label), level) if regions else label)
         best.append(chances[anchor, label])
-        if maps["centerness"]:
+        if maps.get("centerness"):
             best[-1] = best[-1] / (1 + np.exp(-moves[:, 4]))
     boxes, labels, best = map(np.concatenate, (boxes, labels, best))
-    if maps["centerness"]:
+    if maps.get("centerness"):
         kept = best > np.float32(maps["score_threshold"])
         boxes, labels, best = boxes[kept], labels[kept], best[kept]
     if maps["min_size"] >= 0:

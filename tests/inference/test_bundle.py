@@ -162,6 +162,8 @@ def test_a_description_that_is_none(bundle, change, message):
         (["maps", "channels"], 0, "channels is 0"),
         (["maps", "activation"], "relu", "activation is 'relu'"),
         (["maps", "nms_pre"], -2, "nms_pre is -2"),
+        (["maps", "centerness"], 1, "centerness is 1, expected true or false"),
+        (["maps", "centerness"], True, "deltas_0 .* has 12 channels, model.json with its 5 labels describes 15"),
         (["maps", "coder", "stds", 0], 0, "stds is 0"),
         (["maps", "coder", "means", 0], "0", "means is '0'"),
         (["regions", "score_threshold"], 1.5, "score_threshold is 1.5"),
