@@ -71,6 +71,7 @@ def pictures(tmp_path_factory):
         "atss",
         "rtmdet_s",
         "cascade_rcnn",
+        "dino_r50",
     ],
 )
 def test_onnxruntime_alone_gives_our_findings(kind, pictures):

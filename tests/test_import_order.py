@@ -53,6 +53,7 @@ BRIDGES = frozenset(
         "export/export",
         "export/formats",
         "export/graphs",
+        "export/queries",
     }
 )
 """The files of ``inference`` that know torch or mmdet; the others predict with an exported model, without them."""

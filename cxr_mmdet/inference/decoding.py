@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, Regions, Spec
+    from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, Queries, Regions, Spec
 
     Map = NDArray[np.float32]
     DeltasAt = Callable[[Sequence[NDArray[np.int64]]], Sequence[NDArray[np.float32]]]
@@ -66,6 +66,25 @@ def decode_maps(
     if not spec.centerness or score_thresholds is None:
         return candidates
     return candidates[reaches(candidates.scores, score_thresholds[candidates.labels])]
+
+
+def decode_queries(
+    spec: Queries,
+    scores: Sequence[Map],
+    deltas_at: DeltasAt,
+    size_hw: tuple[int, int],
+    score_thresholds: NDArray[np.float32],
+) -> Detections:
+    """Return the best pairs of query and class of one image; arguments as :func:`decode_maps` takes them."""
+    values = sigmoid(scores[0].transpose(1, 2, 0).reshape(-1))
+    best = np.argsort(-values, kind="stable")[: spec.max_per_image]
+    # After the selection, so that the threshold of one class does not make room for another.
+    best = best[reaches(values[best], score_thresholds[best % spec.channels])]
+    indices, labels = np.divmod(best, spec.channels)
+    centres, sides = np.split(deltas_at([indices])[0], 2, axis=1)
+    boxes = np.concatenate([centres - np.float32(0.5) * sides, centres + np.float32(0.5) * sides], axis=1)
+    boxes = boxes * np.array([*size_hw[::-1], *size_hw[::-1]], dtype=np.float32)
+    return Detections(_clip(boxes, size_hw), labels, values[best])
 
 
 def apply_nms(spec: AnchorMaps | Spec, candidates: Detections, nms_iou: float) -> Detections:

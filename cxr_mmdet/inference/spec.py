@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.models.gate_rule import GateRule
 
 if TYPE_CHECKING:
@@ -157,6 +157,11 @@ class AnchorMaps:
         require_flag("centerness", self.centerness)
 
     @property
+    def anchor_counts(self) -> tuple[int, ...]:
+        """Anchors per cell of each level."""
+        return tuple(map(len, self.base_anchors))
+
+    @property
     def values(self) -> int:
         """Numbers per anchor beside its scores."""
         return 4 + self.centerness
@@ -164,6 +169,55 @@ class AnchorMaps:
     def anchors(self, level: int) -> NDArray[np.float32]:
         """Return the (A, 4) anchors around the cell (0, 0)."""
         return np.array(self.base_anchors[level], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Scores and boxes of a transformer's queries (DINO), the best of which are the detections, without NMS.
+
+    They are maps of one level: a query is a cell with one anchor, whose deltas are the centre x and y, the width and
+    the height of its box, in shares of the input.
+
+    Attributes:
+        count: number of queries, which start from as many cells of all levels of the pyramid.
+        strides: per level of the pyramid, width and height of a cell in pixels of the input.
+        channels: scores per query, one per class.
+        max_per_image: maximum detections per image.
+        score_threshold: a detection's score exceeds this one.
+    """
+
+    count: int
+    strides: tuple[tuple[int, int], ...]
+    channels: int
+    max_per_image: int
+    score_threshold: float
+
+    activation: ClassVar[Activation] = "sigmoid"
+    anchor_counts: ClassVar[tuple[int, ...]] = (1,)
+    values: ClassVar[int] = 4
+    min_size: ClassVar[float] = -1.0
+    nms_iou: ClassVar[float] = NO_NMS
+
+    def __post_init__(self) -> None:
+        require_whole("count", self.count, 1, _MANY)
+        for side in (side for level in self.strides for side in level):
+            require_whole("strides", side, 1, _LARGE)
+        require_whole("channels", self.channels, 1, _MANY)
+        _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
+
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Check that inputs of a shape (N, C, H, W) have a cell for each query.
+
+        Raises:
+            CxrError: they have fewer.
+        """
+        height, width = shape[-2:]
+        cells = sum(math.ceil(height / down) * math.ceil(width / across) for across, down in self.strides)
+        if cells < self.count:
+            raise CxrError(
+                f"DINO cannot predict {shape[0]} input(s) of {width} x {height} px ({cells} cells for {self.count} "
+                "queries); give larger radiographs or another --tta-scale."
+            )
 
 
 @dataclass(frozen=True)
@@ -229,16 +283,18 @@ class Regions:
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A one-stage detector, whose ``maps`` give detections, or a two-stage one, whose maps propose ``regions``.
+    """A one-stage detector or transformer, whose ``maps`` give detections, or one whose maps propose ``regions``.
 
     With a ``gate`` the network has one more output: the logit of the picture being abnormal.
     """
 
-    maps: AnchorMaps
+    maps: AnchorMaps | Queries
     regions: Regions | None = None
     gate: GateRule | None = None
 
     def __post_init__(self) -> None:
+        if self.regions is not None and isinstance(self.maps, Queries):
+            raise ValueError("regions follow queries, expected null")
         if self.regions is not None and self.regions.levels > len(self.maps.strides):
             raise ValueError(f"levels is {self.regions.levels}, of {len(self.maps.strides)} in the maps")
 
@@ -262,7 +318,7 @@ class DetectorSpec:
     @property
     def nms_is_adjustable(self) -> bool:
         """Whether an NMS IoU other than the model's own may be set."""
-        return True
+        return isinstance(self.maps, AnchorMaps)
 
     @property
     def max_per_image(self) -> int:
@@ -275,8 +331,12 @@ class DetectorSpec:
         return self.maps.min_size if self.regions is None else -1.0
 
     def resolve_nms_iou(self, asked: float | None) -> float:
-        """Return the NMS IoU that is asked for, or else the model's own."""
-        return self.nms_iou if asked is None else asked
+        """Return the NMS IoU that is asked for, or else the model's own.
+
+        Raises:
+            UsageError: the model has no NMS that another NMS IoU could change.
+        """
+        return _resolve_nms_iou(self, "DINO", asked)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -291,10 +351,12 @@ class DetectorSpec:
             KeyError, TypeError, ValueError: something else.
         """
         maps, regions = dict(value["maps"]), value["regions"]
-        maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
         maps["strides"] = tuple((width, height) for width, height in maps["strides"])
+        is_queries = "count" in maps
+        if not is_queries:
+            maps["base_anchors"] = tuple(tuple(_four(anchor) for anchor in level) for level in maps["base_anchors"])
         return cls(
-            maps=AnchorMaps(**_with_coder(maps)),
+            maps=Queries(**maps) if is_queries else AnchorMaps(**_with_coder(maps)),
             regions=_regions(regions) if regions else None,
             gate=GateRule.from_json(value["gate"]) if "gate" in value else None,
         )
@@ -334,14 +396,18 @@ class WholeDetector:
         Raises:
             UsageError: the model has no NMS that another NMS IoU could change.
         """
-        if asked is None or asked == self.nms_iou:
-            return self.nms_iou
-        if not self.nms_is_adjustable:
-            raise UsageError(f"the NMS IoU cannot be changed: {self.kind} does not use plain NMS; omit --nms-iou.")
-        return asked
+        return _resolve_nms_iou(self, self.kind, asked)
 
 
 Spec = DetectorSpec | WholeDetector
+
+
+def _resolve_nms_iou(spec: Spec, kind: str, asked: float | None) -> float:
+    if asked is None or asked == spec.nms_iou:
+        return spec.nms_iou
+    if not spec.nms_is_adjustable:
+        raise UsageError(f"the NMS IoU cannot be changed: {kind} does not use plain NMS; omit --nms-iou.")
+    return asked
 
 
 def _regions(part: Mapping[str, Any]) -> Regions:

@@ -123,16 +123,16 @@ def predict(bundle, picture):
     """Return boxes (N, 4) in pixels of the picture, labels (N,), scores (N,) and p_abnormal, the best score first."""
     model = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
     maps, regions, depth = model["detector"]["maps"], model["detector"]["regions"], model["box_depth"]
-    assert maps["activation"] == "sigmoid", "the recipes' detectors have no other"
+    assert maps.get("activation", "sigmoid") == "sigmoid", "the recipes' detectors have no other"
 
     def run(graph, **inputs):
         return onnxruntime.InferenceSession(bundle / f"{graph}.onnx").run(None, inputs)
 
     image, shown, back = preprocess(picture, model["preprocessing"])
-    outputs, levels = run("maps", image=image), len(maps["strides"])
+    counts = [len(anchors) for anchors in maps.get("base_anchors", [[0]])]  # a query is a cell with one anchor
+    outputs, levels = run("maps", image=image), len(counts)
     scores = outputs[:levels]  # one (1, H, W, anchors * classes) per level
     sizes = [level.shape[1:3] for level in scores]
-    counts = [len(anchors) for anchors in maps["base_anchors"]]
     gate = model["detector"].get("gate")
     rows = outputs[-1 - bool(gate)]  # the feature pyramid: a row per cell, level by level, then a row of zeros
     if depth:
@@ -144,36 +144,48 @@ def predict(bundle, picture):
     else:
         deltas = outputs[levels : 2 * levels]
 
-    boxes, labels, best = [], [], []
-    for level, (_, width) in enumerate(sizes):
-        chances = 1 / (1 + np.exp(-scores[level].reshape(-1, maps["channels"])))
-        floor = -1 if regions else np.float32(maps["score_threshold"])
-        anchor, label = np.nonzero(chances > floor)
-        order = np.argsort(-chances[anchor, label], kind="stable")[: maps["nms_pre"] if maps["nms_pre"] > 0 else None]
-        anchor, label = anchor[order], label[order]
-        (y, x), stride = np.divmod(anchor // counts[level], width), maps["strides"][level]
-        corners = np.float32(maps["base_anchors"][level])[anchor % counts[level]]
-        corners = corners + np.stack([x * stride[0], y * stride[1]] * 2, axis=1).astype(np.float32)
-        moves = deltas[level].reshape(-1, 5 if maps.get("centerness") else 4)[anchor]
-        boxes.append(decode(maps["coder"], corners, moves[:, :4], shown, stride))
-        labels.append(np.full(len(label), level) if regions else label)
-        best.append(chances[anchor, label])
+    if "count" in maps:  # the queries of DINO, with boxes in shares of the input; the best are the findings
+        chances = 1 / (1 + np.exp(-scores[0].reshape(-1, maps["channels"])))
+        query, labels = np.nonzero(chances > np.float32(maps["score_threshold"]))
+        order = np.argsort(-chances[query, labels], kind="stable")[: maps["max_per_image"]]
+        query, labels = query[order], labels[order]
+        centres, halves = np.split(deltas[0].reshape(-1, 4)[query] * np.float32([1, 1, 0.5, 0.5]), 2, axis=1)
+        boxes = np.clip(np.concatenate([centres - halves, centres + halves], axis=1), 0, 1) * np.tile(shown[::-1], 2)
+        best = chances[query, labels]
+        maps = maps | {"nms_iou": 1, "min_size": -1}
+    else:
+        boxes, labels, best = [], [], []
+        for level, (_, width) in enumerate(sizes):
+            chances = 1 / (1 + np.exp(-scores[level].reshape(-1, maps["channels"])))
+            floor = -1 if regions else np.float32(maps["score_threshold"])
+            anchor, label = np.nonzero(chances > floor)
+            order = np.argsort(-chances[anchor, label], kind="stable")[
+                : maps["nms_pre"] if maps["nms_pre"] > 0 else None
+            ]
+            anchor, label = anchor[order], label[order]
+            (y, x), stride = np.divmod(anchor // counts[level], width), maps["strides"][level]
+            corners = np.float32(maps["base_anchors"][level])[anchor % counts[level]]
+            corners = corners + np.stack([x * stride[0], y * stride[1]] * 2, axis=1).astype(np.float32)
+            moves = deltas[level].reshape(-1, 5 if maps.get("centerness") else 4)[anchor]
+            boxes.append(decode(maps["coder"], corners, moves[:, :4], shown, stride))
+            labels.append(np.full(len(label), level) if regions else label)
+            best.append(chances[anchor, label])
+            if maps.get("centerness"):
+                best[-1] = best[-1] / (1 + np.exp(-moves[:, 4]))
+        boxes, labels, best = map(np.concatenate, (boxes, labels, best))
         if maps.get("centerness"):
-            best[-1] = best[-1] / (1 + np.exp(-moves[:, 4]))
-    boxes, labels, best = map(np.concatenate, (boxes, labels, best))
-    if maps.get("centerness"):
-        kept = best > np.float32(maps["score_threshold"])
-        boxes, labels, best = boxes[kept], labels[kept], best[kept]
-    if maps["min_size"] >= 0:
-        large = ((boxes[:, 2:] - boxes[:, :2]) > maps["min_size"]).all(axis=1)
-        boxes, labels, best = boxes[large], labels[large], best[large]
+            kept = best > np.float32(maps["score_threshold"])
+            boxes, labels, best = boxes[kept], labels[kept], best[kept]
+        if maps["min_size"] >= 0:
+            large = ((boxes[:, 2:] - boxes[:, :2]) > maps["min_size"]).all(axis=1)
+            boxes, labels, best = boxes[large], labels[large], best[large]
     last = maps
     if regions:  # what was found are proposals, suppressed within a level
         last, pooling = regions, regions["pooling"]
         boxes = boxes[nms(boxes, best, labels, maps["nms_iou"], maps["max_per_image"])]
         starts = np.cumsum([0, *(height * width for height, width in sizes)])
         features = [rows[a:b].reshape(*size, -1) for a, b, size in zip(starts, starts[1:], sizes)]
-        total, later = 0, len(regions["refining"])  # several stages in a cascade
+        total, later = 0, len(regions.get("refining", []))  # several stages in a cascade
         for stage in range(later + 1):
             sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
             chosen = np.clip(np.log2(sides / regions["finest_scale"] + 1e-6) // 1, 0, regions["levels"] - 1).astype(int)
@@ -189,7 +201,7 @@ def predict(bundle, picture):
             if stage < later:  # the likeliest class moves the box, and the next stage looks again
                 column = 0 if regions["class_agnostic"] else logits[:, :-1].argmax(axis=1)
                 moves = deltas.reshape(len(deltas), -1, 4)[np.arange(len(deltas)), column]
-                boxes = decode(regions["refining"][stage], boxes, moves, shown)
+                boxes = decode(regions.get("refining", [])[stage], boxes, moves, shown)
         logits = total / np.float32(later + 1)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances = (chances / chances.sum(axis=1, keepdims=True))[:, :-1]  # the last is the background

@@ -67,7 +67,7 @@ def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
-@pytest.mark.parametrize("name", ["atss", "vfnet", "rtmdet_s", "rtmdet_objectness", "cascade_rcnn"])
+@pytest.mark.parametrize("name", ["atss", "vfnet", "rtmdet_s", "rtmdet_objectness", "cascade_rcnn", "dino_r50"])
 def test_an_exported_modern_detector_predicts_as_mmdet_does(tmp_path, name, form):
     predictor = Predictor.load(modern.bundle_of(name, form))
     counts = []

@@ -20,6 +20,7 @@ from cxr_mmdet.errors import CheckpointError, CxrError, NotFiniteError, UsageErr
 from cxr_mmdet.inference.backends.mmdet import MmdetBackend, describe_whole
 from cxr_mmdet.inference.candidates import FLOOR, find_candidates
 from cxr_mmdet.inference.decoding import refine_regions
+from cxr_mmdet.inference.export.describe import OtherArchitectureError, describe_detector
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.fusion import Ensemble
 from cxr_mmdet.inference.predictor import Augmentation, AugmentationView, Predictor, Thresholds, make_views
@@ -216,6 +217,16 @@ def test_export_is_refused_by_one_sentence_that_says_what_to_do(tmp_path, form):
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_transformer_that_is_another_is_left_to_mmdet():
+    padded, other = build("dino_r50"), build("dino_r50")
+    padded.data_preprocessor.pad_size_divisor = 32
+    with pytest.raises(OtherArchitectureError, match=r"a\.pth: pads its inputs to multiples of 32 px; it cannot be"):
+        describe_detector(padded, "a.pth")
+    other.bbox_head.loss_cls.use_sigmoid = False
+    with pytest.raises(OtherArchitectureError, match=r"a\.pth: its DINOHead is decoded differently; it cannot be"):
+        describe_detector(other, "a.pth")
+
+
 def test_a_detector_without_a_head_that_says_its_thresholds():
     model = build("atss")
     del model.bbox_head.test_cfg["max_per_img"]
@@ -253,7 +264,7 @@ def test_nothing_found_and_one_pixel(tmp_path):
     [
         ("atss", "bbox_head.atss_cls.weight"),
         ("cascade_rcnn", "roi_head.bbox_head.1.fc_cls.weight"),
-        ("dino_r50", "bbox_head.cls_branches.0.weight"),
+        ("dino_r50", "bbox_head.cls_branches.1.weight"),
     ],
 )
 def test_outputs_that_are_not_finite(tmp_path, kind, tensor):

@@ -12,7 +12,7 @@ import numpy as np
 
 from cxr_mmdet.errors import NotFiniteError
 from cxr_mmdet.inference import decoding
-from cxr_mmdet.inference.spec import DetectorSpec
+from cxr_mmdet.inference.spec import DetectorSpec, Queries
 from cxr_mmdet.structures.detections import Detections
 from cxr_mmdet.structures.scores import reaches
 
@@ -142,12 +142,17 @@ def find_candidates(
 def _decode(
     backend: Backend, spec: DetectorSpec, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array
 ) -> list[Detections]:
+    if isinstance(spec.maps, Queries):
+        spec.maps.check_input(batch.shape)
     scores, deltas, pyramid, abnormal = backend.maps(batch)
     # NaN is above no threshold: decoding would leave it out, and the image would seem normal.
     _require_finite(*scores, 0.0 if abnormal is None else abnormal)
     candidates = []
     for index, size_hw in enumerate(sizes_hw):
         maps = [level[index] for level in scores], _deltas_of(deltas, index)
+        if isinstance(spec.maps, Queries):
+            candidates.append(decoding.decode_queries(spec.maps, *maps, size_hw, score_thresholds))
+            continue
         if spec.regions is None:
             candidates.append(decoding.decode_maps(spec.maps, *maps, size_hw, score_thresholds))
             continue

@@ -2,7 +2,8 @@
 
 * ``maps``: ``image`` (N, 3, H, W) → ``scores_i`` (N, H_i, W_i, A * K) of each level; where the bundle has no graph
   ``boxes``, ``deltas_i`` (N, H_i, W_i, A * values); where it has another graph, ``rows`` (cells + 1, C): the feature
-  pyramid, level by level, in each picture by picture, then a row of zeros.
+  pyramid, level by level, in each picture by picture, then a row of zeros. DINO has ``scores_0`` (N, Q, 1, K) and
+  ``deltas_0`` (N, Q, 1, 4) of its queries.
 * ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.cpu_kernels.on_demand`) →
   ``deltas`` (n, A * 4).
 * ``regions``: ``pooled`` (R, bins * C) → ``logits`` and ``deltas``; ``regions_2`` and so on: later stages of a cascade.
@@ -82,7 +83,7 @@ def check_outputs(bundle: Bundle, outputs: Mapping[str, Sequence[tuple[str, int 
         CheckpointError: another number of outputs, of anchors or of classes.
     """
     spec, depth, labels = bundle.spec, bundle.box_depth, len(bundle.class_names)
-    anchors = [len(level) for level in spec.maps.base_anchors]
+    anchors = spec.maps.anchor_counts
     rows = bool(depth) or spec.regions is not None
     names = maps_outputs(len(anchors), deltas=not depth, rows=rows, gate=spec.gate is not None)
     widths: dict[str, int] = {f"scores_{level}": count * spec.maps.channels for level, count in enumerate(anchors)}
@@ -132,7 +133,7 @@ class GraphBackend:
         """See :class:`cxr_mmdet.inference.backends.base.Backend`."""
         outputs = self._run(MAPS, {"image": batch})
         abnormal = outputs.pop() if self._spec.gate is not None else None
-        count = len(self._spec.maps.strides)
+        count = len(self._spec.maps.anchor_counts)
         scores, rest = outputs[:count], outputs[count:]
         sizes = tuple((level.shape[0], level.shape[1], level.shape[2]) for level in scores)
         pyramid = Pyramid(rest[-1], sizes) if self._box_depth or self._spec.regions is not None else None
@@ -161,8 +162,7 @@ class GraphBackend:
             (deltas,) = self._run(BOXES, {"rows": pyramid.rows, **tables, "cells": plan.cells})
             return deltas
 
-        anchors = [len(level) for level in self._spec.maps.base_anchors]
-        return OnDemand(branch, pyramid.sizes, self._box_depth, anchors)
+        return OnDemand(branch, pyramid.sizes, self._box_depth, self._spec.maps.anchor_counts)
 
 
 def pool_pyramid(

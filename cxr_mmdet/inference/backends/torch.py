@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.models.dense_heads import GFLHead
-from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.detectors import DINO, TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead
+from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -54,6 +55,14 @@ def dense_outputs(head: Any, pyramid: Sequence[Tensor]) -> tuple[Sequence[Tensor
     return scores, deltas
 
 
+def query_outputs(model: Any, pyramid: Sequence[Tensor], size_hw: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K, Q, 1) and boxes (N, 4, Q, 1) of a DINO's queries, for inputs without padding."""
+    sample = DetDataSample(metainfo={"img_shape": size_hw, "batch_input_shape": size_hw})
+    hidden = model.forward_transformer(pyramid, [sample] * len(pyramid[0]))
+    logits, boxes = (layers[-1].transpose(1, 2).unsqueeze(3) for layers in model.bbox_head(**hidden))
+    return logits, boxes
+
+
 def fuse_norms(model: BaseDetector) -> BaseDetector:
     """Return ``model``, changed: norms became part of the convolutions before them.
 
@@ -76,7 +85,7 @@ def _means(level: Tensor, values: Tensor) -> Tensor:
 
 
 class TorchBackend:
-    """Backend that runs an anchor-based detector of mmdet without mmdet's decoding.
+    """Backend that runs a detector of mmdet without mmdet's decoding.
 
     Args:
         model: in evaluation mode; it is not changed.
@@ -102,9 +111,13 @@ class TorchBackend:
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
         with self._streams.slots, gate_logits() as logits:
             pyramid = self.model.extract_feat(pictures)
-            scores, deltas = dense_outputs(head, pyramid)
+            if isinstance(self.model, DINO):
+                scores, deltas = ([output] for output in query_outputs(self.model, pyramid, batch.shape[2:]))
+            else:
+                scores, deltas = map(list, dense_outputs(head, pyramid))
         abnormal = _numpy(logits[0]) if logits else None
-        whole = WholeMaps([_numpy(level) for level in deltas], deltas[0].shape[1] // head.num_base_priors)
+        values = deltas[0].shape[1] // getattr(head, "num_base_priors", 1)
+        whole = WholeMaps([_numpy(level) for level in deltas], values)
         return [_numpy(level) for level in scores], whole, pyramid, abnormal
 
     @torch.inference_mode()

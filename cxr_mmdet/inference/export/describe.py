@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import (
     AnchorHead,
     ATSSHead,
+    DINOHead,
     GFLHead,
     RPNHead,
     RTMDetHead,
@@ -16,7 +18,8 @@ from mmdet.models.dense_heads import (
     VFNetHead,
 )
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import DINO, SingleStageDetector, TwoStageDetector
+from mmdet.models.layers import DeformableDetrTransformerEncoder, DinoTransformerDecoder
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -26,7 +29,16 @@ from torch import nn
 
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.inference.preprocessing import Preprocessing
-from cxr_mmdet.inference.spec import AnchorMaps, DeltaCoder, DetectorSpec, DistanceCoder, Four, Pooling, Regions
+from cxr_mmdet.inference.spec import (
+    AnchorMaps,
+    DeltaCoder,
+    DetectorSpec,
+    DistanceCoder,
+    Four,
+    Pooling,
+    Queries,
+    Regions,
+)
 from cxr_mmdet.models.gated_detectors import gate_of
 
 if TYPE_CHECKING:
@@ -45,6 +57,9 @@ _DENSE = {head.forward for head in (AnchorHead, ATSSHead, GFLHead, VFNetHead, RT
 
 _LOADING = {"LoadGreyImage", "LoadImageFromFile", "LoadAnnotations", "LoadVotedAnnotations"}
 _PACKING = {"GreyToThreeChannels", "PackRadiograph", "PackDetInputs"}
+
+
+_PROBE_SIDE = 256
 
 
 class OtherArchitectureError(CheckpointError):
@@ -134,6 +149,8 @@ def _detector(model: BaseDetector, source: str) -> DetectorSpec:
     if isinstance(model, SingleStageDetector):
         whole = GFLHead if isinstance(model.bbox_head, GFLHead) else BaseDenseHead
         return DetectorSpec(maps=_maps(model.bbox_head, whole._predict_by_feat_single, source), gate=rule)
+    if isinstance(model, DINO):
+        return DetectorSpec(maps=_queries(model, source), gate=rule)
     raise OtherArchitectureError(f"{source}: is a {type(model).__name__}; {NOT_EXPORTED}.")
 
 
@@ -172,6 +189,32 @@ def _maps(head: Any, reading: Any, source: str) -> AnchorMaps:
         score_threshold=float(test.get("score_thr", 0)),
         min_size=float(test.get("min_bbox_size", -1)),
         centerness=type(head).forward is ATSSHead.forward,
+    )
+
+
+def _queries(model: Any, source: str) -> Queries:
+    head, test = model.bbox_head, model.bbox_head.test_cfg
+    standard = (
+        type(model).pre_decoder is DINO.pre_decoder
+        and type(model.encoder) is DeformableDetrTransformerEncoder
+        and type(model.decoder) is DinoTransformerDecoder
+        and type(head) is DINOHead
+        and head.loss_cls.use_sigmoid
+        and "nms" not in test
+    )
+    if not standard:
+        raise OtherArchitectureError(f"{source}: its {type(head).__name__} is decoded differently; {NOT_EXPORTED}.")
+    # Padding would take masks in every layer.
+    if (divisor := getattr(model.data_preprocessor, "pad_size_divisor", 1)) != 1:
+        raise OtherArchitectureError(f"{source}: pads its inputs to multiples of {divisor} px; {NOT_EXPORTED}.")
+    with torch.no_grad():
+        pyramid = model.extract_feat(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
+    return Queries(
+        count=int(model.num_queries),
+        strides=tuple((_PROBE_SIDE // level.shape[3], _PROBE_SIDE // level.shape[2]) for level in pyramid),
+        channels=int(head.cls_out_channels),
+        max_per_image=int(test.get("max_per_img", model.num_queries)),
+        score_threshold=float(test.get("score_thr", 0)),
     )
 
 

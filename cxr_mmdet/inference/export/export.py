@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.checkpoint import TrainedDetector
     from cxr_mmdet.inference.export.parity import CheckSet, ParityLimits
+    from cxr_mmdet.inference.spec import DetectorSpec
     from cxr_mmdet.structures.radiograph_files import RadiographFile
 
     Progress = Callable[[int, int], None]
@@ -101,7 +102,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
     checked = _check_set(detector, options)
     calibration = _calibration_images(detector, options) if options.int8 else []
     with _folder_beside(out) as folder:
-        files, box_depth = _write_weights(detector, folder, options)
+        files, box_depth = _write_weights(detector, spec, folder, options)
         bundle = Bundle(
             path=folder,
             format=options.format.value,
@@ -156,7 +157,9 @@ def _require_package(name: str, extra: str) -> None:
         raise UsageError(f"this needs the package {name}; install it by pip install cxr-mmdet[{extra}].") from None
 
 
-def _write_weights(detector: TrainedDetector, folder: Path, options: ExportOptions) -> tuple[Sequence[Path], int]:
+def _write_weights(
+    detector: TrainedDetector, spec: DetectorSpec, folder: Path, options: ExportOptions
+) -> tuple[Sequence[Path], int]:
     """Write the weights; return the files and the depth of the box branch where that is a graph of its own."""
     if options.format is ExportFormat.TORCH:
         from cxr_mmdet.inference.backends.torch import save_torch_bundle
@@ -165,7 +168,8 @@ def _write_weights(detector: TrainedDetector, folder: Path, options: ExportOptio
     from cxr_mmdet.inference.export.formats import export_onnx
 
     # Tracing and fusing change a model in place.
-    graphs = export_onnx(copy.deepcopy(detector.model), folder, winograd=options.winograd and not options.int8)
+    winograd = options.winograd and not options.int8
+    graphs = export_onnx(copy.deepcopy(detector.model), spec, folder, winograd=winograd)
     if options.format is ExportFormat.ONNX:
         return graphs.paths, graphs.box_depth
     from cxr_mmdet.inference.export.formats import export_openvino

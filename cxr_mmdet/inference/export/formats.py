@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import openvino
 import torch
-from mmdet.models.detectors import TwoStageDetector
 from torch import Tensor, nn
 
 from cxr_mmdet.errors import CheckpointError, first_line
@@ -24,13 +24,16 @@ from cxr_mmdet.inference.backends.graphs import (
 from cxr_mmdet.inference.backends.torch import fuse_norms
 from cxr_mmdet.inference.export.describe import region_stages
 from cxr_mmdet.inference.export.graphs import RegionsGraph, example_plan, maps_graph
-from cxr_mmdet.models.gated_detectors import gate_of
+from cxr_mmdet.inference.export.queries import QueryGraph
+from cxr_mmdet.inference.spec import Queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from mmdet.models.detectors.base import BaseDetector
+
+    from cxr_mmdet.inference.spec import DetectorSpec
 
 
 OPSET = 17
@@ -52,13 +55,14 @@ class Graphs:
     box_depth: int
 
 
-def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> Graphs:
+def export_onnx(model: BaseDetector, spec: DetectorSpec, folder: Path, *, winograd: bool = True) -> Graphs:
     """Write the graphs that :mod:`cxr_mmdet.inference.backends.graphs` describes.
 
     The example must be larger than one cell on every level, for tracing does not see sizes of 1 as variable.
 
     Args:
         model: in evaluation mode; its norms become part of the convolutions, and it is changed in other ways.
+        spec: its description.
         folder: where.
         winograd: see :func:`cxr_mmdet.inference.export.graphs.maps_graph`.
 
@@ -66,15 +70,17 @@ def export_onnx(model: BaseDetector, folder: Path, *, winograd: bool = True) -> 
         CheckpointError: an operator that ONNX does not have.
     """
     model = fuse_norms(model).eval()
-    two_stage = isinstance(model, TwoStageDetector)
-    strides = (model.rpn_head if two_stage else model.bbox_head).prior_generator.strides
+    two_stage = spec.regions is not None
     stages = [RegionsGraph(*stage).eval() for stage in region_stages(model.roi_head)] if two_stage else []
-    maps, boxes = maps_graph(model, winograd=winograd)
+    is_transformer = isinstance(spec.maps, Queries)
+    maps, boxes = (QueryGraph(model), None) if is_transformer else maps_graph(model, winograd=winograd)
     depth = 0 if boxes is None else len(boxes.branch.convs)
-    side = max(_EXAMPLE_SIDE, 4 * max(strides[-1]))
+    side = max(_EXAMPLE_SIDE, 4 * max(spec.maps.strides[-1]))
+    if isinstance(spec.maps, Queries):
+        side = max(side, max(spec.maps.strides[0]) * math.ceil(spec.maps.count**0.5))
     image = torch.zeros(1, 3, side, side)
-    gate = gate_of(model) is not None
-    outputs = maps_outputs(len(strides), deltas=boxes is None, rows=two_stage or boxes is not None, gate=gate)
+    levels, has_rows = len(spec.maps.anchor_counts), two_stage or boxes is not None
+    outputs = maps_outputs(levels, deltas=boxes is None, rows=has_rows, gate=spec.gate is not None)
     axes: dict[str, Any] = {name: {0: "pictures", 1: f"{name}_height", 2: f"{name}_width"} for name in outputs}
     axes |= {"image": {0: "pictures", 2: "height", 3: "width"}, "rows": {0: "cells"}, ABNORMAL: {0: "pictures"}}
     paths = [folder / f"{MAPS}.onnx"]

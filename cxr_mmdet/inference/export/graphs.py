@@ -49,7 +49,7 @@ def maps_graph(model: BaseDetector, *, winograd: bool) -> tuple[nn.Module, BoxGr
     return WholeGraph(model.backbone, model.neck, head, gate, rows=two_stage), None
 
 
-class _FeatureGraph(nn.Module):
+class FeatureGraph(nn.Module):
     """Backbone, neck and, where there is one, the abnormality gate, whose (N,) logits end a graph's outputs."""
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, gate: nn.Module | None) -> None:
@@ -66,7 +66,7 @@ class _FeatureGraph(nn.Module):
         return () if self.gate is None else (self.gate(stages, pyramid, scores),)
 
 
-class WholeGraph(_FeatureGraph):
+class WholeGraph(FeatureGraph):
     """Backbone, neck and a dense head as it is."""
 
     def __init__(
@@ -83,7 +83,7 @@ class WholeGraph(_FeatureGraph):
         return (*maps, *[Grid.of(pyramid).rows] * self.rows, *self.abnormal(stages, pyramid, scores))
 
 
-class ProposalGraph(_FeatureGraph):
+class ProposalGraph(FeatureGraph):
     """Backbone, neck and a region proposal network whose convolution is done for all levels at once."""
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: Any, gate: nn.Module | None) -> None:
@@ -102,7 +102,7 @@ class ProposalGraph(_FeatureGraph):
         return (*maps, grid.rows, *self.abnormal(stages, pyramid, ()))
 
 
-class ScoreGraph(_FeatureGraph):
+class ScoreGraph(FeatureGraph):
     """Backbone, neck and a RetinaNet's branch of classes."""
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, branch: Branch, gate: nn.Module | None) -> None:

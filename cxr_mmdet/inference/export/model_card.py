@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.inference.backends.graphs import regions_name
-from cxr_mmdet.inference.spec import DistanceCoder
+from cxr_mmdet.inference.spec import AnchorMaps, DistanceCoder, Queries
 from cxr_mmdet.models.gate_rule import ScoreMode
 from cxr_mmdet.pages import format_score
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.inference.bundle import Bundle
-    from cxr_mmdet.inference.spec import DeltaCoder, Regions
+    from cxr_mmdet.inference.spec import DeltaCoder, DetectorSpec, Regions
     from cxr_mmdet.models.gate_rule import GateRule
 
 CARD_FILE = "MODEL_CARD.md"
@@ -41,7 +41,8 @@ def write_model_card(bundle: Bundle, path: Path) -> None:
 
 def _head(bundle: Bundle) -> str:
     regions = bundle.spec.regions
-    kind = _KINDS[0 if regions is None else 1 + bool(regions.refining)]
+    stages = 0 if regions is None else 1 + bool(regions.refining)
+    kind = "transformer (DINO)" if isinstance(bundle.spec.maps, Queries) else _KINDS[stages]
     bits = "eight bits (convolutions and linear layers)" if bundle.int8 else "single precision"
     names = "\n".join(f"{index}. {name}" for index, name in enumerate(bundle.class_names, 1))
     return (
@@ -85,11 +86,19 @@ def _inputs(bundle: Bundle) -> str:
 def _outputs(bundle: Bundle) -> str:
     """Return the outputs of the graphs, by the names of :mod:`cxr_mmdet.inference.backends.graphs`."""
     maps, regions, depth = bundle.spec.maps, bundle.spec.regions, bundle.box_depth
-    last = len(maps.strides) - 1
-    anchors, strides = _numbers(map(len, maps.base_anchors)), _numbers(width for width, _ in maps.strides)
-    logits = f"(N, h, w, A * {maps.channels}) logits per level; strides {strides} px; A = {anchors} anchors per cell"
-    rows = [("maps", f"scores_0 … scores_{last}", logits)]
-    if not depth:
+    if isinstance(maps, Queries):
+        rows = [
+            ("maps", "scores_0", f"(N, {maps.count}, 1, {maps.channels}) logits per query and class"),
+            ("maps", "deltas_0", f"(N, {maps.count}, 1, 4): centre x and y, width and height, in shares of the image"),
+        ]
+    else:
+        last = len(maps.strides) - 1
+        anchors, strides = _numbers(maps.anchor_counts), _numbers(width for width, _ in maps.strides)
+        logits = (
+            f"(N, h, w, A * {maps.channels}) logits per level; strides {strides} px; A = {anchors} anchors per cell"
+        )
+        rows = [("maps", f"scores_0 … scores_{last}", logits)]
+    if not depth and not isinstance(maps, Queries):
         content = "(N, h, w, A * 5): per anchor four deltas and the logit of its centerness"
         rows.append(("maps", f"deltas_0 … deltas_{last}", content if maps.centerness else "(N, h, w, A * 4)"))
     if depth or regions is not None:
@@ -112,7 +121,32 @@ def _outputs(bundle: Bundle) -> str:
 
 
 def _decoding(bundle: Bundle) -> str:
-    maps, regions, gate = bundle.spec.maps, bundle.spec.regions, bundle.spec.gate
+    spec, gate = bundle.spec, bundle.spec.gate
+    steps = _decoding_of_queries(spec.maps) if isinstance(spec.maps, Queries) else _decoding_of_maps(spec)
+    if gate is not None:
+        steps.append(f"p_abnormal is the sigmoid of abnormal: {_gate(gate)}. Apply the score threshold again.")
+    if spec.nms_is_adjustable:
+        steps.append(f"NMS within each class at IoU {spec.nms_iou:g} leaves at most {spec.max_per_image} findings.")
+    steps.append("Undo padding and resizing, cut boxes at the border of the radiograph, drop those without extent.")
+    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    return (
+        f"## From output to findings\n\n{numbered}\n\nAll numbers are in model.json. The script "
+        "docs/examples/onnxruntime_only.py of cxr_mmdet does this without cxr_mmdet."
+    )
+
+
+def _decoding_of_queries(maps: Queries) -> list[str]:
+    return [
+        f"Scores are the sigmoid of scores_0. Keep the {maps.max_per_image} best pairs of query and class, of these "
+        f"those whose score exceeds {maps.score_threshold:g}.",
+        "A box is centre ± half of width and height, times width and height of the image. Cut it at the border of the "
+        "image. There is no NMS.",
+    ]
+
+
+def _decoding_of_maps(spec: DetectorSpec) -> list[str]:
+    maps, regions = spec.maps, spec.regions
+    assert isinstance(maps, AnchorMaps), "queries are decoded otherwise"
     best = f"the {maps.nms_pre} best" if maps.nms_pre > 0 else "all"
     kept = f"Keep {best} of each level"
     if regions is None:
@@ -142,17 +176,7 @@ def _decoding(bundle: Bundle) -> str:
             f"Scores are the softmax of logits. Keep those of a class that exceed {regions.score_threshold:g}.",
             f"Decode boxes from {'the last boxes' if regions.refining else 'proposals'}: {_coding(regions.coder)}",
         ]
-    if gate is not None:
-        steps.append(f"p_abnormal is the sigmoid of abnormal: {_gate(gate)}. Apply the score threshold again.")
-    steps += [
-        f"NMS within each class at IoU {bundle.spec.nms_iou:g} leaves at most {bundle.spec.max_per_image} findings.",
-        "Undo padding and resizing, cut boxes at the border of the radiograph, drop those without extent.",
-    ]
-    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
-    return (
-        f"## From output to findings\n\n{numbered}\n\nAll numbers are in model.json. The script "
-        "docs/examples/onnxruntime_only.py of cxr_mmdet does this without cxr_mmdet."
-    )
+    return steps
 
 
 def _refining(regions: Regions) -> Iterator[str]:

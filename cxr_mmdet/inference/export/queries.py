@@ -1,0 +1,151 @@
+"""DINO as a graph: a transformer whose deformable attention is plain operators, for inputs of any size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmcv.ops import MultiScaleDeformableAttention
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cxr_mmdet.inference.export.graphs import FeatureGraph
+from cxr_mmdet.models.gated_detectors import gate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmdet.models.detectors.base import BaseDetector
+
+
+_FAR = 1e6
+"""A logit whose sigmoid is 1; mmdet has infinity, which bundles may not hold."""
+
+
+class QueryGraph(FeatureGraph):
+    """Backbone, neck, transformer and head of a DINO, without padding and its masks.
+
+    mmdet's layers run as they are, with the sizes of the levels as traced numbers: mmdet keeps them in a tensor, whose
+    values tracing would make constants.
+
+    Args:
+        model: in evaluation mode; it is changed.
+    """
+
+    def __init__(self, model: BaseDetector) -> None:
+        super().__init__(model.backbone, model.neck, gate_of(model))
+        self.model = model
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, MultiScaleDeformableAttention):
+                    setattr(module, name, PlainAttention(child))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits (N, Q, 1, K) and boxes (N, Q, 1, 4) of the queries."""
+        model: Any = self.model
+        stages, pyramid = self.features(image)
+        sizes = [torch.stack([torch.as_tensor(side) for side in level.shape[2:]]) for level in pyramid]
+        places = [
+            model.positional_encoding(None, input=level) + embedding[:, None, None]
+            for level, embedding in zip(pyramid, model.level_embed, strict=True)
+        ]
+        centres = [_centres(size) for size in sizes]
+        memory = _rows(pyramid)
+        of_levels = {"spatial_shapes": sizes, "level_start_index": None, "key_padding_mask": None}
+        ratios = memory.new_ones(1, len(sizes), 2)
+        for layer in model.encoder.layers:
+            memory = layer(
+                query=memory,
+                query_pos=_rows(places),
+                reference_points=torch.cat(centres)[None, :, None].expand(-1, -1, len(sizes), -1),
+                valid_ratios=ratios,
+                **of_levels,
+            )
+        hidden, references = model.decoder(
+            query=model.query_embedding.weight.expand(memory.shape[0], -1, -1),
+            value=memory,
+            reference_points=self._proposals(memory, centres),
+            self_attn_mask=None,
+            valid_ratios=ratios,
+            reg_branches=model.bbox_head.reg_branches,
+            **of_levels,
+        )
+        logits, boxes = model.bbox_head(hidden, list(references))
+        return (logits[-1].unsqueeze(2), boxes[-1].unsqueeze(2), *self.abnormal(stages, pyramid, ()))
+
+    def _proposals(self, memory: Tensor, centres: Sequence[Tensor]) -> Tensor:
+        """Return the (N, Q, 4) boxes that the queries start from, as mmdet's ``pre_decoder`` chooses them."""
+        model: Any = self.model
+        sides = [torch.full_like(level, 0.05 * 2**number) for number, level in enumerate(centres)]
+        boxes = torch.cat([torch.cat(list(centres)), torch.cat(sides)], dim=1)
+        # Cells at the border propose nothing, and their features are left out.
+        inside = ((boxes > 0.01) & (boxes < 0.99)).all(dim=1, keepdim=True)
+        logits = (boxes / (1 - boxes)).log().masked_fill(~inside, _FAR)
+        features = model.memory_trans_norm(model.memory_trans_fc(memory.masked_fill(~inside, 0)))
+        scores = model.bbox_head.cls_branches[-1](features).amax(dim=2)
+        best = scores.topk(model.num_queries, dim=1).indices[:, :, None].expand(-1, -1, 4)
+        return (model.bbox_head.reg_branches[-1](features) + logits).gather(1, best).sigmoid()
+
+
+class PlainAttention(nn.Module):
+    """Multi-scale deformable attention by bilinear sampling (``GridSample``), level by level.
+
+    Args:
+        attention: mmcv's module, whose input this one takes, but for ``spatial_shapes``: pairs of height and width.
+    """
+
+    def __init__(self, attention: MultiScaleDeformableAttention) -> None:
+        super().__init__()
+        assert attention.batch_first, "mmdet's transformers are"
+        self.attention = attention
+
+    def forward(
+        self,
+        query: Tensor,
+        *,
+        value: Tensor | None = None,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[Tensor],
+        **_: Any,
+    ) -> Tensor:
+        """Return the (N, Q, C) attended values, added to the queries."""
+        own = self.attention
+        heads, points, levels = own.num_heads, own.num_points, own.num_levels
+        placed = query + query_pos
+        values = own.value_proj(query if value is None else value).unflatten(2, (heads, -1))
+        offsets = own.sampling_offsets(placed).unflatten(2, (heads, levels, points, 2))
+        weights = own.attention_weights(placed).unflatten(2, (heads, -1)).softmax(-1).unflatten(3, (levels, points))
+        total: Any = 0
+        start: Any = 0
+        for level, size in enumerate(spatial_shapes):
+            height, width = size
+            centres = reference_points[:, :, None, level, None, :2]
+            if reference_points.shape[-1] == 4:
+                unit = reference_points[:, :, None, level, None, 2:] * (0.5 / points)
+            else:
+                unit = 1 / size.flip(0)
+            grid = 2 * (centres + offsets[:, :, :, level] * unit) - 1  # (N, Q, heads, points, 2)
+            cells = values[:, start : start + height * width].permute(0, 2, 3, 1)
+            sampled = functional.grid_sample(
+                cells.reshape(-1, cells.shape[2], height, width),
+                grid.transpose(1, 2).flatten(0, 1),
+                align_corners=False,
+            )
+            shares = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)
+            total = total + (sampled * shares[:, None]).sum(-1)  # (N * heads, C / heads, Q)
+            start = start + height * width
+        attended = total.unflatten(0, (-1, heads)).flatten(1, 2).transpose(1, 2)
+        return own.output_proj(attended) + query
+
+
+def _rows(levels: Sequence[Tensor]) -> Tensor:
+    """Return (N, cells, C) of (N, C, H, W) maps."""
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+
+
+def _centres(size: Tensor) -> Tensor:
+    """Return the centres of a level's cells, (cells, 2), x and y in 0…1."""
+    height, width = size
+    y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
