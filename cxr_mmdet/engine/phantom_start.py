@@ -84,7 +84,7 @@ def write_start(checkpoint: Path, out: Path, config: Config, card: str) -> None:
     with atomic_path(out) as temporary:
         save_file(dict(_quantised(content["state_dict"])), temporary, metadata)
     data = out.read_bytes()
-    card = card.format(sha256=hashlib.sha256(data).hexdigest(), megabytes=f"{len(data) / 1e6:.1f}")
+    card = card.replace("{sha256}", hashlib.sha256(data).hexdigest()).replace("{megabytes}", f"{len(data) / 1e6:.1f}")
     with atomic_path(out.with_suffix(".md")) as temporary:
         temporary.write_text(card, encoding="utf-8")
 

@@ -105,7 +105,7 @@ def pretrain(
         ) from None
     out = out or start_folders()[1] / f"{name}.safetensors"
     run = cache_folder() / "pretraining" / name
-    if out.exists() and not force:
+    if out.exists() and not force and not run.exists():
         raise UsageError(f"{out}: exists; pass --force to replace it, or --out for another file.")
     if force:
         shutil.rmtree(run, ignore_errors=True)

@@ -46,7 +46,7 @@ def make_start(out, recipe="retina_small", **weights):
     checkpoint = out.parent.parent / "trained.pth"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": weights, "meta": {"dataset_meta": {"classes": CLASSES}}}, checkpoint)
-    write_start(checkpoint, out, load_config(recipe), "# {megabytes} MB, {sha256}\n")
+    write_start(checkpoint, out, load_config(recipe), "# {megabytes} MB, {sha256}, {}\n")
     return out
 
 
@@ -153,6 +153,8 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "write_start", full)
         run("--iterations", "2", code=1)
+    folders[1].mkdir()
+    (folders[1] / "retina_small.safetensors").touch()  # an older one, which the unfinished run is to replace
     assert "with other options (iterations 2); go on" in run("--iterations", "3", code=2).stderr
     # What was drawn and trained is kept.
     monkeypatch.setattr(pretraining, "write_phantoms", None)
