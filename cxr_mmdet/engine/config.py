@@ -48,9 +48,9 @@ _VARIABLES = {
 _DATA_PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("val_evaluator", "test_evaluator")
 
-_COST_OF_TRAINING = 2
+_COST_OF_TRAINING = 1.5
 """Images that can be validated in the time in which one is trained on, at least: see docs/recipes.md."""
-_LEAST_VALIDATED = 200
+_LEAST_VALIDATED = 150
 """Images of a validation: with fewer, chance chooses the best checkpoint, and fewer validations are better."""
 
 NO_WEIGHTS = "none"
@@ -165,9 +165,8 @@ def limit_validation(config: Config) -> str | None:
         for part in parts:
             part["sample"] = sample
     return (
-        f"Validation keeps to {share:.0%} of the time: {counted(validations, 'validation')} in place of {wanted}, on "
-        f"{sample} of {counted(images, 'image')}. tools/test.py scores all; to lift the limit, pass --cfg-options "
-        "val_share=None."
+        f"Validation keeps to {share:.0%} of the time: {validations} of the config's {wanted} validations, on {sample} "
+        f"of {counted(images, 'image')}. tools/test.py scores all; --cfg-options val_share=None lifts the limit."
     )
 
 

@@ -512,13 +512,13 @@ class TestLoadConfig:
 @pytest.mark.parametrize(
     ("images", "iterations", "interval", "batch_size", "expected"),
     [
-        (3000, 2000, 500, 1, (2000, 200)),  # 0.05 * 2 * 2000 = 200 images: one validation
-        (3000, 30_000, 500, 4, (500, 200)),  # 12,000 images in 60 validations
-        (3000, 30_000, 5000, 4, (5000, 2000)),  # ... in 6
-        (3000, 90_000, 1500, 1, (3000, 300)),  # 9,000, so 45 of 200 in place of 60: every second one
-        (50, 500, 100, 4, (200, None)),  # 200: 3 of all in place of 5
+        (3000, 2000, 500, 1, (2000, 150)),  # 0.05 * 1.5 * 2000 = 150 images: one validation
+        (3000, 30_000, 500, 4, (500, 150)),  # 9,000 images in 60 validations
+        (3000, 30_000, 5000, 4, (5000, 1500)),  # ... in 6
+        (3000, 90_000, 1500, 1, (3000, 225)),  # 6,750, so 45 of 150 in place of 60: every second one
+        (50, 500, 100, 4, (200, None)),  # 150: 3 of all in place of 5
         (50, 7800, 1300, 4, (1300, None)),
-        (300, 20, 4, 1, (20, 200)),  # at least one
+        (300, 20, 4, 1, (20, 150)),  # at least one
     ],
 )
 def test_validation_takes_a_share_of_the_run(monkeypatch, images, iterations, interval, batch_size, expected):
