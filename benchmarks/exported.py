@@ -224,7 +224,7 @@ def draw_points(path: Path, found: Sequence[Point], *, title: str, unit: str) ->
     top = max(point.mean_ap for point in found)
     axes.set_ylim(0, max(1.15 * top, 0.01))
     axes.grid(alpha=0.3)
-    handles = [Line2D([], [], color=colour, marker="o", linestyle="", label=model) for model, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, linewidth=4, label=model) for model, colour in colours.items()]
     handles += [Line2D([], [], color="0.4", marker=mark, linestyle="", label=name) for name, mark in markers.items()]
     axes.legend(handles=handles, fontsize="small", loc="lower right")
     with atomic_path(path) as temporary:
