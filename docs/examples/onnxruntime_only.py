@@ -185,7 +185,8 @@ def predict(bundle, picture):
         boxes = boxes[nms(boxes, best, labels, maps["nms_iou"], maps["max_per_image"])]
         starts = np.cumsum([0, *(height * width for height, width in sizes)])
         features = [rows[a:b].reshape(*size, -1) for a, b, size in zip(starts, starts[1:], sizes)]
-        total, later = 0, len(regions.get("refining", []))  # several stages in a cascade
+        refining, total = regions.get("refining", []), 0  # of the stages of a cascade before the last
+        later = len(refining)
         for stage in range(later + 1):
             sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
             chosen = np.clip(np.log2(sides / regions["finest_scale"] + 1e-6) // 1, 0, regions["levels"] - 1).astype(int)
@@ -201,7 +202,7 @@ def predict(bundle, picture):
             if stage < later:  # the likeliest class moves the box, and the next stage looks again
                 column = 0 if regions["class_agnostic"] else logits[:, :-1].argmax(axis=1)
                 moves = deltas.reshape(len(deltas), -1, 4)[np.arange(len(deltas)), column]
-                boxes = decode(regions.get("refining", [])[stage], boxes, moves, shown)
+                boxes = decode(refining[stage], boxes, moves, shown)
         logits = total / np.float32(later + 1)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances = (chances / chances.sum(axis=1, keepdims=True))[:, :-1]  # the last is the background

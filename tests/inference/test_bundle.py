@@ -22,7 +22,7 @@ from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.export import export
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
-from cxr_mmdet.inference.export.parity import EXACT
+from cxr_mmdet.inference.export.parity import EXACT, RANKED
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.structures.enums import ExportFormat
 
@@ -102,6 +102,11 @@ def test_a_bundle_travels_as_json(kind):
     opened = Bundle.open((bundle_of if kind == "faster" else modern.bundle_of)(kind, "onnx"))
     again = replace(opened, spec=type(opened.spec).from_json(json.loads(json.dumps(opened.spec.to_json()))))
     assert again == opened
+
+
+@pytest.mark.parametrize(("kind", "limits"), [("cascade_rcnn", EXACT), ("dino_r50", RANKED)])
+def test_a_bundle_states_the_limits_it_was_held_to(kind, limits):
+    assert Bundle.open(modern.bundle_of(kind, "onnx")).parity["limits"] == vars(limits)
 
 
 @pytest.mark.parametrize("name", ["maps.onnx", "regions.onnx"])

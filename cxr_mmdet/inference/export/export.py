@@ -21,9 +21,10 @@ from cxr_mmdet.inference.checkpoint import load_detector
 from cxr_mmdet.inference.export import parity as check_pictures
 from cxr_mmdet.inference.export.describe import describe_detector, describe_preprocessing
 from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
-from cxr_mmdet.inference.export.parity import EXACT, Parity, compare_findings, quantised_limits
+from cxr_mmdet.inference.export.parity import EXACT, RANKED, Parity, compare_findings, quantised_limits
 from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, LoadedModel
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
+from cxr_mmdet.inference.spec import Queries
 from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             bundle = replace(bundle, files={path.name: sha256_of(path) for path in sorted(files)})
             bundle.save()
         if options.compare:
-            limits = quantised_limits(options.max_loss) if options.int8 else EXACT
+            exact = RANKED if isinstance(spec.maps, Queries) else EXACT
+            limits = quantised_limits(options.max_loss) if options.int8 else exact
             results = _compare(reference, Predictor.load(folder), checked, options, progress)
             _require(checkpoint, results, limits)
             parity |= {"limits": vars(limits), "sets": [result.to_json() for result in results]}

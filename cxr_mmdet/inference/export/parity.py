@@ -177,6 +177,10 @@ class ParityLimits:
 EXACT = ParityLimits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001)
 
 
+RANKED = ParityLimits(box_px=2.0, score=0.02, unmatched_share=0.01, mean_ap=0.001)
+"""Limits of a transformer: two start positions of nearly one score change queries by the rounding of a score."""
+
+
 def quantised_limits(max_loss: float) -> ParityLimits:
     """Return the limits of eight bits, which move every score a little: what counts is the mAP."""
     return ParityLimits(box_px=None, score=None, unmatched_share=None, mean_ap=max_loss)
