@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from cxr_mmdet.inference.preprocessing import ModelInput
     from cxr_mmdet.pacs.sender import Destination
 
-BARE, NETWORK, FOLDER = "bare prediction, one by one", "network and decoding alone", "prediction of the folder"
-NODE, NODE_DOWN = "DICOM node", "DICOM node, a second destination down"
+BARE, NETWORK, FOLDER = "bare, one by one", "network alone", "folder"
+NODE, NODE_DOWN = "node", "node, one down"
 DIFFERENT = 6
 """Different radiographs at most; more are the same ones under other names and UIDs."""
 FEW = 3
@@ -220,7 +220,7 @@ def _compare(
     return compare(
         title,
         alternatives,
-        item="radiograph",
+        item="image",
         warm_up=warm_up,
         items_per_round=pictures,
         rounds=rounds,
