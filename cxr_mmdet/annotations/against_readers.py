@@ -61,23 +61,32 @@ class AgainstReaders:
         expected: VOC mAP@.4 against a new reader, with the interval over images and readers.
         per_class: the same of each class.
         readers: every reader that shares an image with another, in the order of their names.
-        rank: 1 where the detector agrees with readers better than every reader does; with its interval.
-        class_rank: the same of each class.
+        rank: 1 where the detector agrees with readers better than every reader does; with its interval. None where no
+            reader can be compared, because nobody drew a box.
+        of: the readers that can be compared, and the detector.
+        class_rank: the rank in each class.
+        class_of: of how many in each class.
     """
 
     expected: Interval
     per_class: dict[str, Interval]
     readers: tuple[ReaderRank, ...]
     rank: Interval
+    of: int
     class_rank: dict[str, Interval]
+    class_of: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``metrics.json`` holds under ``against_readers``."""
         return {
             "expected_voc_mean_ap_40": self.expected.to_json(),
-            "rank": self.rank.to_json() | {"of": len(self.readers) + 1},
+            "rank": self.rank.to_json() | {"of": self.of},
             "per_class": [
-                {"name": name, "voc_ap_40": value.to_json(), "rank": self.class_rank[name].to_json()}
+                {
+                    "name": name,
+                    "voc_ap_40": value.to_json(),
+                    "rank": self.class_rank[name].to_json() | {"of": self.class_of[name]},
+                }
                 for name, value in self.per_class.items()
             ],
             "readers": [
@@ -207,7 +216,9 @@ def rank_among_readers(
             if shared[:, number].any()
         ),
         rank=interval("rank"),
+        of=int(point["of"][0]),
         class_rank={name: interval(f"rank {name}") for name in labels},
+        class_of={name: int(point[f"of {name}"][0]) for name in labels},
     )
 
 
@@ -260,10 +271,12 @@ class _Pairs:
         return cls(image[scored], reader[scored], _counts(truth, theirs), _counts(truth, detected))
 
     def values(self, by_image: Floats, names: tuple[str, ...], labels: list[str]) -> dict[str, Floats]:
-        """Return (R,) F1 of readers and detector by name, and the detector's rank, where image i counts so often."""
+        """Return (R,) F1 of readers and detector by name, and the detector's rank, where image i counts so often.
+
+        Readers without an F1 are not ranked among; a rank among nobody is undefined (NaN).
+        """
         values: dict[str, Floats] = {}
-        better = np.zeros(len(by_image))
-        class_better = np.zeros((len(labels), len(by_image)))
+        better, of = np.zeros((2, 1 + len(labels), len(by_image)))
         for number, name in enumerate(names):
             pairs = self.readers == number
             weights = by_image[:, self.images[pairs]]
@@ -271,10 +284,15 @@ class _Pairs:
             both = ~np.isnan(own) & ~np.isnan(detector)
             own, detector = (np.where(both, each, np.nan) for each in (own, detector))
             values[f"reader {name}"], values[f"detector {name}"] = mean_defined(own), mean_defined(detector)
-            better += np.nan_to_num(values[f"reader {name}"]) > np.nan_to_num(values[f"detector {name}"])
-            class_better += np.nan_to_num(own) > np.nan_to_num(detector)
-        ranks = {f"rank {label}": 1 + own for label, own in zip(labels, class_better, strict=True)}
-        return values | ranks | {"rank": 1 + better}
+            own, detector = (
+                np.vstack([values[f"{who} {name}"], each]) for who, each in (("reader", own), ("detector", detector))
+            )
+            better += own > detector
+            of += ~np.isnan(own)
+        for number, of_label in enumerate(["", *(f" {label}" for label in labels)]):
+            values[f"rank{of_label}"] = np.where(of[number] > 0, 1 + better[number], np.nan)
+            values[f"of{of_label}"] = 1 + of[number]
+        return values
 
 
 def _against(marks: Marks, image: Indices, reader: Indices, place: Indices, found: DetectionTable) -> Any:

@@ -217,12 +217,12 @@ def against_readers_tables(ranked: AgainstReaders) -> list[Table]:
     readers.add_row("a new one", "", _with_ends(ranked.expected), style="bold")
     classes = Table(title="The detector as one more reader", title_justify="left", box=box.SIMPLE_HEAD)
     classes.add_column("class", no_wrap=True)
-    for header in ("AP@.4 against\na new reader", f"rank among\n{counted(len(ranked.readers), 'reader')}"):
+    for header in ("AP@.4 against\na new reader", "rank, readers\nand detector"):
         classes.add_column(header, justify="right")
     for name, value in ranked.per_class.items():
-        classes.add_row(name, _with_ends(value), _rank(ranked.class_rank[name]))
+        classes.add_row(name, _with_ends(value), _rank(ranked.class_rank[name], ranked.class_of[name]))
     classes.add_section()
-    classes.add_row("all", _with_ends(ranked.expected), _rank(ranked.rank), style="bold")
+    classes.add_row("all", _with_ends(ranked.expected), _rank(ranked.rank, ranked.of), style="bold")
     return [readers, classes]
 
 
@@ -231,8 +231,10 @@ def _with_ends(value: Interval) -> str:
     return format_score(value.value) + ends
 
 
-def _rank(value: Interval) -> str:
-    return f"{value.value:.0f}" + ("" if value.low is None else f" ({value.low:.0f} to {value.high:.0f})")
+def _rank(value: Interval, of: int) -> str:
+    if value.value is None:
+        return "n/a"
+    return f"{value.value:.0f} of {of}" + ("" if value.low is None else f" ({value.low:.0f} to {value.high:.0f})")
 
 
 def write_fused(path: Path, label_sets: Sequence[LabelSetReport]) -> None:

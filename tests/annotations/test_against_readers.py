@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import write_reader_source
 from reader_tables import readings
@@ -15,7 +16,9 @@ from cxr_mmdet.evaluation.evaluate import evaluate
 from cxr_mmdet.evaluation.matching import DetectionTable
 from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
+from cxr_mmdet.preparation.table_report import against_readers_tables
 from cxr_mmdet.structures.boxes import xyxy_to_xywh
+from cxr_mmdet.structures.labels import NO_FINDING
 
 LABELS = ("ILD", "Mass")
 BOX = (10.0, 10.0, 60.0, 60.0)
@@ -60,8 +63,38 @@ def test_a_detector_that_sees_nothing_ranks_last():
     found = detections([], [], np.zeros((0, 4)))
     ranked = rank_among_readers(rows, truth, found, resamples=0)
     assert ranked.rank.value == 4
+    assert ranked.of == 4
     assert ranked.expected.value == 0
     assert json.dumps(ranked.to_json(), allow_nan=False)
+
+
+def test_readers_and_classes_without_boxes_are_not_ranked_among():
+    rows, truth = study()
+    idle = readings(*[(f"i{image:02}", NO_FINDING, reader, None) for image in range(40, 44) for reader in "DE"])
+    truth["images"] += [
+        {"id": number + 1, "image_id": f"i{number}", "width": 99, "height": 99} for number in range(40, 44)
+    ]
+    truth["categories"].append({"id": 3, "name": "Edema"})
+    ranked = rank_among_readers(pd.concat([rows, idle]), truth, detections([], [], np.zeros((0, 4))), resamples=20)
+    assert len(ranked.readers) == 5
+    assert (ranked.rank.value, ranked.of) == (4, 4)
+    assert (ranked.class_rank["ILD"].value, ranked.class_of["ILD"]) == (4, 4)
+    assert (ranked.class_rank["Edema"].value, ranked.class_rank["Edema"].low) == (None, None)
+    cells = [str(cell) for column in against_readers_tables(ranked)[1].columns for cell in column.cells]
+    assert "4 of 4 (4 to 4)" in cells
+    assert "n/a" in cells
+
+
+def test_nobody_drew_a_box(tmp_path):
+    write_reader_source(tmp_path / "src")
+    build_dataset(tmp_path / "src", tmp_path / "out", BuildOptions())
+    _, truth = study(4)
+    rows = readings(*[(f"i{image:02}", NO_FINDING, reader, None) for image in range(4) for reader in "AB"])
+    ranked = rank_among_readers(rows, truth, detections([0], [0], np.array([BOX])), resamples=5)
+    assert ranked.rank.value is None
+    result = evaluate(tmp_path / "out/annotations/val_14.json", [], resamples=0)
+    result.write(tmp_path / "report", against_readers=ranked.to_json())
+    assert "there is nothing to rank among" in (tmp_path / "report/report.html").read_text()
 
 
 def test_the_score_against_one_reader_is_that_of_their_boxes_as_ground_truth():
