@@ -109,7 +109,7 @@ class Reliability:
             random = np.random.default_rng(seed)
             n_images = len(marks.looked)
             drawn_images = random.multinomial(n_images, np.full(n_images, 1 / n_images), size=resamples)
-            resampled = cells.estimate(cells.weights(drawn_images.T.astype(np.float64)))[0]
+            resampled = cells.estimate(cells.weights(drawn_images.T.astype(np.float64)), random)[0]
             interval = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         class_sensitivity, class_false_marks = cells.pooled(everything)
         return cls(
@@ -199,7 +199,10 @@ def nothing_to_learn(marks: Marks) -> str:
     """Return the sentence about readers that never share an image."""
     readers = int(marks.looked.any(axis=0).sum())
     who = "one reader read everything" if readers < 2 else f"no two of its {readers} readers share an image"
-    return f"the readers' table: {who}, so nothing can be learned about who sees what; use --fusion wbf."
+    return (
+        f"the readers' table: {who}, so nothing can be learned about who sees what; give one in which several readers "
+        "read the same images."
+    )
 
 
 @dataclass(frozen=True)
@@ -243,20 +246,25 @@ class _Cells:
         np.add.at(counts, self.pattern, per_image[self.images])
         return counts.T
 
-    def estimate(self, counts: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return (B, readers, classes) sensitivity, false marks for each finding, and precision."""
-        class_sensitivity, class_false = self.pooled(counts)
+    def estimate(self, counts: Floats, random: np.random.Generator | None = None) -> tuple[Floats, Floats, Floats]:
+        """Return (B, readers, classes) sensitivity, false marks for each finding, and precision.
+
+        Args:
+            counts: (B, P) of :meth:`weights`.
+            random: draws the rows that a prior stands for as well, as intervals need; None: their means are taken.
+        """
+        class_sensitivity, class_false = self.pooled(counts, random)
         n_readers = self.marked.shape[1]
         shape = (len(counts), n_readers, self.n_labels)
         start = np.broadcast_to(class_sensitivity[:, None], shape), np.broadcast_to(class_false[:, None], shape)
-        return self._em(counts, np.arange(n_readers), start, SHRINKAGE)
+        return self._em(counts, np.arange(n_readers), _drawn(start, SHRINKAGE, random), SHRINKAGE)
 
-    def pooled(self, counts: Floats) -> tuple[Floats, Floats]:
+    def pooled(self, counts: Floats, random: np.random.Generator | None = None) -> tuple[Floats, Floats]:
         """Return (B, classes) sensitivity and false marks of the readers taken as one kind."""
         shape = (len(counts), 1, self.n_labels)
         start = np.full(shape, USUAL_SENSITIVITY), np.full(shape, USUAL_FALSE_MARKS)
         kinds = np.zeros(self.marked.shape[1], dtype=np.int64)
-        sensitivity, false_marks, _ = self._em(counts, kinds, start, CLASS_SHRINKAGE)
+        sensitivity, false_marks, _ = self._em(counts, kinds, _drawn(start, CLASS_SHRINKAGE, random), CLASS_SHRINKAGE)
         return sensitivity[:, 0], false_marks[:, 0]
 
     def _em(
@@ -299,6 +307,20 @@ class _Cells:
             false_marks = (false + strength * prior[1]) / (findings + strength)
         drawn = found + false
         return sensitivity, false_marks, np.divide(found, drawn, out=np.full_like(drawn, np.nan), where=drawn > 0)
+
+
+def _drawn(prior: tuple[Floats, Floats], strength: float, random: np.random.Generator | None) -> tuple[Floats, Floats]:
+    """Return a draw of the sensitivity and false marks that a prior worth ``strength`` rows allows.
+
+    Without it, a reader of few rows, whose estimate is mostly prior, would have the narrowest interval of all.
+    """
+    if random is None:
+        return prior
+    sensitivity, false_marks = np.clip(prior[0], 1e-3, 1 - 1e-3), np.maximum(prior[1], 1e-3)
+    return (
+        random.beta(strength * sensitivity, strength * (1 - sensitivity)),
+        random.gamma(strength * false_marks) / strength,
+    )
 
 
 def _localisation(marks: Marks, candidates: Candidates) -> tuple[Floats, Floats, Floats]:

@@ -22,6 +22,7 @@ from cxr_mmdet.files import atomic_path
 from cxr_mmdet.pages import format_percent, format_score
 from cxr_mmdet.preparation.label_sets import choose_label_sets
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
+from cxr_mmdet.structures.enums import ReaderFusion
 from cxr_mmdet.structures.labels import NO_FINDING
 
 if TYPE_CHECKING:
@@ -101,13 +102,16 @@ def report_table(path: Path, options: TableOptions, format_name: str | None = No
     table = read_source(path, format_name=format_name)
     rows = table.rows
     images = rows["image_id"].nunique()
+    notes = list(table.notes)
+    if (options.reliability or options.fusion == ReaderFusion.READERS) and not _has_shared_images(rows):
+        notes.append("no two readers share an image, so nothing can be learned about them, and every box counts alike.")
     return TableReport(
         rows=len(rows),
         images=images,
         normal_images=images - rows.loc[(rows["class_name"] != NO_FINDING) & ~is_region(rows), "image_id"].nunique(),
         readers=rows["reader"].nunique(),
         unread=len(table.unread),
-        notes=table.notes,
+        notes=tuple(notes),
         label_sets=tuple(
             _report_label_set(label_set, table, options)
             for label_set in choose_label_sets(options.labels, rows, None, [table.format], table.looked_for)
@@ -134,9 +138,13 @@ def _report_label_set(label_set: LabelSet, source: Source, options: TableOptions
         readers_boxes={str(name): int(count) for name, count in own["class_name"].value_counts().items()},
         agreement=measure_agreement(own, label_set.labels, coverage=coverage),
         human_ceiling=ceiling and ceiling["all"],
-        reliability=_reliability(own, label_set.labels) if options.reliability else None,
+        reliability=_reliability(own, label_set.labels) if options.reliability and _has_shared_images(own) else None,
         images=None if coverage is None else count_images(merged, label_set.labels, coverage),
     )
+
+
+def _has_shared_images(rows: pd.DataFrame) -> bool:
+    return bool(without_regions(rows).groupby("image_id")["reader"].nunique().max() > 1)
 
 
 def _reliability(rows: pd.DataFrame, labels: Sequence[str]) -> list[dict[str, Any]]:

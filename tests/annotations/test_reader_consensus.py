@@ -148,7 +148,7 @@ def test_nothing_but_normal_images_gives_no_box():
 
 
 def test_one_reader_everywhere_is_one_sentence():
-    with pytest.raises(TableError, match=r"one reader read everything, .* use --fusion wbf"):
+    with pytest.raises(TableError, match=r"one reader read everything, .* several readers read the same"):
         fit_readers(readings(("a", "ILD", "A", (0, 0, 9, 9))), CLASSES)
 
 

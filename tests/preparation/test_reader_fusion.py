@@ -105,3 +105,13 @@ def test_the_table_alone_can_be_fused_so(built, tmp_path):
     result = CliRunner().invoke(app, ["annotations", str(built / "src"), "--reliability"], env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
     assert "Sensitivity of the readers" in result.stdout
+
+
+def test_a_table_of_readers_who_share_no_image_is_surveyed_all_the_same(tmp_path):
+    table = tmp_path / "table.csv"
+    rows = ["image_id,class_name,rad_id,x_min,y_min,x_max,y_max", "a,ILD,R1,10,10,60,60", "b,ILD,R2,10,10,60,60"]
+    table.write_text("\n".join(rows))
+    for options in (["--reliability"], ["--fusion", "readers"], ["--fusion", "readers", "--reliability"]):
+        result = CliRunner().invoke(app, ["annotations", str(table), *options])
+        assert result.exit_code == 0, result.output
+        assert "no two readers share an image" in result.stderr
