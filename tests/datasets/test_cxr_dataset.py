@@ -54,7 +54,14 @@ def test_keeps_images_without_boxes_and_reads_what_the_file_holds(prepared_folde
     assert sum(not dataset.get_data_info(i)["instances"] for i in range(8)) == 2
     x, y, width, height = coco["annotations"][0]["bbox"]
     assert dataset.get_data_info(0)["instances"] == [
-        {"bbox": [x, y, x + width, y + height], "bbox_label": 0, "ignore_flag": 0, "votes": 2, "score": None}
+        {
+            "bbox": [x, y, x + width, y + height],
+            "bbox_label": 0,
+            "ignore_flag": 0,
+            "votes": 2,
+            "score": None,
+            "corner_spread": None,
+        }
     ]
 
 
