@@ -41,6 +41,7 @@ class LoadingReport:
         unexpected: names of the checkpoint that the model lacks.
         by_class: names of classifiers of which the classes with common names are taken, and no others.
         classes: common names.
+        other_classes: names of classifiers with the same shape on both sides, and no class in common.
     """
 
     matched: tuple[str, ...]
@@ -49,6 +50,7 @@ class LoadingReport:
     unexpected: tuple[str, ...]
     by_class: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    other_classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return a table: how many of each kind, and the first names; of classifiers the classes taken over."""
@@ -63,6 +65,8 @@ class LoadingReport:
             "unexpected, not in the model": self.unexpected,
         }.items():
             table.add_row(kind, str(len(names)), _first(names))
+        if self.other_classes:
+            table.add_row("skipped, other classes", str(len(self.other_classes)), _first(self.other_classes))
         if self.by_class:
             table.add_row("taken over by class", str(len(self.by_class)), ", ".join(self.classes))
         text = io.StringIO()
@@ -120,16 +124,16 @@ def fit_classes(
     own_classes: Sequence[str],
     given_classes: Sequence[str],
 ) -> dict[str, torch.Tensor]:
-    """Return the classifiers of ``model`` with what ``checkpoint`` knows of classes of the same name.
+    """Return the classifiers of ``model`` with what ``checkpoint`` knows of the :func:`shared_classes`.
 
     Dense heads count anchor by anchor, class by class; a RoI head's ``fc_cls`` ends with the background, and its
     ``fc_reg`` has four values per class. Other classes keep the values of ``model``.
     """
-    shared = [(own_classes.index(name), given_classes.index(name)) for name in own_classes if name in given_classes]
+    shared = shared_classes(own_classes, given_classes)
     fitted = {}
     for name, own in model.items():
         match = _CLASSIFIER.search(name)
-        if not (shared and match and name in checkpoint and own.shape[1:] == checkpoint[name].shape[1:]):
+        if not (match and name in checkpoint and own.shape[1:] == checkpoint[name].shape[1:]):
             continue
         own, given = own.clone(), checkpoint[name].to(own)
         background = int(match[1] == "fc_cls")
@@ -142,15 +146,36 @@ def fit_classes(
                 to[into] = of[source]
         except RuntimeError:  # another number of anchors, or no row per class
             continue
-        own[len(own) - background :] = given[len(given) - background :]
+        if shared:
+            own[len(own) - background :] = given[len(given) - background :]
         fitted[name] = own
     return fitted
 
 
+def shared_classes(own: Sequence[str], given: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the places in both lists of the classes that both name.
+
+    Neither case nor spaces and underscores tell two names apart, unless one list uses them to.
+    """
+
+    def plain(name: str) -> str:
+        return " ".join(name.replace("_", " ").casefold().split())
+
+    exact = {name: index for index, name in enumerate(given)}
+    own_plain, given_plain = ([plain(name) for name in names] for names in (own, given))
+    alike = {
+        name: index
+        for index, name in enumerate(given_plain)
+        if given_plain.count(name) == 1 and own_plain.count(name) == 1
+    }
+    places = ((index, exact.get(name, alike.get(own_plain[index]))) for index, name in enumerate(own))
+    return [(index, place) for index, place in places if place is not None]
+
+
 def _per_class(values: torch.Tensor, classes: int, class_first: bool) -> torch.Tensor:
     """Return a view of a classifier's rows whose first axis is the class."""
-    if class_first:
-        return values.view(classes, -1, *values.shape[1:])
+    if class_first:  # a regressor that all classes share has four rows, and no view
+        return values.view(classes, 4, *values.shape[1:])
     return values.view(-1, classes, *values.shape[1:]).transpose(0, 1)
 
 
@@ -219,7 +244,10 @@ def _with_classes(
     matched, other_shape = (
         tuple(name for name in names if name not in by_class) for names in (report.matched, report.other_shape)
     )
-    shared = tuple(name for name in wanted if name in given)
+    shared = tuple(wanted[place] for place, _ in shared_classes(wanted, given))
+    if not shared:  # rows learned for other classes stay out, though they have the shape
+        other_classes = tuple(name for name in report.matched if name in by_class)
+        return replace(report, matched=matched, other_classes=other_classes), fitted
     report = replace(report, matched=matched, other_shape=other_shape, by_class=tuple(by_class), classes=shared)
     return report, fitted | by_class
 

@@ -20,6 +20,7 @@ from cxr_mmdet.engine.pretrained import (
     fit_bare_backbone,
     fit_classes,
     fit_fpn_levels,
+    shared_classes,
 )
 from cxr_mmdet.errors import CheckpointError
 
@@ -120,13 +121,49 @@ class TestClasses:
 
     def test_nothing_in_common_and_other_anchors(self):
         name = "bbox_head.retina_cls.bias"
-        assert not fit_classes({name: torch.zeros(3)}, {name: torch.ones(4)}, self.OWN, ["a", "b", "c", "d"])
+        fitted = fit_classes({name: torch.zeros(3)}, {name: torch.ones(4)}, self.OWN, ["a", "b", "c", "d"])
+        assert not fitted[name].any()
         assert not fit_classes(
             {name: torch.zeros(6)}, {name: torch.ones(4 * 3)}, self.OWN, self.GIVEN[:3] * 0 + ["Lung"] * 5
         )
 
+    @pytest.mark.parametrize("classes", [2, 4])
+    def test_a_regressor_that_all_classes_share_is_not_divided(self, classes):
+        name = "roi_head.bbox_head.fc_reg.bias"
+        names = [*"abcd"[:classes]]
+        assert not fit_classes({name: torch.zeros(4)}, {name: torch.arange(4.0)}, names, names[::-1])
 
-def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: bool = False, hooks=()) -> dict:
+    def test_names_are_alike_in_any_case_and_spacing(self):
+        assert shared_classes(["Left lung", "Nodule", "lung_opacity"], ["Lung  Opacity", "left Lung"]) == [
+            (0, 1),
+            (2, 0),
+        ]
+        assert shared_classes(["Lung", "lung"], ["lung", "LUNG"]) == [(1, 0)]
+        assert shared_classes(["lung"], ["Lung", "LUNG"]) == []
+        assert shared_classes(["+", "-"], ["-"]) == [(1, 0)]
+
+
+def test_rows_of_other_classes_stay_out_though_they_have_the_shape(caplog):
+    def detector(value):
+        model = nn.Module()
+        model.body, model.retina_cls = nn.Linear(2, 2), nn.Linear(2, 1)
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, value)
+        return model
+
+    dataset = SimpleNamespace(metainfo={"classes": ["Nodule"]})
+    meta = {"dataset_meta": {"classes": ["Left lung"]}}
+    runner = {"train_dataloader": SimpleNamespace(dataset=dataset)}
+    with caplog.at_level(logging.INFO):
+        loaded = load(detector(0.0), {"state_dict": detector(1.0).state_dict(), "meta": meta}, **runner)
+    assert loaded["body.weight"].all()
+    assert not loaded["retina_cls.weight"].any()
+    assert not loaded["retina_cls.bias"].any()
+    assert re.search(r"skipped, other classes +2 +retina_cls.weight, retina_cls.bias", caplog.text)
+    assert re.search(r"matched +2  body.weight, body.bias\n", caplog.text)
+
+
+def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: bool = False, hooks=(), **more) -> dict:
     runner = SimpleNamespace(
         hooks=hooks,
         model=model,
@@ -134,6 +171,7 @@ def load(model: nn.Module, checkpoint: dict, *, resume: bool = False, testing: b
         _load_from="start.pth",
         _resume=resume,
         _train_loop=None if testing else object(),
+        **more,
     )
     PretrainedReportHook().after_load_checkpoint(runner, checkpoint)
     return checkpoint["state_dict"]
