@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
-from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, SwitchesOption
+from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, LoadFromOption, SwitchesOption
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.recipes import config_names, copy_of, describe_config
@@ -33,6 +33,7 @@ def show(
     ] = False,
     data_root: DataRootOption = None,
     labels: LabelsOption = None,
+    load_from: LoadFromOption = None,
     with_: SwitchesOption = None,
     cfg_options: CfgOptions = None,
 ) -> None:
@@ -44,7 +45,12 @@ def show(
         from cxr_mmdet.engine.config import class_names, load_config
 
     loaded = load_config(
-        config, data_root=data_root, labels=labels, switches=with_ or [], cfg_options=cfg_options or []
+        config,
+        data_root=data_root,
+        labels=labels,
+        load_from=load_from,
+        switches=with_ or [],
+        cfg_options=cfg_options or [],
     )
     if not cost:
         typer.echo(loaded.pretty_text)

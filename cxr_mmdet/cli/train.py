@@ -37,6 +37,9 @@ LabelsOption = Annotated[
         show_default="the config's, or the folder's only one",
     ),
 ]
+LoadFromOption = Annotated[
+    str | None, typer.Option(help="Starting weights: a file, a URL, phantom (see pretrain), or none.")
+]
 WorkDirOption = Annotated[
     Path | None, typer.Option(help="Folder that the run writes to.", show_default="work_dirs/<config>")
 ]
@@ -70,9 +73,7 @@ def train(
     data_root: DataRootOption = None,
     labels: LabelsOption = None,
     work_dir: WorkDirOption = None,
-    load_from: Annotated[
-        str | None, typer.Option(help="Starting weights: a file, a URL, phantom (see pretrain), or none.")
-    ] = None,
+    load_from: LoadFromOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the work dir.")
     ] = False,

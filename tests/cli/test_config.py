@@ -33,10 +33,10 @@ def test_every_recipe_is_listed_with_a_sentence():
 
 def test_show_prints_a_config_that_trains_the_same(prepared_folder, tmp_path):
     root = prepared_folder(labels=("A", "B"), name="auto")
-    shown = run("show", "faster_rcnn_small", "--data-root", root, "--with", "ema").stdout
+    shown = run("show", "faster_rcnn_small", "--data-root", root, "--load-from", "phantom", "--with", "ema").stdout
     path = tmp_path / "shown.py"
     path.write_text(shown[shown.index("auto_scale_lr") :])
-    expected = load_config("faster_rcnn_small", data_root=root, switches=["ema"])
+    expected = load_config("faster_rcnn_small", data_root=root, load_from="phantom", switches=["ema"])
     assert Config.fromfile(path).to_dict() == expected.to_dict()
     assert "num_classes=2" in shown
 
