@@ -133,6 +133,38 @@ def _remove_abandoned(parent: Path, prefix: str) -> None:
             os.close(lock)
 
 
+def make_writable_folder(folder: Path, remedy: str) -> None:
+    """Make a folder if need be, before long work whose results it is to hold.
+
+    Raises:
+        UsageError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror}); {remedy}.") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder}: cannot be written to; {remedy}.")
+
+
+@contextmanager
+def sole_use(folder: Path, remedy: str) -> Iterator[None]:
+    """Make a folder if need be, and keep other processes out that call this too.
+
+    Raises:
+        UsageError: another process uses it, or it cannot be made or written to.
+    """
+    make_writable_folder(folder, remedy)
+    lock = _lock(folder)
+    if lock is None and fcntl is not None:
+        raise UsageError(f"{folder}: is in use by another process; wait for it, or {remedy}.")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _lock(folder: Path) -> int | None:
     """Return a handle that locks a folder while it is open; None where another process has it."""
     if fcntl is None:

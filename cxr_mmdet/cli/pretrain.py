@@ -40,7 +40,7 @@ def pretrain(
         from cxr_mmdet.engine.pretraining import pretrain as run
     from cxr_mmdet.errors import UsageError
 
-    if iterations and minutes:
+    if iterations is not None and minutes is not None:
         raise UsageError("--iterations and --minutes both say how long; pass one of them.")
     options = PretrainingOptions(recipe, images, size, seed, iterations or 2000, tuple(cfg_options or ()))
     with progress_bar("drawing phantoms") as progress:

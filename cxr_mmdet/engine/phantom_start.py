@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from cxr_mmdet.commands import PACKAGE
 from cxr_mmdet.engine.checkpoint_file import SCALES, read_checkpoint_file
-from cxr_mmdet.errors import CheckpointError, first_line
+from cxr_mmdet.errors import CheckpointError, UsageError, first_line
 from cxr_mmdet.files import atomic_path
 
 if TYPE_CHECKING:
@@ -29,8 +30,15 @@ _NOT_OF_WEIGHTS = ("out_indices", "frozen_stages", "norm_eval", "init_cfg", "wit
 
 
 def cache_folder() -> Path:
-    """Return where this user's machine keeps what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr_mmdet"
+    """Return where this user's machine keeps what can be made again.
+
+    Raises:
+        UsageError: the user has no home folder, and the environment names no other.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr_mmdet"
+    except RuntimeError:  # a container's user without a home
+        raise UsageError("this user has no home folder for a cache; name a folder by XDG_CACHE_HOME.") from None
 
 
 def start_folders() -> tuple[Path, Path]:
@@ -41,17 +49,20 @@ def start_folders() -> tuple[Path, Path]:
 def resolve_start(config: Config) -> None:
     """Put the file that ``load_from = "phantom"`` stands for into a config; any other value stays.
 
+    Of the files for the config's backbone, one that was made for the recipe itself comes before another recipe's, and
+    then one made on this machine before the package's.
+
     Raises:
         CheckpointError: no file belongs to the config's backbone, or one is damaged.
     """
     if config.get("load_from") != PHANTOM:
         return
     wanted = describe_backbone(config)
-    for path in _files():
+    recipe = Path(config.filename).stem if config.filename else "RECIPE"
+    for path in sorted(_files(), key=lambda path: path.stem != recipe):
         if _metadata(path).get("backbone") == wanted:
             config.load_from = str(path)
             return
-    recipe = Path(config.filename).stem if config.filename else "RECIPE"
     raise CheckpointError(
         f"{PHANTOM}: this machine has no starting weights for the backbone of {recipe}; make them once by "
         f"tools/pretrain.py {recipe}, or start from random weights by --load-from none."
@@ -90,8 +101,9 @@ def write_start(checkpoint: Path, out: Path, config: Config, card: str) -> None:
 
 
 def _files() -> Iterator[Path]:
-    for folder in start_folders():
-        yield from sorted(folder.glob("*.safetensors"))
+    with suppress(UsageError):
+        yield from sorted((cache_folder() / "weights").glob("*.safetensors"))
+    yield from sorted((PACKAGE / "weights").glob("*.safetensors"))
 
 
 def _metadata(path: Path) -> dict[str, str]:

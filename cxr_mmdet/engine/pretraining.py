@@ -16,7 +16,7 @@ from cxr_mmdet.engine.phantom_start import cache_folder, start_folders, write_st
 from cxr_mmdet.engine.resuming import newest_checkpoint
 from cxr_mmdet.engine.running import train
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import atomic_path, make_writable_folder, sole_use
 from cxr_mmdet.phantom.writer import remove_phantoms, write_phantoms
 from cxr_mmdet.preparation.build import build_dataset
 from cxr_mmdet.preparation.options import BuildOptions
@@ -91,32 +91,30 @@ def pretrain(
         progress: called with the number of phantoms just drawn, and of all.
 
     Raises:
-        UsageError: the weights file exists, another pretraining of the recipe is not finished, or there is no place for
-            the cache.
+        UsageError: the weights file exists or cannot be written, another pretraining runs or of this recipe is not
+            finished, or there is no place for the cache.
         ConfigError: the recipe does not exist or cannot be built.
     """
     load_config(options.recipe, switches=SWITCHES, cfg_options=options.cfg_options)  # before phantoms are drawn
     name = Path(options.recipe).stem
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{cache_folder()}: cannot be made ({error.strerror}); name a folder that can by XDG_CACHE_HOME."
-        ) from None
     out = out or start_folders()[1] / f"{name}.safetensors"
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: weights are written as safetensors; give a name that ends in .safetensors.")
     run = cache_folder() / "pretraining" / name
-    if out.exists() and not force and not run.exists():
-        raise UsageError(f"{out}: exists; pass --force to replace it, or --out for another file.")
-    if force:
-        shutil.rmtree(run, ignore_errors=True)
-    data = prepare_phantoms(options, jobs=jobs, progress=progress)
-    options = _begin(run, options, minutes, data)
-    config = _config(options, data, run)
-    outcome = train(config, resume=newest_checkpoint(run) is not None)
-    assert outcome.last_checkpoint is not None, "a training ends with a checkpoint"
-    write_start(outcome.last_checkpoint, out, config, _card(options, config, run))
-    shutil.rmtree(run)
-    return out
+    with sole_use(run.parent, "name another folder for the cache by XDG_CACHE_HOME"):
+        if out.exists() and not force and not run.exists():
+            raise UsageError(f"{out}: exists; pass --force to replace it, or --out for another file.")
+        make_writable_folder(out.parent, "name another file by --out")
+        if force:
+            shutil.rmtree(run, ignore_errors=True)
+        data = prepare_phantoms(options, jobs=jobs, progress=progress)
+        options = _begin(run, options, minutes, data)
+        config = _config(options, data, run)
+        outcome = train(config, resume=newest_checkpoint(run) is not None)
+        assert outcome.last_checkpoint is not None, "a training ends with a checkpoint"
+        write_start(outcome.last_checkpoint, out, config, _card(options, config, run))
+        shutil.rmtree(run)
+        return out
 
 
 def prepare_phantoms(

@@ -21,6 +21,7 @@ from cxr_mmdet.engine.checkpoint_file import SCALES, read_safetensors
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.phantom_start import PHANTOM, resolve_start, write_start
 from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.files import sole_use
 from cxr_mmdet.phantom.organs import ORGANS
 from cxr_mmdet.structures.labels import LABELS_14
 
@@ -56,14 +57,30 @@ def start_of(recipe):
     return config.load_from
 
 
-def test_the_packages_file_comes_before_the_machines_and_serves_all_on_its_backbone(folders):
-    shipped, cached = (folder / "a.safetensors" for folder in folders)
-    make_start(cached)
-    assert start_of("retina_small") == str(cached)
+def test_a_recipes_own_file_comes_first_then_those_made_on_this_machine(folders):
+    shipped, cached = (folder / "retina_small.safetensors" for folder in folders)
     make_start(shipped)
     for recipe in ("retina_small", "gfl_lungs", "retina_lungs", "faster_rcnn_small"):
         assert start_of(recipe) == str(shipped)
+    lungs = make_start(folders[1] / "gfl_lungs.safetensors")
+    assert start_of("retina_small") == str(shipped)
+    assert start_of("faster_rcnn_small") == str(lungs)
+    make_start(cached)
+    assert start_of("retina_small") == str(cached)
+    assert start_of("gfl_lungs") == str(lungs)
     assert "# 0.0 MB" in shipped.with_suffix(".md").read_text()
+
+
+def test_a_user_without_a_home_starts_from_the_packages_file(folders, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    shipped = make_start(folders[0] / "a.safetensors")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert start_of("retina_small") == str(shipped)
+    result = CliRunner().invoke(pretrain.app, [])
+    assert "no home folder for a cache; name a folder by XDG_CACHE_HOME" in error_of(result.stderr)
 
 
 def test_none_for_this_backbone_names_the_command(folders):
@@ -153,7 +170,6 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "write_start", full)
         run("--iterations", "2", code=1)
-    folders[1].mkdir()
     (folders[1] / "retina_small.safetensors").touch()  # an older one, which the unfinished run is to replace
     assert "with other options (iterations 2); go on" in run("--iterations", "3", code=2).stderr
     # What was drawn and trained is kept.
@@ -192,12 +208,18 @@ def test_nothing_is_drawn_for_what_cannot_be_trained(folders, tmp_path, monkeypa
         return error_of(result.stderr)
 
     assert "retina_smal: no such config" in message("retina_smal")
-    assert "pass one of them" in message("--iterations", "3", "--minutes", "1")
+    assert "pass one of them" in message("--iterations", "3", "--minutes", "0")
+    assert "start.md: weights are written as safetensors" in message("--out", str(tmp_path / "start.md"))
     assert "nothing reads the key no" in message("--cfg-options", "no=1")
     assert not folders[1].parent.exists()
+    with sole_use(folders[1].parent / "pretraining", "name another"):
+        assert "is in use by another process; wait for it, or name another folder" in message()
     (tmp_path / "file").touch()
+    assert "file: cannot be made (File exists); name another file by --out" in message(
+        "--out", str(tmp_path / "file" / "a.safetensors")
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "cannot be made (Not a directory); name a folder that can by XDG_CACHE_HOME" in message()
+    assert "cannot be made (Not a directory); name another folder for the cache by XDG_CACHE_HOME" in message()
 
 
 def test_minutes_become_iterations_by_what_an_iteration_takes(folders, tmp_path, monkeypatch):
