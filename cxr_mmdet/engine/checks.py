@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook
 
 from cxr_mmdet.datasets.loading import read_size, require_size
 from cxr_mmdet.datasets.transforms import LoadGreyImage
-from cxr_mmdet.datasets.votes import READERS_KEY, LoadVotedAnnotations
+from cxr_mmdet.datasets.votes import READERS_KEY, LoadVotedAnnotations, share_of
 from cxr_mmdet.engine.config import check_class_counts
 from cxr_mmdet.engine.gate_data import prepare_gate
 from cxr_mmdet.engine.metrics import CxrMetric
@@ -307,10 +307,7 @@ def _shares_of_votes(dataset: Any) -> set[float]:
             f"{_WITHOUT}."
         )
     return {
-        instance["votes"] / entry[READERS_KEY]
-        for entry in entries
-        for instance in entry["instances"]
-        if not instance["ignore_flag"]
+        share_of(instance, entry) for entry in entries for instance in entry["instances"] if not instance["ignore_flag"]
     }
 
 

@@ -12,7 +12,16 @@ from torch import nn
 from training_runs import error_of, train_here
 
 from cxr_mmdet.datasets import CxrDataset, MinorityAugmentedDataset
-from cxr_mmdet.engine.checks import check_numbers, check_types, check_votes, heed_coverage, heed_regions, innermost
+from cxr_mmdet.datasets.votes import READERS_KEY
+from cxr_mmdet.engine.checks import (
+    _shares_of_votes,
+    check_numbers,
+    check_types,
+    check_votes,
+    heed_coverage,
+    heed_regions,
+    innermost,
+)
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.errors import ConfigError, CxrError, DatasetError
 from cxr_mmdet.models.partial_labels import MaskedLoss
@@ -224,3 +233,15 @@ def test_types_and_numbers_of_a_config_are_checked_before_anything_is_built(opti
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert all(word in str(caught.value) for word in words)
+
+
+class Scored(list):
+    ann_file = "train.json"
+
+    def get_data_info(self, index):
+        return self[index]
+
+
+def test_equal_votes_with_scores_of_their_own_can_be_weighed():
+    boxes = [{"votes": 1, "score": score, "ignore_flag": 0} for score in (0.2, 0.6)]
+    assert _shares_of_votes(Scored([{READERS_KEY: 3, "instances": boxes}])) == {0.2, 0.6}
