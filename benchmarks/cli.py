@@ -140,7 +140,7 @@ def train_step(
     as_json: Json = False,
     cfg_options: CfgOptions = None,
 ) -> None:
-    """Compare training iterations with stock mmdet's: the same models, weights and pictures."""
+    """Compare training iterations with stock mmdet's: the same models, weights and images."""
     with quiet_imports():
         import torch
 
@@ -274,7 +274,7 @@ def redraw(
     size: Annotated[int, typer.Option(min=128, max=4096, help="Short edge of the radiograph in pixels.")] = 2500,
     as_json: Json = False,
 ) -> None:
-    """Time the web page: from a slider to the redrawn picture, on the server's side."""
+    """Time the web page: from a slider to the redrawn image, on the server's side."""
     with quiet_imports():
         from benchmarks.redraw import benchmark_redraw
         from cxr_mmdet.inference.predictor import Predictor

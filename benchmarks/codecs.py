@@ -1,4 +1,4 @@
-"""The decoders of each compressed transfer syntax on the same picture: why the first one is tried first."""
+"""The decoders of each compressed transfer syntax on the same image: why the first one is tried first."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def benchmark_growth(
 
 
 def draw_growth(path: Path, grown: tuple[Sequence[Growth], Sequence[Growth]], resamples: int) -> None:
-    """Draw both series, double logarithmic, into a picture."""
+    """Draw both series, double logarithmic, into an image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -40,7 +40,7 @@ def file_as_hospitals(data: Path, out: Path, *, labels: str = "14", seed: int = 
     those of its classes.
 
     Args:
-        data: a prepared folder; its pictures are linked to.
+        data: a prepared folder; its images are linked to.
         out: must not exist.
         labels: the label set that is filed.
         seed: of the division of patients.

@@ -1,4 +1,4 @@
-"""Our data pipeline against stock mmdet's: the same pictures, boxes and drawn sizes, from file to model input."""
+"""Our data pipeline against stock mmdet's: the same images, boxes and drawn sizes, from file to model input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Side:
     preprocessor: DetDataPreprocessor
 
     def sample(self, draw: Draw) -> dict[str, Any]:
-        """Return what the dataset gives for a draw: picture (3, H, W) uint8 and boxes."""
+        """Return what the dataset gives for a draw: image (3, H, W) uint8 and boxes."""
         seed_draw(draw)  # stock datasets do not; ours does it a second time, to the same effect
         return self.dataset[draw]
 
@@ -91,7 +91,7 @@ def benchmark_pipeline(
         data: the prepared folder.
         ann_file: COCO file relative to ``data``; the first of its training files by default.
         rounds: timed rounds of each comparison.
-        pictures: pictures a round; each round takes the next ones.
+        pictures: images a round; each round takes the next ones.
         memory: whether to measure resident memory as well.
         progress: called with the rounds just done and all of one comparison.
 
@@ -195,7 +195,7 @@ def _round_of(work: Any, draws: Sequence[Draw], pictures: int) -> Any:
 
 
 def _time_steps(config: Config, stock: Side, ours: Side, draws: Sequence[Draw]) -> Iterator[StepTime]:
-    """Yield the mean time of each step, both sides taking turns picture by picture."""
+    """Yield the mean time of each step, both sides taking turns image by image."""
     totals: dict[str, dict[str, float]] = {side.name: defaultdict(float) for side in (stock, ours)}
     for draw in draws:
         for side in (stock, ours):

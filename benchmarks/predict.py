@@ -1,4 +1,4 @@
-"""From a picture's file to its findings: stock mmdet, torchvision, and this project's ways, turn by turn."""
+"""From an image's file to its findings: stock mmdet, torchvision, and this project's ways, turn by turn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TORCH, ONNX, OPENVINO, INT8 = "torch", "ONNX Runtime", "OpenVINO", "OpenVINO int
 
 @dataclass(frozen=True)
 class FirstFinding:
-    """A process of its own that loads a model and predicts one picture.
+    """A process of its own that loads a model and predicts one image.
 
     Attributes:
         name: of the alternative.
@@ -82,14 +82,14 @@ def benchmark_predict(
     int8: bool = True,
     progress: Progress | None = None,
 ) -> PredictionBenchmark:
-    """Time each way from a picture's file to its findings.
+    """Time each way from an image's file to its findings.
 
     Args:
         config: a recipe without steps of ours in its test pipeline that stock mmdet lacks.
         name: what to call it.
-        folder: for models and pictures; remains.
-        rounds: timed pictures of each alternative.
-        size: both sides of the synthetic pictures in pixels.
+        folder: for models and images; remains.
+        rounds: timed images of each alternative.
+        size: both sides of the synthetic images in pixels.
         pictures: number of different radiographs.
         threads: of processors, for every alternative.
         int8: whether to quantise as well, which takes minutes.
@@ -132,7 +132,7 @@ def benchmark_predict(
 
 
 def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
-    """Write ``count`` grey pictures of noise at several scales, compressed as preparation does."""
+    """Write ``count`` grey images of noise at several scales, compressed as preparation does."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in range(count):
@@ -168,7 +168,7 @@ def torchvision_retinanet(config: Config) -> Callable[[Path], object]:
 
 
 def first_finding(title: str, model: Path, picture: Path, threads: int) -> FirstFinding:
-    """Return what a new process takes to load ``model`` and predict one picture."""
+    """Return what a new process takes to load ``model`` and predict one image."""
     code = (
         "from cxr_mmdet.inference.predictor import Predictor\n"
         f"Predictor.load({str(model)!r}, threads={threads}).predict({str(picture)!r})\n"

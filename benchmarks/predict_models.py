@@ -41,7 +41,7 @@ def random_detector(config: Config) -> BaseDetector:
     """Return the detector of a config; equal for equal configs.
 
     With a usual start no score would pass a threshold. Here the last layers are scaled by what they give for one cloudy
-    picture, so that scores spread over 0…1 and boxes stay near their anchors.
+    image, so that scores spread over 0…1 and boxes stay near their anchors.
     """
     init_default_scope("mmdet")
     train_whole_backbone(config)
@@ -112,7 +112,7 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
 
 
 def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tensor) -> None:
-    """Let the gate say a half of the picture, so that it says more of some pictures and less of others."""
+    """Let the gate judge by half of the image, so that it says more of some images and less of others."""
     if isinstance(gate, FeatureGate):
         said = (_ask_gate(model, picture) - gate.bias).abs().clamp(min=1)
         for weight in gate.evidence.parameters():

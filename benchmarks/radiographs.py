@@ -1,4 +1,4 @@
-"""From DICOM to prepared picture: ours, the usual script and the bare codec, turn by turn on the same files."""
+"""From DICOM to prepared image: ours, the usual script and the bare codec, turn by turn on the same files."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def benchmark_radiographs(
     """Time the way from a 16-bit DICOM file to an 8-bit PNG with a shorter side of 1024 pixels, on one core.
 
     Args:
-        size_hw: of the pictures, which are phantoms.
+        size_hw: of the images, which are phantoms.
         pictures: different ones; a round takes each of them once.
         rounds: timed rounds of each comparison.
         workers: processes whose speed is compared with one's by the clock; 1 leaves that out.
@@ -200,7 +200,7 @@ def _each(work: Callable[[Path], object], files: Sequence[Path], _: int) -> None
 
 
 def _prepare(path: Path, folder: Path) -> int | None:
-    """Prepare a picture and return the peak of this process's resident memory, None where the kernel does not count."""
+    """Prepare an image and return the peak of this process's resident memory, None where the kernel does not count."""
     prepare_image(path.stem, path, folder, SHORT_EDGE)
     return peak_bytes()
 

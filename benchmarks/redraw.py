@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def benchmark_redraw(predictor: Predictor, *, size: int, rounds: int, progress: Progress | None = None) -> Comparison:
-    """Return the times of what a slider causes on the server: pictures, places to click and table, as they are sent.
+    """Return the times of what a slider causes on the server: images, places to click and table, as they are sent.
 
     Args:
         predictor: a model.

@@ -50,7 +50,7 @@ class TorchvisionRetinaNet(BaseDetector):
             image_mean=[0.0] * 3,
             image_std=[1.0] * 3,
         )
-        # Its own would enlarge every picture to 800 px, `_skip_resize` or not once training is over.
+        # Its own would enlarge every image to 800 px, `_skip_resize` or not once training is over.
         self.detector.transform = _AsGiven(0, 0, image_mean=[0.0] * 3, image_std=[1.0] * 3)
 
     def init_weights(self) -> None:
@@ -69,7 +69,7 @@ class TorchvisionRetinaNet(BaseDetector):
     def predict(
         self, batch_inputs: torch.Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
-        """Return what torchvision finds, in pixels of the picture before resizing if ``rescale``."""
+        """Return what torchvision finds, in pixels of the image before resizing if ``rescale``."""
         instances = []
         for found, sample in zip(self.detector(list(batch_inputs)), batch_data_samples, strict=True):
             boxes = found["boxes"]
@@ -87,7 +87,7 @@ class TorchvisionRetinaNet(BaseDetector):
 
 
 class _AsGiven(GeneralizedRCNNTransform):
-    """torchvision's preparation of pictures without a change of their size, which the pipeline has seen to."""
+    """torchvision's preparation of images without a change of their size, which the pipeline has seen to."""
 
     def resize(self, image: torch.Tensor, target: Any = None) -> tuple[torch.Tensor, Any]:
         return image, target

@@ -1,4 +1,4 @@
-"""Our training iteration against stock mmdet's: the same model, weights and pictures; from sample to update."""
+"""Our training iteration against stock mmdet's: the same model, weights and images; from sample to update."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ def benchmark_train_step(
 ) -> Comparison:
     """Time training iterations of ``config`` and of its stock counterpart, on the GPU if there is one.
 
-    Stock mmdet gets mmdet's own preprocessor, pictures of three planes in memory and none of our hooks; mmcv's
+    Stock mmdet gets mmdet's own preprocessor, images of three planes in memory and none of our hooks; mmcv's
     operators are whichever the process has, for both.
 
     Args:
         config: a recipe.
         name: what to call it.
-        size: both sides of the pictures, which are noise with boxes: what is in them does not change the work.
+        size: both sides of the images, which are noise with boxes: what is in them does not change the work.
         batch_size: images per iteration.
         rounds: timed iterations.
         memory: whether to measure resident memory as well.

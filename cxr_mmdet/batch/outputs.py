@@ -122,7 +122,7 @@ def write_results(
 
 
 def write_overlay(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture as PNG.
+    """Write an RGB image as PNG.
 
     Raises:
         CxrError: it cannot be written.

@@ -91,7 +91,7 @@ CLASSES_KEY = "classes"
 
 @TRANSFORMS.register_module()
 class RandomAcquisition(BaseTransform):
-    """Lay over a picture what phantoms lack: scattered light, blur or edge enhancement, lines, electrodes, text.
+    """Lay over an image what phantoms lack: scattered light, blur or edge enhancement, lines, electrodes, text.
 
     Boxes stay. Nothing that is drawn looks like a finding: lines and electrodes are thin, sharp and as bright as metal.
 

@@ -70,7 +70,7 @@ def _decode(frame: bytes, times: int) -> np.ndarray | None:
 
 
 def _centred(values: np.ndarray, times: int) -> np.ndarray:
-    """Return values interpolated at the middles of the pixels that a picture halved ``times`` times has."""
+    """Return values interpolated at the middles of the pixels that an image halved ``times`` times has."""
     shift = (1 - 0.5**times) / 2
     affine = np.array([[1, 0, -shift], [0, 1, -shift]])
     return cv2.warpAffine(values, affine, values.shape[::-1], borderMode=cv2.BORDER_REPLICATE)

@@ -32,7 +32,7 @@ class StoredCandidates:
     Attributes:
         detections: the candidates, in pixels of the model's input.
         model: the model that produced them.
-        model_input: the mapping back to the radiograph, without the picture's data.
+        model_input: the mapping back to the radiograph, without the image's data.
         warnings: oddities of the radiograph's file.
         floor: the score that all candidates reach.
     """

@@ -38,13 +38,13 @@ def decode_maps(
     size_hw: tuple[int, int],
     score_thresholds: NDArray[np.float32] | None,
 ) -> Detections:
-    """Return the candidates of one picture before NMS, in pixels of the input.
+    """Return the candidates of one image before NMS, in pixels of the input.
 
     Args:
         spec: description of the maps.
         scores: (A * K, H, W) logits, one map per level.
         deltas_at: returns the deltas of given anchors; see :meth:`cxr_mmdet.inference.cpu_kernels.on_demand.Deltas.at`.
-        size_hw: size of the picture inside the input, to which boxes are clipped.
+        size_hw: size of the image inside the input, to which boxes are clipped.
         score_thresholds: (K,) lowest score of each class; None for proposals, whose ``labels`` are their levels.
     """
     selected = [_select_anchors(logits, spec, score_thresholds) for logits in scores]
@@ -88,7 +88,7 @@ def decode_queries(
 
 
 def apply_nms(spec: AnchorMaps | Spec, candidates: Detections, nms_iou: float) -> Detections:
-    """Return what NMS keeps of one picture's candidates, without boxes that are too small, the highest score first."""
+    """Return what NMS keeps of one image's candidates, without boxes that are too small, the highest score first."""
     if spec.min_size >= 0:
         sides = candidates.boxes_xyxy[:, 2:] - candidates.boxes_xyxy[:, :2]
         candidates = candidates[np.all(sides > spec.min_size, axis=1)]
@@ -98,7 +98,7 @@ def apply_nms(spec: AnchorMaps | Spec, candidates: Detections, nms_iou: float) -
 def propose(
     spec: AnchorMaps, scores: Sequence[Map], deltas_at: DeltasAt, size_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the (R, 4) proposals of one picture, the best first; arguments as :func:`decode_maps` takes them."""
+    """Return the (R, 4) proposals of one image, the best first; arguments as :func:`decode_maps` takes them."""
     candidates = decode_maps(spec, scores, deltas_at, size_hw, None)
     return apply_nms(spec, candidates, spec.nms_iou).boxes_xyxy.astype(np.float32, copy=False)
 
@@ -111,14 +111,14 @@ def decode_regions(
     size_hw: tuple[int, int],
     score_thresholds: NDArray[np.float32],
 ) -> Detections:
-    """Return the candidates of one picture's regions before NMS, in pixels of the input.
+    """Return the candidates of one image's regions before NMS, in pixels of the input.
 
     Args:
         spec: description of the second stage.
         regions_xyxy: (R, 4) boxes that the last stage pooled.
         logits: (R, K + 1), background last; of a cascade, the mean over its stages.
         deltas: (R, 4 * K), or (R, 4) where ``spec.class_agnostic``.
-        size_hw: size of the picture inside the input, to which boxes are clipped.
+        size_hw: size of the image inside the input, to which boxes are clipped.
         score_thresholds: (K,) lowest score of each class.
     """
     scores = softmax(logits)[:, :-1]
@@ -174,7 +174,7 @@ def decode_distances(
         boxes_xyxy: (N, 4) anchors.
         distances: (N, 4).
         unit: pixels of the input that a distance of 1 along x and y has.
-        size_hw: size of the picture inside the input.
+        size_hw: size of the image inside the input.
     """
     centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) * np.float32(0.5)
     low, high = np.split(distances * np.array([*unit, *unit], dtype=np.float32), 2, axis=1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.inference.spec import Spec
 
 DEFAULT_SHORT_EDGE = 1024
-"""Short edge of prepared pictures by default in tools/prepare_data.py."""
+"""Short edge of prepared images by default in tools/prepare_data.py."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load_model(
         device: ``cpu``, or a GPU such as ``cuda`` for torch.
         threads: processor threads of the network; None leaves the number to the runtime.
         trust_checkpoint: load a checkpoint that runs code.
-        short_edge: short edge of the prepared pictures that a checkpoint was trained on; a bundle holds it.
+        short_edge: short edge of the prepared images that a checkpoint was trained on; a bundle holds it.
         streams: radiographs that may be in the network at once, where several threads predict; they share its threads.
             A detector that only mmdet can decode takes one at a time.
 

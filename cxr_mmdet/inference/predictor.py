@@ -205,7 +205,7 @@ class Predictor:
         """Return the findings of one radiograph, or of each in a list.
 
         Args:
-            source: a radiograph, the path or content of a DICOM file or picture, grey pixels (H, W) uint8 with black
+            source: a radiograph, the path or content of a DICOM file or image, grey pixels (H, W) uint8 with black
                 as 0, or a list of these.
             score_threshold: see :class:`Thresholds`.
             nms_iou: see :class:`Thresholds`.
@@ -215,7 +215,7 @@ class Predictor:
 
         Raises:
             DicomError: a source that cannot be read.
-            UsageError: an array that is no grey picture; a threshold outside 0…1, for a class that the model does not
+            UsageError: an array that is no grey image; a threshold outside 0…1, for a class that the model does not
                 have, or an NMS IoU for a model without adjustable NMS.
         """
         thresholds = Thresholds(score_threshold, nms_iou, class_thresholds)

@@ -31,9 +31,9 @@ class Preprocessing:
     """The steps between a radiograph and the model, as data.
 
     Attributes:
-        short_edge: of the prepared pictures the model was trained on, in pixels; 0: full size.
-        pad_to_square: centre the picture in a black square first.
-        scale: two sides in pixels. With ``keep_ratio`` the picture is resized so that its long side is at most the
+        short_edge: of the prepared images the model was trained on, in pixels; 0: full size.
+        pad_to_square: centre the image in a black square first.
+        scale: two sides in pixels. With ``keep_ratio`` the image is resized so that its long side is at most the
             larger and its short side at most the smaller; without it to exactly (width, height). None leaves the size.
         keep_ratio: see ``scale``.
         mean: grey level that becomes 0, for each channel.
@@ -108,7 +108,7 @@ class Preprocessing:
         Args:
             pixels: (H, W) as read from the file, at full size or prepared already.
             pixel_aspect: height of a pixel over its width.
-            flip: mirror the prepared picture left to right.
+            flip: mirror the prepared image left to right.
         """
         prepared = shrink(pixels, self.short_edge, pixel_aspect)
         picture = cv2.flip(prepared, 1) if flip else prepared
@@ -154,16 +154,16 @@ class Preprocessing:
 
 @dataclass(frozen=True, eq=False)
 class ModelInput:
-    """One picture as a model sees it, and what undoes the way to it.
+    """One image as a model sees it, and what undoes the way to it.
 
     Attributes:
         plane: (H, W) uint8, resized, before normalisation.
         batch: (1, C, H', W') float32, padded.
         source_size_hw: of the radiograph as read.
-        prepared_size_hw: of the prepared picture.
+        prepared_size_hw: of the prepared image.
         offset: (left, top) pixels that padding to a square added.
         factors: by which x and y were resized after it.
-        flipped: whether the picture was mirrored.
+        flipped: whether the image was mirrored.
     """
 
     plane: NDArray[np.uint8]
@@ -176,7 +176,7 @@ class ModelInput:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of the part of the input that shows the picture; boxes end there."""
+        """Height and width of the part of the input that shows the image; boxes end there."""
         return _size_hw(self.plane)
 
     def to_prepared(self, boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
@@ -191,7 +191,7 @@ class ModelInput:
 
 
 def pad_to_square(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return the picture centred in a black square, and the pixels (left, top) before it."""
+    """Return the image centred in a black square, and the pixels (left, top) before it."""
     height, width = picture.shape
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2

@@ -69,7 +69,7 @@ class DeltaCoder:
     Attributes:
         means: added to the deltas dx, dy, dw, dh after scaling.
         stds: factors that scale the deltas first.
-        clip_border: clip decoded boxes to the picture.
+        clip_border: clip decoded boxes to the image.
     """
 
     means: Four
@@ -91,7 +91,7 @@ class DistanceCoder:
     The numbers are the distances to the left, top, right and bottom side.
 
     Attributes:
-        clip_border: clip decoded boxes to the picture.
+        clip_border: clip decoded boxes to the image.
         in_pixels: the unit is a pixel of the input; otherwise a cell of the level.
     """
 
@@ -285,7 +285,7 @@ class Regions:
 class DetectorSpec:
     """A one-stage detector or transformer, whose ``maps`` give detections, or one whose maps propose ``regions``.
 
-    With a ``gate`` the network has one more output: the logit of the picture being abnormal.
+    With a ``gate`` the network has one more output: the logit of the image being abnormal.
     """
 
     maps: AnchorMaps | Queries

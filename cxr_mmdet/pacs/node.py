@@ -46,7 +46,7 @@ DUPLICATE_INSTANCE = 0x0111
 """The SOP Instance UID belongs to another object (PS3.7 C.5.7)."""
 TIMEOUT_S = 60
 MAX_PDU_BYTES = 1 << 18
-"""Longest PDU that a peer may send; a third less work per picture than with the usual 16 KiB."""
+"""Longest PDU that a peer may send; a third less work per image than with the usual 16 KiB."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class PlannedFinding:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """Everything that decides one image; equal cases give equal pictures."""
+    """Everything that decides one image; equal cases give equal images."""
 
     seed: int
     index: int

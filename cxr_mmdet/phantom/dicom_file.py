@@ -43,7 +43,7 @@ class Encoding:
         photometric: MONOCHROME1 (small is white) or MONOCHROME2.
         syntax: transfer syntax.
         window: one of WINDOWS.
-        used: lowest and highest stored value the picture takes, shares of the full range.
+        used: lowest and highest stored value the image takes, shares of the full range.
         slope: rescale slope; 1 with intercept 0 writes no modality transform for CR.
         intercept: rescale intercept.
     """
@@ -94,7 +94,7 @@ def write_dicom(path: Path, phantom: Phantom, encoding: Encoding) -> None:
     Args:
         path: the file.
         phantom: the image as a viewer shows it, and its patient.
-        encoding: how; decoded by the standard's pipeline every encoding gives the same picture.
+        encoding: how; decoded by the standard's pipeline every encoding gives the same image.
     """
     dataset = _identity(phantom, encoding)
     _add_pixels(dataset, phantom.picture, encoding)

@@ -1,4 +1,4 @@
-"""From thickness to picture: attenuation, scatter, quantum noise, the console's processing, collimation and marker."""
+"""From thickness to image: attenuation, scatter, quantum noise, the console's processing, collimation and marker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Exposure:
 
 
 def develop(frame: Frame, water_mm: Plane, view: Positioning, exposure: Exposure, rng: np.random.Generator) -> Plane:
-    """Return the picture, 0 (black) … 1 (white), of this thickness of tissue.
+    """Return the image, 0 (black) … 1 (white), of this thickness of tissue.
 
     Args:
         frame: the image's frame.
@@ -83,7 +83,7 @@ def _film_curve(grey: Plane, gamma: float) -> Plane:
 
 
 def finish(picture: Plane, view: Positioning) -> Plane:
-    """Return the picture with the unexposed border and the lead marker."""
+    """Return the image with the unexposed border and the lead marker."""
     picture = _collimate(picture, view)
     return _mark(picture, view) if view.marker else picture
 

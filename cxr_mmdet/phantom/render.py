@@ -49,7 +49,7 @@ _CROWDED = 0.35
 
 @dataclass(frozen=True)
 class DrawnFinding:
-    """A finding as it stands in the picture.
+    """A finding as it stands in the image.
 
     Attributes:
         label: one of the 14 names.

@@ -105,7 +105,7 @@ class Scene:
     def span(self, side: int, y: float) -> tuple[float, float]:
         """Return how far from the midline the aerated lung begins and ends at this height, millimetres.
 
-        Where none is in the picture, a usual place is returned.
+        Where none is in the image, a usual place is returned.
         """
         outwards = np.linspace(6, 150, 97)
         points = np.stack([side * outwards, np.full_like(outwards, y)], axis=1)

@@ -130,7 +130,7 @@ class Frame:
     def depth_of(self, mask: Mask) -> Plane:
         """Return how deep each pixel lies inside the mask, in millimetres; 0 outside."""
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
-        # Where the mask fills the picture, OpenCV answers with float32's largest number.
+        # Where the mask fills the image, OpenCV answers with float32's largest number.
         np.minimum(distance, np.float32(sum(self.size_hw)), out=distance)
         return np.maximum(distance * np.float32(self.spacing) - np.float32(0.5 * self.spacing), 0)
 

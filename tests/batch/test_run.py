@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class OneBox:
-    """A predictor that finds the upper left quarter, more surely the brighter the picture is."""
+    """A predictor that finds the upper left quarter, more surely the brighter the image is."""
 
     class_names = ("ILD", "Nodule/Mass")
     has_gate = False

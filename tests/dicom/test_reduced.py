@@ -111,7 +111,7 @@ def test_damage_is_refused_in_the_same_words(coded):
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_nothing_moves(times):
-    """A disc in the middle stays there, however small the picture gets."""
+    """A disc in the middle stays there, however small the image gets."""
     rows, columns = np.mgrid[:256, :256] - 127.5
     disc = (np.hypot(rows, columns) < 60).astype(np.uint8) * 200
     dataset = Dataset()

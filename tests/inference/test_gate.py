@@ -33,7 +33,7 @@ SEEDS = range(4)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Return pictures of which the cutting gate finds some normal, others not."""
+    """Return images of which the cutting gate finds some normal, others not."""
     folder = tmp_path_factory.mktemp("pictures")
     return [write_picture(folder / f"p{seed}.png", 150, 120, seed) for seed in SEEDS]
 

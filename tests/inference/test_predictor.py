@@ -90,7 +90,7 @@ def test_a_torch_bundle_is_its_checkpoint(tmp_path):
 
 
 def test_boxes_are_in_pixels_of_the_radiograph_as_read(tmp_path):
-    """A picture larger than preparation keeps gives the findings of the prepared one, scaled."""
+    """An image larger than preparation keeps gives the findings of the prepared one, scaled."""
     import cv2
 
     from cxr_mmdet.preparation.images import shrink

@@ -66,7 +66,7 @@ def test_a_radiograph_at_full_size_is_prepared_first():
 
 
 def test_pixels_that_are_not_square():
-    """A picture stored with half its rows is stretched by preparation, and its boxes come back in stored rows."""
+    """An image stored with half its rows is stretched by preparation, and its boxes come back in stored rows."""
     pixels = make_picture(100, 200)
     steps = describe_preprocessing(load_config("retina_phantom"), "", short_edge=0)
     view = steps(pixels, pixel_aspect=2.0)
@@ -83,7 +83,7 @@ def test_pixels_that_are_not_square():
     short_edge=st.sampled_from([0, 64, 1024]),
 )
 def test_boxes_find_their_way_back(height, width, flip, pad, short_edge):
-    """The whole picture in the input is the whole radiograph."""
+    """The whole image in the input is the whole radiograph."""
     steps = Preprocessing(short_edge, pad, (96, 96), True, (0.0,), (1.0,), 32, 0.0)
     view = steps(np.zeros((height, width), np.uint8), flip=flip)
     prepared_height, prepared_width = view.prepared_size_hw

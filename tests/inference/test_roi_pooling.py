@@ -43,7 +43,7 @@ box = st.tuples(st.integers(0, 1), coordinate, coordinate, coordinate, coordinat
 @settings(deadline=None, max_examples=60)
 @given(st.lists(box, min_size=1, max_size=8), st.sampled_from([0, 2, 3]), st.booleans())
 def test_regions_anywhere(entries, samples, aligned):
-    """Also beyond the picture, and without extent."""
+    """Also beyond the image, and without extent."""
     table = np.array(entries, dtype=np.float32)
     corners = np.sort(table[:, 1:5].reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     rois = np.concatenate([table[:, :1], corners], axis=1)

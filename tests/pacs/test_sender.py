@@ -181,7 +181,7 @@ def test_a_compressed_capture_arrives_as_it_lies_where_it_is_welcome(listener, j
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_an_archive_without_jpeg_gets_the_picture_uncompressed(listener, jpeg_capture: Path, syntax: str):
-    """pydicom's own decoder says what the picture is."""
+    """pydicom's own decoder says what the image is."""
     import numpy as np
     from pydicom.dataset import FileMetaDataset
     from pydicom.filebase import DicomBytesIO

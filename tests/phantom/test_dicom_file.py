@@ -1,4 +1,4 @@
-"""Every way a phantom may be encoded shows the same picture, by pydicom's pipeline and by ours."""
+"""Every way a phantom may be encoded shows the same image, by pydicom's pipeline and by ours."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def phantom():
 
 
 def shown(dataset):
-    """Return the picture, 0 black … 1 white, as PS3.3 C.11 and PS3.4 N.2 prescribe."""
+    """Return the image, 0 black … 1 white, as PS3.3 C.11 and PS3.4 N.2 prescribe."""
     values = apply_modality_lut(dataset.pixel_array, dataset)
     if "WindowCenter" in dataset:
         # pydicom maps a window to the stored range after the rescale.

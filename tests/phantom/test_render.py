@@ -1,4 +1,4 @@
-"""The picture: where things are, what is dark and what is bright, and that every box holds its finding."""
+"""The image: where things are, what is dark and what is bright, and that every box holds its finding."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def with_finding(label, severity, index, seed=5):
 
 
 def change(case, size=SIZE):
-    """Return the picture's change by the finding, and the true boxes."""
+    """Return the image's change by the finding, and the true boxes."""
     ill, healthy = render_phantom(case, size=size), render_phantom(case, size=size, omit=(0,))
     assert healthy.findings == ()
     return np.abs(ill.picture - healthy.picture), [finding.box_xyxy for finding in ill.findings]
@@ -79,7 +79,7 @@ def test_no_shadow_is_cut_off_by_its_window(label):
 
 @pytest.mark.parametrize("label", DRAWN)
 def test_boxes_are_tight(label):
-    """The visible change reaches close to every side of the box, in most pictures."""
+    """The visible change reaches close to every side of the box, in most images."""
     reached = []
     for index in range(410, 414):
         difference, boxes = change(with_finding(label, 0.7, index))

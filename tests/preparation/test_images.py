@@ -180,7 +180,7 @@ def test_an_interrupted_run_resumes(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("write_seconds", "expected"), [(0.0, [0, 1, 2, 3, 4, 5]), (1.0, [0, 1, 1, 1, 2, 2])])
 def test_saving_the_index_takes_a_small_share_of_the_time(folder, tmp_path, monkeypatch, write_seconds, expected):
-    """It was written after every 200th picture, a third of the time of a whole competition."""
+    """It was written after every 200th image, a third of the time of a whole competition."""
     clock, seen, saved = [0.0], [], []
     monkeypatch.setattr(images.time, "monotonic", lambda: clock[0])
 

@@ -70,7 +70,7 @@ class Backend(Protocol):
         The gate's logits are (N,); None without an abnormality gate.
 
         Args:
-            batch: (N, C, H, W) normalised pictures.
+            batch: (N, C, H, W) normalised images.
         """
         ...
 
@@ -93,7 +93,7 @@ class WholeBackend(ABC):
 
     @abstractmethod
     def candidates(self, batch: Array, sizes_hw: list[tuple[int, int]], score_thresholds: Array) -> list[Detections]:
-        """Return the candidates of each picture before NMS; arguments as :func:`detect` takes them."""
+        """Return the candidates of each image before NMS; arguments as :func:`detect` takes them."""
 
 
 def detect(
@@ -104,13 +104,13 @@ def detect(
     score_thresholds: Array,
     nms_iou: float,
 ) -> list[Detections]:
-    """Return the detections in each picture of a batch, in pixels of the input, the highest score first.
+    """Return the detections in each image of a batch, in pixels of the input, the highest score first.
 
     Args:
         backend: runs the network.
         spec: description of the network.
         batch: (N, C, H, W).
-        sizes_hw: size of the part of each input that shows the picture.
+        sizes_hw: size of the part of each input that shows the image.
         score_thresholds: (K,) lowest score of each class, above 0.
         nms_iou: overlap above which the weaker of two boxes of a class is removed.
 
@@ -128,7 +128,7 @@ def find_candidates(
     sizes_hw: list[tuple[int, int]],
     score_thresholds: Array,
 ) -> list[Detections]:
-    """Return the candidates in each picture before NMS; see :func:`detect`."""
+    """Return the candidates in each image before NMS; see :func:`detect`."""
     if isinstance(backend, WholeBackend):
         candidates = backend.candidates(batch, sizes_hw, score_thresholds)
     else:

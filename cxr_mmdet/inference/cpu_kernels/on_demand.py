@@ -38,13 +38,13 @@ class Plan:
 
 
 class Deltas(Protocol):
-    """Deltas of a batch of pictures."""
+    """Deltas of a batch of images."""
 
     def at(self, index: int, indices: Sequence[Indices]) -> list[Array]:
-        """Return, per level, the (n, values) deltas of anchors of one picture.
+        """Return, per level, the (n, values) deltas of anchors of one image.
 
         Args:
-            index: index of the picture in the batch.
+            index: index of the image in the batch.
             indices: per level, the rows of the anchors in the table of (row, column, anchor).
         """
         ...
@@ -76,7 +76,7 @@ class OnDemand:
 
     Attributes:
         branch: returns the (n, A * 4) deltas of a plan's cells.
-        sizes: per level, (N, H, W); the cells are the branch's input, level by level, picture by picture.
+        sizes: per level, (N, H, W); the cells are the branch's input, level by level, image by image.
         depth: number of 3x3 convolutions of the branch.
         anchors: per level, the number of anchors of a cell.
     """

@@ -37,9 +37,9 @@ def pool_regions(
 
     Args:
         pooling: bins and sampling points.
-        features: (cells, C), level by level, in each picture by picture, in each row by row; more may follow.
+        features: (cells, C), level by level, in each image by image, in each row by row; more may follow.
         sizes: per level, (N, H, W).
-        rois: (R, 5): index of the picture, then x_min, y_min, x_max, y_max in pixels of the input.
+        rois: (R, 5): index of the image, then x_min, y_min, x_max, y_max in pixels of the input.
         levels: (R,) the level that each region is taken from.
         threads: number of threads that share the regions.
     """

@@ -5,7 +5,7 @@ the transformed kernel, place by place, and transformed back: 36 products of cha
 of it is gathers and matrix products, which ONNX Runtime and OpenVINO do at the processor's peak; their own
 convolutions on x86 have no such way. Sums are the same up to rounding.
 
-Cells are rows here: (cells, channels), whatever picture and level of a pyramid they belong to, and a row of zeros at
+Cells are rows here: (cells, channels), whatever image and level of a pyramid they belong to, and a row of zeros at
 the end, which stands for everything beyond a border. A layer gives 16 rows per tile, all tiles' first cells first;
 *tables* say which 36 rows a tile of the next layer is made of.
 """
@@ -135,7 +135,7 @@ class Grid:
     """The rows of a pyramid, and every table that whole maps need; sizes may be traced.
 
     Attributes:
-        rows: (R + 1, C), level by level, in each picture by picture, in each row by row.
+        rows: (R + 1, C), level by level, in each image by image, in each row by row.
         first: (36, T), for a convolution of ``rows``.
         inner: (36, T), for one of another's rows.
         last: of each level (N * H * W,), where its cells are among a convolution's rows.

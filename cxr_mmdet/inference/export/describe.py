@@ -1,4 +1,4 @@
-"""A trained detector and its config, described as data: how to prepare pictures and how to read the outputs."""
+"""A trained detector and its config, described as data: how to prepare images and how to read the outputs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def describe_preprocessing(config: Config, source: str, *, short_edge: int) -> P
     Args:
         config: the config a model was trained with.
         source: what messages call the model.
-        short_edge: of the prepared pictures it was trained on; the config does not say.
+        short_edge: of the prepared images it was trained on; the config does not say.
 
     Raises:
         CheckpointError: the pipeline has a step that prediction does not know, or a number is out of range.

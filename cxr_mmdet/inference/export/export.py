@@ -62,7 +62,7 @@ class ExportOptions:
         data_root: prepared folder of the training; None: where the checkpoint says it was.
         max_loss: mAP@[.5:.95], 0…1, that ``int8`` may cost on ``check``.
         winograd: use the kernels of :mod:`cxr_mmdet.inference.cpu_kernels` for convolutions; never with ``int8``.
-        short_edge: of the prepared pictures the checkpoint was trained on.
+        short_edge: of the prepared images the checkpoint was trained on.
         trust_checkpoint: load a checkpoint that would run code.
         force: replace an earlier bundle.
         compare: hold the bundle against torch; without, it says nothing about its agreement.

@@ -107,7 +107,7 @@ def _export(
     outputs: list[str],
     axes: dict[str, Any],
 ) -> None:
-    # The exporter by tracing: it does without onnxscript, and takes pictures whose coarsest map is one cell.
+    # The exporter by tracing: it does without onnxscript, and takes images whose coarsest map is one cell.
     tracing: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def maps_graph(model: BaseDetector, *, winograd: bool) -> tuple[nn.Module, BoxGraph | None]:
-    """Return what gives a picture's maps, and the box branch where that can be left to be computed on demand.
+    """Return what gives an image's maps, and the box branch where that can be left to be computed on demand.
 
     Args:
         model: in evaluation mode, its norms fused into its convolutions; it is changed.
