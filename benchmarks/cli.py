@@ -93,14 +93,14 @@ CfgOptions = Annotated[
 @app.command(no_args_is_help=True)
 def pipeline(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="A prepared folder, with pictures.")
+        Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="A prepared folder, with images.")
     ],
     config: Annotated[str, typer.Option(help="A recipe whose steps stock mmdet can do too.")] = "retina_14cls",
     ann_file: Annotated[
         str | None, typer.Option(help="COCO file in DATA.", show_default="its first training file")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 20,
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures a round.")] = 8,
+    pictures: Annotated[int, typer.Option("--images", min=1, help="Images per round.")] = 8,
     memory: Memory = False,
     as_json: Json = False,
     cfg_options: CfgOptions = None,
@@ -124,7 +124,7 @@ def train_step(
         list[str] | None,
         typer.Argument(metavar="[CONFIG]…", help="Recipes.", show_default="retina_5cls faster_rcnn_5cls"),
     ] = None,
-    size: Annotated[int, typer.Option(min=32, help="Sides of the pictures in pixels.")] = 384,
+    size: Annotated[int, typer.Option(min=32, help="Sides of the images in pixels.")] = 384,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per iteration.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed iterations of each model.")] = 6,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
@@ -235,9 +235,9 @@ def readers(
 
 @app.command()
 def radiographs(
-    width: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 2500,
-    height: Annotated[int, typer.Option(min=32, help="Of the pictures, in pixels.")] = 3000,
-    pictures: Annotated[int, typer.Option(min=1, help="Different pictures; a round takes each once.")] = 2,
+    width: Annotated[int, typer.Option(min=32, help="Of the images, in pixels.")] = 2500,
+    height: Annotated[int, typer.Option(min=32, help="Of the images, in pixels.")] = 3000,
+    pictures: Annotated[int, typer.Option("--images", min=1, help="Different images; a round takes each once.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     workers: Annotated[int, typer.Option(min=1, help="Processes to compare with one; 1 leaves that out.")] = 2,
     memory: Memory = False,
@@ -255,7 +255,7 @@ def radiographs(
 
 @app.command()
 def codecs(
-    size: Annotated[int, typer.Option(min=32, help="Shorter side of the picture in pixels.")] = 2500,
+    size: Annotated[int, typer.Option(min=32, help="Shorter side of the image in pixels.")] = 2500,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
     as_json: Json = False,
 ) -> None:
@@ -289,7 +289,7 @@ def redraw(
 def node(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each.")] = 5,
-    pictures: Annotated[int, typer.Option(min=1, help="Radiographs per round.")] = 24,
+    pictures: Annotated[int, typer.Option("--images", min=1, help="Radiographs per round.")] = 24,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
     streams: Annotated[int, typer.Option(min=1, help="Of the node, as dicom_node takes it.")] = DEFAULT_STREAMS,

@@ -37,7 +37,7 @@ def predict(
             show_default="retina_14cls faster_rcnn_14cls",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of each.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed images of each.")] = 10,
     size: Annotated[
         int | None,
         typer.Option(
@@ -46,7 +46,7 @@ def predict(
             show_default="1024; 2500",
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, help="Different pictures, also for calibration.")] = 4,
+    pictures: Annotated[int, typer.Option("--images", min=1, help="Different images, also for calibration.")] = 4,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of each.")] = 2,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Quantise as well; takes minutes.")] = True,
     backends: Annotated[

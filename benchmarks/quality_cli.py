@@ -12,7 +12,7 @@ from cxr_mmdet.cli.app import CFG_OPTIONS, quiet_imports, stderr, stdout
 
 def quality(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="A prepared folder, with pictures.")
+        Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="A prepared folder, with images.")
     ],
     contestants: Annotated[
         list[str],

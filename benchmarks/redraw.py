@@ -63,7 +63,7 @@ def benchmark_redraw(predictor: Predictor, *, size: int, rounds: int, progress: 
         Alternative("zoom moved", zoom),
     ]
     height, wide = case.size_hw
-    title = f"Slider to redrawn picture, {predictor.model_id}, {wide} x {height} px"
+    title = f"Slider to redrawn image, {predictor.model_id}, {wide} x {height} px"
     return compare(
         title, alternatives, item="redraw", items_per_round=1, rounds=rounds, clock="wall_s", progress=progress
     )

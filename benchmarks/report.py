@@ -49,7 +49,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def steps_table(steps: Sequence[StepTime]) -> Table:
     """Return where an image's CPU time goes, step by step."""
-    table = _table("Where the time goes: CPU ms per picture")
+    table = _table("Where the time goes: CPU ms per image")
     for header in ("stock mmdet", "cxr_mmdet"):
         table.add_column(header, justify="right")
     for step in steps:

@@ -131,7 +131,10 @@ def convert(
         str | None, typer.Option(metavar="NAME", help="Convert the readings of this reader alone.")
     ] = None,
     pictures: Annotated[
-        bool, typer.Option(help="Write images beside the annotations: PNG, for vinbigdata the originals.")
+        bool,
+        typer.Option(
+            "--images/--no-images", help="Write images beside the annotations: PNG, for vinbigdata the originals."
+        ),
     ] = True,
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")

@@ -27,7 +27,7 @@ from cxr_mmdet.errors import CxrError
 
 
 def test_node_and_steps_as_json():
-    options = ["--rounds", "2", "--pictures", "2", "--size", "96", "--threads", "1", "--score-threshold", "0.85"]
+    options = ["--rounds", "2", "--images", "2", "--size", "96", "--threads", "1", "--score-threshold", "0.85"]
     result = CliRunner().invoke(app, ["node", str(bundle_of("retina", "onnx")), *options, "--json"])
     assert result.exit_code == 0, result.output
     throughput, steps = json.loads(result.stdout)["comparisons"]
@@ -42,7 +42,7 @@ def test_the_best_findings_of_each_whatever_their_score():
     options = [
         "--rounds",
         "1",
-        "--pictures",
+        "--images",
         "1",
         "--size",
         "96",

@@ -31,7 +31,7 @@ TINY = [
 def test_everybody_is_timed_and_the_backends_agree(monkeypatch):
     # torchvision's is a ResNet-50 at 800 px whatever the recipe says.
     monkeypatch.setattr("benchmarks.predict.torchvision_retinanet", lambda config: lambda path: None)
-    options = ["--rounds", "1", "--size", "160", "--pictures", "2", "--threads", "1", "--no-int8", "--json"]
+    options = ["--rounds", "1", "--size", "160", "--images", "2", "--threads", "1", "--no-int8", "--json"]
     result = CliRunner().invoke(app, ["predict", "retina_14cls", *options, "--cfg-options", *TINY])
     assert result.exit_code == 0, result.output
     (report,) = json.loads(result.stdout)["predictions"]

@@ -58,7 +58,7 @@ def test_who_is_compared_with_whom():
 
 
 def test_one_worker_alone_and_output_that_fits():
-    small = ("--width", "64", "--height", "64", "--pictures", "1", "--rounds", "1")
+    small = ("--width", "64", "--height", "64", "--images", "1", "--rounds", "1")
     runner = CliRunner(env={"COLUMNS": "80"})
     result = runner.invoke(app, ["radiographs", *small, "--workers", "1", "--json"])
     assert result.exit_code == 0, result.output

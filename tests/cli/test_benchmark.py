@@ -13,9 +13,9 @@ def run(*arguments):
 
 
 def test_pipeline_prints_tables_that_fit_a_terminal(prepared_folder):
-    result = run("pipeline", prepared_folder(), "--rounds", 2, "--pictures", 2, "--memory", "--cfg-options", SMALL)
+    result = run("pipeline", prepared_folder(), "--rounds", 2, "--images", 2, "--memory", "--cfg-options", SMALL)
     assert result.exit_code == 0, result.output
-    for words in ("From file to sample: ms per picture, 2 rounds", "From file to model input", "Where the time goes"):
+    for words in ("From file to sample: ms per image, 2 rounds", "From file to model input", "Where the time goes"):
         assert words in result.stdout
     assert result.stdout.count("1.00x") >= 2
     tables, _, machine = result.stdout.rstrip().rpartition("\n")
@@ -25,7 +25,7 @@ def test_pipeline_prints_tables_that_fit_a_terminal(prepared_folder):
 
 
 def test_pipeline_as_json(prepared_folder):
-    result = run("pipeline", prepared_folder(), "--rounds", 2, "--pictures", 1, "--json", "--cfg-options", SMALL)
+    result = run("pipeline", prepared_folder(), "--rounds", 2, "--images", 1, "--json", "--cfg-options", SMALL)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert [len(comparison["alternatives"][1]["cpu_s"]) for comparison in report["comparisons"]] == [2, 2]

@@ -223,7 +223,7 @@ def test_a_kill_at_any_step_loses_nothing_that_was_accepted(tmp_path: Path, step
 
 
 IN_OTHER_SYNTAXES = (radiograph_file("1", syntax=ImplicitVRLittleEndian), radiograph_file("1", syntax=RLELossless))
-OTHERS = {"pixels": radiograph_file("1", grey=8), "patient": radiograph_file("1", patient="P2"), "no picture": b"image"}
+OTHERS = {"pixels": radiograph_file("1", grey=8), "patient": radiograph_file("1", patient="P2"), "no image": b"image"}
 
 
 @pytest.mark.parametrize("state", ["queued", "predicted", "done", "failed"])

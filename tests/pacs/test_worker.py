@@ -120,7 +120,7 @@ def test_others_are_predicted_while_one_is_reported_on_and_none_is_taken_twice(s
     with run_worker(store, steps):
         wait_for(lambda: len(steps.predicted) == WORKERS)
         time.sleep(0.2)
-        assert sorted(steps.predicted) == uids[:WORKERS], "pictures do not pile up in memory"
+        assert sorted(steps.predicted) == uids[:WORKERS], "images do not pile up in memory"
         assert states(store) == {"queued": 6}, "nothing has moved on before its results are on the disk"
         steps.may_report.set()
         wait_for(lambda: states(store) == {"done": 6})

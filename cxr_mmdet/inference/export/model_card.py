@@ -67,7 +67,7 @@ def _inputs(bundle: Bundle) -> str:
         ("Short edge", f"at most {steps.short_edge} px, by area interpolation" if steps.short_edge else "as it is"),
         (
             "Padding to a square",
-            "black, the picture centred, an odd pixel right or below" if steps.pad_to_square else "no",
+            "black, the image centred, an odd pixel right or below" if steps.pad_to_square else "no",
         ),
         ("Size", _size(steps.scale, steps.keep_ratio)),
         ("Channels", "3 equal ones"),
@@ -102,7 +102,7 @@ def _outputs(bundle: Bundle) -> str:
         content = "(N, h, w, A * 5): per anchor four deltas and the logit of its centerness"
         rows.append(("maps", f"deltas_0 … deltas_{last}", content if maps.centerness else "(N, h, w, A * 4)"))
     if depth or regions is not None:
-        pyramid = "(cells + 1, C): the feature pyramid, level by level, picture by picture, row by row; then zeros"
+        pyramid = "(cells + 1, C): the feature pyramid, level by level, image by image, row by row; then zeros"
         rows.append(("maps", "rows", pyramid))
     if bundle.spec.gate is not None:
         rows.append(("maps", "abnormal", "(N,) logits of p_abnormal"))
@@ -192,7 +192,7 @@ def _refining(regions: Regions) -> Iterator[str]:
 
 
 def _coding(coder: DeltaCoder | DistanceCoder) -> str:
-    border = " Cut at the border of the picture." if coder.clip_border else ""
+    border = " Cut at the border of the image." if coder.clip_border else ""
     if isinstance(coder, DistanceCoder):
         unit = "pixels of the input" if coder.in_pixels else "strides"
         return f"distances to the left, top, right and bottom side from the anchor's centre, in {unit}.{border}"
