@@ -61,7 +61,7 @@ def _compare(syntax: uid.UID, picture: np.ndarray, rounds: int, progress: Progre
     return compare(
         f"Decoding {syntax.keyword}",
         [Alternative(plugin, partial(decode, plugin)) for plugin in able],
-        item="picture",
+        item="image",
         items_per_round=1,
         rounds=rounds,
         progress=progress,

@@ -117,7 +117,7 @@ def benchmark_pipeline(
                     Alternative(side.name, _round_of(work, draws, pictures))
                     for side, work in zip(sides, side_works, strict=True)
                 ],
-                item="picture",
+                item="image",
                 items_per_round=pictures,
                 rounds=rounds,
                 memory=memory,

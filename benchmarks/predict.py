@@ -114,7 +114,7 @@ def benchmark_predict(
     comparison = compare(
         f"From file to findings, {name}",
         [alternative(title) for title in runs],
-        item="picture",
+        item="image",
         items_per_round=1,
         rounds=rounds,
         clock="wall_s",

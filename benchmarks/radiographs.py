@@ -164,7 +164,7 @@ def _compare(
     comparison = compare(
         f"Preparing radiographs, {encoding.name}",
         [Alternative(name, partial(_each, work, files)) for name, work in works.items()],
-        item="picture",
+        item="image",
         items_per_round=len(files),
         rounds=rounds,
         memory=memory,
@@ -186,7 +186,7 @@ def _compare_workers(
     return compare(
         "Preparing radiographs of all three",
         [Alternative("1 worker", partial(run, 1)), Alternative(f"{workers} workers", partial(run, workers))],
-        item="picture",
+        item="image",
         items_per_round=len(tasks),
         rounds=rounds,
         clock="wall_s",

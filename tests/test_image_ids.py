@@ -36,6 +36,7 @@ class NothingFound:
     has_gate = False
     score_threshold = 0.05
     model_id = "nothing"
+    workers = 1
 
     def check(self, thresholds):
         pass

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.radiographs import ENCODINGS, _phantom, _write, benchmark_radiographs, usual_script
+from benchmarks.radiographs import ENCODINGS, benchmark_radiographs, phantom_pixels, usual_script, write_dicom
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.preparation.images import read_to_size
 
@@ -15,26 +15,26 @@ SIZE_HW = (192, 160)
 
 @pytest.fixture(scope="module")
 def stored():
-    return _phantom(0, SIZE_HW)
+    return phantom_pixels(0, SIZE_HW)
 
 
 def test_pictures_use_their_16_bits_and_fill_any_size(stored):
     assert (stored.shape, stored.dtype) == (SIZE_HW, np.uint16)
     assert stored.max() > 2**15
-    assert _phantom(0, (300, 160)).shape == (300, 160)
+    assert phantom_pixels(0, (300, 160)).shape == (300, 160)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
 def test_every_encoding_holds_the_same_picture(encoding, stored, tmp_path):
-    path = _write(tmp_path / "x.dcm", stored, encoding)
+    path = write_dicom(tmp_path / "x.dcm", stored, encoding)
     radiograph = read_radiograph(path)
     assert radiograph.transfer_syntax == encoding.syntax.name
-    plain = read_radiograph(_write(tmp_path / "plain.dcm", stored, ENCODINGS[0]))
+    plain = read_radiograph(write_dicom(tmp_path / "plain.dcm", stored, ENCODINGS[0]))
     np.testing.assert_array_equal(radiograph.pixels, plain.pixels)
 
 
 def test_the_usual_script_makes_nearly_the_same_picture(stored, tmp_path):
-    path = _write(tmp_path / "x.dcm", stored, ENCODINGS[0])
+    path = write_dicom(tmp_path / "x.dcm", stored, ENCODINGS[0])
     usual_script(path, tmp_path / "script.png", short_edge=80)
     script = cv2.imread(str(tmp_path / "script.png"), cv2.IMREAD_UNCHANGED)
     _, ours = read_to_size(path, 80)
