@@ -56,7 +56,7 @@ class Trainer:
         self.hooks = hooks
         for hook in hooks:
             if isinstance(hook, (ChannelsLastHook, CompileHook)):
-                hook.before_train(SimpleNamespace(model=self.model))
+                hook.before_train(SimpleNamespace(model=self.model, logger=logging.getLogger(__name__)))
         self._message_hub = MessageHub("train-step")
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:

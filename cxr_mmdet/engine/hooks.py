@@ -78,12 +78,25 @@ class ChannelsLastHook(Hook):
     """Keep the weights of convolutions in memory with their channels last, and with them all feature maps.
 
     A CPU convolves this layout faster (docs/benchmarks.md); results differ in rounding only. Checkpoints hold the same
-    tensors either way.
+    tensors either way. A network with a strided 1x1 convolution of fewer than 16 channels keeps its layout: up to 8
+    channels make torch 2.14 write beyond its memory in that convolution's backward pass on a CPU.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Change the layout."""
+        if any(map(_overflows_channels_last, runner.model.modules())):
+            runner.logger.info("Channels stay first in memory: the network is too narrow for the other layout.")
+            return
         runner.model.to(memory_format=torch.channels_last)
+
+
+def _overflows_channels_last(module: torch.nn.Module) -> bool:
+    return (
+        isinstance(module, torch.nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels < 16
+    )
 
 
 @HOOKS.register_module()

@@ -1,3 +1,4 @@
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,18 @@ def test_channels_last_changes_the_layout_and_not_the_numbers():
     for name in expected:
         for got, want in zip(losses[name], expected[name], strict=True):
             assert torch.allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_too_narrow_for_channels_last_keeps_its_layout():
+    # torch 2.14 writes beyond its memory in the backward pass of such a convolution.
+    narrow = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 1, stride=2), torch.nn.Conv2d(16, 16, 3))
+    ChannelsLastHook().before_train(SimpleNamespace(model=narrow, logger=logging.getLogger()))
+    assert not narrow[1].weight.is_contiguous(memory_format=torch.channels_last)
+    wide = torch.nn.Sequential(
+        torch.nn.Conv2d(16, 16, 1, stride=2), torch.nn.Conv2d(8, 16, 1), torch.nn.Conv2d(16, 16, 3)
+    )
+    ChannelsLastHook().before_train(SimpleNamespace(model=wide))
+    assert wide[2].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_backbone_and_neck_are_compiled():
