@@ -18,7 +18,7 @@ from uuid import uuid4
 import torch
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
@@ -184,13 +184,16 @@ def best_checkpoint(work_dir: Path) -> Path | None:
 
 
 def find_checkpoint(name: str) -> Path:
-    """Return the checkpoint ``name``, or the best one of the run in the folder ``name``.
+    """Return the checkpoint ``name``, or the best of the run in that folder; the last of a run that was not validated.
 
     Raises:
         CheckpointError: there is none.
     """
     path = Path(name)
-    found = best_checkpoint(path) if path.is_dir() else path
+    found: Path | None = path
+    if path.is_dir():
+        last = find_latest_checkpoint(str(path)) if (path / "last_checkpoint").is_file() else None
+        found = best_checkpoint(path) or (path / Path(last).name if last else None)
     if found is None or not found.is_file():
         raise CheckpointError(f"{name}: no such checkpoint; training writes them into work_dirs/<config>/.")
     return found

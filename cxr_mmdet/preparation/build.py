@@ -26,7 +26,7 @@ from cxr_mmdet.preparation.images import INDEX_NAME, Failure, image_notes, prepa
 from cxr_mmdet.preparation.inputs import all_rows, facts_of, join_rows, read_inputs, without_test_images
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, choose_label_sets
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME
-from cxr_mmdet.preparation.options import BuildOptions
+from cxr_mmdet.preparation.options import BY_PATIENT, BuildOptions
 from cxr_mmdet.preparation.pseudonyms import PseudonymKey
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
 from cxr_mmdet.structures.enums import SplitMethod
@@ -169,6 +169,13 @@ def build_dataset(
         *(note for each, place in zip(inputs, placed, strict=True) for note in (*each.notes, *place.notes)),
         *image_notes(prepared.images),
     ]
+    unnamed = [image.image_id for image in prepared.images if image.patient is None]
+    if unnamed and options.group_by == BY_PATIENT:
+        notes.append(
+            f"{counted(len(unnamed), 'image states', 'images state')} no patient, such as {unnamed[0]}; each counts as "
+            "a patient of its own; where a column of the table names patients, pass --group-by COLUMN, and rename a "
+            "column that is called patient."
+        )
     nobody_read = [name for each in inputs for name in each.nobody_read]
     if nobody_read:
         notes.append(

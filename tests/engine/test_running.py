@@ -21,6 +21,8 @@ from training_runs import TINY, TINY_ANY, TINY_TEST, ForkedTool, differing, run,
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli import test, train
+from cxr_mmdet.engine.running import find_checkpoint
+from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.recipes import config_folder
 from cxr_mmdet.structures.coco import read_coco, write_coco
 
@@ -296,6 +298,15 @@ class TestBadInput:
 
     def test_no_such_checkpoint(self, tmp_path):
         assert "no such checkpoint" in failing(["test", "retina_phantom", "best.pth"], tmp_path, 1)
+
+    def test_a_run_that_was_not_validated_stands_for_its_last_checkpoint(self, tmp_path):
+        with pytest.raises(CheckpointError, match="no such checkpoint"):
+            find_checkpoint(str(tmp_path))
+        (tmp_path / "iter_20.pth").touch()
+        (tmp_path / "last_checkpoint").write_text("moved/since/iter_20.pth")
+        assert find_checkpoint(str(tmp_path)) == tmp_path / "iter_20.pth"
+        (tmp_path / "best_bbox_mAP_50_iter_10.pth").touch()
+        assert find_checkpoint(str(tmp_path)).name == "best_bbox_mAP_50_iter_10.pth"
 
     def test_a_data_root_without_the_files(self, tmp_path):
         message = failing(["train", "retina_phantom", "--data-root", "nowhere"], tmp_path, 1)

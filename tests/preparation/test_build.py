@@ -5,6 +5,7 @@ import os
 import re
 import unicodedata
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -178,6 +179,16 @@ def test_one_patient_id_for_all_is_refused_with_the_way_out(src, out):
     with pytest.raises(DatasetError, match="--group-by image"):
         build_dataset(src, out, OPTIONS)
     build_dataset(src, out, BuildOptions(labels=("5",), group_by="image"))
+
+
+def test_images_that_state_no_patient_are_noted(src, out):
+    (size_hw, _) = IMAGES["image03"]
+    write_radiograph(src / "train/image03.dicom", size_hw, box_of(3, size_hw), "")
+    notes = build_dataset(src, out, OPTIONS).notes
+    assert any(note.startswith("1 image states no patient, such as image03; each counts as") for note in notes)
+    assert not any(
+        "no patient" in note for note in build_dataset(src, out, replace(OPTIONS, group_by="image"), force=True).notes
+    )
 
 
 def test_same_input_same_bytes_whatever_the_order_of_rows_and_the_number_of_jobs(src, out, tmp_path):
