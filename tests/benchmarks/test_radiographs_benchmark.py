@@ -70,5 +70,5 @@ def test_one_worker_alone_and_output_that_fits():
     assert result.exit_code == 0, result.output
     tables, _, machine = result.stdout.rstrip().rpartition("\n")
     assert max(map(len, tables.splitlines())) <= 80
-    assert "pictures/s" in tables
+    assert "images/s" in tables
     assert "pydicom " in machine
