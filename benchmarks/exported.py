@@ -42,7 +42,7 @@ BACKENDS = {
     "openvino": ("OpenVINO", ExportFormat.OPENVINO),
     "int8": ("OpenVINO int8", ExportFormat.OPENVINO),
 }
-"""What ``--backend`` takes: the name in tables, and the format of the bundle."""
+"""Names that ``--backend`` takes, each with its name in tables and the format of the bundle."""
 
 NETWORK, DECODED, WHOLE = "Network alone", "Network and decoding", "From DICOM in memory to findings"
 

@@ -302,7 +302,7 @@ def _check_budget(out: Path, budget: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Training:
-    """What a contestant's training needs besides its length and seed."""
+    """Settings of a contestant's training besides its length and seed."""
 
     part: Part
     out: Path

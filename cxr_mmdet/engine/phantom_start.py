@@ -41,9 +41,9 @@ def cache_folder() -> Path:
         raise UsageError("this user has no home folder for a cache; name a folder by XDG_CACHE_HOME.") from None
 
 
-def start_folders() -> tuple[Path, Path]:
-    """Return the folders of starting weights: those that ship with the package, and those made on this machine."""
-    return PACKAGE / "weights", cache_folder() / "weights"
+def own_starts() -> Path:
+    """Return the folder of the starting weights that this user's machine made."""
+    return cache_folder() / "weights"
 
 
 def resolve_start(config: Config) -> None:
@@ -102,7 +102,7 @@ def write_start(checkpoint: Path, out: Path, config: Config, card: str) -> None:
 
 def _files() -> Iterator[Path]:
     with suppress(UsageError):
-        yield from sorted((cache_folder() / "weights").glob("*.safetensors"))
+        yield from sorted(own_starts().glob("*.safetensors"))
     yield from sorted((PACKAGE / "weights").glob("*.safetensors"))
 
 

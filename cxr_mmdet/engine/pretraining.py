@@ -6,13 +6,13 @@ import json
 import shlex
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet import __version__
 from cxr_mmdet.engine.config import NO_WEIGHTS, class_names, load_config
-from cxr_mmdet.engine.phantom_start import cache_folder, start_folders, write_start
+from cxr_mmdet.engine.phantom_start import cache_folder, own_starts, write_start
 from cxr_mmdet.engine.resuming import newest_checkpoint
 from cxr_mmdet.engine.running import train
 from cxr_mmdet.errors import UsageError
@@ -97,7 +97,7 @@ def pretrain(
     """
     load_config(options.recipe, switches=SWITCHES, cfg_options=options.cfg_options)  # before phantoms are drawn
     name = Path(options.recipe).stem
-    out = out or start_folders()[1] / f"{name}.safetensors"
+    out = out or own_starts() / f"{name}.safetensors"
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: weights are written as safetensors; give a name that ends in .safetensors.")
     run = cache_folder() / "pretraining" / name
@@ -164,7 +164,7 @@ def _begin(run: Path, options: PretrainingOptions, minutes: float | None, data: 
         return PretrainingOptions(**(earlier | {"cfg_options": tuple(earlier["cfg_options"])}))
     if minutes is not None:
         seconds = _seconds_per_iteration(options, data)
-        options = PretrainingOptions(**(asdict(options) | {"iterations": max(1, round(minutes * 60 / seconds))}))
+        options = replace(options, iterations=max(1, round(minutes * 60 / seconds)))
     with atomic_path(note) as temporary:
         temporary.write_text(json.dumps(asdict(options)), encoding="utf-8")
     return options
@@ -190,7 +190,7 @@ def _config(options: PretrainingOptions, data: Path, run: Path, more: Sequence[s
 
 def _seconds_per_iteration(options: PretrainingOptions, data: Path) -> float:
     """Return what an iteration takes on this machine, by the last half of a few."""
-    options = PretrainingOptions(**(asdict(options) | {"iterations": _TIMED_ITERATIONS}))
+    options = replace(options, iterations=_TIMED_ITERATIONS)
     with tempfile.TemporaryDirectory() as folder:
         never = f"train_cfg.val_interval={10 * _TIMED_ITERATIONS}"
         train(_config(options, data, Path(folder), (never, "default_hooks.logger.interval=1")))

@@ -40,7 +40,7 @@ def folders(tmp_path, monkeypatch):
     """Return the folders of the package's starts and of this user's, both empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(phantom_start, "PACKAGE", tmp_path / "package")
-    return phantom_start.start_folders()
+    return tmp_path / "package/weights", phantom_start.own_starts()
 
 
 def make_start(out, recipe="retina_small", **weights):
