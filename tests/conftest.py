@@ -122,6 +122,12 @@ def _fast_and_shared() -> Iterator[None]:
     assert not changed, f"this test, or one that ran beside it, changed what all tests share: {changed}"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have yapf write its cache before there are workers that would read it half written."""
+    if not hasattr(config, "workerinput"):
+        import yapf.yapflib.yapf_api  # noqa: F401
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the rooms that train, export, serve or start processes, and begin with the files that hold slow tests.
 

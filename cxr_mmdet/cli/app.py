@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
+import os
+import pickle
 import sys
+import time
 from collections import Counter, deque
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,8 +129,24 @@ class CxrTyper(typer.Typer):
 @contextmanager
 def quiet_imports() -> Iterator[None]:
     """Import without the lines that mmdet's distributions print about packages nobody needs."""
+    if "LOCAL_RANK" in os.environ:
+        _import_yapf()
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def _import_yapf() -> None:
+    """Import yapf, which mmengine needs, also while another rank of torchrun writes the file that yapf caches.
+
+    yapf 0.43 gives the file its name before it writes the last of it, so that on a new machine a rank may read half.
+    """
+    for wait in (0.1, 0.2, 0.4, 0.8, 1.6):
+        try:
+            importlib.import_module("yapf.yapflib.yapf_api")
+        except (EOFError, pickle.UnpicklingError):
+            time.sleep(wait)
+        else:
+            return
 
 
 def is_terminal() -> bool:

@@ -1,6 +1,7 @@
 """What every command shares."""
 
 import io
+import pickle
 from typing import Annotated
 
 import pytest
@@ -143,3 +144,19 @@ def test_a_flag_shows_no_type_in_the_help():
 def test_no_flag_of_a_group_or_command_shows_a_type():
     shown = [CliRunner().invoke(build_app(), [*tool, "--help"]).stdout for tool in ((), ("evaluate",), ("dicom_node",))]
     assert all("--help" in text and "<bool>" not in text for text in shown)
+
+
+def test_a_rank_waits_while_another_writes_the_cache_of_yapf(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [EOFError("Ran out of input"), pickle.UnpicklingError("pickle data was truncated")]
+    asked = []
+
+    def import_module(name: str) -> None:
+        asked.append(name)
+        if answers:
+            raise answers.pop()
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(shared.importlib, "import_module", import_module)
+    with shared.quiet_imports():
+        pass
+    assert asked == ["yapf.yapflib.yapf_api"] * 3
