@@ -183,6 +183,10 @@ def phantom(
         bool,
         typer.Option("--anatomy", help="Box lungs, heart, clavicles and other organs as well, as further classes."),
     ] = False,
+    bedside_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of patients imaged at the bedside, whose opacities are pneumonias."),
+    ] = 0.0,
     jobs: JobsOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom.")] = False,
 ) -> None:
@@ -203,6 +207,7 @@ def phantom(
             readers=readers,
             reader_kind=reader_kind,
             anatomy=anatomy,
+            bedside_share=bedside_share,
             jobs=jobs,
             labels=names,
             progress=lambda _: progress(1, images),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cxr_mmdet.phantom.patient import Stream, draw_patient, draw_view, generator, patient_number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -33,6 +33,12 @@ FREQUENCY = {
     "Pulmonary fibrosis": 0.368,
 }
 """Share of VinBigData's 4394 abnormal training images on which any reader marked the class."""
+
+BEDSIDE_FREQUENCY = {
+    **{label: share for label, share in FREQUENCY.items() if label not in ("Consolidation", "Infiltration")},
+    "Lung Opacity": 0.75,
+}
+"""The same at the bedside, where readers call every filled air space an opacity."""
 
 # What tends to come together, and how tightly (correlation with the group's hidden cause).
 _GROUPS = {
@@ -63,16 +69,28 @@ class PlannedFinding:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """Everything that decides one image; equal cases give equal images."""
+    """Everything that decides one image; equal cases give equal images.
+
+    Attributes:
+        seed: of the whole set.
+        index: from 0.
+        patient: the build.
+        view: the exposure.
+        findings: to draw.
+        bedside: whether an opacity is a pneumonia, large and on both sides in most patients.
+    """
 
     seed: int
     index: int
     patient: Patient
     view: Positioning
     findings: tuple[PlannedFinding, ...]
+    bedside: bool = False
 
 
-def plan_case(seed: int, index: int, *, abnormal_share: float, labels: Sequence[str]) -> PhantomCase:
+def plan_case(
+    seed: int, index: int, *, abnormal_share: float, labels: Sequence[str], bedside_share: float = 0.0
+) -> PhantomCase:
     """Return the case of image ``index``; it depends on no other image.
 
     Images of one patient share build and diseases, and differ in the exposure.
@@ -82,13 +100,15 @@ def plan_case(seed: int, index: int, *, abnormal_share: float, labels: Sequence[
         index: from 0.
         abnormal_share: probability that a patient has findings; kept closely even in small sets.
         labels: findings that may occur.
+        bedside_share: probability that a patient is imaged at the bedside.
     """
     number = patient_number(seed, index)
+    bedside = bool(generator(seed, Stream.BEDSIDE, number).random() < bedside_share)
     patient = draw_patient(seed, number)
     findings: tuple[PlannedFinding, ...] = ()
     if labels and _is_abnormal(seed, number, abnormal_share):
-        findings = _draw_findings(seed, patient, labels)
-    return PhantomCase(seed, index, patient, draw_view(seed, index), findings)
+        findings = _draw_findings(seed, patient, labels, BEDSIDE_FREQUENCY if bedside else FREQUENCY)
+    return PhantomCase(seed, index, patient, draw_view(seed, index, bedside=bedside), findings, bedside)
 
 
 def _is_abnormal(seed: int, number: int, share: float) -> bool:
@@ -97,12 +117,14 @@ def _is_abnormal(seed: int, number: int, share: float) -> bool:
     return (start + number * _GOLDEN) % 1.0 < share
 
 
-def _draw_findings(seed: int, patient: Patient, labels: Sequence[str]) -> tuple[PlannedFinding, ...]:
+def _draw_findings(
+    seed: int, patient: Patient, labels: Sequence[str], frequency: Mapping[str, float]
+) -> tuple[PlannedFinding, ...]:
     rng = generator(seed, Stream.PLAN, patient.number)
     chosen: list[str] = []
     # With rare labels only, most draws hold none: then an ill patient gets one of them, by frequency.
     for _ in range(8):
-        chosen = [label for label in _present(rng, patient) if label in labels]
+        chosen = [label for label in _present(rng, patient, frequency) if label in labels]
         if chosen:
             break
     else:
@@ -111,17 +133,17 @@ def _draw_findings(seed: int, patient: Patient, labels: Sequence[str]) -> tuple[
     return tuple(PlannedFinding(label, float(rng.beta(2.2, 1.7)), key) for key, label in enumerate(chosen))
 
 
-def _present(rng: np.random.Generator, patient: Patient) -> list[str]:
+def _present(rng: np.random.Generator, patient: Patient, frequency: Mapping[str, float]) -> list[str]:
     """Return the labels drawn together: every class keeps its frequency, classes of a group come together."""
     causes = {group: rng.standard_normal() for group in _GROUPS}
     age = (patient.age - _AGE_MEAN) / _AGE_SPREAD
     causes["heart"] = math.sqrt(1 - _AGE_PULL**2) * causes["heart"] - _AGE_PULL * age
     present = []
-    for label, frequency in FREQUENCY.items():
+    for label, share in frequency.items():
         own = rng.standard_normal()
         for group, members in _GROUPS.items():
             if label in members:
                 own = members[label] * causes[group] + math.sqrt(1 - members[label] ** 2) * own
-        if own < NormalDist().inv_cdf(frequency):
+        if own < NormalDist().inv_cdf(share):
             present.append(label)
     return present

@@ -157,6 +157,35 @@ def lung_opacity(scene: Scene, rng: np.random.Generator, severity: float) -> Sha
     return shadows
 
 
+def pneumonia(scene: Scene, rng: np.random.Generator, severity: float) -> Shadows:
+    """Return filled air spaces as at the bedside: vague and tall, in the middle and lower zones, mostly of both lungs.
+
+    Where they meet the heart and the diaphragm, whose borders are seen by the air beside them, these vanish.
+    """
+    side = either_side(rng)
+    sides = (side, -side) if rng.random() < 0.62 else (side,)
+    return [_pneumonia(scene, rng, severity * rng.uniform(0.7, 1.0), side) for side in sides]
+
+
+def _pneumonia(scene: Scene, rng: np.random.Generator, severity: float, side: int) -> Shadow | None:
+    x_mm, y_mm = scene.place(rng, side, (0.45, 1.0), (0.3, 0.7))
+    half_width = 30 * math.exp(rng.normal(0, 0.25)) + 18 * severity
+    half_height = half_width * math.exp(rng.normal(0.45, 0.3))
+    bottom = scene.lung_bottom(side)
+    y_mm = float(np.clip(y_mm, scene.lung_top() + 0.7 * half_height, max(bottom - 0.2 * half_height, 0)))
+    window = scene.window((x_mm, y_mm), (1.7 * half_width, 1.7 * half_height))
+    frame = window.frame
+    blob = cloud(frame, rng, (x_mm, y_mm), (1.2 * half_width, 1.2 * half_height), ragged=0.22, fuzz=0.95)
+    blob = blob * smoothstep(frame.grid[0] * np.float32(side), 0, 14)
+    patchy = rng.uniform(0, 0.5)
+    texture = smoothstep(frame.noise(rng, rng.uniform(9, 20)) + 0.6 * frame.noise(rng, 6.0), -1.3, 1.6)
+    share = rng.uniform(0.16, 0.30) + 0.42 * severity
+    filled = window.air * blob * (1 - patchy + 1.6 * patchy * texture) * np.float32(share)
+    if severity > 0.5:
+        filled = filled * (1 - 0.3 * _bronchogram(frame, rng, (x_mm, y_mm), side))
+    return cast(window, window.replace_air(1.3 * filled), share=0.22, grain_mm=4.0)
+
+
 def nodule(scene: Scene, rng: np.random.Generator, severity: float) -> Shadows:
     """Return one to four round shadows, from 8 mm to a mass of 70 mm."""
     count = int(rng.choice([1, 2, 3, 4], p=[0.55, 0.22, 0.13, 0.10]))

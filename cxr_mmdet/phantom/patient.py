@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -21,6 +21,7 @@ class Stream(IntEnum):
     READERS = 7
     FILE = 8
     POOL = 9
+    BEDSIDE = 10
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
@@ -78,7 +79,7 @@ class Positioning:
         tilt: the patient's lean in the image plane, degrees.
         rotation: turn about the long axis, degrees.
         shift: the carina's offset from the usual place, millimetres (x, y).
-        inspiration: -1 (shallow) … 1 (deep).
+        inspiration: -1 (shallow) … 1 (deep); down to -3 at the bedside.
         margin: how much wider than the body the field is, millimetres.
         aspect: height by width.
         arms: how far the arms hang beside the chest, 0 (out of the field) … 1.
@@ -144,8 +145,8 @@ def draw_patient(seed: int, number: int) -> Patient:
     )
 
 
-def draw_view(seed: int, index: int) -> Positioning:
-    """Return the exposure of image ``index``."""
+def draw_view(seed: int, index: int, *, bedside: bool = False) -> Positioning:
+    """Return the exposure of image ``index``, standing in the department or lying and sitting at the bedside."""
     rng = generator(seed, Stream.VIEW, index)
     projection = "AP" if rng.random() < 0.15 else "PA"
     left, top, right, bottom = (float(v) for v in rng.uniform(0.01, 0.05, 4) * (rng.random(4) < 0.6))
@@ -153,7 +154,7 @@ def draw_view(seed: int, index: int) -> Positioning:
     lettered = rng.random() < 0.75
     letter = "R" if rng.random() < 0.6 else "L"
     side = rng.uniform(0.05, 0.12)
-    return Positioning(
+    view = Positioning(
         projection=projection,
         tilt=float(rng.normal(0, 1.3)),
         rotation=float(rng.normal(0, 2.2)),
@@ -170,4 +171,22 @@ def draw_view(seed: int, index: int) -> Positioning:
         marker=letter if lettered else "",
         marker_at=(float(side if letter == "R" else 1 - side), float(rng.uniform(0.05, 0.16))),
         framed=bool(rng.random() < 0.5),
+    )
+    return _at_the_bedside(view, rng) if bedside else view
+
+
+def _at_the_bedside(view: Positioning, rng: np.random.Generator) -> Positioning:
+    """Return a mobile machine's view: AP, a shallow breath, a wide field without a grid, the belly in it."""
+    return replace(
+        view,
+        projection="AP",
+        tilt=float(rng.normal(0, 4)),
+        rotation=float(rng.normal(0, 6)),
+        shift=(float(rng.normal(0, 12)), float(rng.normal(6, 18))),
+        inspiration=float(np.clip(rng.normal(-1.2, 0.9), -3, 0.5)),
+        margin=float(rng.uniform(-25, 60)),
+        aspect=float(rng.choice([0.9, 1.0, 1.0, 1.1])),
+        gamma=float(np.exp(rng.normal(-0.35, 0.25))),
+        detail=float(rng.uniform(0.4, 1.2)),
+        scatter=float(rng.uniform(0.2, 0.7)),
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Draw = Callable[[Scene, np.random.Generator, float], list[Shadow | None]]
 
-AORTA, HEART = "Aortic enlargement", "Cardiomegaly"
+AORTA, HEART, OPACITY = "Aortic enlargement", "Cardiomegaly", "Lung Opacity"
 
 _DRAW: dict[str, Draw] = {
     "Atelectasis": opacities.atelectasis,
@@ -34,7 +34,7 @@ _DRAW: dict[str, Draw] = {
     "Consolidation": opacities.consolidation,
     "ILD": opacities.interstitial_disease,
     "Infiltration": opacities.infiltration,
-    "Lung Opacity": opacities.lung_opacity,
+    OPACITY: opacities.lung_opacity,
     "Nodule/Mass": opacities.nodule,
     "Other lesion": lesions.other_lesion,
     "Pleural effusion": pleura.effusion,
@@ -152,17 +152,21 @@ def draw_findings(case: PhantomCase, scene: Scene) -> list[list[tuple[Box, Shado
             drawn.append([(outline_box(scene.frame, outline), None)])
             continue
         rng = generator(case.seed, Stream.FINDING, case.patient.number, planned.key)
-        shadows = _draw_apart(scene, rng, planned, occupied)
+        pneumonia = case.bedside and planned.label == OPACITY
+        draw = opacities.pneumonia if pneumonia else _DRAW[planned.label]
+        shadows = _draw_apart(scene, rng, draw, planned.severity, occupied)
         occupied += [shadow.box_xyxy for shadow in shadows]
         drawn.append([(shadow.box_xyxy, shadow) for shadow in shadows])
     return drawn
 
 
-def _draw_apart(scene: Scene, rng: np.random.Generator, planned: PlannedFinding, occupied: list[Box]) -> list[Shadow]:
+def _draw_apart(
+    scene: Scene, rng: np.random.Generator, draw: Draw, severity: float, occupied: list[Box]
+) -> list[Shadow]:
     """Return the finding's shadows, drawn again when they fall onto another finding, as long as the attempts last."""
     best: list[Shadow] = []
     for _ in range(_ATTEMPTS):
-        shadows = [shadow for shadow in _DRAW[planned.label](scene, rng, planned.severity) if shadow is not None]
+        shadows = [shadow for shadow in draw(scene, rng, severity) if shadow is not None]
         if shadows:
             best = shadows
             boxes = [shadow.box_xyxy for shadow in shadows]

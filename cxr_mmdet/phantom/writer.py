@@ -67,6 +67,7 @@ class _Job:
     labels: tuple[str, ...]
     reader_kind: PhantomReaders
     anatomy: bool
+    bedside_share: float
 
 
 def write_phantoms(
@@ -81,6 +82,7 @@ def write_phantoms(
     labels: Sequence[str] = LABELS_14,
     reader_kind: PhantomReaders = PhantomReaders.PLAIN,
     anatomy: bool = False,
+    bedside_share: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> PhantomSummary:
     """Write synthetic radiographs with known findings; the same arguments give the same bytes, whatever ``jobs`` is.
@@ -99,6 +101,7 @@ def write_phantoms(
         reader_kind: habits of the readers.
         anatomy: let the tables hold the organs as well, exactly as drawn for every reader; see
             :data:`~cxr_mmdet.phantom.organs.ORGANS`.
+        bedside_share: share of patients imaged at the bedside, with pneumonias, 0…1.
         progress: called with the number of images done, after each.
 
     Raises:
@@ -107,7 +110,7 @@ def write_phantoms(
         CxrError: a worker was killed; likewise.
     """
     known = tuple(label for label in LABELS_14 if label in labels)
-    job = _Job(out, seed, size, abnormal_share, readers, known, reader_kind, anatomy)
+    job = _Job(out, seed, size, abnormal_share, readers, known, reader_kind, anatomy, bedside_share)
     _check(job, images, jobs, labels)
     # From the first moment the folder can be told from somebody's radiographs, so --force may clear an interrupted one.
     _write_csv(out / "truth.csv", [])
@@ -154,9 +157,9 @@ def _check(job: _Job, images: int, jobs: int, labels: Sequence[str]) -> None:
             not SMALLEST_SIZE <= job.size <= LARGEST_SIZE,
             f"--size {job.size}: the short edge must be between {SMALLEST_SIZE} and {LARGEST_SIZE} pixels.",
         ),
-        (
-            not 0 <= job.abnormal_share <= 1,
-            f"--abnormal-share {job.abnormal_share}: a share is a number from 0 to 1.",
+        *(
+            (not 0 <= share <= 1, f"{option} {share}: a share is a number from 0 to 1.")
+            for option, share in (("--abnormal-share", job.abnormal_share), ("--bedside-share", job.bedside_share))
         ),
         (
             not 1 <= job.readers <= len(POOL),
@@ -180,7 +183,13 @@ def _check(job: _Job, images: int, jobs: int, labels: Sequence[str]) -> None:
 
 def _write_one(job: _Job, index: int) -> tuple[int, list[Row], list[Row]]:
     """Write one DICOM file; return its number and its rows of truth.csv and train.csv."""
-    case = plan_case(job.seed, index, abnormal_share=job.abnormal_share, labels=job.labels)
+    case = plan_case(
+        job.seed,
+        index,
+        abnormal_share=job.abnormal_share,
+        labels=job.labels,
+        bedside_share=job.bedside_share,
+    )
     phantom = render_phantom(case, size=job.size)
     name = image_id(job.seed, index)
     write_dicom(job.out / "train" / f"{name}.dicom", phantom, draw_encoding(case))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_mmdet.phantom import plan_case
-from cxr_mmdet.phantom.cases import FREQUENCY
+from cxr_mmdet.phantom.cases import BEDSIDE_FREQUENCY, FREQUENCY
 from cxr_mmdet.phantom.patient import Stream, draw_patient, generator, patient_number
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14
 
@@ -102,6 +102,23 @@ def test_some_patients_have_two_images_and_share_build_and_disease():
         assert first.findings == second.findings
         assert first.view != second.view
     assert {patient_number(2, index) for index in range(200)} == {case.patient.number for case in cases}
+
+
+class TestBedside:
+    def test_its_share_is_kept_and_everybody_else_stays_the_same(self):
+        ordinary = plans(300)
+        mixed = [plan_case(2, i, abnormal_share=1, labels=LABELS_14, bedside_share=0.4) for i in range(300)]
+        assert abs(sum(case.bedside for case in mixed) / 300 - 0.4) < 0.08
+        assert not any(case.bedside for case in ordinary)
+        assert all(case == other for case, other in zip(mixed, ordinary, strict=True) if not case.bedside)
+
+    def test_breath_is_shallow_and_filled_air_spaces_are_opacities(self):
+        cases = [plan_case(2, i, abnormal_share=1, labels=LABELS_14, bedside_share=1) for i in range(300)]
+        labels = Counter(finding.label for case in cases for finding in case.findings)
+        assert {case.view.projection for case in cases} == {"AP"}
+        assert np.mean([case.view.inspiration for case in cases]) < -0.8
+        assert labels["Consolidation"] == labels["Infiltration"] == 0
+        assert labels["Lung Opacity"] / 300 == pytest.approx(BEDSIDE_FREQUENCY["Lung Opacity"], abs=0.08)
 
 
 def test_streams_are_independent_of_one_another():

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_mmdet.phantom import PlannedFinding, plan_case, render_phantom
 from cxr_mmdet.phantom.anatomy import CAGE_HALF_WIDTH, LEFT, RIGHT, build_anatomy
-from cxr_mmdet.phantom.render import AORTA, HEART, draw_findings, frame_of, scene_of
+from cxr_mmdet.phantom.render import AORTA, HEART, OPACITY, draw_findings, frame_of, scene_of
 from cxr_mmdet.structures.boxes import iou_matrix
 from cxr_mmdet.structures.labels import LABELS_14
 
@@ -100,6 +100,36 @@ def test_the_large_findings_are_large_enough_for_a_small_detector(label, least):
     for index in range(420, 426):
         phantom = render_phantom(with_finding(label, 0.5, index), size=SIZE)
         assert all(finding.box_xyxy[2] - finding.box_xyxy[0] > least * SIZE for finding in phantom.findings)
+
+
+@pytest.fixture(scope="module")
+def pneumonias():
+    def case(index):
+        planned = plan_case(5, index, abnormal_share=0, labels=LABELS_14, bedside_share=1)
+        return dataclasses.replace(planned, findings=(PlannedFinding(OPACITY, 0.1 + 0.045 * (index - 440), index),))
+
+    return [case(index) for index in range(440, 460)]
+
+
+def test_pneumonias_lie_within_their_boxes(pneumonias):
+    shares = []
+    for case in pneumonias[::3]:
+        difference, boxes = change(case, 160)
+        mask, seen = inside(boxes, difference.shape), difference > VISIBLE
+        shares.append((seen & mask).sum() / seen.sum())
+        assert difference[mask].mean() > 8 * difference[~mask].mean()
+    assert np.mean(shares) > 0.93  # the console's contrast enhancement leaves a halo around the large and dense
+
+
+def test_pneumonias_are_large_tall_and_mostly_of_both_lungs(pneumonias):
+    """The quartiles of readers' boxes on real radiographs: width 0.18-0.25, height 0.20-0.37 of the image."""
+    frames = [frame_of(case, 128) for case in pneumonias]
+    drawn = [draw_findings(case, scene_of(case, frame, ()))[0] for case, frame in zip(pneumonias, frames, strict=True)]
+    sides = np.array([(x_max - x_min, y_max - y_min) for found in drawn for (x_min, y_min, x_max, y_max), _ in found])
+    width, height = np.median(sides, axis=0) / 128
+    assert 0.17 < width < 0.26
+    assert 0.2 < height < 0.38
+    assert 0.4 < np.mean([len(found) == 2 for found in drawn]) < 0.9
 
 
 def test_most_nodules_are_wider_than_a_thirtieth_of_the_image():

@@ -151,6 +151,7 @@ def test_empty_folder_is_used(tmp_path):
         ({"size": 100_000}, "between 128 and 4096"),
         ({"abnormal_share": 1.2}, "--abnormal-share 1.2"),
         ({"abnormal_share": float("nan")}, "--abnormal-share nan"),
+        ({"bedside_share": -0.1}, "--bedside-share -0.1"),
         ({"readers": 0}, "--readers 0"),
         ({"readers": 18}, "ask for 1 to 17"),
         ({"jobs": 0}, "--jobs 0"),
