@@ -13,9 +13,10 @@ import torch
 
 from benchmarks.harness import Alternative, Spread, compare
 from benchmarks.outsiders import load_outsider
-from benchmarks.predict import write_pictures
+from benchmarks.predict import StockPredictor, write_pictures
 from benchmarks.predict_models import random_detector, training_meta
 from benchmarks.radiographs import ENCODINGS, phantom_pixels, write_dicom
+from benchmarks.stock import STOCK
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import DatasetError, UsageError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.radiograph_files import RadiographFile
 
 BACKENDS = {
+    "mmdet": (STOCK, None),
     "torch": ("torch", None),
     "onnx": ("ONNX Runtime", ExportFormat.ONNX),
     "openvino": ("OpenVINO", ExportFormat.OPENVINO),
@@ -55,14 +57,16 @@ class Contestant:
     """A detector that is timed.
 
     Attributes:
-        model: the recipe, the checkpoint's recipe, or the outsider's name.
+        model: the name that it was given; by default its recipe.
         backend: what runs it, and in which precision.
         predictor: loaded with the threads that are measured.
+        trained: whether its weights are; random ones have no mAP.
     """
 
     model: str
     backend: str
     predictor: Predictor
+    trained: bool = True
 
     @property
     def name(self) -> str:
@@ -72,12 +76,12 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Point:
-    """One contestant in the plot: median milliseconds from DICOM to findings, and mAP@[.5:.95], 0…1."""
+    """Contestant in the plot: median milliseconds from DICOM to findings, and mAP@[.5:.95], 0…1, if it has one."""
 
     model: str
     backend: str
     milliseconds: float
-    mean_ap: float
+    mean_ap: float | None
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,11 @@ class ExportedBenchmark:
         }
 
     def points(self, clock: Clock) -> list[Point]:
-        """Return the contestants that have an mAP, timed by ``clock``."""
+        """Return the contestants, timed by ``clock``."""
         timings = {entry.name: getattr(entry, clock) for entry in self.comparisons[-1].timings}
         return [
-            Point(each.model, each.backend, 1000 * Spread.of(timings[each.name]).median, score)
+            Point(each.model, each.backend, 1000 * Spread.of(timings[each.name]).median, self.mean_ap[each.name])
             for each in self.contestants
-            if (score := self.mean_ap[each.name]) is not None
         ]
 
 
@@ -122,7 +125,8 @@ def benchmark_exported(
     """Time exported models, all of them in one run.
 
     Args:
-        models: recipes, with random weights; or checkpoints, folders of runs, bundles.
+        models: recipes, with random weights; or checkpoints, folders of runs, bundles. ``NAME=`` before one names it in
+            tables and plot, ``@KEY,KEY`` behind one chooses backends for it alone.
         graphs: NAME=FILE of graphs that others exported; see :func:`benchmarks.outsiders.load_outsider`.
         backends: keys of :data:`BACKENDS`, for all models but bundles.
         val_file: annotation file of a prepared folder that scores every contestant; the training images beside it
@@ -169,12 +173,16 @@ def benchmark_exported(
             )
             for title, way in ways.items()
         ]
-        scores = {each.name: None if val_file is None else _score(each.predictor, val_file) for each in contestants}
+        scores = {
+            each.name: _score(each.predictor, val_file) if val_file and each.trained else None for each in contestants
+        }
     return ExportedBenchmark(tuple(contestants), tuple(comparisons), scores)
 
 
 def network_of(predictor: Predictor, radiograph: Radiograph) -> Callable[[], object]:
     """Return the runs of a detector's graphs for a radiograph, on recorded inputs; of torch, the network as a whole."""
+    if isinstance(predictor, StockPredictor):
+        return predictor.forward(radiograph, "tensor")
     backend: Any = predictor.model.backend
     if not hasattr(backend, "run"):
         batch = predictor.model.preprocessing(radiograph.pixels, radiograph.pixel_aspect).batch
@@ -196,39 +204,60 @@ def network_of(predictor: Predictor, radiograph: Radiograph) -> Callable[[], obj
 
 
 def draw_points(path: Path, found: Sequence[Point], *, title: str, unit: str) -> None:
-    """Draw mAP@[.5:.95] against milliseconds: a colour per model, a marker per backend."""
+    """Draw mAP@[.5:.95] against milliseconds: a colour per model, a marker per backend, hollow in eight bits.
+
+    Models without an mAP have a row each below, by their milliseconds alone.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    if not found:
+    if not (scores := [point.mean_ap for point in found if point.mean_ap is not None]):
         raise UsageError("no contestant has an mAP, so there is nothing to draw; pass --data.")
-    colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(point.model for point in found))}
-    markers = dict(zip(dict.fromkeys(point.backend for point in found), "os^Dv", strict=False))
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    names = dict.fromkeys(point.model for point in found if point.mean_ap is not None)
+    colours = {model: f"C{place % 10}" for place, model in enumerate(names)}
+    rows = list(dict.fromkeys(point.model for point in reversed(found) if point.mean_ap is None))
+    forms = {title: mark for (title, _), mark in zip(BACKENDS.values(), "XosDD", strict=True)}
+
+    def look(backend: str) -> dict[str, Any]:
+        hollow = {"markerfacecolor": "white", "markeredgewidth": 1.6} if "int8" in backend else {}
+        return {"marker": forms[backend], "markersize": 7, "linestyle": "", **hollow}
+
+    heights = [3.6, 0.3 + 0.22 * len(rows)] if rows else [3.6]
+    figure = Figure(figsize=(8, 1.2 + sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes, *below = figure.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for model, colour in colours.items():
-        own = sorted((point for point in found if point.model == model), key=lambda point: point.milliseconds)
-        axes.plot([p.milliseconds for p in own], [p.mean_ap for p in own], "-", color=colour, alpha=0.4, zorder=1)
-        for point in own:
-            axes.plot(point.milliseconds, point.mean_ap, markers[point.backend], color=colour, markersize=8)
-    axes.set(xscale="log", xlabel=f"{unit} per radiograph, from DICOM in memory to findings", ylabel="mAP@[.5:.95]")
+        own = sorted((p.milliseconds, p.mean_ap) for p in found if p.model == model and p.mean_ap is not None)
+        axes.plot(*zip(*own, strict=True), "-", color=colour, alpha=0.4, zorder=1)
+    for point in found:
+        if point.mean_ap is None:
+            below[0].plot(point.milliseconds, rows.index(point.model), color="0.35", **look(point.backend))
+        else:
+            axes.plot(point.milliseconds, point.mean_ap, color=colours[point.model], **look(point.backend))
+    # Not from 0 where all scores are close together, yet never so close that a hundredth looks like a gulf.
+    middle, half = (max(scores) + min(scores)) / 2, max(0.6 * (max(scores) - min(scores)), 0.05)
+    axes.set(xscale="log", ylabel="mAP@[.5:.95]", ylim=(max(0.0, middle - half), min(1.0, middle + half)))
     axes.set_title(title, loc="left", fontsize="medium")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_xlim()
-    axes.set_xlim(low / 1.2, high * 1.2)
-    top = max(point.mean_ap for point in found)
-    axes.set_ylim(0, max(1.15 * top, 0.01))
-    axes.grid(alpha=0.3)
+    axes.set_xlim(low / 1.1, high * 1.1)
+    for each in below:
+        each.set_title("random weights or other classes: milliseconds only", loc="left", fontsize="small")
+        each.set(ylim=(-0.7, len(rows) - 0.3), yticks=range(len(rows)))
+        each.set_yticklabels(rows, fontsize="small")
+    (axes, *below)[-1].set_xlabel(f"{unit} per radiograph, from DICOM in memory to findings")
+    for each in (axes, *below):
+        each.grid(alpha=0.3)
     handles = [Line2D([], [], color=colour, linewidth=4, label=model) for model, colour in colours.items()]
-    handles += [Line2D([], [], color="0.4", marker=mark, linestyle="", label=name) for name, mark in markers.items()]
-    axes.legend(handles=handles, fontsize="small", loc="lower right")
+    used = {point.backend for point in found}
+    handles += [Line2D([], [], color="0.35", label=name, **look(name)) for name in forms if name in used]
+    figure.legend(handles=handles, fontsize="small", loc="outside right upper")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=110, format="png", facecolor="white")
 
 
 def find_val_file(data: Path, ann_file: str | None) -> Path:
@@ -263,6 +292,8 @@ def _alternative(contestant: Contestant, run: Callable[[], object]) -> Alternati
 
 
 def _decoded(predictor: Predictor, radiograph: Radiograph) -> Callable[[], object]:
+    if isinstance(predictor, StockPredictor):
+        return predictor.forward(radiograph, "predict")
     model = predictor.model
     entry = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
     limits = Thresholds().of_classes(model.class_names, model.spec.score_threshold)
@@ -271,13 +302,14 @@ def _decoded(predictor: Predictor, radiograph: Radiograph) -> Callable[[], objec
 
 
 def _of_model(
-    model: str,
+    text: str,
     folder: Path,
     backends: Sequence[str],
     val_file: Path | None,
     threads: int,
     cfg_options: Sequence[str],
 ) -> list[Contestant]:
+    name, model, backends = _parse_model(text, backends)
     path = Path(model)
     folder.mkdir()
     if (path / MODEL_FILE).is_file():
@@ -285,12 +317,12 @@ def _of_model(
         (title,) = (
             title
             for key, (title, form) in BACKENDS.items()
-            if (form or key) == bundle.format and (key == "int8") == bundle.int8
+            if key != "mmdet" and (form or key) == bundle.format and (key == "int8") == bundle.int8
         )
-        return [Contestant(_recipe_of(bundle.model_id), title, Predictor.load(path, threads=threads))]
-    checkpoint = model
-    if path.suffix == ".py" or not path.exists():
-        checkpoint = str(_random_checkpoint(model, folder, cfg_options))
+        return [Contestant(name or _recipe_of(bundle.model_id), title, Predictor.load(path, threads=threads))]
+    checkpoint, trained = model, path.suffix != ".py" and path.exists()
+    if not trained:
+        checkpoint, val_file = str(_random_checkpoint(model, folder, cfg_options)), None
     contestants = []
     for key in backends:
         title, form = BACKENDS[key]
@@ -305,9 +337,20 @@ def _of_model(
                 compare=False,
             )
             export_model(checkpoint, Path(target), options)
-        predictor = Predictor.load(target, threads=threads)
-        contestants.append(Contestant(_recipe_of(predictor.model_id), title, predictor))
+        predictor = StockPredictor(checkpoint) if key == "mmdet" else Predictor.load(target, threads=threads)
+        contestants.append(Contestant(name or _recipe_of(predictor.model_id), title, predictor, trained))
     return contestants
+
+
+def _parse_model(text: str, backends: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+    """Return the name that is asked for, or none, the model, and the backends of ``[NAME=]MODEL[@BACKEND,…]``."""
+    if Path(text).exists():
+        return "", text, backends
+    name, equals, model = text.partition("=")
+    model, at, chosen = (model if equals else text).rpartition("@")
+    if not at or not set(chosen.split(",")) <= BACKENDS.keys():
+        return name * bool(equals), f"{model}{at}{chosen}", backends
+    return name * bool(equals), model, chosen.split(",")
 
 
 def _recipe_of(model_id: str) -> str:

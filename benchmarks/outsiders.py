@@ -90,7 +90,8 @@ def load_outsider(path: Path, *, threads: int, class_names: Sequence[str] = ()) 
     return LoadedModel(
         backend,
         WholeDetector("YOLO", SCORE_THRESHOLD, NMS_IOU, True, MAX_PER_IMAGE),
-        Preprocessing(0, True, (side, side), True, (0.0,) * 3, (255.0,) * 3, 1, 0.0),
+        # Its letterbox: grey of 114 beside the image, here to the right or bottom of it.
+        Preprocessing(0, False, (side, side), True, (0.0,) * 3, (255.0,) * 3, side, 114 / 255),
         tuple(class_names) if len(class_names) == backend.classes else own,
         path.stem,
     )

@@ -16,23 +16,31 @@ import numpy as np
 import torch
 from mmdet.apis import inference_detector
 from mmdet.registry import MODELS
+from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
+from mmengine.dataset import Compose
 
 from benchmarks.harness import Alternative, Comparison, compare
 from benchmarks.predict_models import random_detector, training_meta
 from benchmarks.stock import STOCK, stock_model, stock_steps
 from cxr_mmdet.engine.config import class_names
+from cxr_mmdet.inference.checkpoint import load_detector
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import Parity, compare_findings
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.preparation.images import write_grey_png
+from cxr_mmdet.structures.detections import Detections, Findings
 from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from benchmarks.harness import Progress
+    from cxr_mmdet.dicom.radiograph import Radiograph
+    from cxr_mmdet.inference.predictor import Augmentation, Thresholds
 
 TORCHVISION = "torchvision RetinaNet"
 TORCH, ONNX, OPENVINO, INT8 = "torch", "ONNX Runtime", "OpenVINO", "OpenVINO int8"
@@ -143,13 +151,71 @@ def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
     return paths
 
 
-def stock_detector(config: Config, model: torch.nn.Module) -> Any:
-    """Return what mmdet's ``init_detector`` would: a stock model with ``model``'s weights, and a stock pipeline."""
+def stock_detector(config: Config, model: torch.nn.Module, *, own_pipeline: bool = False) -> Any:
+    """Return what mmdet's ``init_detector`` would: a stock model with ``model``'s weights, and a stock pipeline.
+
+    With ``own_pipeline`` the recipe's, of which mmdet lacks the padding to squares.
+    """
     stock = MODELS.build(stock_model(config.model))
     stock.load_state_dict(model.state_dict())
-    pipeline = [step for step in stock_steps(config.test_dataloader.dataset.pipeline) if step is not None]
+    steps = config.test_dataloader.dataset.pipeline
+    pipeline = [step for step in (steps if own_pipeline else stock_steps(steps)) if step is not None]
     stock.cfg = Config({"test_dataloader": {"dataset": {"pipeline": pipeline}}})
     return stock.eval()
+
+
+class StockPredictor(Predictor):
+    """A checkpoint as stock mmdet runs it: its model, eager, by ``inference_detector``.
+
+    Radiographs are read as everywhere in this project, and the steps before the network are the recipe's.
+
+    Args:
+        checkpoint: file, or a run's folder.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self._detector = load_detector(checkpoint)
+        self._stock = stock_detector(self._detector.config, self._detector.model, own_pipeline=True)
+        get_test_pipeline_cfg(self._stock.cfg)[0].type = "mmdet.LoadImageFromNDArray"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the model, in its order."""
+        return self._detector.class_names
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model and its weights."""
+        return self._detector.model_id
+
+    def predict_radiographs(
+        self, radiographs: Sequence[Radiograph], thresholds: Thresholds, augmentation: Augmentation | None = None
+    ) -> list[Findings]:
+        """Return the findings at the model's own thresholds."""
+        return [self._findings_of(radiograph) for radiograph in radiographs]
+
+    def forward(self, radiograph: Radiograph, mode: str) -> Callable[[], object]:
+        """Return the run of the network in a mode of mmengine's on a radiograph that is prepared once, here."""
+        pipeline = Compose(get_test_pipeline_cfg(self._stock.cfg))
+        entry = pipeline({"img": _three_planes(radiograph), "img_id": 0})
+        data = {"inputs": [entry["inputs"]], "data_samples": [entry["data_samples"]]}
+
+        def run() -> object:
+            with torch.inference_mode():
+                return self._stock(**batch, mode=mode)
+
+        batch = self._stock.data_preprocessor(data, False)
+        return run
+
+    def _findings_of(self, radiograph: Radiograph) -> Findings:
+        found = inference_detector(self._stock, _three_planes(radiograph)).pred_instances.numpy()
+        detections = Detections(found.bboxes, found.labels, found.scores, self.class_names)
+        height, width = radiograph.pixels.shape
+        return Findings.of(detections, size_hw=(height, width), model_id=self.model_id)
+
+
+def _three_planes(radiograph: Radiograph) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(radiograph.pixels, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
 
 
 def torchvision_retinanet(config: Config) -> Callable[[Path], object]:

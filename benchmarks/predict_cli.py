@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Exported(str, Enum):
     """Ways to run a model that are timed side by side; see :data:`benchmarks.exported.BACKENDS`."""
 
+    MMDET = "mmdet"
     TORCH = "torch"
     ONNX = "onnx"
     OPENVINO = "openvino"
@@ -33,7 +34,8 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="[CONFIG]…",
-            help="Recipes, with random weights. With --backend, --graph or --data also checkpoints, runs and bundles.",
+            help="Recipes, with random weights. With --backend, --graph or --data also checkpoints, runs and bundles, "
+            "as [NAME=]MODEL[@BACKEND,…] where one is to have a name or backends of its own.",
             show_default="retina_14cls faster_rcnn_14cls",
         ),
     ] = None,
@@ -120,7 +122,7 @@ def predict(
             draw_points(
                 plot,
                 result.points("cpu_s" if by_cpu else "wall_s"),
-                title=f"{data.resolve().name}, {threads} threads",
+                title=f"{data.resolve().name}, {threads} thread{'s' * (threads > 1)}",
                 unit="CPU ms" if by_cpu else "ms",
             )
             stderr.print(f"wrote {plot}", highlight=False)

@@ -7,12 +7,22 @@ import json
 import cv2
 import numpy as np
 import pytest
-from detectors import bundle_of, write_picture
+from detectors import bundle_of, checkpoint_of, write_picture
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.exported import DECODED, NETWORK, WHOLE, benchmark_exported, draw_points, network_of
+from benchmarks.exported import (
+    DECODED,
+    NETWORK,
+    WHOLE,
+    _decoded,
+    _parse_model,
+    benchmark_exported,
+    draw_points,
+    network_of,
+)
 from benchmarks.outsiders import load_outsider
+from benchmarks.predict import StockPredictor
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
@@ -45,11 +55,16 @@ def yolo(tmp_path):
 
 def test_a_graph_of_yolo_finds_in_pixels_of_the_radiograph(tmp_path, yolo):
     predictor = Predictor(load_outsider(yolo, threads=1, class_names=("Nodule/Mass", "ILD")))
-    pixels = np.zeros((128, 64), np.uint8)  # which becomes a square of 128, then of 64 pixels
+    pixels = np.zeros((128, 64), np.uint8)  # which becomes 64 x 32 px, then a square with grey to the right
+    entry = predictor.model.preprocessing(pixels)
+    assert entry.batch.shape == (1, 3, SIDE, SIDE)
+    np.testing.assert_allclose(entry.batch[0, :, 0, [0, 31, 32, 63]], [[0] * 3] * 2 + [[114 / 255] * 3] * 2)
     found = predictor.predict(pixels)
     assert predictor.model.backend.name == "OpenVINO"
     assert [finding.class_name for finding in found] == ["Nodule/Mass", "ILD"], "NMS leaves the better of the two"
-    np.testing.assert_allclose(found.boxes_xyxy[0], [2 * 24 - 32, 2 * 28, 2 * 40 - 32, 2 * 36])
+    np.testing.assert_allclose(
+        found.boxes_xyxy[0], [2 * 24, 2 * 28, 2 * 32, 2 * 36]
+    )  # cut at the radiograph's right side
     np.testing.assert_allclose(found.scores, [0.9, 0.7], rtol=1e-6)
     assert predictor.class_names == ("Nodule/Mass", "ILD")
     assert load_outsider(yolo, threads=1, class_names=("a",)).class_names == ("class 0", "class 1")
@@ -90,16 +105,37 @@ def test_bundles_and_graphs_in_one_run_with_a_plot(tmp_path, yolo):
     write_json(data / "annotations" / "val_5.json", coco)
     plot = tmp_path / "plot.png"
     options = ["--graph", f"yolo={yolo}", "--data", str(data), "--rounds", "1", "--threads", "1", "--plot", str(plot)]
-    result = CliRunner().invoke(app, ["predict", str(bundle), str(bundle), *options, "--size", "80", "--cpu", "--json"])
+    models = [str(bundle), str(bundle), f"mine={checkpoint_of('faster')}@mmdet,torch"]
+    result = CliRunner().invoke(app, ["predict", *models, *options, "--size", "80", "--cpu", "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert [entry["title"].split(",")[0] for entry in report["comparisons"]] == [NETWORK, DECODED, WHOLE]
     ours, again, other = "faster, ONNX Runtime", "faster (2), ONNX Runtime", "yolo, OpenVINO"
+    mine = ["mine, stock mmdet", "mine, torch"]
     for comparison in report["comparisons"]:
-        assert [entry["name"] for entry in comparison["alternatives"]] == [ours, again, other]
+        assert [entry["name"] for entry in comparison["alternatives"]] == [ours, again, *mine, other]
+    for name in mine:
+        assert report["mean_ap"][name] == pytest.approx(report["mean_ap"][ours], abs=1e-3)
     assert 0 <= report["mean_ap"][ours] == report["mean_ap"][again] <= 1
     assert report["mean_ap"][other] is None, "it has two classes, the folder five"
     assert cv2.imread(str(plot)).shape[0] > 300
+
+
+def test_stock_mmdet_finds_what_ours_does(tmp_path):
+    ours, stock = Predictor.load(checkpoint_of("retina"), threads=1), StockPredictor(str(checkpoint_of("retina")))
+    radiograph = as_radiograph(write_picture(tmp_path / "a.png"))
+    found, other = ours.predict(radiograph), stock.predict(radiograph)
+    assert len(found) == len(other) > 3
+    np.testing.assert_allclose(found.boxes_xyxy, other.boxes_xyxy, atol=0.01)
+    assert len(_decoded(stock, radiograph)()) == 1
+
+
+def test_a_model_may_have_a_name_and_backends_of_its_own(tmp_path):
+    odd = tmp_path / "a=b@onnx"
+    odd.touch()
+    assert _parse_model(str(odd), ["int8"]) == ("", str(odd), ["int8"])
+    assert _parse_model("mine=runs/x@onnx,int8", ["torch"]) == ("mine", "runs/x", ["onnx", "int8"])
+    assert _parse_model("runs/me@home", ["torch"]) == ("", "runs/me@home", ["torch"])
 
 
 def test_a_plot_needs_scores(tmp_path):
