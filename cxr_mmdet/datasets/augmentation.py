@@ -130,7 +130,7 @@ def _draw_device(image: NDArray[np.float32], rng: np.random.Generator) -> None:
     height, width = image.shape
     ink = np.zeros((height, width), np.uint8)
     kind = rng.choice(("line", "electrode", "word"), p=(0.6, 0.2, 0.2))
-    thick = max(1, round(width / 256 * rng.uniform(0.5, 2.0)))
+    thick = max(1, round(width / 256 * rng.uniform(0.5, 1.6)))
     if kind == "line":
         ends = rng.uniform(-0.1, 1.1, (4, 2)) * (width, height)
         t = np.linspace(0, 1, 40)[:, None]
@@ -138,7 +138,8 @@ def _draw_device(image: NDArray[np.float32], rng: np.random.Generator) -> None:
         cv2.polylines(ink, [np.round(curve * 16).astype(np.int32)], False, 255, thick, cv2.LINE_AA, 4)
     elif kind == "electrode":
         at = rng.uniform(0.1, 0.9, 2) * (width, height)
-        cv2.circle(ink, tuple(int(v) for v in at), thick + 1, 255, -1, cv2.LINE_AA)
+        for radius, line in ((thick + 1, -1), (round(rng.uniform(2, 5)) * thick, thick)):
+            cv2.circle(ink, tuple(int(v) for v in at), radius, 255, line, cv2.LINE_AA)
     else:
         at = rng.uniform((0.0, 0.03), (0.8, 0.16)) * (width, height)
         word = str(rng.choice(("AP", "PA", "SUPINE", "ERECT", "MOBILE", "SITTING", "L", "R")))

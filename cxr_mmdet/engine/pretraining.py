@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SWITCHES = ("ema", "many_machines")
-ABNORMAL_SHARE = 0.7
+ABNORMAL_SHARE, BEDSIDE_SHARE = 0.7, 0.6
 _TIMED_ITERATIONS = 20
 _CARD = """# Starting weights: {recipe}, pretrained on phantoms
 
@@ -36,7 +36,7 @@ They are no detector for patients.
 
 | | |
 | --- | --- |
-| Trained on | {images} synthetic radiographs of the package's phantom ({size} px, seed {seed}, {share:.0f} % with findings); no radiograph of a person, no weights of others |
+| Trained on | {images} synthetic radiographs of the package's phantom ({size} px, seed {seed}, {share:.0f} % with findings, {bedside:.0f} % at the bedside); no radiograph of a person, no weights of others |
 | Classes | {classes} |
 | Training | {iterations} iterations of {batch} images from random weights{minutes} |
 | Switches | {switches} |
@@ -121,7 +121,7 @@ def prepare_phantoms(
     options: PretrainingOptions, *, jobs: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Return the prepared folder of these phantoms in the cache, drawn unless it is there."""
-    folder = cache_folder() / "phantoms" / f"{options.images}_{options.size}_{options.seed}"
+    folder = cache_folder() / "phantoms" / f"{options.images}_{options.size}_{options.seed}_{BEDSIDE_SHARE:g}"
     source, prepared = folder / "source", folder / "prepared"
     if (prepared / "manifest.json").is_file():
         return prepared
@@ -133,6 +133,7 @@ def prepare_phantoms(
         size=options.size,
         abnormal_share=ABNORMAL_SHARE,
         anatomy=True,
+        bedside_share=BEDSIDE_SHARE,
         readers=1,
         jobs=jobs,
         progress=progress and (lambda _: progress(1, options.images)),
@@ -217,6 +218,7 @@ def _card(options: PretrainingOptions, config: Config, run: Path) -> str:
         size=options.size,
         seed=options.seed,
         share=100 * ABNORMAL_SHARE,
+        bedside=100 * BEDSIDE_SHARE,
         classes=", ".join(class_names(config)),
         iterations=f"{options.iterations:,}",
         batch=config.train_dataloader.batch_size,

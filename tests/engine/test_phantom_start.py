@@ -180,6 +180,7 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
     assert not (folders[1].parent / "pretraining" / "retina_small").exists()
     card = path.with_suffix(".md").read_text()
     assert "2 iterations of 4 images" in card
+    assert "70 % with findings, 60 % at the bedside" in card
     assert "--iterations 2 --cfg-options model.backbone" in card
 
     root = prepared_folder()
@@ -187,9 +188,8 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
     small = ["train_cfg.max_iters=1", "train_cfg.val_interval=1"]
     said = train_here(root, tmp_path / "run", *small, more=start)
     assert f"Starting weights {path}" in said
-    assert re.search(
-        r"taken over by class +2  Aortic enlargement, Cardiomegaly, ILD, Infiltration, Nodule/Mass\n", said
-    )
+    # Of the five only Infiltration is not among these twenty phantoms.
+    assert re.search(r"taken over by class +2  Aortic enlargement, Cardiomegaly, ILD, Nodule/Mass\n", said)
     wide = train_here(
         root,
         tmp_path / "wide",

@@ -12,7 +12,7 @@ _own = [step for step in _dataset.pipeline if step.type not in _replaced]
 _channels = [step.type for step in _own].index("GreyToThreeChannels")
 _own[_channels:_channels] = [
     dict(type="RandomPositioning", rotation=8, scale=0.35, shift=0.12),
-    dict(type="RandomAcquisition"),
+    dict(type="RandomAcquisition", devices=2.0),
     dict(type="RandomClahe", probability=0.3, clip_limit=(1.0, 3.0)),
     dict(type="RandomExposure", gamma=0.8, contrast=0.4, brightness=0.15),
 ]
