@@ -227,6 +227,26 @@ def write_radiograph(path: Path, pixels: np.ndarray | None = None, **attributes:
     return path
 
 
+def write_jpeg2000(path: Path, pixels: np.ndarray, *, irreversible: bool = False, **attributes: object) -> Path:
+    """Write a minimal CR image in JPEG 2000; attributes in lower case are options of Pillow's encoder."""
+    from io import BytesIO
+
+    from PIL import Image
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEG2000, JPEG2000Lossless
+
+    options = {name: attributes.pop(name) for name in list(attributes) if name.islower()}
+    frame = BytesIO()
+    Image.fromarray(pixels).save(frame, "JPEG2000", no_jp2=True, irreversible=irreversible, **options)
+    dataset = dcmread(write_radiograph(path, pixels, **attributes))
+    dataset.file_meta.TransferSyntaxUID = JPEG2000 if irreversible else JPEG2000Lossless
+    dataset.PixelData = encapsulate([frame.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    return path
+
+
 @contextmanager
 def full_disk(largest: int) -> Iterator[None]:
     """Let no file grow beyond so many bytes, as if the disk were full; the errors come from the kernel."""

@@ -37,6 +37,7 @@ class NothingFound:
     score_threshold = 0.05
     model_id = "nothing"
     workers = 1
+    min_short_edge = None
 
     def check(self, thresholds):
         pass

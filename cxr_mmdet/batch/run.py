@@ -50,6 +50,11 @@ class Predicts(Protocol):
         """Number of threads that keep its network busy."""
         ...
 
+    @property
+    def min_short_edge(self) -> int | None:
+        """Pixels of the shorter side below which no radiograph may be decoded; None where all of it must be."""
+        ...
+
     def check(self, thresholds: Thresholds) -> None:
         """Raise unless the thresholds make sense for it."""
         ...
@@ -95,10 +100,19 @@ class RunOptions:
         """Settings that a drawn overlay depends on; None where none is drawn."""
         return [self.overlay_score, self.overlay_size] if self.overlays else None
 
+    def min_short_edge(self, predictor: Predicts) -> int | None:
+        """Return the pixels of the shorter side that network and overlay need; None for all."""
+        edge = predictor.min_short_edge
+        if edge is None or not self.overlays:
+            return edge
+        return max(edge, self.overlay_size) if self.overlay_size else None
+
     def settings(self, predictor: Predicts) -> dict[str, Any]:
         """Return what the results depend on, as plain values."""
         augmentation = self.augmentation
-        return {
+        # Named as in images.json, and absent where every pixel is decoded, as in results of earlier versions.
+        reduced = {"reduced_jpeg2000": True} if predictor.min_short_edge else {}
+        return reduced | {
             "model_id": predictor.model_id,
             "score_threshold": self.thresholds.score,
             "nms_iou": self.thresholds.nms_iou,
@@ -270,10 +284,11 @@ def _predict_batch(
 ) -> int:
     """Read, predict and draw some radiographs and keep the results; return how many there were."""
     good = []
+    edge = options.min_short_edge(predictor)
     for item in items:
         try:
             state = item.stamp()
-            good.append((item, as_radiograph(item.read(), name=item.source), state))
+            good.append((item, as_radiograph(item.read(), name=item.source, min_short_edge=edge), state))
         except DicomError as error:
             log.add(item, {"failure": str(error)})
     found = _predict_each(predictor, [read for _, read, _ in good], options)

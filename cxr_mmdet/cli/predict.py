@@ -159,6 +159,14 @@ def predict(
         int, typer.Option(min=1, help="Radiographs predicted at once, sharing the threads; each takes its memory.")
     ] = DEFAULT_STREAMS,
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs per batch.")] = 1,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Decode every pixel. By default JPEG 2000 images of at least twice the size that the model needs are "
+            "decoded at half, a quarter … of their size, which changes scores by 0.0015 on average.",
+        ),
+    ] = False,
     trust_checkpoint: Annotated[
         bool,
         typer.Option("--trust-checkpoint", help="Load checkpoints that run code. Use it only for files that you made."),
@@ -201,6 +209,7 @@ def predict(
         trust_checkpoint=trust_checkpoint,
         short_edge=short_edge,
         streams=streams,
+        exact=exact,
     )
     options = RunOptions(
         thresholds=Thresholds(score_threshold, nms_iou, parse_class_thresholds(class_threshold or [])),

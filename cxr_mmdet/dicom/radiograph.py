@@ -101,8 +101,8 @@ def read_radiograph(
         frame: which frame of a multi-frame image, counted from 0.
         bits: of a grey level in ``pixels``.
         max_pixels: rows times columns beyond which nothing is decoded.
-        min_short_edge: grey JPEG 2000 with square pixels may be decoded at half, a quarter … of its size, several
-            times faster and not to the same pixels, as long as the shorter side keeps as many.
+        min_short_edge: grey JPEG 2000 with square pixels and no padding value may be decoded at half, a quarter … of
+            its size, several times faster and not to the same pixels, as long as the shorter side keeps as many.
         name: how messages call the source; its path by default.
 
     Raises:
@@ -181,7 +181,9 @@ def _decode_dataset(
     dataset = with_functional_groups(dataset, index)
     aspect = pixel_aspect(dataset, warnings)
     size_hw = (int(dataset.Rows), int(dataset.Columns))
-    times = halvings(size_hw, min_short_edge) if min_short_edge and aspect == 1 else 0
+    # Low-passes would blend the padding value, which may lie far outside the image's values, into the image.
+    may_reduce = min_short_edge and aspect == 1 and "PixelPaddingValue" not in dataset
+    times = halvings(size_hw, min_short_edge) if min_short_edge and may_reduce else 0
     reduced = decode_reduced(dataset, syntax, index, times)
     stated = str(dataset.PhotometricInterpretation)
     try:

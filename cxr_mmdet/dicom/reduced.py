@@ -2,7 +2,8 @@
 
 Not the same pixels as decoding all and shrinking: a low-pass of five or nine taps instead of an average. Its samples
 stand on the first of 2**halvings original pixels, (2**halvings - 1) / 2 left of and above the middle of a shrunken
-pixel; that shift is undone. docs/dicom.md has the cost in grey levels.
+pixel, and reach beyond an image whose sides are no multiple of 2**halvings; both are undone. docs/dicom.md has the
+cost in grey levels.
 """
 
 from __future__ import annotations
@@ -54,12 +55,15 @@ def decode_reduced(dataset: Dataset, syntax: uid.UID, index: int, times: int) ->
     for fewer in range(times, 0, -1):
         values = _decode(frame, fewer)
         if values is not None:
-            return _as_stored(_centred(values, fewer), stream.precision, is_signed=stream.is_signed)
+            return _as_stored(_aligned(values, stream.size_hw, fewer), stream.precision, is_signed=stream.is_signed)
     return None
 
 
 def _decode(frame: bytes, times: int) -> np.ndarray | None:
-    """Return Pillow's pixels; None where the codestream has fewer resolutions, as its header tells, or is damaged."""
+    """Return Pillow's pixels; None where the codestream has fewer resolutions, as its header tells, or is damaged.
+
+    Pillow also refuses a quarter or less where the sides that it rounds are not those that the codec rounds up.
+    """
     try:
         with Image.open(BytesIO(frame), formats=["JPEG2000"]) as image:
             image.reduce = times  # type: ignore[assignment, method-assign]  # Pillow documents it as an attribute
@@ -69,11 +73,15 @@ def _decode(frame: bytes, times: int) -> np.ndarray | None:
         return None
 
 
-def _centred(values: np.ndarray, times: int) -> np.ndarray:
-    """Return values interpolated at the middles of the pixels that an image halved ``times`` times has."""
-    shift = (1 - 0.5**times) / 2
-    affine = np.array([[1, 0, -shift], [0, 1, -shift]])
-    return cv2.warpAffine(values, affine, values.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+def _aligned(values: np.ndarray, size_hw: tuple[int, int], times: int) -> np.ndarray:
+    """Return values interpolated at the middles of the pixels into which ``values.shape`` divides the image.
+
+    Pixel i's middle is (i + 1/2) scale 2**times in the image; sample j stands at j 2**times + 1/2.
+    """
+    y, x = (side / (count * 2**times) for side, count in zip(size_hw, values.shape, strict=True))
+    to_samples = np.array([[x, 0, (x - 0.5**times) / 2], [0, y, (y - 0.5**times) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(values, to_samples, values.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _as_stored(values: np.ndarray, precision: int, *, is_signed: bool) -> np.ndarray | None:

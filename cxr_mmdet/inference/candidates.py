@@ -74,7 +74,7 @@ class StoredCandidates:
 def find_candidates(predictor: Predictor, radiograph: Radiograph, *, floor: float = FLOOR) -> StoredCandidates:
     """Return the candidates of one run of the network."""
     model = predictor.model
-    entry = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect)
+    entry = model.preprocessing(radiograph.pixels, radiograph.pixel_aspect, size_hw=radiograph.size_hw)
     limits = Thresholds(score=floor).of_classes(model.class_names, floor)
     (found,) = base.find_candidates(model.backend, model.spec, entry.batch, [entry.size_hw], limits)
     slim = replace(entry, batch=np.empty((0, 0, 0, 0), dtype=np.float32))

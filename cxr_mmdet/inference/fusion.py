@@ -141,6 +141,12 @@ class Ensemble:
         return any(member.has_gate for member in self.members)
 
     @property
+    def min_short_edge(self) -> int | None:
+        """Largest of the members' own; None where any of them must see every pixel."""
+        edges = [member.min_short_edge for member in self.members]
+        return None if None in edges else max(edge for edge in edges if edge)
+
+    @property
     def workers(self) -> int:
         """Number of threads that keep the members busy."""
         return max(member.workers for member in self.members)

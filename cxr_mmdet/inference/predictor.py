@@ -115,10 +115,12 @@ class Predictor:
 
     Args:
         model: a loaded model, or the path of a checkpoint, a run or a bundle; :meth:`load` takes more arguments.
+        exact: decode every pixel, also of JPEG 2000 images of at least twice the size that the model needs.
     """
 
-    def __init__(self, model: LoadedModel | str | Path) -> None:
+    def __init__(self, model: LoadedModel | str | Path, *, exact: bool = False) -> None:
         self.model = load_model(model) if isinstance(model, str | Path) else model
+        self.exact = exact
 
     @classmethod
     def load(
@@ -130,18 +132,18 @@ class Predictor:
         trust_checkpoint: bool = False,
         short_edge: int | None = None,
         streams: int = 1,
+        exact: bool = False,
     ) -> Predictor:
         """Return the predictor of a checkpoint or an exported bundle; see :func:`load_model` for the arguments."""
-        return cls(
-            load_model(
-                model,
-                device=device,
-                threads=threads,
-                trust_checkpoint=trust_checkpoint,
-                short_edge=short_edge,
-                streams=streams,
-            )
+        loaded = load_model(
+            model,
+            device=device,
+            threads=threads,
+            trust_checkpoint=trust_checkpoint,
+            short_edge=short_edge,
+            streams=streams,
         )
+        return cls(loaded, exact=exact)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -162,6 +164,11 @@ class Predictor:
     def has_gate(self) -> bool:
         """Whether the model has an abnormality gate, which gives ``p_abnormal``."""
         return self.model.spec.gate is not None
+
+    @property
+    def min_short_edge(self) -> int | None:
+        """Pixels of the shorter side below which no radiograph may be decoded; None where all of it must be."""
+        return None if self.exact else self.model.preprocessing.short_edge or None
 
     @property
     def workers(self) -> int:
@@ -206,7 +213,7 @@ class Predictor:
 
         Args:
             source: a radiograph, the path or content of a DICOM file or image, grey pixels (H, W) uint8 with black
-                as 0, or a list of these.
+                as 0, or a list of these. A JPEG 2000 file is decoded no larger than the model needs, unless ``exact``.
             score_threshold: see :class:`Thresholds`.
             nms_iou: see :class:`Thresholds`.
             class_thresholds: see :class:`Thresholds`.
@@ -222,7 +229,8 @@ class Predictor:
         sources = source if isinstance(source, list) else [source]
         found: list[Findings] = []
         for start in range(0, len(sources), batch_size):
-            radiographs = [as_radiograph(entry) for entry in sources[start : start + batch_size]]
+            batch = sources[start : start + batch_size]
+            radiographs = [as_radiograph(entry, min_short_edge=self.min_short_edge) for entry in batch]
             found += self.predict_radiographs(radiographs, thresholds, augmentation)
         return found if isinstance(source, list) else found[0]
 
@@ -252,7 +260,10 @@ class Predictor:
         self, radiographs: Sequence[Radiograph], view: AugmentationView, thresholds: Thresholds
     ) -> list[Detections]:
         preprocessing = self.model.preprocessing.scaled(view.scale)
-        inputs = [preprocessing(entry.pixels, entry.pixel_aspect, flip=view.flip) for entry in radiographs]
+        inputs = [
+            preprocessing(entry.pixels, entry.pixel_aspect, flip=view.flip, size_hw=entry.size_hw)
+            for entry in radiographs
+        ]
         found: list[Detections] = []
         # Inputs of different sizes would have to be padded, which changes the network's input at their borders.
         for _, group in itertools.groupby(inputs, key=lambda entry: entry.batch.shape):
@@ -279,8 +290,8 @@ class Predictor:
         found = views[0]
         if len(views) > 1:
             found = fuse(views, method=augmentation.method, iou_threshold=augmentation.iou_threshold)
-        height, width = radiograph.pixels.shape
-        findings = Findings.of(found, size_hw=(height, width), model_id=self.model_id, warnings=radiograph.warnings)
+        size_hw, warnings = radiograph.size_hw, radiograph.warnings
+        findings = Findings.of(found, size_hw=size_hw, model_id=self.model_id, warnings=warnings)
         if len(views) == 1:
             return findings
         # Fusion lowers the score of what only some of the views show.
@@ -296,8 +307,8 @@ def in_source_pixels(entry: ModelInput, detections: Detections, class_names: Seq
     return Detections(boxes, labels, detections.scores.astype(np.float64), tuple(class_names), detections.p_abnormal)
 
 
-def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
-    """Return a source as a radiograph; ``name`` stands in error messages, by default the path."""
+def as_radiograph(source: Source, *, name: str | None = None, min_short_edge: int | None = None) -> Radiograph:
+    """Return a source as a radiograph; see :func:`read_radiograph` for the other arguments."""
     if isinstance(source, Radiograph):
         return source
     if isinstance(source, np.ndarray):
@@ -309,4 +320,4 @@ def as_radiograph(source: Source, *, name: str | None = None) -> Radiograph:
         height, width = source.shape
         return Radiograph(np.ascontiguousarray(source), (height, width), None, 1.0, "MONOCHROME2", "as given", "none")
     with quiet_pydicom():
-        return read_radiograph(source, name=name)
+        return read_radiograph(source, name=name, min_short_edge=min_short_edge)

@@ -102,15 +102,23 @@ class Preprocessing:
         width, height = (max(1, round(factor * side)) for side in self.scale)
         return replace(self, scale=(width, height))
 
-    def __call__(self, pixels: NDArray[np.uint8], pixel_aspect: float = 1.0, *, flip: bool = False) -> ModelInput:
+    def __call__(
+        self,
+        pixels: NDArray[np.uint8],
+        pixel_aspect: float = 1.0,
+        *,
+        flip: bool = False,
+        size_hw: tuple[int, int] | None = None,
+    ) -> ModelInput:
         """Return the model's input and the way back.
 
         Args:
-            pixels: (H, W) as read from the file, at full size or prepared already.
+            pixels: (H, W) as read from the file, at full or reduced size or prepared already.
             pixel_aspect: height of a pixel over its width.
             flip: mirror the prepared image left to right.
+            size_hw: of the radiograph, where ``pixels`` were decoded at a reduced size.
         """
-        prepared = shrink(pixels, self.short_edge, pixel_aspect)
+        prepared = shrink(pixels, self.short_edge, pixel_aspect, size_hw)
         picture = cv2.flip(prepared, 1) if flip else prepared
         offset = (0, 0)
         if self.pad_to_square:
@@ -120,7 +128,7 @@ class Preprocessing:
         return ModelInput(
             plane=picture,
             batch=self._normalise(picture),
-            source_size_hw=_size_hw(pixels),
+            source_size_hw=size_hw or _size_hw(pixels),
             prepared_size_hw=_size_hw(prepared),
             offset=offset,
             factors=(picture.shape[1] / padded_size[1], picture.shape[0] / padded_size[0]),
@@ -159,7 +167,7 @@ class ModelInput:
     Attributes:
         plane: (H, W) uint8, resized, before normalisation.
         batch: (1, C, H', W') float32, padded.
-        source_size_hw: of the radiograph as read.
+        source_size_hw: of the radiograph as stored.
         prepared_size_hw: of the prepared image.
         offset: (left, top) pixels that padding to a square added.
         factors: by which x and y were resized after it.

@@ -104,7 +104,7 @@ class ImageIndex:
         """
         made_by: dict[str, Any] = {"rendering_version": RENDERING_VERSION, "short_edge": short_edge}
         if reduced_jpeg2000:
-            made_by["reduced_jpeg2000"] = "centred"  # True in folders whose images stand half a pixel further right
+            made_by["reduced_jpeg2000"] = "aligned"  # other values: images that stand up to a pixel elsewhere
         if not path.is_file():
             return cls(path, made_by, {}, key_name)
         try:

@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from detectors import bundle_of, write_picture
+from conftest import write_jpeg2000
+from detectors import bundle_of, make_picture, write_picture
 from pydicom.data import get_testdata_file
 from training_runs import free_port
 from typer.testing import CliRunner
@@ -38,10 +39,12 @@ class OneBox:
     has_gate = False
     score_threshold = 0.05
     workers = 1
+    min_short_edge = None
 
     def __init__(self, model_id="one-box", stop_after=None):
         self.model_id = model_id
         self.calls = 0
+        self.shapes = []
         self.stop_after = stop_after
 
     def check(self, thresholds):
@@ -53,6 +56,7 @@ class OneBox:
             if self.calls == self.stop_after:
                 raise KeyboardInterrupt
             self.calls += 1
+            self.shapes.append(radiograph.pixels.shape)
             height, width = radiograph.size_hw
             score = float(radiograph.pixels.mean() / 255)
             boxes, labels, scores = ([[0, 0, width / 2, height / 2]], [1], [score]) if score > 0.1 else ([], [], [])
@@ -111,6 +115,29 @@ def test_a_file_is_parsed_and_decoded_once(tmp_path, reads):
     (tmp_path / "in" / "d.dcm").write_bytes(Path(get_testdata_file("CT_small.dcm")).read_bytes())
     assert run(tmp_path / "in", tmp_path / "out", overlays=True).images == 4
     assert reads == {"parsed": 1, "decoded": 4}
+
+
+@pytest.mark.parametrize(
+    ("edge", "options", "expected"),
+    [
+        (None, {}, (200, 160)),
+        (40, {}, (50, 40)),
+        (40, {"overlays": True, "overlay_size": 64}, (100, 80)),
+        (40, {"overlays": True, "overlay_size": 0}, (200, 160)),
+    ],
+)
+def test_network_and_overlay_decide_how_large_jpeg2000_is_decoded(tmp_path, edge, options, expected):
+    path = write_jpeg2000(tmp_path / "in" / "a.dcm", make_picture(200, 160, seed=1))
+    predictor = OneBox()
+    predictor.min_short_edge = edge
+    run(path.parent, tmp_path / "out", predictor, **options)
+    assert predictor.shapes == [expected]
+    found = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert found["settings"].get("reduced_jpeg2000") == (True if edge else None)
+    assert found["images"][0]["findings"][0]["box_xyxy"] == [0, 0, 80, 100]
+    if options:
+        side = options["overlay_size"] or 200
+        assert max(cv2.imread(str(tmp_path / "out" / "overlays" / "a.png")).shape) == side
 
 
 def test_a_bad_file_among_good_ones(pictures, tmp_path):

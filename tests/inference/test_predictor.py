@@ -14,6 +14,7 @@ import modern
 import numpy as np
 import pytest
 import torch
+from conftest import write_jpeg2000
 from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, model_of, write_picture
 from mmdet_oracle import assert_same
 
@@ -22,6 +23,7 @@ from cxr_mmdet.errors import CheckpointError, DicomError, NotFiniteError, UsageE
 from cxr_mmdet.inference.backends.base import Streams
 from cxr_mmdet.inference.candidates import find_candidates
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.inference.fusion import Ensemble
 from cxr_mmdet.inference.predictor import Predictor, Thresholds, as_radiograph
 from cxr_mmdet.structures.enums import ExportFormat
 
@@ -104,6 +106,25 @@ def test_boxes_are_in_pixels_of_the_radiograph_as_read(tmp_path):
     assert prepared.size_hw == (350, 260)
     np.testing.assert_allclose(found.boxes_xyxy, 2 * prepared.boxes_xyxy, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(found.scores, prepared.scores)
+
+
+def test_jpeg2000_is_decoded_no_larger_than_the_model_needs_unless_exact(tmp_path):
+    path = write_jpeg2000(tmp_path / "a.dcm", make_picture(700, 521, seed=3))
+    predictor = Predictor.load(checkpoint_of("retina"), short_edge=260)
+    exact = Predictor(predictor.model, exact=True)
+    assert Ensemble([predictor, Predictor.load(checkpoint_of("faster"), short_edge=300)]).min_short_edge == 300
+    assert Ensemble([predictor, exact]).min_short_edge is None
+    assert Predictor.load(checkpoint_of("retina"), short_edge=0).min_short_edge is None
+    quick = predictor.predict(path)
+    expected = predictor.predict(read_radiograph(path, min_short_edge=260))
+    every = exact.predict(path)
+    assert (
+        quick.to_json() == expected.to_json() != every.to_json() == predictor.predict(read_radiograph(path)).to_json()
+    )
+    assert quick.size_hw == every.size_hw == (700, 521)
+    best = every.best(5)
+    near = np.abs(quick.boxes_xyxy[None] - best.boxes_xyxy[:, None]).max(axis=2) < 6
+    assert near.any(axis=1).all(), "boxes are in pixels of the whole radiograph"
 
 
 def test_every_kind_of_source_gives_the_same(tmp_path):
