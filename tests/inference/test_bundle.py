@@ -22,6 +22,7 @@ from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.export import export
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
+from cxr_mmdet.inference.export.model_card import summarise
 from cxr_mmdet.inference.export.parity import EXACT, RANKED
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.structures.enums import ExportFormat
@@ -75,6 +76,19 @@ def test_what_a_bundle_holds():
     card = (path / "MODEL_CARD.md").read_text()
     assert "not a medical device" in card
     assert "| 6 phantoms |" in card
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"load_from": "/home/someone/weights/retina_small.safetensors"}, {"start": "retina_small.safetensors"}),
+        ({"load_from": "https://models.org/a.pth"}, {"start": "https://models.org/a.pth"}),
+        ({"load_from": None}, {"start": "random weights"}),
+        ({"load_from": "/home/someone/run/iter_9.pth", "resume": True}, {"resumed": "yes"}),
+    ],
+)
+def test_the_start_of_a_training_is_told_without_a_path(config, told):
+    assert summarise({"iter": 9}, config) == {"iter": 9, **told}
 
 
 @pytest.mark.parametrize("kind", ["retina_wide", "gfl", "faster", "atss", "rtmdet_s", "cascade_rcnn", "dino_r50"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import counted
@@ -316,5 +317,10 @@ def summarise(meta: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     """Return what a checkpoint's meta data and config tell about the training, as plain values."""
     chosen = {key: meta[key] for key in ("iter", "seed", "mmengine_version") if isinstance(meta.get(key), (int, str))}
     start = config.get("load_from")
-    chosen["start"] = start if isinstance(start, str) else "random weights"
+    if config.get("resume"):  # its load_from is the run's own checkpoint
+        chosen["resumed"] = "yes"
+    elif isinstance(start, str):  # a folder of the training machine tells a reader nothing
+        chosen["start"] = start if "://" in start else PurePath(start).name
+    else:
+        chosen["start"] = "random weights"
     return chosen
