@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a config's path.")] = "retina_small",
     iterations: Annotated[int | None, typer.Option(min=1, help="Length of the training.", show_default="2000")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="About how long training takes, in place of --iterations.")
+        float | None, typer.Option(help="About how long training takes, in place of --iterations.")
     ] = None,
     images: Annotated[int, typer.Option(min=20, help="Number of phantoms.")] = 2400,
     size: Annotated[int, typer.Option(min=1, help="Short edge of a phantom in pixels.")] = 288,
@@ -42,6 +43,8 @@ def pretrain(
 
     if iterations is not None and minutes is not None:
         raise UsageError("--iterations and --minutes both say how long; pass one of them.")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"--minutes {minutes:g}: expected a number above 0, such as 30.")
     options = PretrainingOptions(recipe, images, size, seed, iterations or 2000, tuple(cfg_options or ()))
     with progress_bar("drawing phantoms") as progress:
         weights = run(options, minutes=minutes, out=out, jobs=jobs, force=force, progress=progress)
