@@ -100,7 +100,7 @@ def pipeline(
         str | None, typer.Option(help="COCO file in DATA.", show_default="its first training file")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 20,
-    pictures: Annotated[int, typer.Option("--images", min=1, help="Images per round.")] = 8,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images per round.")] = 8,
     memory: Memory = False,
     as_json: Json = False,
     cfg_options: CfgOptions = None,
@@ -113,7 +113,7 @@ def pipeline(
     loaded = load_config(config, cfg_options=cfg_options or [])
     with progress_bar("rounds") as report:
         result = benchmark_pipeline(
-            loaded, data, ann_file=ann_file, rounds=rounds, pictures=pictures, memory=memory, progress=report
+            loaded, data, ann_file=ann_file, rounds=rounds, images=images, memory=memory, progress=report
         )
     _print(result.comparisons, as_json, result.steps)
 
@@ -237,7 +237,7 @@ def readers(
 def radiographs(
     width: Annotated[int, typer.Option(min=32, help="Of the images, in pixels.")] = 2500,
     height: Annotated[int, typer.Option(min=32, help="Of the images, in pixels.")] = 3000,
-    pictures: Annotated[int, typer.Option("--images", min=1, help="Different images; a round takes each once.")] = 2,
+    images: Annotated[int, typer.Option("--images", min=1, help="Different images; a round takes each once.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     workers: Annotated[int, typer.Option(min=1, help="Processes to compare with one; 1 leaves that out.")] = 2,
     memory: Memory = False,
@@ -248,7 +248,7 @@ def radiographs(
 
     with progress_bar("rounds") as report:
         result = benchmark_radiographs(
-            size_hw=(height, width), pictures=pictures, rounds=rounds, workers=workers, memory=memory, progress=report
+            size_hw=(height, width), images=images, rounds=rounds, workers=workers, memory=memory, progress=report
         )
     _print(result.comparisons, as_json, worker_peak_bytes=result.worker_peak_bytes)
 
@@ -289,7 +289,7 @@ def redraw(
 def node(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or a bundle.")],
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each.")] = 5,
-    pictures: Annotated[int, typer.Option("--images", min=1, help="Radiographs per round.")] = 24,
+    images: Annotated[int, typer.Option("--images", min=1, help="Radiographs per round.")] = 24,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Short edge of the radiographs in pixels.")] = 2500,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")] = None,
     streams: Annotated[int, typer.Option(min=1, help="Of the node, as dicom_node takes it.")] = DEFAULT_STREAMS,
@@ -319,7 +319,7 @@ def node(
     for options in reported or [ReportOptions(score_threshold)]:
         with progress_bar("rounds") as report:
             comparisons += benchmark_node(
-                predictor, bare, pictures=pictures, size=size, rounds=rounds, options=options, progress=report
+                predictor, bare, images=images, size=size, rounds=rounds, options=options, progress=report
             )
     _print(comparisons, as_json)
 

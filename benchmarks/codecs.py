@@ -45,12 +45,12 @@ def benchmark_codecs(*, size: int = 2500, rounds: int = 3, progress: Progress | 
         rounds: timed rounds of each syntax.
         progress: called with the rounds just done and all of one syntax.
     """
-    picture = np.clip(render_phantom(plan_case(0, 0, abnormal_share=1, labels=LABELS_14), size=size).picture, 0, 1)
-    return [_compare(syntax, picture, rounds, progress) for syntax in ENCODE]
+    image = np.clip(render_phantom(plan_case(0, 0, abnormal_share=1, labels=LABELS_14), size=size).image, 0, 1)
+    return [_compare(syntax, image, rounds, progress) for syntax in ENCODE]
 
 
-def _compare(syntax: uid.UID, picture: np.ndarray, rounds: int, progress: Progress | None) -> Comparison:
-    dataset = _encoded(syntax, picture)
+def _compare(syntax: uid.UID, image: np.ndarray, rounds: int, progress: Progress | None) -> Comparison:
+    dataset = _encoded(syntax, image)
     decoder = decoder_of(syntax)
     plugins = [name for name in PREFERENCE[syntax] if name in decoder.available_plugins]
 
@@ -77,9 +77,9 @@ def _is_able(decode: Callable[[int], None]) -> bool:
     return True
 
 
-def _encoded(syntax: uid.UID, picture: np.ndarray) -> Dataset:
+def _encoded(syntax: uid.UID, image: np.ndarray) -> Dataset:
     bits = BITS.get(syntax, 12)
-    stored = np.rint(picture * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+    stored = np.rint(image * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax

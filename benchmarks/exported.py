@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.harness import Alternative, Spread, compare
 from benchmarks.outsiders import load_outsider
-from benchmarks.predict import StockPredictor, write_pictures
+from benchmarks.predict import StockPredictor, write_images
 from benchmarks.predict_models import random_detector, training_meta
 from benchmarks.radiographs import ENCODINGS, phantom_pixels, write_dicom
 from benchmarks.stock import STOCK
@@ -367,8 +367,8 @@ def _random_checkpoint(recipe: str, folder: Path, cfg_options: Sequence[str]) ->
 
 def _calibration(folder: Path, val_file: Path | None) -> tuple[RadiographFile, ...]:
     if val_file is None:
-        write_pictures(folder / "pictures", 4, 1024)
-        return tuple(find_radiographs([str(folder / "pictures")]))
+        write_images(folder / "images", 4, 1024)
+        return tuple(find_radiographs([str(folder / "images")]))
     train_file = val_file.with_name(val_file.name.replace("val", "train", 1))
     names = [entry["name"] for entry in read_coco(train_file, strict=False)["categories"]]
     return user_set(train_file, names).items

@@ -74,7 +74,7 @@ def benchmark_node(
     predictor: Predictor,
     bare: Predictor,
     *,
-    pictures: int,
+    images: int,
     size: int,
     rounds: int,
     options: ReportOptions,
@@ -92,7 +92,7 @@ def benchmark_node(
     Args:
         predictor: the node's model.
         bare: the same model, which predicts one radiograph after another.
-        pictures: radiographs per round.
+        images: radiographs per round.
         size: their short edge in pixels.
         rounds: timed rounds of each.
         options: what the node reports; writing a report takes longer the more there is to say.
@@ -103,7 +103,7 @@ def benchmark_node(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = _write_phantoms(folder / "phantoms", pictures, size)
+        paths = _write_phantoms(folder / "phantoms", images, size)
         works = [_prepare(predictor, path, options, folder / "results") for path in paths[:FEW]]
         turns = itertools.count()
 
@@ -128,10 +128,10 @@ def benchmark_node(
                 NODE_DOWN: lambda count: peer.send(other.port, count, wait=True),
             }
             for way in ways.values():
-                way(min(FEW, pictures))
-            both = [Alternative(name, partial(_ignore_turn, way, pictures)) for name, way in ways.items()]
+                way(min(FEW, images))
+            both = [Alternative(name, partial(_ignore_turn, way, images)) for name, way in ways.items()]
             title = f"C-STORE to archived report, {_describe(predictor, works, options)}"
-            throughput = _compare(title, both, pictures, rounds, progress, warm_up=0)
+            throughput = _compare(title, both, images, rounds, progress, warm_up=0)
         with run_peer(paths[:FEW]) as peer:
             steps = _compare_steps(folder, bare, peer, works, options, rounds, progress)
     return [throughput, steps]
@@ -212,7 +212,7 @@ def _compare_steps(
 def _compare(
     title: str,
     alternatives: Sequence[Alternative],
-    pictures: int,
+    images: int,
     rounds: int,
     progress: Progress | None,
     warm_up: int = 1,
@@ -222,7 +222,7 @@ def _compare(
         alternatives,
         item="image",
         warm_up=warm_up,
-        items_per_round=pictures,
+        items_per_round=images,
         rounds=rounds,
         clock="wall_s",
         progress=progress,

@@ -80,7 +80,7 @@ def benchmark_pipeline(
     *,
     ann_file: str | None = None,
     rounds: int = 20,
-    pictures: int = 8,
+    images: int = 8,
     memory: bool = False,
     progress: Progress | None = None,
 ) -> PipelineReport:
@@ -91,7 +91,7 @@ def benchmark_pipeline(
         data: the prepared folder.
         ann_file: COCO file relative to ``data``; the first of its training files by default.
         rounds: timed rounds of each comparison.
-        pictures: images a round; each round takes the next ones.
+        images: images a round; each round takes the next ones.
         memory: whether to measure resident memory as well.
         progress: called with the rounds just done and all of one comparison.
 
@@ -102,9 +102,9 @@ def benchmark_pipeline(
     with one_thread():
         sides = stock, ours = _build_sides(config, data, ann_file or _training_file(data))
         count = len(ours.dataset)
-        draws = [Draw(position % count, position) for position in range(rounds * pictures)]
+        draws = [Draw(position % count, position) for position in range(rounds * images)]
         _fill_page_cache(ours, draws)
-        for draw in draws[:pictures]:
+        for draw in draws[:images]:
             _check_agreement(stock.model_input(draw), ours.model_input(draw))
         works = {
             "From file to sample": [side.sample for side in sides],
@@ -114,11 +114,11 @@ def benchmark_pipeline(
             compare(
                 title,
                 [
-                    Alternative(side.name, _round_of(work, draws, pictures))
+                    Alternative(side.name, _round_of(work, draws, images))
                     for side, work in zip(sides, side_works, strict=True)
                 ],
                 item="image",
-                items_per_round=pictures,
+                items_per_round=images,
                 rounds=rounds,
                 memory=memory,
                 progress=progress,
@@ -186,9 +186,9 @@ def _check_agreement(stock: dict[str, Any], ours: dict[str, Any]) -> None:
         )
 
 
-def _round_of(work: Any, draws: Sequence[Draw], pictures: int) -> Any:
+def _round_of(work: Any, draws: Sequence[Draw], images: int) -> Any:
     def run(turn: int) -> None:
-        for draw in draws[turn * pictures : (turn + 1) * pictures]:
+        for draw in draws[turn * images : (turn + 1) * images]:
             work(draw)
 
     return run

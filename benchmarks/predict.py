@@ -85,7 +85,7 @@ def benchmark_predict(
     *,
     rounds: int = 10,
     size: int = 1024,
-    pictures: int = 4,
+    images: int = 4,
     threads: int = 2,
     int8: bool = True,
     progress: Progress | None = None,
@@ -98,13 +98,13 @@ def benchmark_predict(
         folder: for models and images; remains.
         rounds: timed images of each alternative.
         size: both sides of the synthetic images in pixels.
-        pictures: number of different radiographs.
+        images: number of different radiographs.
         threads: of processors, for every alternative.
         int8: whether to quantise as well, which takes minutes.
         progress: called with the rounds just done and all of them.
     """
     torch.set_num_threads(threads)
-    paths = write_pictures(folder / "pictures", pictures, size)
+    paths = write_images(folder / "images", images, size)
     model = random_detector(copy.deepcopy(config))
     checkpoint = folder / "checkpoint.pth"
     torch.save({"meta": training_meta(config, name), "state_dict": model.state_dict()}, checkpoint)
@@ -139,15 +139,15 @@ def benchmark_predict(
     )
 
 
-def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
+def write_images(folder: Path, count: int, size: int) -> list[Path]:
     """Write ``count`` grey images of noise at several scales, compressed as preparation does."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in range(count):
         rng = np.random.default_rng(number)
-        picture = sum(cv2.resize(rng.uniform(0, 85, (cells, cells)), (size, size)) for cells in (4, 16, 64))
+        image = sum(cv2.resize(rng.uniform(0, 85, (cells, cells)), (size, size)) for cells in (4, 16, 64))
         paths.append(folder / f"{number}.png")
-        write_grey_png(paths[-1], np.rint(picture).astype(np.uint8))
+        write_grey_png(paths[-1], np.rint(image).astype(np.uint8))
     return paths
 
 
@@ -226,23 +226,23 @@ def torchvision_retinanet(config: Config) -> Callable[[Path], object]:
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes).eval()
 
     def run(path: Path) -> object:
-        picture = torch.from_numpy(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
+        image = torch.from_numpy(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
         with torch.inference_mode():
-            return model([picture.permute(2, 0, 1).float().div_(255)])
+            return model([image.permute(2, 0, 1).float().div_(255)])
 
     return run
 
 
-def first_finding(title: str, model: Path, picture: Path, threads: int) -> FirstFinding:
+def first_finding(title: str, model: Path, image: Path, threads: int) -> FirstFinding:
     """Return what a new process takes to load ``model`` and predict one image."""
     code = (
         "from cxr_mmdet.inference.predictor import Predictor\n"
-        f"Predictor.load({str(model)!r}, threads={threads}).predict({str(picture)!r})\n"
+        f"Predictor.load({str(model)!r}, threads={threads}).predict({str(image)!r})\n"
     )
     return _measure(title, code, threads)
 
 
-def first_finding_of_mmdet(config: Config, checkpoint: Path, picture: Path, threads: int) -> FirstFinding:
+def first_finding_of_mmdet(config: Config, checkpoint: Path, image: Path, threads: int) -> FirstFinding:
     """Return what a new process takes by mmdet's own ``init_detector`` and ``inference_detector``."""
     stock = {
         "model": stock_model(config.model),
@@ -264,7 +264,7 @@ def first_finding_of_mmdet(config: Config, checkpoint: Path, picture: Path, thre
         "torch.load = lambda *a, **k: load(*a, **(k | {'weights_only': False}))\n"  # mmengine's own loader asks for it
         "from mmdet.apis import init_detector, inference_detector\n"
         f"model = init_detector({str(path)!r}, {str(checkpoint)!r}, device='cpu', palette='random')\n"
-        f"inference_detector(model, {str(picture)!r})\n"
+        f"inference_detector(model, {str(image)!r})\n"
     )
     return _measure(STOCK, code, threads)
 
@@ -285,7 +285,7 @@ def _export(checkpoint: Path, folder: Path, *, int8: bool) -> dict[str, Path]:
     wanted = {ONNX: ExportOptions(format=ExportFormat.ONNX, compare=False)}
     wanted[OPENVINO] = replace(wanted[ONNX], format=ExportFormat.OPENVINO)
     if int8:
-        calibration = tuple(find_radiographs([str(folder / "pictures")]))
+        calibration = tuple(find_radiographs([str(folder / "images")]))
         wanted[INT8] = replace(wanted[OPENVINO], int8=True, calibration=calibration)
     paths = {}
     for title, options in wanted.items():

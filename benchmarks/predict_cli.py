@@ -48,7 +48,7 @@ def predict(
             show_default="1024; 2500",
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option("--images", min=1, help="Different images, also for calibration.")] = 4,
+    images: Annotated[int, typer.Option("--images", min=1, help="Different images, also for calibration.")] = 4,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of each.")] = 2,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Quantise as well; takes minutes.")] = True,
     backends: Annotated[
@@ -144,7 +144,7 @@ def predict(
                     Path(folder),
                     rounds=rounds,
                     size=size or 1024,
-                    pictures=pictures,
+                    images=images,
                     threads=threads,
                     int8=int8,
                     progress=report,

@@ -62,10 +62,10 @@ def random_detector(config: Config) -> BaseDetector:
                 buffer.normal_(0, 0.1, generator=generator)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 2, generator=generator)
-        picture = _cloudy_picture(generator)
-        _spread_heads(model, picture, generator)
+        image = _cloudy_image(generator)
+        _spread_heads(model, image, generator)
         if (gate := gate_of(model)) is not None:
-            _settle_gate(model, gate, picture)
+            _settle_gate(model, gate, image)
     return model
 
 
@@ -79,7 +79,7 @@ def training_meta(config: Config, name: str) -> dict[str, Any]:
     }
 
 
-def _cloudy_picture(generator: torch.Generator) -> torch.Tensor:
+def _cloudy_image(generator: torch.Generator) -> torch.Tensor:
     """Return (1, 3, side, side): one normalised plane of noise at several scales, seen three times."""
     clouds = [torch.rand(1, 1, cells, cells, generator=generator) for cells in (4, 8, 16)]
     planes = [functional.interpolate(cloud, (_SIDE, _SIDE), mode="bilinear") for cloud in clouds]
@@ -87,8 +87,8 @@ def _cloudy_picture(generator: torch.Generator) -> torch.Tensor:
     return ((plane - 1.5) * 85 / 58).expand(-1, 3, -1, -1)
 
 
-def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.Generator) -> None:
-    pyramid = model.extract_feat(picture)
+def _spread_heads(model: BaseDetector, image: torch.Tensor, generator: torch.Generator) -> None:
+    pyramid = model.extract_feat(image)
     two_stage = hasattr(model, "roi_head")
     head = model.rpn_head if two_stage else model.bbox_head
     scores, deltas, *_ = head(pyramid)
@@ -111,13 +111,13 @@ def _spread_heads(model: BaseDetector, picture: torch.Tensor, generator: torch.G
             _spread(region_head.fc_reg, moves.flatten(), 1.0, 0.0)
 
 
-def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tensor) -> None:
+def _settle_gate(model: BaseDetector, gate: AbnormalityGate, image: torch.Tensor) -> None:
     """Let the gate judge by half of the image, so that it says more of some images and less of others."""
     if isinstance(gate, FeatureGate):
-        said = (_ask_gate(model, picture) - gate.bias).abs().clamp(min=1)
+        said = (_ask_gate(model, image) - gate.bias).abs().clamp(min=1)
         for weight in gate.evidence.parameters():
             weight.mul_(1 / said)
-        gate.bias.sub_(_ask_gate(model, picture))
+        gate.bias.sub_(_ask_gate(model, image))
     elif isinstance(gate, ScoreGate):
         # The more its biases, the more it says.
         low, high = -20.0, 20.0
@@ -126,13 +126,13 @@ def _settle_gate(model: BaseDetector, gate: AbnormalityGate, picture: torch.Tens
         for _ in range(40):
             middle = (low + high) / 2
             bias.copy_(spread + middle)
-            low, high = (low, middle) if _ask_gate(model, picture) > 0 else (middle, high)
+            low, high = (low, middle) if _ask_gate(model, image) > 0 else (middle, high)
 
 
-def _ask_gate(model: BaseDetector, picture: torch.Tensor) -> torch.Tensor:
+def _ask_gate(model: BaseDetector, image: torch.Tensor) -> torch.Tensor:
     head = model.rpn_head if hasattr(model, "roi_head") else model.bbox_head
     with gate_logits() as said:
-        head(model.extract_feat(picture))
+        head(model.extract_feat(image))
     return said[0]
 
 

@@ -88,7 +88,7 @@ class RadiographsReport:
 def benchmark_radiographs(
     *,
     size_hw: tuple[int, int] = (3000, 2500),
-    pictures: int = 2,
+    images: int = 2,
     rounds: int = 5,
     workers: int = 2,
     memory: bool = False,
@@ -98,13 +98,13 @@ def benchmark_radiographs(
 
     Args:
         size_hw: of the images, which are phantoms.
-        pictures: different ones; a round takes each of them once.
+        images: different ones; a round takes each of them once.
         rounds: timed rounds of each comparison.
         workers: processes whose speed is compared with one's by the clock; 1 leaves that out.
         memory: whether to measure each alternative's resident memory as well.
         progress: called with the rounds just done and all of one comparison.
     """
-    stored = [phantom_pixels(case, size_hw) for case in range(pictures)]
+    stored = [phantom_pixels(case, size_hw) for case in range(images)]
     with tempfile.TemporaryDirectory() as name, one_opencv_thread():
         folder = Path(name)
         comparisons = []
@@ -208,9 +208,9 @@ def _prepare(path: Path, folder: Path) -> int | None:
 def phantom_pixels(case: int, size_hw: tuple[int, int]) -> NDArray[np.uint16]:
     """Return the pixels of a phantom, over the full range of 16 bits."""
     height, width = size_hw
-    picture = render_phantom(plan_case(0, case, abnormal_share=1, labels=LABELS_14), size=width).picture
-    picture = np.pad(picture, ((0, max(0, height - len(picture))), (0, 0)), mode="reflect")[:height, :width]
-    return np.rint(np.clip(picture, 0, 1) * 65535).astype(np.uint16)
+    image = render_phantom(plan_case(0, case, abnormal_share=1, labels=LABELS_14), size=width).image
+    image = np.pad(image, ((0, max(0, height - len(image))), (0, 0)), mode="reflect")[:height, :width]
+    return np.rint(np.clip(image, 0, 1) * 65535).astype(np.uint16)
 
 
 def write_dicom(path: Path, stored: NDArray[np.uint16], encoding: Encoding) -> Path:

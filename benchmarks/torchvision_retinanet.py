@@ -103,8 +103,8 @@ class _PyramidBackbone(nn.Module):
         self.stages = MODELS.build(backbone)
         self.fpn = FeaturePyramidNetwork(list(stage_channels), _CHANNELS, LastLevelP6P7(_CHANNELS, _CHANNELS))
 
-    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.stages(pictures)[-3:]
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.stages(images)[-3:]
         return self.fpn({str(level): feature for level, feature in enumerate(features)})
 
 

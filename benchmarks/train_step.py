@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from benchmarks.harness import Progress
 
 PLAIN = "the recipe"
-_BOXES_A_PICTURE = 5
+_BOXES_PER_IMAGE = 5
 _SEED = 0
 
 Batch = dict[str, list[Any]]
@@ -212,9 +212,9 @@ def make_batch(seed: int, batch_size: int, size: int, classes: int) -> Batch:
 
 
 def _make_sample(index: int, size: int, classes: int, generator: torch.Generator) -> DetDataSample:
-    corners = torch.rand((_BOXES_A_PICTURE, 2), generator=generator) * 0.6 * size
-    sides = (0.1 + 0.3 * torch.rand((_BOXES_A_PICTURE, 2), generator=generator)) * size
-    labels = torch.randint(0, classes, (_BOXES_A_PICTURE,), generator=generator)
+    corners = torch.rand((_BOXES_PER_IMAGE, 2), generator=generator) * 0.6 * size
+    sides = (0.1 + 0.3 * torch.rand((_BOXES_PER_IMAGE, 2), generator=generator)) * size
+    labels = torch.randint(0, classes, (_BOXES_PER_IMAGE,), generator=generator)
     boxes = HorizontalBoxes(torch.cat([corners, corners + sides], dim=1))
     shape = {"img_shape": (size, size), "ori_shape": (size, size), "scale_factor": (1.0, 1.0)}
     sample = DetDataSample(metainfo={"img_id": index} | shape)
@@ -225,7 +225,7 @@ def _make_sample(index: int, size: int, classes: int, generator: torch.Generator
 
 def _with_planes_copied(batch: Batch) -> Batch:
     return {
-        "inputs": [picture.contiguous() for picture in batch["inputs"]],
+        "inputs": [image.contiguous() for image in batch["inputs"]],
         "data_samples": [sample.clone() for sample in batch["data_samples"]],
     }
 

@@ -125,17 +125,17 @@ def draw_boxes(
     return canvas
 
 
-def add_footer(picture: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:
+def add_footer(image: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:
     """Return an RGB image with texts on a black strip below it, where they hide nothing.
 
     They stand in one line or, where that is too long, in one line each. An image too narrow for legible letters gets
     black columns on its right.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         texts: what to write. The font knows ASCII only: accents are dropped.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     plain = [_ascii(text) for text in texts]
     largest = max(MIN_LETTER_HEIGHT, min(_letter_height((height, width)), min(height, width) // 16))
     caps = range(largest, MIN_LETTER_HEIGHT - 1, -1)
@@ -145,7 +145,7 @@ def add_footer(picture: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.u
     place = fitting[0] if fitting else -1
     cap, lines = choices[place]
     drawn = np.zeros((height + 2 * cap * len(lines), max(width, widths[place]), 3), np.uint8)
-    drawn[:height, :width] = picture
+    drawn[:height, :width] = image
     for number, line in enumerate(lines):
         origin = (cap, height + 2 * cap * number + cap + (cap + 1) // 2)
         cv2.putText(drawn, line, origin, FONT, cap / HERSHEY_CAP_HEIGHT, WHITE, _stroke(cap), cv2.LINE_AA)

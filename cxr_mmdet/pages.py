@@ -113,8 +113,8 @@ def jpeg_uri(pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> Markup:
         pixels: (H, W) grey or (H, W, 3) RGB, uint8.
         quality: 0…100.
     """
-    picture = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    ok, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    ok, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert ok
     return Markup(f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}")
 
@@ -140,7 +140,7 @@ def figure_svg(figure: Figure, label: str) -> Markup:
     return Markup(f'{head} class="figure" role="img" aria-label="{escape(label)}">{body}')
 
 
-def read_grey_picture(path: Path) -> NDArray[np.uint8]:
+def read_grey_image(path: Path) -> NDArray[np.uint8]:
     """Return the (H, W) uint8 pixels of a prepared image.
 
     Raises:

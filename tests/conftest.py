@@ -159,7 +159,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return call
 
     monkeypatch.setattr("pydicom.dcmread", counted("parsed", pydicom.dcmread))
-    for name in ("decode_frame", "read_picture"):
+    for name in ("decode_frame", "read_image"):
         monkeypatch.setattr(radiograph, name, counted("decoded", getattr(radiograph, name)))
     return counts
 

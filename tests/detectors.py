@@ -176,14 +176,14 @@ def bundle_of(kind: str, form: str) -> Path:
     return shared(f"{kind}-{form}", lambda path: export_model(str(checkpoint_of(kind)), path, options))
 
 
-def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def make_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return (height, width) uint8 with structure at several sizes."""
     rng = np.random.default_rng(seed)
-    picture = np.zeros((height, width))
+    image = np.zeros((height, width))
     for cells in (4, 9, 23):
         coarse = rng.uniform(0, 255, (cells, cells))
-        picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR) / 3
-    return np.rint(picture).clip(0, 255).astype(np.uint8)
+        image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR) / 3
+    return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 def mmdet_result(kind: str, path: Path):
@@ -197,8 +197,8 @@ def mmdet_result(kind: str, path: Path):
     return result
 
 
-def write_picture(path: Path, height: int = 150, width: int = 120, seed: int = 0) -> Path:
+def write_image(path: Path, height: int = 150, width: int = 120, seed: int = 0) -> Path:
     """Write an image as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), make_picture(height, width, seed))
+    assert cv2.imwrite(str(path), make_image(height, width, seed))
     return path

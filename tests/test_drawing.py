@@ -14,9 +14,9 @@ def make_radiograph(height=300, width=240, value=90):
     return np.full((height, width), value, np.uint8)
 
 
-def colored(picture):
+def colored(image):
     """Where the image is not grey."""
-    return (picture.max(axis=2) != picture.min(axis=2)) | (picture == 0).all(axis=2)
+    return (image.max(axis=2) != image.min(axis=2)) | (image == 0).all(axis=2)
 
 
 def extent(mask):
@@ -27,9 +27,9 @@ def extent(mask):
 
 def test_nothing_to_draw_gives_the_radiograph_in_rgb():
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    picture = draw_boxes(pixels, [], [], None, LABELS_14)
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, np.stack([pixels] * 3, axis=2))
+    image = draw_boxes(pixels, [], [], None, LABELS_14)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.stack([pixels] * 3, axis=2))
 
 
 def test_pixels_stay_as_they_are():
@@ -40,26 +40,26 @@ def test_pixels_stay_as_they_are():
 
 def test_the_outline_covers_the_boxs_outermost_pixels_in_the_class_colour(monkeypatch):
     monkeypatch.setattr(drawing, "_draw_chip", lambda *_: None)
-    picture = draw_boxes(make_radiograph(), [[20, 60, 120, 200]], [3], None, LABELS_14)
-    left, top, right, bottom = extent((picture == PALETTE[3]).all(axis=2))
+    image = draw_boxes(make_radiograph(), [[20, 60, 120, 200]], [3], None, LABELS_14)
+    left, top, right, bottom = extent((image == PALETTE[3]).all(axis=2))
     assert (left, top, right, bottom) == (20, 60, 120 - 1, 200 - 1)
-    assert (picture[100:150, 40:100] == 90).all()
+    assert (image[100:150, 40:100] == 90).all()
 
 
 @pytest.mark.parametrize("long_edge", [150, 300, 900])
-def test_boxes_follow_the_size_of_the_picture(monkeypatch, long_edge):
+def test_boxes_follow_the_size_of_the_image(monkeypatch, long_edge):
     monkeypatch.setattr(drawing, "_draw_chip", lambda *_: None)
-    picture = draw_boxes(make_radiograph(), [[20, 60, 120, 200]], [3], None, LABELS_14, long_edge=long_edge)
+    image = draw_boxes(make_radiograph(), [[20, 60, 120, 200]], [3], None, LABELS_14, long_edge=long_edge)
     ratio = long_edge / 300
-    assert picture.shape == (long_edge, 240 * ratio, 3)
-    drawn = extent((picture == PALETTE[3]).all(axis=2))
+    assert image.shape == (long_edge, 240 * ratio, 3)
+    drawn = extent((image == PALETTE[3]).all(axis=2))
     np.testing.assert_allclose(drawn, np.array([20, 60, 120, 200]) * ratio - [0, 0, 1, 1], atol=1)
 
 
 def test_a_box_over_the_border_is_cut_there_and_stays_visible(monkeypatch):
     monkeypatch.setattr(drawing, "_draw_chip", lambda *_: None)
-    picture = draw_boxes(make_radiograph(), [[-50, -50, 500, 500]], [0], None, LABELS_14)
-    assert extent((picture == PALETTE[0]).all(axis=2)) == (0, 0, 239, 299)
+    image = draw_boxes(make_radiograph(), [[-50, -50, 500, 500]], [0], None, LABELS_14)
+    assert extent((image == PALETTE[0]).all(axis=2)) == (0, 0, 239, 299)
 
 
 def test_a_box_of_one_pixel_and_one_beyond_the_image_do_not_crash():
@@ -72,8 +72,8 @@ def test_the_highest_score_lies_on_top(monkeypatch):
     monkeypatch.setattr(drawing, "_draw_chip", lambda *_: None)
     box = [20, 60, 120, 200]
     for scores, top in (([0.9, 0.2], 0), ([0.2, 0.9], 4)):
-        picture = draw_boxes(make_radiograph(), [box, box], [0, 4], scores, LABELS_14)
-        assert tuple(picture[60, 70]) == PALETTE[top]
+        image = draw_boxes(make_radiograph(), [box, box], [0, 4], scores, LABELS_14)
+        assert tuple(image[60, 70]) == PALETTE[top]
 
 
 def test_names_and_scores_are_written_in_plain_letters(monkeypatch):
@@ -125,7 +125,7 @@ boxes = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(boxes, st.integers(10, 300), st.integers(10, 300))
-def test_every_name_lies_inside_the_picture_when_it_fits(boxes, height, width):
+def test_every_name_lies_inside_the_image_when_it_fits(boxes, height, width):
     with pytest.MonkeyPatch.context() as monkeypatch:
         chips = record_chips(monkeypatch)
         draw_boxes(make_radiograph(height, width), boxes, [8] * len(boxes), [0.5] * len(boxes), LABELS_14)
@@ -172,10 +172,10 @@ def test_a_footer_hides_nothing_and_is_written_in_full(monkeypatch, size_hw):
     written = []
     put = drawing.cv2.putText
     monkeypatch.setattr(drawing.cv2, "putText", lambda *given: (written.append(given[1:5]), put(*given)))
-    picture = np.full((*size_hw, 3), 90, np.uint8)
-    with_text = add_footer(picture, ["AI result \N{EN DASH} research use only", "größer", "2026-01-02"])
+    image = np.full((*size_hw, 3), 90, np.uint8)
+    with_text = add_footer(image, ["AI result \N{EN DASH} research use only", "größer", "2026-01-02"])
     height, width = size_hw
-    np.testing.assert_array_equal(with_text[:height, :width], picture)
+    np.testing.assert_array_equal(with_text[:height, :width], image)
     assert (with_text[height:] > 200).any()
     assert " | ".join(text for text, *_ in written) == "AI result - research use only | groer | 2026-01-02"
     for text, (x, y), font, scale in written:
@@ -185,7 +185,7 @@ def test_a_footer_hides_nothing_and_is_written_in_full(monkeypatch, size_hw):
         assert not with_text[height:, -1].any()
 
 
-def test_a_caption_stays_inside_a_narrow_picture(monkeypatch):
+def test_a_caption_stays_inside_a_narrow_image(monkeypatch):
     chips = []
     monkeypatch.setattr(drawing, "_draw_chip", lambda _, chip, text, __: chips.append((chip, text)))
     draw_boxes(make_radiograph(96, 80), [], [], None, LABELS_14, caption="no finding above 0.30")

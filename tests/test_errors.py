@@ -12,7 +12,7 @@ import cxr_mmdet
 from cxr_mmdet import errors
 
 PACKAGE = Path(cxr_mmdet.__file__).parent
-NOUNS = "images?|findings|radiographs|boxes|detections|problems|readers|studies|pictures|patients|pairs|groups|regions"
+NOUNS = "images?|findings|radiographs|boxes|detections|problems|readers|studies|images|patients|pairs|groups|regions"
 
 
 def test_the_example_of_counted():

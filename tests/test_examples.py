@@ -43,14 +43,14 @@ def test_read_predict_draw_evaluate_report(prepared_folder: PreparedFolder, tmp_
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Return a phantom, and images of other shapes, one larger than a prepared one."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     case = plan_case(0, 0, abnormal_share=1.0, labels=LABELS_5)
     planes = [
-        render_phantom(case, size=256).picture,
-        detectors.make_picture(97, 141),
-        detectors.make_picture(1300, 1100),
+        render_phantom(case, size=256).image,
+        detectors.make_image(97, 141),
+        detectors.make_image(1300, 1100),
     ]
     for number, plane in enumerate(planes):
         levels = cv2.normalize(plane, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
@@ -74,13 +74,13 @@ def pictures(tmp_path_factory):
         "dino_r50",
     ],
 )
-def test_onnxruntime_alone_gives_our_findings(kind, pictures):
+def test_onnxruntime_alone_gives_our_findings(kind, images):
     bundle = (modern if kind in modern.DETECTORS and kind != "gfl" else detectors).bundle_of(kind, "onnx")
     predictor = Predictor.load(bundle)
     predict = runpy.run_path(str(EXAMPLES / "onnxruntime_only.py"))["predict"]
     counts = []
     # On the phantom the random cascade's proposals near its limit of 100 all score 0.99999, so rounding selects them.
-    for path in pictures[kind == "cascade_rcnn" :]:
+    for path in images[kind == "cascade_rcnn" :]:
         expected = predictor.predict(path)
         boxes, labels, scores, p_abnormal, names = predict(bundle, cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
         assert tuple(names) == expected.class_names
@@ -90,16 +90,16 @@ def test_onnxruntime_alone_gives_our_findings(kind, pictures):
     assert max(counts) > 5, "or the test says nothing"
 
 
-def test_onnxruntime_alone_prints_findings_without_our_package(pictures):
+def test_onnxruntime_alone_prints_findings_without_our_package(images):
     """Neither this package nor torch can be imported there."""
     bundle = detectors.bundle_of("retina", "onnx")
     code = (
         "import runpy, sys; sys.modules.update(cxr_mmdet=None, torch=None, mmdet=None);"
-        f"sys.argv = ['', {str(bundle)!r}, {str(pictures[1])!r}];"
+        f"sys.argv = ['', {str(bundle)!r}, {str(images[1])!r}];"
         f"runpy.run_path({str(EXAMPLES / 'onnxruntime_only.py')!r}, run_name='__main__')"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    expected = Predictor.load(bundle).predict(pictures[1])
+    expected = Predictor.load(bundle).predict(images[1])
     found = json.loads(finished.stdout)["findings"]
     assert [row["class"] for row in found] == [finding.class_name for finding in expected]

@@ -14,7 +14,7 @@ from cxr_mmdet.files import atomic_path, locked_folder, plain_cell, spreadsheet_
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
-    target = tmp_path / "new/folder/picture.png"
+    target = tmp_path / "new/folder/image.png"
     with atomic_path(target) as temporary:
         assert temporary.suffix == ".png"
         assert temporary.parent == target.parent

@@ -18,7 +18,7 @@ from cxr_mmdet.pages import (
     format_score,
     jpeg_uri,
     page_environment,
-    read_grey_picture,
+    read_grey_image,
     write_page,
 )
 
@@ -63,7 +63,7 @@ def test_numbers_as_people_read_them():
     assert {format_number(None), format_score(None), format_percent(None)} == {"n/a"}
 
 
-def test_pictures_come_back_from_their_address():
+def test_images_come_back_from_their_address():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 200
     assert decode(jpeg_uri(red)).mean((0, 1)) == pytest.approx([0, 0, 200], abs=3)
@@ -93,11 +93,11 @@ def test_a_figure_follows_the_pages_colours():
     assert not re.search(r'id="(figure|axes|patch|line2d)_\d', svg)
 
 
-def test_what_is_no_picture_is_refused_by_name(tmp_path):
+def test_what_is_no_image_is_refused_by_name(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     (tmp_path / "b.png").touch()
     for name in ("a.png", "b.png"):
         with pytest.raises(DatasetError, match=f"{name}: is not an image"):
-            read_grey_picture(tmp_path / name)
+            read_grey_image(tmp_path / name)
     with pytest.raises(DatasetError, match=r"c\.png: cannot be read"):
-        read_grey_picture(tmp_path / "c.png")
+        read_grey_image(tmp_path / "c.png")

@@ -49,7 +49,7 @@ def keep_within_images(
     return rows.assign(**dict(zip(XYXY_COLUMNS, clipped.T, strict=True))), int(outside.any(axis=1).sum())
 
 
-def fit_to_pictures(
+def fit_to_images(
     rows: pd.DataFrame, sizes_hw: Mapping[str, tuple[int, int]], orientations: Mapping[str, int], path: Path
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with boxes in pixels of the upright images, without the sizes by the table, and notes.

@@ -121,13 +121,13 @@ def write_results(
         raise cannot_write(Path(error.filename or out_dir), error) from None
 
 
-def write_overlay(path: Path, picture: NDArray[np.uint8]) -> None:
+def write_overlay(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an RGB image as PNG.
 
     Raises:
         CxrError: it cannot be written.
     """
-    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data.tobytes())

@@ -298,8 +298,8 @@ def _predict_batch(
             continue
         if options.overlays:
             pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
-            picture = findings.draw(pixels, min_score=options.overlay_score, long_edge=options.overlay_size or None)
-            write_overlay(_overlay_path(out_dir, item.image_id), picture)
+            image = findings.draw(pixels, min_score=options.overlay_score, long_edge=options.overlay_size or None)
+            write_overlay(_overlay_path(out_dir, item.image_id), image)
         log.add(item, {"findings": findings.to_json(), "state": state, "overlay": options.overlay})
     return len(items)
 

@@ -28,20 +28,20 @@ def browse(
     """Save the first training images after the whole pipeline with their boxes drawn: one PNG each, and grid.png."""
     with quiet_imports():
         from cxr_mmdet.engine.config import load_config
-        from cxr_mmdet.engine.inspection import TrainingPicture, training_pictures, write_grid, write_picture
+        from cxr_mmdet.engine.inspection import TrainingImage, training_images, write_grid, write_image
 
     if out.is_dir() and any(out.iterdir()) and not force:
         raise UsageError(f"{out}: is not empty; pass --force to write into it, or choose another folder.")
     loaded = load_config(
         config, data_root=data_root, labels=labels, switches=with_ or [], cfg_options=cfg_options or []
     )
-    pictures: list[TrainingPicture] = []
+    images: list[TrainingImage] = []
     with progress_bar("images") as report:
-        for picture in training_pictures(loaded, count):
+        for image in training_images(loaded, count):
             out.mkdir(parents=True, exist_ok=True)
-            write_picture(out / f"{len(pictures):03}_{picture.image}.png", picture.pixels)
-            pictures.append(picture)
-            report(len(pictures), count)
-    write_grid(out / "grid.png", pictures)
-    normal = sum(not picture.boxes for picture in pictures)
-    stdout.print(f"{counted(len(pictures), 'image')}, {normal} without a box: {out / 'grid.png'}", highlight=False)
+            write_image(out / f"{len(images):03}_{image.image}.png", image.pixels)
+            images.append(image)
+            report(len(images), count)
+    write_grid(out / "grid.png", images)
+    normal = sum(not image.boxes for image in images)
+    stdout.print(f"{counted(len(images), 'image')}, {normal} without a box: {out / 'grid.png'}", highlight=False)

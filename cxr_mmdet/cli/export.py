@@ -126,7 +126,7 @@ def parity_table(bundle: Bundle) -> Table:
         table.add_column("p_abnormal", justify="right")
     for entry in sets:
         table.add_row(
-            f"{entry['pictures']} {entry['name']}",
+            f"{entry['images']} {entry['name']}",
             str(entry["findings"]),
             str(entry["unmatched"]),
             f"{entry['largest_box_difference_px']:.3g}",

@@ -130,7 +130,7 @@ def convert(
     reader: Annotated[
         str | None, typer.Option(metavar="NAME", help="Convert the readings of this reader alone.")
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         bool,
         typer.Option(
             "--images/--no-images", help="Write images beside the annotations: PNG, for vinbigdata the originals."
@@ -149,7 +149,7 @@ def convert(
     """
     from cxr_mmdet.preparation.convert import convert as convert_annotations
 
-    with progress_bar("writing images" if pictures else "measuring images") as progress:
+    with progress_bar("writing images" if images else "measuring images") as progress:
         done = convert_annotations(
             src,
             out,
@@ -157,7 +157,7 @@ def convert(
             table=table,
             format_name=format_name,
             reader=reader,
-            with_pictures=pictures,
+            with_images=images,
             clip_boxes=clip_boxes,
             jobs=jobs,
             progress=progress,

@@ -32,7 +32,7 @@ _MAX_PIXELS = 2**30
 """OpenCV refuses larger images by a sentence; kornia-rs would panic where memory does not suffice."""
 
 
-def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_grey_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Return the (H, W) uint8 pixels of an image; colours become grey.
 
     8-bit grey PNG, which preparation writes, is decoded by the Rust decoder in kornia-rs, two to three times as fast as
@@ -54,7 +54,7 @@ def read_grey_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return (height, width) of an image as :func:`read_grey_picture` would give it, from the head of the file.
+    """Return (height, width) of an image as :func:`read_grey_image` would give it, from the head of the file.
 
     Raises:
         DatasetError: the file cannot be read, or is not an image.
@@ -65,8 +65,8 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         if head.startswith(_SIGNATURE) and len(head) == _SIZE.stop:
             width, height = np.frombuffer(head[_SIZE], dtype=">u4").tolist()
         else:
-            with Image.open(path) as picture:
-                width, height = picture.size
+            with Image.open(path) as image:
+                width, height = image.size
     except OSError as error:  # PIL.UnidentifiedImageError is one
         reason = error.strerror or "unknown or damaged format"
         raise DatasetError(f"{path}: cannot be read as an image ({reason}); prepare it again.") from None

@@ -24,7 +24,7 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.structures import InstanceData
 
 from cxr_mmdet.datasets.draw_plan import UNDECIDED_KEY
-from cxr_mmdet.datasets.loading import read_grey_picture, require_size
+from cxr_mmdet.datasets.loading import read_grey_image, require_size
 from cxr_mmdet.datasets.minority import COPY_KEY, VARIANT_KEY, Variant
 from cxr_mmdet.datasets.votes import CORNERS_KEY, SHARES_KEY, unload_votes
 from cxr_mmdet.errors import DatasetError
@@ -55,7 +55,7 @@ class LoadGreyImage(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Add ``img``, ``img_shape``, ``ori_shape`` (height, width) to ``results``."""
         path = results["img_path"]
-        image = read_grey_picture(path)
+        image = read_grey_image(path)
         require_size(path, image.shape, (results.get("height", image.shape[0]), results.get("width", image.shape[1])))
         results.update(img=image, img_shape=image.shape, ori_shape=image.shape)
         return results

@@ -374,9 +374,9 @@ def _ran_dry(array: np.ndarray, encoded: _Encoded, decoder: Decoder, plugin: str
     change the image: a decoder that had all it needed passes over them. A progressive JPEG's end need not be flat.
     """
     assert encoded.stream is not None
-    end_of_picture = array[-1, -_FLAT_END:]
+    end_of_image = array[-1, -_FLAT_END:]
     if not encoded.stream.is_progressive and (
-        np.ptp(end_of_picture) > 0 or (plugin == OWN_PLUGIN and not _is_invented_grey(end_of_picture, encoded))
+        np.ptp(end_of_image) > 0 or (plugin == OWN_PLUGIN and not _is_invented_grey(end_of_image, encoded))
     ):
         return False
     frame = encoded.frame

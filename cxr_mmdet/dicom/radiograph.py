@@ -13,14 +13,14 @@ from pydicom.pixels import apply_color_lut
 
 from cxr_mmdet.dicom.attributes import code_of, frame_count, numbers, one_line, text_of
 from cxr_mmdet.dicom.codecs import decode_frame, syntax_name
+from cxr_mmdet.dicom.images import image_format, read_image
 from cxr_mmdet.dicom.luts import read_lut
-from cxr_mmdet.dicom.pictures import picture_format, read_picture
 from cxr_mmdet.dicom.reduced import decode_reduced, halvings
 from cxr_mmdet.dicom.source import (
     MAX_PIXELS,
     header_of,
+    image_dataset,
     parse_dataset,
-    picture_dataset,
     transfer_syntax,
     with_functional_groups,
 )
@@ -136,7 +136,7 @@ class StoredRadiograph:
         """
         try:
             rendering = (
-                _render_picture(self.values, bits)
+                _render_image(self.values, bits)
                 if self.dataset is None
                 else _render(self.values, self._photometric, self.dataset, window, bits)
             )
@@ -165,9 +165,9 @@ def decode_radiograph(
         content, name, folder = source, name or "the uploaded file", None
     else:
         content, name, folder = read_bytes(Path(source)), name or str(source), Path(source).parent
-    kind = None if is_dicom(content) else picture_format(content)
+    kind = None if is_dicom(content) else image_format(content)
     if kind is not None:
-        return _decode_picture(content, name, kind, max_pixels, folder)
+        return _decode_image(content, name, kind, max_pixels, folder)
     return _decode_dataset(parse_dataset(content, name), name, frame, max_pixels, min_short_edge)
 
 
@@ -175,7 +175,7 @@ def _decode_dataset(
     original: Dataset, name: str, frame: int | None, max_pixels: int, min_short_edge: int | None
 ) -> StoredRadiograph:
     warnings: list[str] = []
-    dataset = picture_dataset(original, name, max_pixels=max_pixels, warnings=warnings)
+    dataset = image_dataset(original, name, max_pixels=max_pixels, warnings=warnings)
     syntax = transfer_syntax(dataset)
     index = _frame_index(dataset, frame, name)
     dataset = with_functional_groups(dataset, index)
@@ -203,10 +203,10 @@ def _decode_dataset(
     return StoredRadiograph(values, dataset, name, photometric, tuple(warnings), facts)
 
 
-def _decode_picture(
+def _decode_image(
     content: bytes, name: str, kind: str, max_pixels: int, folder: Path | None = None
 ) -> StoredRadiograph:
-    values, orientation = read_picture(content, name, max_pixels=max_pixels, folder=folder)
+    values, orientation = read_image(content, name, max_pixels=max_pixels, folder=folder)
     height, width = values.shape
     facts = {
         "size_hw": (height, width),
@@ -220,7 +220,7 @@ def _decode_picture(
     return StoredRadiograph(values, None, name, "grey", turned, facts)
 
 
-def _render_picture(values: np.ndarray, bits: int) -> Rendering:
+def _render_image(values: np.ndarray, bits: int) -> Rendering:
     if values.dtype == np.uint8:
         return Rendering(_to_bits(np.ascontiguousarray(values), 8, bits), "as stored", ())
     return render_by_percentiles(values, bits=bits)

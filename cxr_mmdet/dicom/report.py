@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 
-from cxr_mmdet.dicom.pictures import picture_format
+from cxr_mmdet.dicom.images import image_format
 from cxr_mmdet.dicom.secondary_capture import build_secondary_capture
 from cxr_mmdet.dicom.source import parse_dataset
 from cxr_mmdet.errors import DicomError, UsageError
@@ -52,7 +52,7 @@ def read_header(source: str | Path | bytes, name: str | None = None) -> Dataset:
         content, name = source, name or "the uploaded file"
     else:
         content, name = read_bytes(Path(source)), name or str(source)
-    if not is_dicom(content) and picture_format(content) is not None:
+    if not is_dicom(content) and image_format(content) is not None:
         raise DicomError(f"{name}: is an image without patient and study; only DICOM files can be reported on.")
     return parse_dataset(content, name)
 
@@ -83,7 +83,7 @@ def structured_report(findings: Findings, source: Dataset, *, created: datetime.
 
 
 def secondary_capture(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     findings: Findings,
     source: Dataset,
     *,
@@ -93,7 +93,7 @@ def secondary_capture(
     """Return an image of the findings as a Secondary Capture.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, of any size, such as ``Findings.draw`` returns.
+        image: (H, W, 3) uint8 RGB, of any size, such as ``Findings.draw`` returns.
         findings: the findings that it shows.
         source: the radiograph's dataset; its pixels are not needed.
         created: time of the capture; now by default.
@@ -102,7 +102,7 @@ def secondary_capture(
     Raises:
         DicomError: the radiograph has no valid UIDs to refer to, or the findings are of another image.
     """
-    return build_secondary_capture(picture, findings, source, created or datetime.datetime.now(), jpeg_quality)
+    return build_secondary_capture(image, findings, source, created or datetime.datetime.now(), jpeg_quality)
 
 
 def presentation_state(

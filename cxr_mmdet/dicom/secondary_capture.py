@@ -31,23 +31,23 @@ NOTICE = "AI result \N{EN DASH} research use only"
 
 
 def build_secondary_capture(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     findings: Findings,
     source: Dataset,
     created: datetime.datetime,
     jpeg_quality: int | None,
 ) -> Dataset:
     """Return the capture; see :func:`cxr_mmdet.dicom.report.secondary_capture`."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"a Secondary Capture takes (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"a Secondary Capture takes (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
     origin = Origin.of(source, findings)
     # Two drawings of the same findings, by other thresholds, sizes or qualities, are two instances.
-    form = "x".join(str(side) for side in picture.shape)
+    form = "x".join(str(side) for side in image.shape)
     if jpeg_quality is not None:
         form += f" JPEG {jpeg_quality}"
-    digest = f"{zlib.crc32(np.ascontiguousarray(picture).data):08x}"  # of few drawings; nobody gains by equal ones
+    digest = f"{zlib.crc32(np.ascontiguousarray(image).data):08x}"  # of few drawings; nobody gains by equal ones
     uid = derived_uid("SC", LAYOUT, origin.sop_instance_uid, fingerprint(findings), form, digest)
-    picture = add_footer(picture, [NOTICE, _short(findings.model_id), created.strftime("%Y-%m-%d")])
+    image = add_footer(image, [NOTICE, _short(findings.model_id), created.strftime("%Y-%m-%d")])
     capture = Dataset()
     capture.file_meta = FileMetaDataset()
     capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -68,9 +68,9 @@ def build_secondary_capture(
     capture.Laterality = None  # of type 2C: empty where it is not known
     capture.BurnedInAnnotation = "YES"
     if jpeg_quality is None:
-        _add_pixels(capture, picture)
+        _add_pixels(capture, image)
     else:
-        _add_jpeg(capture, picture, jpeg_quality)
+        _add_jpeg(capture, image, jpeg_quality)
     return capture
 
 
@@ -84,20 +84,20 @@ def uncompress_capture(capture: Dataset) -> None:
     """Decode a capture for a destination that accepts no JPEG; its attributes still state the lossy compression."""
     if capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
         frame = np.frombuffer(get_frame(capture.PixelData, 0, number_of_frames=1), np.uint8)
-        picture = cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        _add_pixels(capture, picture)
+        image = cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        _add_pixels(capture, image)
 
 
-def _add_pixels(capture: Dataset, picture: NDArray[np.uint8]) -> None:
-    _describe_pixels(capture, picture.shape)
+def _add_pixels(capture: Dataset, image: NDArray[np.uint8]) -> None:
+    _describe_pixels(capture, image.shape)
     capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     capture.PhotometricInterpretation = "RGB"
-    capture.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)
+    capture.PixelData = image.tobytes() + b"\0" * (image.size % 2)
     capture["PixelData"].VR = "OB"
     capture["PixelData"].is_undefined_length = False
 
 
-def _add_jpeg(capture: Dataset, picture: NDArray[np.uint8], quality: int) -> None:
+def _add_jpeg(capture: Dataset, image: NDArray[np.uint8], quality: int) -> None:
     # Half the columns for colours: the only form of colour that JPEG Baseline has in DICOM (PS3.5 8.2.1).
     options = [
         cv2.IMWRITE_JPEG_QUALITY,
@@ -105,12 +105,12 @@ def _add_jpeg(capture: Dataset, picture: NDArray[np.uint8], quality: int) -> Non
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
     ]
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    _describe_pixels(capture, picture.shape)
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    _describe_pixels(capture, image.shape)
     capture.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     capture.PhotometricInterpretation = "YBR_FULL_422"
     capture.LossyImageCompression = "01"
-    capture.LossyImageCompressionRatio = f"{picture.nbytes / encoded.nbytes:.1f}"
+    capture.LossyImageCompressionRatio = f"{image.nbytes / encoded.nbytes:.1f}"
     capture.LossyImageCompressionMethod = "ISO_10918_1"
     capture.PixelData = encapsulate([encoded.tobytes()])
     capture["PixelData"].VR = "OB"

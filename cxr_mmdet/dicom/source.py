@@ -177,7 +177,7 @@ def _inner_meta_applied(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def picture_dataset(
+def image_dataset(
     dataset: Dataset, name: str, *, max_pixels: int = MAX_PIXELS, warnings: list[str] | None = None
 ) -> Dataset:
     """Return ``dataset``, or a copy completed by defaults, once its header describes an image that may be decoded.

@@ -226,11 +226,11 @@ def look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
         full = np.zeros(256, np.uint8)
         full[: len(levels)] = levels
         return cv2.LUT(index, full)
-    picture = np.empty(index.shape, levels.dtype)
+    image = np.empty(index.shape, levels.dtype)
     for start in range(0, len(index), _LOOK_UP_ROWS):
         rows = slice(start, start + _LOOK_UP_ROWS)
-        np.take(levels, index[rows], out=picture[rows], mode="clip")
-    return picture
+        np.take(levels, index[rows], out=image[rows], mode="clip")
+    return image
 
 
 def modality_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> np.ndarray:

@@ -122,8 +122,8 @@ def check_training(runner: Runner) -> None:
     check_boxes(loader.dataset)
     if runner.val_loop is not None:
         check_best(runner)
-        check_pictures(runner.val_dataloader.dataset)
-    check_pictures(loader.dataset)
+        check_images(runner.val_dataloader.dataset)
+    check_images(loader.dataset)
 
 
 def check_boxes(dataset: Any) -> None:
@@ -171,7 +171,7 @@ def check_best(runner: Runner) -> None:
             )
 
 
-def check_pictures(dataset: Any) -> None:
+def check_images(dataset: Any) -> None:
     """Check that prepared images have the size of their COCO entries, by the head of each file.
 
     Raises:

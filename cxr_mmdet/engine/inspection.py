@@ -35,7 +35,7 @@ _GAP = 8
 
 
 @dataclass(frozen=True)
-class TrainingPicture:
+class TrainingImage:
     """One image as the network sees it in training, with its boxes drawn.
 
     Attributes:
@@ -64,7 +64,7 @@ class Cost:
     multiply_adds: int
 
 
-def training_pictures(config: Config, count: int) -> Iterator[TrainingPicture]:
+def training_images(config: Config, count: int) -> Iterator[TrainingImage]:
     """Yield the first images that a training with this config draws, after its whole pipeline.
 
     Args:
@@ -96,25 +96,25 @@ def training_pictures(config: Config, count: int) -> Iterator[TrainingPicture]:
             names,
             long_edge=None,
         )
-        yield TrainingPicture(Path(sample["data_samples"].img_path).stem, pixels, len(truth))
+        yield TrainingImage(Path(sample["data_samples"].img_path).stem, pixels, len(truth))
 
 
-def write_grid(path: Path, pictures: list[TrainingPicture], side: int = 320) -> None:
+def write_grid(path: Path, images: list[TrainingImage], side: int = 320) -> None:
     """Write images side by side as one PNG, each in a square cell of ``side`` pixels."""
-    columns = int(np.ceil(len(pictures) ** 0.5))
-    rows = -(-len(pictures) // columns)
+    columns = int(np.ceil(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
     grid = np.zeros((rows * (side + _GAP) - _GAP, columns * (side + _GAP) - _GAP, 3), np.uint8)
-    for place, picture in enumerate(pictures):
-        height, width = picture.pixels.shape[:2]
+    for place, image in enumerate(images):
+        height, width = image.pixels.shape[:2]
         factor = side / max(height, width)
         size_wh = max(1, round(width * factor)), max(1, round(height * factor))
-        cell = cv2.resize(picture.pixels, size_wh, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        cell = cv2.resize(image.pixels, size_wh, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         top, left = (place // columns) * (side + _GAP), (place % columns) * (side + _GAP)
         grid[top : top + size_wh[1], left : left + size_wh[0]] = cell
-    write_picture(path, grid)
+    write_image(path, grid)
 
 
-def write_picture(path: Path, pixels_rgb: NDArray[np.uint8]) -> None:
+def write_image(path: Path, pixels_rgb: NDArray[np.uint8]) -> None:
     """Write (H, W, 3) RGB pixels as PNG."""
     encoded = cv2.imencode(".png", cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR))[1]
     path.write_bytes(encoded.tobytes())

@@ -22,7 +22,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from cxr_mmdet.datasets.draw_counts import announce_draws
 from cxr_mmdet.engine.checkpoint_file import trusting
-from cxr_mmdet.engine.checks import check_numbers, check_pictures, check_training, check_types
+from cxr_mmdet.engine.checks import check_images, check_numbers, check_training, check_types
 from cxr_mmdet.engine.config import (
     annotated_parts,
     check_annotation_files,
@@ -168,7 +168,7 @@ def score_checkpoint(
     runner = _build_runner(config, launcher)
     check_class_counts(config, runner.test_dataloader.dataset.metainfo["classes"])
     refuse_non_finite_outputs(runner.model.module if is_model_wrapper(runner.model) else runner.model)
-    check_pictures(runner.test_dataloader.dataset)
+    check_images(runner.test_dataloader.dataset)
     with trusting(trust_checkpoint), _errors_of_workers():
         runner.test()
     if not is_main_process():

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cxr_mmdet.evaluation.panels import PictureBook, entries_by_image
+from cxr_mmdet.evaluation.panels import ImageBook, entries_by_image
 from cxr_mmdet.pages import page_environment, write_page
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
@@ -92,7 +92,7 @@ def write_gallery(
     Raises:
         DatasetError: an image names no file, or its file is missing or cannot be decoded.
     """
-    book = PictureBook(ground_truth, Path(image_dir))
+    book = ImageBook(ground_truth, Path(image_dir))
     by_image = entries_by_image(detections)
     write_page(
         path,

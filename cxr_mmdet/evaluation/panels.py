@@ -10,7 +10,7 @@ import numpy as np
 
 from cxr_mmdet.drawing import draw_boxes
 from cxr_mmdet.errors import DatasetError, counted
-from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
+from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_image
 from cxr_mmdet.structures.boxes import xywh_to_xyxy
 from cxr_mmdet.structures.radiograph_files import image_id_of
 from cxr_mmdet.structures.scores import reaches
@@ -112,7 +112,7 @@ def _one_an_image(rows: NDArray[np.int64], images: NDArray[np.int64], count: int
     return rows[np.sort(first)][:count].tolist()
 
 
-PICTURE_LONG_EDGE = 900
+IMAGE_LONG_EDGE = 900
 """Pixels; shown at about 570 on a desktop and 360 on a phone, so that names stay readable on both."""
 
 
@@ -125,7 +125,7 @@ class Study:
     remark: str = ""
 
 
-class PictureBook:
+class ImageBook:
     """Draws studies of one data set.
 
     Args:
@@ -149,7 +149,7 @@ class PictureBook:
         detectors: Sequence[tuple[str, Sequence[Detection], float | None]],
         *,
         remark: str = "",
-        long_edge: int = PICTURE_LONG_EDGE,
+        long_edge: int = IMAGE_LONG_EDGE,
     ) -> Study:
         """Return a radiograph with the ground truth, then with each detector's boxes.
 
@@ -163,7 +163,7 @@ class PictureBook:
             DatasetError: the image is missing or cannot be decoded.
         """
         path = self._image_dir / self._files[image_id]
-        pixels = read_grey_picture(path)
+        pixels = read_grey_image(path)
         truth = self._truth[image_id]
         regions = sum(bool(entry.get("iscrowd")) for entry in truth)
         boxes = len(truth) - regions
@@ -195,7 +195,7 @@ class PictureBook:
         labels = [
             label + len(self.names) * bool(entry.get("iscrowd")) for label, entry in zip(labels, entries, strict=True)
         ]
-        picture = draw_boxes(pixels, boxes, labels, scores, names, long_edge=long_edge)
+        image = draw_boxes(pixels, boxes, labels, scores, names, long_edge=long_edge)
         seen = [names[label] for label in labels]
         if scores is not None:
             seen = [f"{name} {score:.2f}" for name, score in zip(seen, scores, strict=True)]
@@ -203,9 +203,9 @@ class PictureBook:
             title=title,
             note=note,
             alt=f"{title}: {', '.join(seen) or 'no boxes'}",
-            uri=jpeg_uri(picture),
-            width=picture.shape[1],
-            height=picture.shape[0],
+            uri=jpeg_uri(image),
+            width=image.shape[1],
+            height=image.shape[0],
         )
 
 

@@ -13,7 +13,7 @@ from cxr_mmdet.evaluation.ceiling import find_training_readers
 from cxr_mmdet.evaluation.headline import of_class, sensitivity_name
 from cxr_mmdet.evaluation.panels import (
     Extreme,
-    PictureBook,
+    ImageBook,
     entries_by_image,
     found_by_one,
     worst_false_alarms,
@@ -47,7 +47,7 @@ EXPLAIN = {
 }
 """TIDE's kinds of error in words."""
 
-PICTURES = 6
+IMAGES = 6
 """Number of misses, and of false positives, that a page shows."""
 
 _TRIPLE_LONG_EDGE = 640
@@ -133,7 +133,7 @@ def write_comparison_report(
     thresholds = (results[0].score_threshold, results[1].score_threshold)
     studies: list[list[Study]] = []
     for finder, other, cuts in ((second, first, thresholds[::-1]), (first, second, thresholds)):
-        extremes = found_by_one(finder, other, (cuts[0], cuts[1]), PICTURES) if image_dir else []
+        extremes = found_by_one(finder, other, (cuts[0], cuts[1]), IMAGES) if image_dir else []
         studies.append(_compared(extremes, results, comparison.names, image_dir))
     write_page(
         path,
@@ -207,7 +207,7 @@ def _misses(result: EvaluationResult, image_dir: Path | None) -> list[Study]:
         met = f"hit only at score {extreme.score:.2f}" if extreme.score else "hit by no detection at any score"
         return f"{names[extreme.label]} missed: {met}"
 
-    extremes = worst_misses(result.matched, result.score_threshold, PICTURES)
+    extremes = worst_misses(result.matched, result.score_threshold, IMAGES)
     return _studies(extremes, remark, result, image_dir)
 
 
@@ -217,7 +217,7 @@ def _false_alarms(result: EvaluationResult, image_dir: Path | None) -> list[Stud
     def remark(extreme: Extreme) -> str:
         return f"{names[extreme.label]} at score {extreme.score:.2f}, where the ground truth has none"
 
-    extremes = worst_false_alarms(result.matched, result.score_threshold, PICTURES)
+    extremes = worst_false_alarms(result.matched, result.score_threshold, IMAGES)
     return _studies(extremes, remark, result, image_dir)
 
 
@@ -230,7 +230,7 @@ def _studies(
     if image_dir is None:
         return []
     truth = result.inputs.ground_truth
-    book, detections = PictureBook(truth, image_dir), entries_by_image(result.inputs.detections)
+    book, detections = ImageBook(truth, image_dir), entries_by_image(result.inputs.detections)
     image_ids = [truth["images"][extreme.image]["id"] for extreme in extremes]
     return [
         book.study(image_id, [("Detections", detections[image_id], result.score_threshold)], remark=remark(extreme))
@@ -247,7 +247,7 @@ def _compared(
     if image_dir is None:
         return []
     truth = results[0].inputs.ground_truth
-    book = PictureBook(truth, image_dir)
+    book = ImageBook(truth, image_dir)
     detections = [entries_by_image(result.inputs.detections) for result in results]
     studies = []
     for extreme in extremes:

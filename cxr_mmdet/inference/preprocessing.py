@@ -119,26 +119,26 @@ class Preprocessing:
             size_hw: of the radiograph, where ``pixels`` were decoded at a reduced size.
         """
         prepared = shrink(pixels, self.short_edge, pixel_aspect, size_hw)
-        picture = cv2.flip(prepared, 1) if flip else prepared
+        image = cv2.flip(prepared, 1) if flip else prepared
         offset = (0, 0)
         if self.pad_to_square:
-            picture, offset = pad_to_square(picture)
-        padded_size = picture.shape
-        picture = self._resize(picture)
+            image, offset = pad_to_square(image)
+        padded_size = image.shape
+        image = self._resize(image)
         return ModelInput(
-            plane=picture,
-            batch=self._normalise(picture),
+            plane=image,
+            batch=self._normalise(image),
             source_size_hw=size_hw or _size_hw(pixels),
             prepared_size_hw=_size_hw(prepared),
             offset=offset,
-            factors=(picture.shape[1] / padded_size[1], picture.shape[0] / padded_size[0]),
+            factors=(image.shape[1] / padded_size[1], image.shape[0] / padded_size[0]),
             flipped=flip,
         )
 
-    def _resize(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self.scale is None:
-            return picture
-        height, width = picture.shape
+            return image
+        height, width = image.shape
         if self.keep_ratio:
             # As mmcv.image.rescale_size rounds it.
             factor = min(max(self.scale) / max(height, width), min(self.scale) / min(height, width))
@@ -146,17 +146,17 @@ class Preprocessing:
         else:
             size_wh = self.scale
         size_wh = max(1, size_wh[0]), max(1, size_wh[1])
-        return np.asarray(cv2.resize(picture, size_wh, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
-    def _normalise(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _normalise(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (1, C, H, W): by a table of all 256 levels, which gives the bits of doing it pixel by pixel."""
         levels = np.arange(256, dtype=np.float32)
-        height, width = picture.shape
+        height, width = image.shape
         sides = (math.ceil(side / self.size_divisor) * self.size_divisor for side in (height, width))
         batch = np.full((1, len(self.mean), *sides), self.pad_value, dtype=np.float32)
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
             table = (levels - np.float32(mean)) / np.float32(std)
-            batch[0, channel, :height, :width] = cv2.LUT(picture, table)
+            batch[0, channel, :height, :width] = cv2.LUT(image, table)
         return batch
 
 
@@ -198,16 +198,16 @@ class ModelInput:
         return boxes.scale(self.to_prepared(boxes_xyxy), width / prepared_width, height / prepared_height)
 
 
-def pad_to_square(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def pad_to_square(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return the image centred in a black square, and the pixels (left, top) before it."""
-    height, width = picture.shape
+    height, width = image.shape
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
     square = np.zeros((side, side), dtype=np.uint8)
-    square[top : top + height, left : left + width] = picture
+    square[top : top + height, left : left + width] = image
     return square, (left, top)
 
 
-def _size_hw(picture: NDArray[np.uint8]) -> tuple[int, int]:
-    height, width = picture.shape
+def _size_hw(image: NDArray[np.uint8]) -> tuple[int, int]:
+    height, width = image.shape
     return height, width

@@ -21,26 +21,26 @@ class _OnePlanePreprocessor(ImgDataPreprocessor):
         inputs = data["inputs"]
         if not (self._enable_normalize and isinstance(inputs, (list, tuple)) and all(map(self._is_plane, inputs))):
             return super().forward(data, training)
-        data = self.cast_data({**data, "inputs": [picture[:1] for picture in inputs]})
+        data = self.cast_data({**data, "inputs": [image[:1] for image in inputs]})
         data["inputs"] = self._normalised_batch(data["inputs"])
         data.setdefault("data_samples", None)
         return data
 
-    def _is_plane(self, picture: torch.Tensor) -> bool:
+    def _is_plane(self, image: torch.Tensor) -> bool:
         """Return whether an image is one plane of a network with three channels, in memory or as it is."""
-        return is_grey(picture) or (picture.dim() == 3 and picture.shape[0] == 1 and len(self.mean) == 3)
+        return is_grey(image) or (image.dim() == 3 and image.shape[0] == 1 and len(self.mean) == 3)
 
     def _normalised_batch(self, planes: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return (N, 3, H, W): each plane normalised by each channel's mean and std, padded to the right and bottom."""
         height, width = (self._padded(max(plane.shape[axis] for plane in planes)) for axis in (1, 2))
         dtype = torch.promote_types(torch.float32, self.mean.dtype)
         batch = torch.empty((len(planes), 3, height, width), dtype=dtype, device=planes[0].device)
-        for picture, plane in zip(batch, planes, strict=True):
-            picture_height, picture_width = plane.shape[1:]
-            pixels = picture[:, :picture_height, :picture_width]
+        for image, plane in zip(batch, planes, strict=True):
+            image_height, image_width = plane.shape[1:]
+            pixels = image[:, :image_height, :image_width]
             torch.sub(plane.to(dtype), self.mean.expand(3, 1, 1), out=pixels).div_(self.std)
-            picture[:, picture_height:] = self.pad_value
-            picture[:, :picture_height, picture_width:] = self.pad_value
+            image[:, image_height:] = self.pad_value
+            image[:, :image_height, image_width:] = self.pad_value
         return batch
 
     def _padded(self, side: int) -> int:
@@ -57,6 +57,6 @@ class GreyDetDataPreprocessor(DetDataPreprocessor, _OnePlanePreprocessor):
     """
 
 
-def is_grey(picture: torch.Tensor) -> bool:
-    """Return whether ``picture`` (3, H, W) is one plane seen three times: its channels share their memory."""
-    return picture.dim() == 3 and picture.shape[0] == 3 and picture.stride(0) == 0
+def is_grey(image: torch.Tensor) -> bool:
+    """Return whether ``image`` (3, H, W) is one plane seen three times: its channels share their memory."""
+    return image.dim() == 3 and image.shape[0] == 3 and image.stride(0) == 0

@@ -145,11 +145,11 @@ def _sample(number: int) -> list[tuple[str, Dataset]]:
     )
     found = Findings.of(box, size_hw=size_hw, model_id=f"model {number}")
     created = datetime.datetime(2021, number, number, number, number, number, number)
-    picture = np.full((*size_hw, 3), number, np.uint8)
+    image = np.full((*size_hw, 3), number, np.uint8)
     return [
         ("radiograph", radiograph),
         ("report", structured_report(found, radiograph, created=created)),
-        ("capture", secondary_capture(picture, found, radiograph, created=created, jpeg_quality=95)),
+        ("capture", secondary_capture(image, found, radiograph, created=created, jpeg_quality=95)),
         ("presentation", presentation_state(found, radiograph, created=created)),
     ]
 

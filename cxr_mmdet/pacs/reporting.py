@@ -157,8 +157,8 @@ def describe_findings(prediction: Prediction, options: ReportOptions, created: d
     if options.capture:
         pixels = shrink(radiograph.pixels, 0, radiograph.pixel_aspect)
         long_edge = min(options.overlay_size, max(pixels.shape))
-        picture = found.draw(pixels, min_score=min_score, long_edge=long_edge)
-        capture = secondary_capture(picture, findings, header, created=created, jpeg_quality=options.jpeg_quality)
+        image = found.draw(pixels, min_score=min_score, long_edge=long_edge)
+        capture = secondary_capture(image, findings, header, created=created, jpeg_quality=options.jpeg_quality)
     presentation = None
     if options.presentation and radiograph.is_grey:
         presentation = presentation_state(findings, header, created=created)

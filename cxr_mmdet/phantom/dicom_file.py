@@ -97,7 +97,7 @@ def write_dicom(path: Path, phantom: Phantom, encoding: Encoding) -> None:
         encoding: how; decoded by the standard's pipeline every encoding gives the same image.
     """
     dataset = _identity(phantom, encoding)
-    _add_pixels(dataset, phantom.picture, encoding)
+    _add_pixels(dataset, phantom.image, encoding)
     if encoding.syntax.is_compressed:
         # The encoder is named so that the bytes do not depend on which other codecs happen to be installed.
         plugin = "pydicom" if encoding.syntax == RLELossless else "pylibjpeg"
@@ -168,15 +168,15 @@ def _add_digital_x_ray(dataset: Dataset, encoding: Encoding) -> None:
     dataset.AnatomicRegionSequence = [region]
 
 
-def _add_pixels(dataset: Dataset, picture: NDArray[np.float32], encoding: Encoding) -> None:
-    shown = np.clip(picture, 0, 1).astype(np.float64)
+def _add_pixels(dataset: Dataset, image: NDArray[np.float32], encoding: Encoding) -> None:
+    shown = np.clip(image, 0, 1).astype(np.float64)
     if encoding.photometric == "MONOCHROME1":
         shown = 1 - shown
     stored = _stored_values(shown, encoding)
     allocated = 8 if encoding.bits_stored <= 8 else 16
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = encoding.photometric
-    dataset.Rows, dataset.Columns = picture.shape
+    dataset.Rows, dataset.Columns = image.shape
     dataset.BitsAllocated = allocated
     dataset.BitsStored = encoding.bits_stored
     dataset.HighBit = encoding.bits_stored - 1

@@ -82,17 +82,17 @@ def _film_curve(grey: Plane, gamma: float) -> Plane:
     return np.take(curve, steps.astype(np.int32), mode="clip")
 
 
-def finish(picture: Plane, view: Positioning) -> Plane:
+def finish(image: Plane, view: Positioning) -> Plane:
     """Return the image with the unexposed border and the lead marker."""
-    picture = _collimate(picture, view)
-    return _mark(picture, view) if view.marker else picture
+    image = _collimate(image, view)
+    return _mark(image, view) if view.marker else image
 
 
-def _collimate(picture: Plane, view: Positioning) -> Plane:
-    height, width = picture.shape
+def _collimate(image: Plane, view: Positioning) -> Plane:
+    height, width = image.shape
     left, top, right, bottom = (share * width for share in view.collimation)
     if not any(view.collimation):
-        return picture
+        return image
     columns = np.arange(width, dtype=np.float32)[None, :]
     rows = np.arange(height, dtype=np.float32)[:, None]
     lean = np.float32(0.004 * view.tilt)
@@ -103,24 +103,24 @@ def _collimate(picture: Plane, view: Positioning) -> Plane:
         (right, width - 1 - columns + lean * rows),
         (bottom, height - 1 - rows - lean * columns),
     )
-    opened = np.full(picture.shape, 0.97, np.float32)
+    opened = np.full(image.shape, 0.97, np.float32)
     for border, distance in inside:
         if border:
             opened *= smoothstep(distance - np.float32(border), -soft, soft)
-    return picture * (opened + np.float32(0.03))
+    return image * (opened + np.float32(0.03))
 
 
-def _mark(picture: Plane, view: Positioning) -> Plane:
-    height, width = picture.shape
+def _mark(image: Plane, view: Positioning) -> Plane:
+    height, width = image.shape
     scale = width / 420
     thick = max(1, round(width / 190))
     (letter_w, letter_h), _ = cv2.getTextSize(view.marker, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
     x, y = round(view.marker_at[0] * width - letter_w / 2), round(view.marker_at[1] * height + letter_h / 2)
-    ink = np.zeros(picture.shape, np.uint8)
+    ink = np.zeros(image.shape, np.uint8)
     cv2.putText(ink, view.marker, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
     if view.framed:
         pad = round(0.45 * letter_h)
         corners = (x - pad, y - letter_h - pad), (x + letter_w + pad, y + pad)
         cv2.rectangle(ink, *corners, 200, max(1, thick // 2), cv2.LINE_AA)
     lead = ink.astype(np.float32) * np.float32(0.96 / 255)
-    return np.maximum(picture, lead)
+    return np.maximum(image, lead)

@@ -130,7 +130,7 @@ def read(phantom: Phantom, pool: dict[str, Reader], *, readers: int, labels: Seq
     """
     case = phantom.case
     rng = generator(case.seed, Stream.READERS, case.index)
-    height, width = phantom.picture.shape
+    height, width = phantom.image.shape
     names = _assigned(rng, readers, abnormal=bool(phantom.findings))
     return [_reading(rng, pool[name], phantom.findings, (height, width), labels) for name in names]
 

@@ -68,14 +68,14 @@ class Phantom:
 
     Attributes:
         case: what was drawn.
-        picture: (height, width) float32, 0 black … 1 white, as a viewer shows it.
+        image: (height, width) float32, 0 black … 1 white, as a viewer shows it.
         findings: with their boxes, in the order of the case.
         organs: name and box of each organ that the field shows.
         spacing: millimetres per pixel.
     """
 
     case: PhantomCase
-    picture: Plane
+    image: Plane
     findings: tuple[DrawnFinding, ...]
     organs: tuple[tuple[str, Box], ...]
     spacing: float
@@ -101,9 +101,9 @@ def render_phantom(case: PhantomCase, *, size: int = 1024, omit: Collection[int]
     ]
     water = _composed(shown.chest, [shadow for i in kept for _, shadow in drawn[i] if shadow is not None])
     noise = generator(case.seed, Stream.NOISE, case.index)
-    picture = finish(develop(frame, water, case.view, shown.chest.exposure, noise), case.view)
+    image = finish(develop(frame, water, case.view, shown.chest.exposure, noise), case.view)
     organs = tuple(organ_boxes(frame, case.patient, case.view, shown.anatomy))
-    return Phantom(case, picture, tuple(findings), organs, frame.spacing)
+    return Phantom(case, image, tuple(findings), organs, frame.spacing)
 
 
 def _composed(chest: Chest, shadows: list[Shadow]) -> Plane:

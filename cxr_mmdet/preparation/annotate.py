@@ -30,7 +30,7 @@ from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.folder import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
-from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_near_duplicates, fingerprint_pictures
+from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_near_duplicates, fingerprint_images
 from cxr_mmdet.preparation.splitting import Split, split_images
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.coco import findings_of, write_coco
@@ -109,8 +109,8 @@ def annotate(
         DatasetError: there is nothing to train on or to validate on, or something leaks from one side to the other.
     """
     facts = facts or ImageFacts()
-    pictures = {image.image_id: image.path for image in images}
-    near_duplicates = find_near_duplicates(fingerprint_pictures(pictures, out / FINGERPRINTS_NAME, jobs=jobs))
+    files = {image.image_id: image.path for image in images}
+    near_duplicates = find_near_duplicates(fingerprint_images(files, out / FINGERPRINTS_NAME, jobs=jobs))
     findings = without_regions(rows)
     split = split_images(images, findings, near_duplicates, options, facts)
     coco_images = _coco_images(images, rows, split, facts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxr_mmdet.annotations.agreement import label_agreement
-from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images
+from cxr_mmdet.annotations.placement import fit_to_images, keep_within_images
 from cxr_mmdet.annotations.sources.vinbigdata import label_names
 from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DatasetError, UsageError, counted
@@ -115,10 +115,10 @@ def build_dataset(
     label_sets = choose_label_sets(options.labels, rows, options.minority, [each.name for each in inputs], looked_for)
     unmatched = [failure for each in inputs for failure in each.failures]
     for each in inputs:
-        if not each.pictures or each.pictures.keys().isdisjoint(each.source.rows["image_id"]):
+        if not each.images or each.images.keys().isdisjoint(each.source.rows["image_id"]):
             write_failures(out / FAILURES_NAME, unmatched)
             raise DatasetError(_describe_mismatch(each, out))
-    readable = {name: path for each in inputs for name, path in each.pictures.items()}
+    readable = {name: path for each in inputs for name, path in each.images.items()}
     patients: dict[str, str] = {}
     if "group" in rows and not options.group_column:
         # Of several sets, some may not name patients.
@@ -126,9 +126,7 @@ def build_dataset(
         patients = dict(zip(named["image_id"], named["group"], strict=True))
         # Files without a row, which --unread-as-normal turns into images without findings.
         for each in (each for each in inputs if each.source.patient_pattern):
-            told = {
-                name: re.search(each.source.patient_pattern, path.as_posix()) for name, path in each.pictures.items()
-            }
+            told = {name: re.search(each.source.patient_pattern, path.as_posix()) for name, path in each.images.items()}
             patients = {name: match[1] for name, match in told.items() if match} | patients
 
     # An interrupted or failed build must not look finished, nor show an earlier one's page.
@@ -274,7 +272,7 @@ class _Placed(NamedTuple):
 
 def _rows_of(each: Input, images: Sequence[PreparedImage], options: BuildOptions, key: PseudonymKey) -> _Placed:
     source = each.source
-    sizes_hw = {image.image_id: image.original_size_hw for image in images if image.image_id in each.pictures}
+    sizes_hw = {image.image_id: image.original_size_hw for image in images if image.image_id in each.images}
     rows = source.rows[source.rows["image_id"].isin(sizes_hw)]
     if options.group_column:
         # The column may hold Patient IDs, which are no business of a prepared folder.
@@ -287,7 +285,7 @@ def _rows_of(each: Input, images: Sequence[PreparedImage], options: BuildOptions
         for image in images
         if image.exif_orientation != 1 and image.image_id in sizes_hw
     }
-    rows, notes = fit_to_pictures(rows, sizes_hw, orientations, source.path)
+    rows, notes = fit_to_images(rows, sizes_hw, orientations, source.path)
     rows, clipped = keep_within_images(rows, sizes_hw, source.path, clip=options.clip_boxes, unit=source.unit)
     return _Placed(rows, clipped, notes)
 
@@ -298,8 +296,8 @@ def _describe_image_labels(readers: Source) -> list[dict[str, Any]] | None:
     return label_agreement(readers.image_labels, label_names(readers.image_labels))
 
 
-def _remove_stale(out: Path, pictures: set[str]) -> None:
+def _remove_stale(out: Path, images: set[str]) -> None:
     """Remove the images of an earlier build that this one does not replace."""
     for path in (out / IMAGES).iterdir():
-        if path.name not in pictures:
+        if path.name not in images:
             path.unlink()

@@ -65,7 +65,7 @@ def check_folder(folder: Path) -> list[str]:
     all_are_named = not manifest["parameters"].get("drop_normals") and (
         prepared is None or prepared.facts.coverage is None
     )
-    problems += _picture_problems(folder / IMAGES, named, all_are_named=all_are_named)
+    problems += _image_problems(folder / IMAGES, named, all_are_named=all_are_named)
     return problems
 
 
@@ -133,7 +133,7 @@ def _leaks(where: str, train: Any, val: Any, manifest: dict[str, Any]) -> Iterat
             yield f"{where}: {pair['first']} and {pair['second']} are near-identical and stand on different sides."
 
 
-def _picture_problems(folder: Path, named: dict[str, tuple[int, int]], *, all_are_named: bool) -> Iterator[str]:
+def _image_problems(folder: Path, named: dict[str, tuple[int, int]], *, all_are_named: bool) -> Iterator[str]:
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for name in sorted(named.keys() - there):
         yield f"{folder.name}/{name}: no such file, but a COCO file names it."

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.annotations.coco import DECIMALS
-from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images, scale_to_prepared
+from cxr_mmdet.annotations.placement import fit_to_images, keep_within_images, scale_to_prepared
 from cxr_mmdet.annotations.sources import Source, SourceFormat, formats
 from cxr_mmdet.annotations.table import ONE_READER, SIZE_COLUMNS, is_region
-from cxr_mmdet.dicom.pictures import picture_size_hw
+from cxr_mmdet.dicom.images import image_size_hw
 from cxr_mmdet.errors import DicomError, TableError, UsageError, counted
 from cxr_mmdet.preparation.images import Failure, image_notes, prepare_images
 from cxr_mmdet.preparation.inputs import read_input
@@ -47,7 +47,7 @@ def convert(
     table: Path | None = None,
     format_name: str | None = None,
     reader: str | None = None,
-    with_pictures: bool = True,
+    with_images: bool = True,
     clip_boxes: bool = False,
     jobs: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -63,7 +63,7 @@ def convert(
         table: the annotations, where they lie elsewhere.
         format_name: their format; None tells it by their content.
         reader: convert the readings of this reader alone.
-        with_pictures: write images too.
+        with_images: write images too.
         clip_boxes: cut boxes at the border of their image instead of refusing them.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
         progress: called with the number of radiographs just dealt with, and of all.
@@ -82,19 +82,19 @@ def convert(
         raise UsageError(f"{out}: exists already; name a new folder.")
     found = read_input(src, table=table, format_name=format_name)
     source = _of_reader(found.source, reader, target)
-    rows = source.rows[source.rows["image_id"].isin(found.pictures)]
+    rows = source.rows[source.rows["image_id"].isin(found.images)]
     unread = sorted(found.files.keys() - set(source.rows["image_id"]))
     wanted = {image_id: found.files[image_id] for image_id in [*dict.fromkeys(rows["image_id"]), *unread]}
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        render = with_pictures and "originals" not in target.keeps
+        render = with_images and "originals" not in target.keeps
         placed = _render(wanted, part, jobs, progress) if render else _measure(wanted, progress)
         rows, notes = _place(rows, placed, source, clip=clip_boxes)
         source = replace(source, rows=rows, unread=tuple(name for name in unread if name in placed.files))
         places = target.write(source, part)
-        for image_id, place in places.items() if with_pictures else ():
+        for image_id, place in places.items() if with_images else ():
             path = part / place if render else part / f"{place}{_suffix(wanted[image_id])}"
             path.parent.mkdir(parents=True, exist_ok=True)
             if render:
@@ -123,7 +123,7 @@ def _suffix(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _Images:
     """Images to write: the file of each, its size, that of its source, EXIF orientations, and what failed."""
 
     files: Mapping[str, Path]
@@ -136,15 +136,15 @@ class _Pictures:
 
 def _render(
     wanted: Mapping[str, Path], part: Path, jobs: int | None, progress: Callable[[int, int], None] | None
-) -> _Pictures:
+) -> _Images:
     prepared = prepare_images(
         wanted,
-        part / _RENDERED / "pictures",
+        part / _RENDERED / "images",
         short_edge=0,
         jobs=jobs,
         progress=(lambda done: progress(done, len(wanted))) if progress else None,
     )
-    return _Pictures(
+    return _Images(
         {image.image_id: image.path for image in prepared.images},
         {image.image_id: image.size_hw for image in prepared.images},
         {image.image_id: image.original_size_hw for image in prepared.images},
@@ -154,17 +154,17 @@ def _render(
     )
 
 
-def _measure(wanted: Mapping[str, Path], progress: Callable[[int, int], None] | None) -> _Pictures:
+def _measure(wanted: Mapping[str, Path], progress: Callable[[int, int], None] | None) -> _Images:
     sizes, failures = {}, []
     for image_id, path in wanted.items():
         try:
-            sizes[image_id] = picture_size_hw(path)
+            sizes[image_id] = image_size_hw(path)
         except DicomError as error:
             failures.append(Failure(image_id, path, str(error)))
         if progress:
             progress(1, len(wanted))
     files = {image_id: wanted[image_id] for image_id in sizes}
-    return _Pictures(files, sizes, sizes, {}, tuple(failures))
+    return _Images(files, sizes, sizes, {}, tuple(failures))
 
 
 def _of_reader(source: Source, reader: str | None, target: SourceFormat) -> Source:
@@ -182,12 +182,12 @@ def _of_reader(source: Source, reader: str | None, target: SourceFormat) -> Sour
     return source
 
 
-def _place(rows: pd.DataFrame, placed: _Pictures, source: Source, *, clip: bool) -> tuple[pd.DataFrame, list[str]]:
+def _place(rows: pd.DataFrame, placed: _Images, source: Source, *, clip: bool) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows of the images with boxes and sizes in their pixels, and notes."""
     rows = rows[rows["image_id"].isin(placed.files)].reset_index(drop=True)
     if rows.empty:
         raise TableError(f"{source.path}: none of its images could be read, so there is nothing to convert.")
-    rows, notes = fit_to_pictures(rows, placed.original_sizes_hw, placed.orientations, source.path)
+    rows, notes = fit_to_images(rows, placed.original_sizes_hw, placed.orientations, source.path)
     rows, clipped = keep_within_images(rows, placed.original_sizes_hw, source.path, clip=clip, unit=source.unit)
     if clipped:
         notes.append(f"clipped: {counted(clipped, 'box of a reader', 'boxes of readers')} beyond the image.")

@@ -66,13 +66,13 @@ def describe_inputs(table: Path, sources: Mapping[str, Path]) -> dict[str, Any]:
     }
 
 
-def _digest(table: Path, pictures: Collection[Path]) -> str:
+def _digest(table: Path, images: Collection[Path]) -> str:
     """Return a hash of the annotations: of a tree, of the names and contents of all its files but its images."""
     if table.is_file():
         return hashlib.sha256(table.read_bytes()).hexdigest()
     digest = hashlib.sha256()
     for path in visible_files(table):
-        if path not in pictures:
+        if path not in images:
             digest.update(f"{path.relative_to(table).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -12,7 +12,7 @@ import cv2
 import pydicom
 
 from cxr_mmdet.dicom.attributes import text_of
-from cxr_mmdet.dicom.pictures import picture_format
+from cxr_mmdet.dicom.images import image_format
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import parse_dataset, quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError, counted
@@ -315,7 +315,7 @@ def read_patient(image_id: str, path: Path, key: PseudonymKey) -> tuple[str, str
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
-        if not is_dicom(head) and picture_format(head) is not None:
+        if not is_dicom(head) and image_format(head) is not None:
             return image_id, None
         with quiet_pydicom():
             header: pydicom.Dataset = pydicom.dcmread(

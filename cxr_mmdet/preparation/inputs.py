@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cxr_mmdet.annotations.coverage import SET_SEPARATOR, ImageFacts, coverage_frame
-from cxr_mmdet.annotations.sources import PictureIndex, read_source
+from cxr_mmdet.annotations.sources import ImageFinder, read_source
 from cxr_mmdet.annotations.table import REGION_COLUMN, class_names
 from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.preparation.images import Failure
@@ -31,7 +31,7 @@ class Input:
     Attributes:
         name: of the set: as given, else that of its format.
         source: its annotations, images under the ids of their files.
-        pictures: image id → file, of the images that somebody read.
+        images: image id → file, of the images that somebody read.
         files: image id → file, of all radiographs found, under the set's own ids.
         missing: images with a row and without a file.
         unread: files without a row.
@@ -40,7 +40,7 @@ class Input:
 
     name: str
     source: Source
-    pictures: Mapping[str, Path]
+    images: Mapping[str, Path]
     files: Mapping[str, Path]
     missing: tuple[Failure, ...]
     unread: tuple[Failure, ...]
@@ -50,7 +50,7 @@ class Input:
     def nobody_read(self) -> tuple[str, ...]:
         """Images that nobody read, where that is no mistake in this format."""
         left_out = [each.image_id for each in self.unread] if self.source.unread_is_known else []
-        return tuple(sorted({*self.source.unread, *left_out} - self.pictures.keys()))
+        return tuple(sorted({*self.source.unread, *left_out} - self.images.keys()))
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -81,11 +81,11 @@ def read_input(
         TableError: the annotations cannot be read or contradict themselves.
         DatasetError: there are no radiographs.
     """
-    source = read_source(table or src, pictures=src, group_column=group_column, format_name=format_name)
-    files = pictures_of(source, src)
+    source = read_source(table or src, images=src, group_column=group_column, format_name=format_name)
+    files = images_of(source, src)
     found, without_file = match_ids(source.rows["image_id"], files)
     named = set(found.values())
-    index = PictureIndex(src)
+    index = ImageFinder(src)
     missing = [
         Failure(
             each,
@@ -113,7 +113,7 @@ def read_input(
     return Input(
         name=name or source.format,
         source=_renamed(source, found),
-        pictures={each: path for each, path in files.items() if each in named or unread_as_normal},
+        images={each: path for each, path in files.items() if each in named or unread_as_normal},
         files=files,
         missing=tuple(missing),
         unread=tuple(unread),
@@ -144,17 +144,17 @@ def _renamed(source: Source, found: Mapping[str, str]) -> Source:
     )
 
 
-def pictures_of(source: Source, src: Path) -> dict[str, Path]:
+def images_of(source: Source, src: Path) -> dict[str, Path]:
     """Return image id → radiograph: where the source says, in ``train/`` or the folder itself, else anywhere below.
 
     Raises:
         DatasetError: there is no radiograph.
     """
-    if source.pictures is not None:
-        if not source.pictures:
+    if source.images is not None:
+        if not source.images:
             raise DatasetError(f"{src}: holds none of the radiographs that {source.path.name} names.")
-        return dict(sorted(source.pictures.items()))
-    index = PictureIndex(src)
+        return dict(sorted(source.images.items()))
+    index = ImageFinder(src)
     try:
         found = find_originals(src)
     except DatasetError:
@@ -242,7 +242,7 @@ def read_inputs(
     for name, count in Counter(each.name for each in inputs).items():
         if count > 1:
             raise UsageError(f"{count} sets are named {name!r}; name them apart, as in first=DIR second=DIR.")
-    counts = Counter(name for each in inputs for name in {*each.pictures, *each.source.rows["image_id"]})
+    counts = Counter(name for each in inputs for name in {*each.images, *each.source.rows["image_id"]})
     shared = {name for name, count in counts.items() if count > 1}
     return [_with_set_name(each, shared) for each in inputs]
 
@@ -262,12 +262,12 @@ def _with_set_name(each: Input, shared: set[str]) -> Input:
     if coverage is None:
         looked_for = dict.fromkeys([*class_names(source.rows), *source.classes])
         coverage = coverage_frame(sorted(rows["image_id"].unique()), list(looked_for))
-    pictures = ids(each.pictures)
+    images = ids(each.images)
     return replace(
         each,
         notes=tuple(f"{each.name}: {note}" for note in each.notes),
         source=replace(source, rows=rows, coverage=coverage.add_prefix(each.name + SET_SEPARATOR)),
-        pictures={pictures[name]: path for name, path in each.pictures.items()},
+        images={images[name]: path for name, path in each.images.items()},
     )
 
 
@@ -277,7 +277,7 @@ def facts_of(inputs: Sequence[Input]) -> ImageFacts:
     frames = [source.coverage for source in sources if source.coverage is not None]
     return ImageFacts(
         coverage=pd.concat(frames).fillna(0).astype("int8") if frames else None,
-        set_of={image: each.name for each in inputs for image in each.pictures} if len(inputs) > 1 else {},
+        set_of={image: each.name for each in inputs for image in each.images} if len(inputs) > 1 else {},
         split_of={image: side for source in sources for image, side in (source.split or {}).items()},
         normal={
             image: image in source.normal
@@ -322,5 +322,5 @@ def without_test_images(each: Input) -> Input:
         f"{counted(len(test), 'image')} that {each.source.path.name} keeps for testing left out (--split random takes "
         "all images)."
     )
-    pictures = {image: path for image, path in each.pictures.items() if image not in test}
-    return replace(each, source=source, pictures=pictures, notes=(*each.notes, note))
+    images = {image: path for image, path in each.images.items() if image not in test}
+    return replace(each, source=source, images=images, notes=(*each.notes, note))

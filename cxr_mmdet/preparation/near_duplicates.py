@@ -44,7 +44,7 @@ def find_near_duplicates(fingerprints: Mapping[str, str], max_distance: int = MA
     """Return all pairs of near-identical images, the most alike first.
 
     Args:
-        fingerprints: image id → hexadecimal hash, from :func:`fingerprint_pictures`.
+        fingerprints: image id → hexadecimal hash, from :func:`fingerprint_images`.
         max_distance: in how many bits near-identical images may differ.
     """
     names = sorted(fingerprints)
@@ -68,11 +68,11 @@ def pairs_across(near_duplicates: Sequence[NearDuplicates], val: frozenset[str] 
     return [pair for pair in near_duplicates if (pair.first in val) != (pair.second in val)]
 
 
-def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int | None = 1) -> dict[str, str]:
+def fingerprint_images(images: Mapping[str, Path], cache: Path, *, jobs: int | None = 1) -> dict[str, str]:
     """Return the perceptual hash of each image, image id → hexadecimal; hashes of unchanged images are kept.
 
     Args:
-        pictures: image id → file.
+        images: image id → file.
         cache: JSON file of earlier hashes; written anew.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
 
@@ -82,7 +82,7 @@ def fingerprint_pictures(pictures: Mapping[str, Path], cache: Path, *, jobs: int
     known: dict[str, list[str]] = {}
     with suppress(OSError, ValueError):
         known = json.loads(cache.read_text(encoding="utf-8"))
-    tasks = [(name, path, known.get(name)) for name, path in pictures.items()]
+    tasks = [(name, path, known.get(name)) for name, path in images.items()]
     with closing(map_unordered(_fingerprint, tasks, jobs=jobs, batch_size=32)) as results:
         entries = dict(sorted(results))
     write_json(cache, entries, indent=0)

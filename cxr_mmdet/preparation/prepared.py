@@ -117,9 +117,9 @@ def _read_images(path: Path) -> dict[str, PreparedImage]:
         raise DatasetError(f"{path / INDEX_NAME}: was written by another version; {REBUILD} --force.")
     images = {}
     for name, entry in sorted(index["images"].items()):
-        picture = path / IMAGES / f"{name}.png"
-        if picture.is_file():
-            images[name] = PreparedImage.from_entry(name, picture, entry)
+        image = path / IMAGES / f"{name}.png"
+        if image.is_file():
+            images[name] = PreparedImage.from_entry(name, image, entry)
     return images
 
 

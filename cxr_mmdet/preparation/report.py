@@ -15,6 +15,13 @@ from cxr_mmdet.files import plain_cell
 from cxr_mmdet.pages import page_environment, write_page
 from cxr_mmdet.preparation.folder import FAILURES_NAME, IMAGES
 from cxr_mmdet.preparation.prepared import PreparedFolder
+from cxr_mmdet.preparation.report_images import (
+    CROWD,
+    hardest_studies,
+    mean_radiograph,
+    place_maps,
+    thumbnail,
+)
 from cxr_mmdet.preparation.report_numbers import (
     BoxColumns,
     class_rows,
@@ -23,21 +30,14 @@ from cxr_mmdet.preparation.report_numbers import (
     reader_rows,
     size_rows,
 )
-from cxr_mmdet.preparation.report_pictures import (
-    CROWD,
-    hardest_studies,
-    mean_radiograph,
-    place_maps,
-    thumbnail,
-)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from numpy.typing import NDArray
 
     from cxr_mmdet.preparation.label_sets import LabelSet
+    from cxr_mmdet.preparation.report_images import PlaceMap, ReadersOfImage
     from cxr_mmdet.preparation.report_numbers import ClassRow, ReaderRow, SizeRow
-    from cxr_mmdet.preparation.report_pictures import PlaceMap, ReadersOfImage
 
 REPORT_NAME = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -68,7 +68,7 @@ class _LabelSetPage:
 
 
 @dataclass(frozen=True)
-class _PairPictures:
+class _PairImages:
     first: str
     second: str
     distance: int
@@ -114,7 +114,7 @@ def write_report(folder: Path, manifest: dict[str, Any] | None = None) -> Path:
         shown_failures=SHOWN_FAILURES,
         warnings=warnings.most_common(SHOWN_WARNINGS),
         near_duplicate_count=len(near_duplicates),
-        near_duplicates=[_pair_pictures(pair, prepared) for pair in near_duplicates[:SHOWN_NEAR_DUPLICATES]],
+        near_duplicates=[_pair_images(pair, prepared) for pair in near_duplicates[:SHOWN_NEAR_DUPLICATES]],
         crowd=CROWD,
     )
     return target
@@ -162,9 +162,9 @@ def _failures(path: Path) -> list[tuple[str, str]]:
     return list(frame[["image_id", "reason"]].itertuples(index=False, name=None))
 
 
-def _pair_pictures(pair: dict[str, Any], prepared: PreparedFolder) -> _PairPictures:
+def _pair_images(pair: dict[str, Any], prepared: PreparedFolder) -> _PairImages:
     first, second = pair["first"], pair["second"]
-    return _PairPictures(
+    return _PairImages(
         first,
         second,
         pair["distance"],

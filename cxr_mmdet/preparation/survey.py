@@ -247,14 +247,14 @@ def summarise(facts: Sequence[FileFacts], *, other_files: int = 0, table: TableM
     """Return the survey that the facts of all files, sorted by name, add up to."""
     shown = [each for each in facts if each.reason is None]
     by_patient = _groups((each.patient, each.name) for each in shown)
-    by_picture = _groups((each.pixel_hash, each.name) for each in shown)
+    by_image = _groups((each.pixel_hash, each.name) for each in shown)
     return Survey(
         readable=len(shown),
         other_files=other_files,
         counts={key: _counted(each.properties[key] for each in shown) for key in PROPERTIES},
         warnings=_counted(warning for each in shown for warning in each.warnings),
         unreadable={each.name: each.reason for each in facts if each.reason is not None},
-        identical=tuple(sorted(names for names in by_picture.values() if len(names) > 1)),
+        identical=tuple(sorted(names for names in by_image.values() if len(names) > 1)),
         burned_in=tuple(each.name for each in shown if each.properties["burned_in_annotation"] == "YES"),
         patients=len(by_patient),
         without_patient=sum(each.patient is None for each in shown),
@@ -374,7 +374,7 @@ def _table(table: TableMatch | None) -> Iterator[str]:
             yield f"table: {counted(len(table.without_row), 'file')} without a row: {_listed(table.without_row)}"
         if table.boxes_outside:
             outside = sum(table.boxes_outside.values())
-            yield f"table: {counted(outside, 'box', 'boxes')} beyond the picture: {_listed(list(table.boxes_outside))}"
+            yield f"table: {counted(outside, 'box', 'boxes')} beyond the image: {_listed(list(table.boxes_outside))}"
     if table and table.unread:
         yield f"table: {counted(len(table.unread), 'image')} that nobody read, so unknown: {_listed(table.unread)}"
     for name, counts in (table.classes if table else {}).items():

@@ -104,7 +104,7 @@ class Actions:
 
         def change(case: Case) -> Changes:
             case.filter = self._filter(score, nms, classes)
-            return self._pictures(case, session) | self._table(case, session)
+            return self._images(case, session) | self._table(case, session)
 
         return self._with_case(session, change)
 
@@ -126,7 +126,7 @@ class Actions:
             x = ((part.left + part.right) / 2 + right * (part.right - part.left)) / width
             y = ((part.top + part.bottom) / 2 + down * (part.bottom - part.top)) / height
             case.look = replace(case.look, center=(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)))
-            return self._pictures(case, session)
+            return self._images(case, session)
 
         return self._with_case(session, change)
 
@@ -137,7 +137,7 @@ class Actions:
             (factor,) = _numbers(event, "factor", 1)
             zoom = round(min(max(case.look.zoom * factor, 1.0), MAX_ZOOM), 2)
             case.look = replace(case.look, zoom=zoom)
-            return {self.parts.zoom: zoom} | self._pictures(case, session)
+            return {self.parts.zoom: zoom} | self._images(case, session)
 
         return self._with_case(session, change)
 
@@ -146,7 +146,7 @@ class Actions:
 
         def change(case: Case) -> Changes:
             case.look = Look()
-            return self._controls(case) | self._pictures(case, session)
+            return self._controls(case) | self._images(case, session)
 
         return self._with_case(session, change)
 
@@ -242,7 +242,7 @@ class Actions:
             self.parts.downloads: markup.downloads_html(case),
             self.parts.box: "",
         }
-        return changes | self._controls(case) | self._pictures(case, session) | self._table(case, session)
+        return changes | self._controls(case) | self._images(case, session) | self._table(case, session)
 
     def _controls(self, case: Case) -> Changes:
         viewable, look = case.decoded.viewable, case.look
@@ -264,11 +264,11 @@ class Actions:
     def _look(self, session: Session, **look: Any) -> Changes:
         def change(case: Case) -> Changes:
             case.look = replace(case.look, **look)
-            return self._pictures(case, session)
+            return self._images(case, session)
 
         return self._with_case(session, change)
 
-    def _pictures(self, case: Case, session: Session) -> Changes:
+    def _images(self, case: Case, session: Session) -> Changes:
         with self._rendering:
             return {self.parts.viewer: markup.viewer_html(case, session["selected"])}
 
@@ -277,7 +277,7 @@ class Actions:
 
     def _said(self, case: Case, session: Session, message: str) -> Changes:
         changes = {self.parts.message: _message(message, error=False)}
-        return changes | self._pictures(case, session) | self._table(case, session)
+        return changes | self._images(case, session) | self._table(case, session)
 
 
 def parse_box(text: str | None) -> Box | None:

@@ -61,12 +61,12 @@ def _example(phantom: Phantom, number: int) -> Example:
         upload = Upload(path.name, path.read_bytes())
     names = list(dict.fromkeys(finding.label for finding in phantom.findings))
     title = ", ".join(names[:2]) + (" …" if len(names) > 2 else "") if names else "Healthy"
-    return Example(title, upload, _thumbnail(phantom.picture))
+    return Example(title, upload, _thumbnail(phantom.image))
 
 
-def _thumbnail(picture: np.ndarray) -> str:
-    height, width = picture.shape
+def _thumbnail(image: np.ndarray) -> str:
+    height, width = image.shape
     ratio = _THUMB / max(height, width)
-    small = cv2.resize(picture, (round(width * ratio), round(height * ratio)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (round(width * ratio), round(height * ratio)), interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8))
     return "data:image/jpeg;base64," + base64.b64encode(bytes(data)).decode()

@@ -47,9 +47,9 @@ class _Place:
 def viewer_html(case: Case | None, selected: str | None) -> str:
     """Return the two images; without a case, an invitation to upload."""
     if case is None:
-        return _template("viewer.html").render(pictures=None)
-    pictures = render_case(case)
-    part = pictures.part
+        return _template("viewer.html").render(images=None)
+    images = render_case(case)
+    part = images.part
     hits = [(finding, place) for finding in case.findings() if (place := _place(finding.box_xyxy, part))]
     # The smallest lies on top, or it could not be reached where a larger one covers it.
     hits.sort(key=lambda hit: -hit[1].width * hit[1].height)
@@ -59,9 +59,9 @@ def viewer_html(case: Case | None, selected: str | None) -> str:
         if verdict.kind in (Kind.wrong_box, Kind.missed) and (place := _place(verdict.box_xyxy, part))
     ]
     return _template("viewer.html").render(
-        pictures=pictures,
-        original=_data_url(pictures.original),
-        overlay=_data_url(pictures.overlay),
+        images=images,
+        original=_data_url(images.original),
+        overlay=_data_url(images.overlay),
         hits=hits,
         marks=marks,
         selected=selected,

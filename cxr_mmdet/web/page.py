@@ -107,8 +107,8 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], folder: Path, *, 
         chooser = gr.Radio(choices=[], label="Radiographs", visible=False, elem_id="cxr-chooser")
         message = gr.HTML("", elem_id="cxr-message", js_on_load=_DISMISS)
         with gr.Column(visible=False) as work, gr.Row():
-            with gr.Column(scale=7, min_width=320, elem_id="cxr-pictures"):
-                viewer, about, center, width, zoom, invert, reset = _pictures()
+            with gr.Column(scale=7, min_width=320, elem_id="cxr-images"):
+                viewer, about, center, width, zoom, invert, reset = _images()
                 downloads = gr.HTML()
             with gr.Column(scale=4, min_width=320):
                 score, nms, classes = _thresholds(room)
@@ -126,7 +126,7 @@ def build_page(room: ReadingRoom, examples: Sequence[Example], folder: Path, *, 
     return page
 
 
-def _pictures() -> tuple[Any, ...]:
+def _images() -> tuple[Any, ...]:
     viewer = gr.HTML(viewer_html(None, None), js_on_load=asset("viewer.js"), elem_id="cxr-viewer")
     with gr.Row():
         center = gr.Slider(0, 1, value=0.5, label="Window centre", min_width=140, elem_id="cxr-center")

@@ -44,7 +44,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Images on the page as JPEG, and the part of the radiograph that they show."""
 
     original: bytes
@@ -63,14 +63,14 @@ def visible_part(size_hw: tuple[int, int], look: Look) -> Part:
     return Part(left, top, left + part_width, top + part_height)
 
 
-def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Pictures:
+def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Images:
     """Return the two images of the visible part."""
     part = visible_part(case.size_hw, case.look)
     pixels = _at_size(_pixels(case, part), long_edge, case.decoded.radiograph.pixel_aspect)
     findings = case.findings()
     overlay = _draw(findings, pixels, part, None if len(findings) else _caption(case))
     height, width = pixels.shape
-    return Pictures(_jpeg(pixels), _jpeg(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)), part, (height, width))
+    return Images(_jpeg(pixels), _jpeg(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)), part, (height, width))
 
 
 def render_overlay(case: Case) -> NDArray[np.uint8]:
@@ -114,8 +114,8 @@ def _draw(findings: Findings, pixels: NDArray[np.uint8], part: Part, caption: st
     return draw_boxes(pixels, boxes, shown.labels, shown.scores, shown.class_names, caption=caption)
 
 
-def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
     # Full colour resolution: thin coloured lines on grey are all there is to see.
     options = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _, data = cv2.imencode(".jpg", picture, options)
+    _, data = cv2.imencode(".jpg", image, options)
     return bytes(data)

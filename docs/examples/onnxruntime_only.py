@@ -1,9 +1,9 @@
 """Findings of an exported bundle with onnxruntime, numpy and OpenCV alone: a reference for a port to any language.
 
-    python onnxruntime_only.py BUNDLE PICTURE
+    python onnxruntime_only.py BUNDLE IMAGE
 
 BUNDLE is a folder of `cxr export --format onnx`; every number comes from its model.json, which MODEL_CARD.md explains.
-PICTURE is a grey PNG with square pixels and black as 0. The script is short rather than fast.
+IMAGE is a grey PNG with square pixels and black as 0. The script is short rather than fast.
 """
 
 import json
@@ -16,32 +16,32 @@ import numpy as np
 import onnxruntime
 
 
-def preprocess(picture, steps):
-    """Return the input (1, 3, H, W), the size (H, W) of the part that shows the picture, and the way back."""
-    height, width = picture.shape
+def preprocess(grey, steps):
+    """Return the input (1, 3, H, W), the size (H, W) of the part that shows the radiograph, and the way back."""
+    height, width = grey.shape
     shrink = min(1, steps["short_edge"] / min(height, width)) if steps["short_edge"] else 1
     if shrink < 1:
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    prepared, left, top = picture.shape, 0, 0
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    prepared, left, top = grey.shape, 0, 0
     if steps["pad_to_square"]:
         side = max(prepared)
         top, left = (side - prepared[0]) // 2, (side - prepared[1]) // 2
         square = np.zeros((side, side), np.uint8)
-        square[top : top + prepared[0], left : left + prepared[1]] = picture
-        picture = square
-    padded = picture.shape
+        square[top : top + prepared[0], left : left + prepared[1]] = grey
+        grey = square
+    padded = grey.shape
     if steps["scale"]:
         size = steps["scale"]
         if steps["keep_ratio"]:
             factor = min(max(size) / max(padded), min(size) / min(padded))
             size = int(padded[1] * factor + 0.5), int(padded[0] * factor + 0.5)
-        picture = cv2.resize(picture, (max(1, size[0]), max(1, size[1])), interpolation=cv2.INTER_LINEAR)
-    shown = picture.shape
+        grey = cv2.resize(grey, (max(1, size[0]), max(1, size[1])), interpolation=cv2.INTER_LINEAR)
+    shown = grey.shape
     sides = [math.ceil(side / steps["size_divisor"]) * steps["size_divisor"] for side in shown]
     image = np.full((1, 3, *sides), steps["pad_value"], np.float32)
     for channel, (mean, std) in enumerate(zip(steps["mean"], steps["std"])):
-        image[0, channel, : shown[0], : shown[1]] = (picture.astype(np.float32) - np.float32(mean)) / np.float32(std)
+        image[0, channel, : shown[0], : shown[1]] = (grey.astype(np.float32) - np.float32(mean)) / np.float32(std)
 
     def back(boxes):
         boxes = boxes * np.tile([padded[1] / shown[1], padded[0] / shown[0]], 2) - np.tile([left, top], 2)
@@ -119,8 +119,8 @@ def roi_align(feature, box, size_hw, samples, aligned):
     return np.einsum("yh,hwc,xw->yxc", rows, feature, columns, optimize=True).reshape(-1, feature.shape[2])
 
 
-def predict(bundle, picture):
-    """Return boxes (N, 4) in pixels of the picture, labels (N,), scores (N,) and p_abnormal, the best score first."""
+def predict(bundle, grey):
+    """Return boxes (N, 4) in its pixels, labels (N,), scores (N,) and p_abnormal, the best score first."""
     model = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
     maps, regions, depth = model["detector"]["maps"], model["detector"]["regions"], model["box_depth"]
     assert maps.get("activation", "sigmoid") == "sigmoid", "the recipes' detectors have no other"
@@ -128,7 +128,7 @@ def predict(bundle, picture):
     def run(graph, **inputs):
         return onnxruntime.InferenceSession(bundle / f"{graph}.onnx").run(None, inputs)
 
-    image, shown, back = preprocess(picture, model["preprocessing"])
+    image, shown, back = preprocess(grey, model["preprocessing"])
     counts = [len(anchors) for anchors in maps.get("base_anchors", [[0]])]  # a query is a cell with one anchor
     outputs, levels = run("maps", image=image), len(counts)
     scores = outputs[:levels]  # one (1, H, W, anchors * classes) per level
@@ -210,7 +210,7 @@ def predict(bundle, picture):
         columns = 0 if regions["class_agnostic"] else labels
         boxes = decode(regions["coder"], boxes[region], deltas.reshape(len(deltas), -1, 4)[region, columns], shown)
         best = chances[region, labels]
-    if gate:  # one factor for all scores of the picture, before the threshold
+    if gate:  # one factor for all scores of the radiograph, before the threshold
         p_abnormal = 1 / (1 + math.exp(-outputs[-1][0]))
         factor = {"leave": 1, "multiply": p_abnormal ** gate["exponent"], "cut": p_abnormal >= gate["cut"]}
         best = best * np.float32(factor[gate["score_mode"]])

@@ -36,7 +36,7 @@ for finding in findings:
     print(f"{finding.class_name}: {finding.score:.2f} at {[round(side, 1) for side in finding.box_xyxy]}")
 
 # %% [markdown]
-# The same picture that `cxr predict --overlays` saves.
+# The same image that `cxr predict --overlays` saves.
 
 # %%
 drawn = findings.draw(radiograph.pixels)  # (H, W, 3) uint8, red first

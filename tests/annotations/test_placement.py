@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from cxr_mmdet.annotations.placement import fit_to_pictures, keep_within_images, scale_to_prepared
+from cxr_mmdet.annotations.placement import fit_to_images, keep_within_images, scale_to_prepared
 from cxr_mmdet.errors import TableError
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 
@@ -37,7 +37,7 @@ def test_boxes_up_to_the_border_and_no_boxes_pass_unchanged():
         ((0, -0.5, 200, 100), "y_min -0.5 is negative"),
     ],
 )
-def test_a_box_beyond_its_picture_is_named_or_clipped(box, message):
+def test_a_box_beyond_its_image_is_named_or_clipped(box, message):
     given = rows(("b", 1, 2, 3, 4), ("a", *box))
     with pytest.raises(TableError, match=re.escape(f"train.csv, line 3: {message}; fix the row, or pass --clip-boxes")):
         keep_within_images(given, SIZES_HW, TABLE, clip=False)
@@ -80,7 +80,7 @@ def sized(boxes, stated_hw):
 
 
 def test_boxes_of_a_resized_copy_are_scaled_and_it_is_said():
-    rows, notes = fit_to_pictures(sized([[10, 20, 30, 60]], (100, 50)), {"a": (1001, 500)}, {}, Path("t.json"))
+    rows, notes = fit_to_images(sized([[10, 20, 30, 60]], (100, 50)), {"a": (1001, 500)}, {}, Path("t.json"))
     np.testing.assert_allclose(rows[XYXY_COLUMNS].to_numpy(), [[100, 200.2, 300, 600.6]])
     assert not set(SIDES) & set(rows.columns)
     assert notes == [
@@ -94,37 +94,35 @@ def test_a_size_of_another_shape_is_refused(stated_hw):
     with pytest.raises(
         TableError, match=r"t.json, image 'a': its width and height are .*, but its image file is 50 x 100"
     ):
-        fit_to_pictures(sized([[1, 2, 3, 4]], stated_hw), {"a": (100, 50)}, {}, Path("t.json"))
+        fit_to_images(sized([[1, 2, 3, 4]], stated_hw), {"a": (100, 50)}, {}, Path("t.json"))
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_drawn_before_a_picture_was_turned_are_turned_with_it(orientation):
+def test_boxes_drawn_before_an_image_was_turned_are_turned_with_it(orientation):
     """Against Pillow, which turns the image whose pixels are the box."""
     stored = np.zeros((40, 70), np.uint8)
     stored[5:12, 20:50] = 255
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    picture = Image.fromarray(stored)
-    picture.getexif().update(exif)
-    upright = np.asarray(ImageOps.exif_transpose(picture))
+    image = Image.fromarray(stored)
+    image.getexif().update(exif)
+    upright = np.asarray(ImageOps.exif_transpose(image))
     assert upright.shape == (70, 40)
     y, x = np.nonzero(upright)
-    rows, notes = fit_to_pictures(
-        sized([[20, 5, 50, 12]], (40, 70)), {"a": (70, 40)}, {"a": orientation}, Path("t.json")
-    )
+    rows, notes = fit_to_images(sized([[20, 5, 50, 12]], (40, 70)), {"a": (70, 40)}, {"a": orientation}, Path("t.json"))
     assert rows[XYXY_COLUMNS].to_numpy().tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
     assert len(notes) == 1
     assert "the boxes were turned too" in notes[0]
     # Drawn on the upright image, they stay.
-    rows, notes = fit_to_pictures(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": orientation}, Path("t.json"))
+    rows, notes = fit_to_images(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": orientation}, Path("t.json"))
     assert (rows[XYXY_COLUMNS].to_numpy().tolist(), notes) == ([[1, 2, 3, 4]], [])
 
 
 def test_a_table_that_does_not_tell_is_taken_as_drawn_upright_and_it_is_said():
-    rows, notes = fit_to_pictures(
+    rows, notes = fit_to_images(
         sized([[1, 2, 3, 4]], (70, 40)).drop(columns=SIDES), {"a": (70, 40)}, {"a": 6}, Path("t.csv")
     )
     assert rows[XYXY_COLUMNS].to_numpy().tolist() == [[1, 2, 3, 4]]
     assert "t.csv does not say whether its boxes were drawn before or after" in notes[0]
-    _, notes = fit_to_pictures(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": 3}, Path("t.json"))
+    _, notes = fit_to_images(sized([[1, 2, 3, 4]], (70, 40)), {"a": (70, 40)}, {"a": 3}, Path("t.json"))
     assert "does not say" in notes[0]

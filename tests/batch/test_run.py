@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import write_jpeg2000
-from detectors import bundle_of, make_picture, write_picture
+from detectors import bundle_of, make_image, write_image
 from pydicom.data import get_testdata_file
 from training_runs import free_port
 from typer.testing import CliRunner
@@ -66,14 +66,14 @@ class OneBox:
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     for seed in range(5):
-        write_picture(tmp_path / "in" / f"p{seed}.png", 40 + seed, 30, seed)
+        write_image(tmp_path / "in" / f"p{seed}.png", 40 + seed, 30, seed)
     return tmp_path / "in"
 
 
-def run(pictures, out, predictor=None, **options):
-    return predict_many(predictor or OneBox(), find_radiographs([str(pictures)]), out, RunOptions(**options))
+def run(images, out, predictor=None, **options):
+    return predict_many(predictor or OneBox(), find_radiographs([str(images)]), out, RunOptions(**options))
 
 
 def read_csv(path):
@@ -81,12 +81,12 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_the_files(pictures, tmp_path):
-    write_picture(pictures / "dark.png", 10, 10)
+def test_the_files(images, tmp_path):
+    write_image(images / "dark.png", 10, 10)
     import cv2
 
-    cv2.imwrite(str(pictures / "dark.png"), np.zeros((10, 10), np.uint8))
-    summary = run(pictures, tmp_path / "out", overlays=True)
+    cv2.imwrite(str(images / "dark.png"), np.zeros((10, 10), np.uint8))
+    summary = run(images, tmp_path / "out", overlays=True)
     assert (summary.images, summary.findings, summary.reused, summary.failures) == (6, 5, 0, {})
     findings = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert findings["labels"] == ["ILD", "Nodule/Mass"]
@@ -111,7 +111,7 @@ def test_the_files(pictures, tmp_path):
 
 def test_a_file_is_parsed_and_decoded_once(tmp_path, reads):
     for seed in range(3):
-        write_picture(tmp_path / "in" / f"p{seed}.png", 40, 30, seed)
+        write_image(tmp_path / "in" / f"p{seed}.png", 40, 30, seed)
     (tmp_path / "in" / "d.dcm").write_bytes(Path(get_testdata_file("CT_small.dcm")).read_bytes())
     assert run(tmp_path / "in", tmp_path / "out", overlays=True).images == 4
     assert reads == {"parsed": 1, "decoded": 4}
@@ -127,7 +127,7 @@ def test_a_file_is_parsed_and_decoded_once(tmp_path, reads):
     ],
 )
 def test_network_and_overlay_decide_how_large_jpeg2000_is_decoded(tmp_path, edge, options, expected):
-    path = write_jpeg2000(tmp_path / "in" / "a.dcm", make_picture(200, 160, seed=1))
+    path = write_jpeg2000(tmp_path / "in" / "a.dcm", make_image(200, 160, seed=1))
     predictor = OneBox()
     predictor.min_short_edge = edge
     run(path.parent, tmp_path / "out", predictor, **options)
@@ -140,17 +140,17 @@ def test_network_and_overlay_decide_how_large_jpeg2000_is_decoded(tmp_path, edge
         assert max(cv2.imread(str(tmp_path / "out" / "overlays" / "a.png")).shape) == side
 
 
-def test_a_bad_file_among_good_ones(pictures, tmp_path):
-    (pictures / "p2.png").write_bytes((pictures / "p2.png").read_bytes()[:60])
-    summary = run(pictures, tmp_path / "out", batch_size=2)
+def test_a_bad_file_among_good_ones(images, tmp_path):
+    (images / "p2.png").write_bytes((images / "p2.png").read_bytes()[:60])
+    summary = run(images, tmp_path / "out", batch_size=2)
     assert summary.images == 4
     assert list(summary.failures) == ["p2"]
     (row,) = read_csv(tmp_path / "out" / "failures.csv")
     assert row["image_id"] == "p2"
     assert "damaged PNG" in row["reason"]
-    write_picture(pictures / "p2.png")
+    write_image(images / "p2.png")
     predictor = OneBox()
-    repaired = run(pictures, tmp_path / "out", predictor)
+    repaired = run(images, tmp_path / "out", predictor)
     assert (repaired.images, repaired.reused, predictor.calls) == (5, 4, 1)
     assert not (tmp_path / "out" / "failures.csv").exists()
 
@@ -170,16 +170,16 @@ class Meeting(OneBox):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_several_are_predicted_at_once_and_written_in_order(pictures, tmp_path, batch_size):
+def test_several_are_predicted_at_once_and_written_in_order(images, tmp_path, batch_size):
     for seed in range(5, 6 * batch_size):
-        write_picture(pictures / f"q{seed}.png", 40 + seed, 30, seed)
-    assert run(pictures, tmp_path / "out", Meeting(), overlays=True, batch_size=batch_size).images == 6 * batch_size
-    run(pictures, tmp_path / "alone", overlays=True)
+        write_image(images / f"q{seed}.png", 40 + seed, 30, seed)
+    assert run(images, tmp_path / "out", Meeting(), overlays=True, batch_size=batch_size).images == 6 * batch_size
+    run(images, tmp_path / "alone", overlays=True)
     for name in ("findings.json", "detections.json", "findings.csv", "overlays/p3.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-def test_what_is_under_way_is_kept_when_it_is_interrupted(pictures, tmp_path):
+def test_what_is_under_way_is_kept_when_it_is_interrupted(images, tmp_path):
     class Interrupted(Meeting):
         def predict_radiographs(self, radiographs, thresholds, augmentation=None):
             found = super().predict_radiographs(radiographs, thresholds, augmentation)
@@ -188,10 +188,10 @@ def test_what_is_under_way_is_kept_when_it_is_interrupted(pictures, tmp_path):
             return found
 
     for extra in ("p3.png", "p4.png"):
-        (pictures / extra).unlink()
+        (images / extra).unlink()
     with pytest.raises(KeyboardInterrupt):
-        run(pictures, tmp_path / "out", Interrupted())
-    assert run(pictures, tmp_path / "out").reused == 2
+        run(images, tmp_path / "out", Interrupted())
+    assert run(images, tmp_path / "out").reused == 2
 
 
 class NotFiniteWhereDark(OneBox):
@@ -202,14 +202,14 @@ class NotFiniteWhereDark(OneBox):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_a_radiograph_of_which_the_network_says_nothing_finite_fails_alone(pictures, tmp_path, batch_size):
+def test_a_radiograph_of_which_the_network_says_nothing_finite_fails_alone(images, tmp_path, batch_size):
     """It was written down as a normal chest."""
-    cv2.imwrite(str(pictures / "p1-dark.png"), np.full((40, 30), 9, dtype=np.uint8))
-    done = run(pictures, tmp_path / "out", NotFiniteWhereDark(), batch_size=batch_size)
+    cv2.imwrite(str(images / "p1-dark.png"), np.full((40, 30), 9, dtype=np.uint8))
+    done = run(images, tmp_path / "out", NotFiniteWhereDark(), batch_size=batch_size)
     assert done.images == 5
     (row,) = read_csv(tmp_path / "out" / "failures.csv")
     assert row["image_id"] == "p1-dark"
-    assert row["reason"].startswith(f"{pictures / 'p1-dark.png'}: the model's outputs are not finite numbers")
+    assert row["reason"].startswith(f"{images / 'p1-dark.png'}: the model's outputs are not finite numbers")
     assert "p1-dark" not in (tmp_path / "out" / "findings.json").read_text()
 
 
@@ -222,68 +222,68 @@ def test_only_bad_files(tmp_path):
     assert json.loads((tmp_path / "out" / "findings.json").read_text())["images"] == []
 
 
-def test_interrupted_and_gone_on_with(pictures, tmp_path):
+def test_interrupted_and_gone_on_with(images, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(pictures, tmp_path / "out", OneBox(stop_after=3))
+        run(images, tmp_path / "out", OneBox(stop_after=3))
     predictor = OneBox()
-    summary = run(pictures, tmp_path / "out", predictor)
+    summary = run(images, tmp_path / "out", predictor)
     assert (summary.reused, predictor.calls) == (3, 2)
-    run(pictures, tmp_path / "whole")
+    run(images, tmp_path / "whole")
     for name in ("findings.json", "detections.json", "findings.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_line_that_a_kill_left_half_written(pictures, tmp_path):
-    run(pictures, tmp_path / "out")
+def test_a_line_that_a_kill_left_half_written(images, tmp_path):
+    run(images, tmp_path / "out")
     log = tmp_path / "out" / ".progress" / "rank-0.jsonl"
     log.write_bytes(log.read_bytes()[:-25])
     predictor = OneBox()
-    assert run(pictures, tmp_path / "out", predictor).reused == 4
+    assert run(images, tmp_path / "out", predictor).reused == 4
     assert predictor.calls == 1
-    assert run(pictures, tmp_path / "out", OneBox()).reused == 5
+    assert run(images, tmp_path / "out", OneBox()).reused == 5
 
 
-def test_a_changed_picture_is_predicted_again(pictures, tmp_path):
-    run(pictures, tmp_path / "out")
-    write_picture(pictures / "p1.png", 80, 60, 9)
+def test_a_changed_image_is_predicted_again(images, tmp_path):
+    run(images, tmp_path / "out")
+    write_image(images / "p1.png", 80, 60, 9)
     predictor = OneBox()
-    assert run(pictures, tmp_path / "out", predictor).images == 5
+    assert run(images, tmp_path / "out", predictor).images == 5
     assert predictor.calls == 1
     images = json.loads((tmp_path / "out" / "findings.json").read_text())["images"]
     assert (images[1]["height"], images[1]["width"]) == (80, 60)
 
 
-def test_an_overlay_score_that_could_show_nothing_more_is_refused(pictures, tmp_path):
+def test_an_overlay_score_that_could_show_nothing_more_is_refused(images, tmp_path):
     with pytest.raises(UsageError, match=r"own score threshold of 0\.05, .* add --score-threshold 0\.01"):
-        run(pictures, tmp_path / "out", overlays=True, overlay_score=0.01)
+        run(images, tmp_path / "out", overlays=True, overlay_score=0.01)
     assert not (tmp_path / "out").exists()
-    run(pictures, tmp_path / "out", overlays=True, overlay_score=0.01, thresholds=Thresholds(0.01))
+    run(images, tmp_path / "out", overlays=True, overlay_score=0.01, thresholds=Thresholds(0.01))
 
 
-def test_overlays_asked_for_later(pictures, tmp_path):
-    run(pictures, tmp_path / "out")
-    assert run(pictures, tmp_path / "out", overlays=True).images == 5
+def test_overlays_asked_for_later(images, tmp_path):
+    run(images, tmp_path / "out")
+    assert run(images, tmp_path / "out", overlays=True).images == 5
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 5
 
 
-def test_overlays_are_drawn_anew_for_another_score(pictures, tmp_path):
+def test_overlays_are_drawn_anew_for_another_score(images, tmp_path):
     def overlays():
         return [path.read_bytes() for path in sorted((tmp_path / "out" / "overlays").iterdir())]
 
-    run(pictures, tmp_path / "out", overlays=True)
+    run(images, tmp_path / "out", overlays=True)
     before = overlays()
-    assert run(pictures, tmp_path / "out", overlays=True).reused == 5
-    assert run(pictures, tmp_path / "out", overlays=True, overlay_score=0.99).reused == 0
+    assert run(images, tmp_path / "out", overlays=True).reused == 5
+    assert run(images, tmp_path / "out", overlays=True, overlay_score=0.99).reused == 0
     assert all(new != old for new, old in zip(overlays(), before, strict=True))
 
 
-def test_results_of_another_model_or_setting_are_not_mixed(pictures, tmp_path):
-    run(pictures, tmp_path / "out")
+def test_results_of_another_model_or_setting_are_not_mixed(images, tmp_path):
+    run(images, tmp_path / "out")
     for predictor, options in ((OneBox("other"), {}), (OneBox(), {"thresholds": Thresholds(score=0.2)})):
         with pytest.raises(UsageError, match="another model or of other settings"):
-            run(pictures, tmp_path / "out", predictor, **options)
+            run(images, tmp_path / "out", predictor, **options)
     predictor = OneBox("other")
-    assert run(pictures, tmp_path / "out", predictor, force=True).reused == 0
+    assert run(images, tmp_path / "out", predictor, force=True).reused == 0
     assert predictor.calls == 5
 
 
@@ -302,40 +302,40 @@ def test_numbers_and_pixels_of_a_prepared_folder(prepared_folder, tmp_path):
     assert all(entry["bbox"][2] == sizes[entry["image_id"]] / 2 for entry in detections)
 
 
-def test_a_prepared_folder_of_other_pictures(pictures, prepared_folder, tmp_path):
+def test_a_prepared_folder_of_other_images(images, prepared_folder, tmp_path):
     predictor = OneBox()
     with pytest.raises(CxrError, match="none of its images is among the inputs"):
-        run(pictures, tmp_path / "out", predictor, coco=prepared_folder() / "annotations" / "val_5.json")
+        run(images, tmp_path / "out", predictor, coco=prepared_folder() / "annotations" / "val_5.json")
 
 
-def test_a_folder_of_results_that_cannot_be_made(pictures, tmp_path):
+def test_a_folder_of_results_that_cannot_be_made(images, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CxrError, match=r"cannot be written \(Not a directory\); .* choose another --out"):
-        run(pictures, tmp_path / "file" / "out")
+        run(images, tmp_path / "file" / "out")
 
 
-def test_a_disk_that_fills_up(pictures, tmp_path):
+def test_a_disk_that_fills_up(images, tmp_path):
     """Files may not grow beyond a few lines: as on a full disk, writing fails in the middle."""
-    run(pictures, tmp_path / "probe")
+    run(images, tmp_path / "probe")
     line = (tmp_path / "probe" / ".progress" / "rank-0.jsonl").stat().st_size // 5
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3 * line + line // 2, before[1]))
         with pytest.raises(CxrError, match=r"rank-0\.jsonl: cannot be written .* what is finished is kept"):
-            run(pictures, tmp_path / "out")
+            run(images, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    summary = run(pictures, tmp_path / "out")
+    summary = run(images, tmp_path / "out")
     assert (summary.images, summary.reused) == (5, 3)
 
 
 @pytest.mark.slow
-def test_processes_share_the_work(pictures, tmp_path):
+def test_processes_share_the_work(images, tmp_path):
     """With the variables that torchrun sets for each process."""
-    (pictures / "bad.png").write_text("hello")
-    tool, options = str(ROOT / "tools" / "predict.py"), [str(bundle_of("retina", "onnx")), str(pictures), "--overlays"]
+    (images / "bad.png").write_text("hello")
+    tool, options = str(ROOT / "tools" / "predict.py"), [str(bundle_of("retina", "onnx")), str(images), "--overlays"]
     alone = CliRunner().invoke(predict.app, [*options, "--out", str(tmp_path / "one")])
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [

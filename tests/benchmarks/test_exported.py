@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from detectors import bundle_of, checkpoint_of, write_picture
+from detectors import bundle_of, checkpoint_of, write_image
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
@@ -84,7 +84,7 @@ def test_a_graph_that_is_none_of_yolo(tmp_path, yolo):
 
 def test_the_network_alone_is_all_graphs_on_the_inputs_of_the_radiograph(tmp_path):
     predictor = Predictor.load(bundle_of("faster", "onnx"), threads=1)
-    run = network_of(predictor, as_radiograph(write_picture(tmp_path / "a.png")))
+    run = network_of(predictor, as_radiograph(write_image(tmp_path / "a.png")))
     maps, regions = run()
     assert len(maps) > 5
     assert len(regions) == 2
@@ -95,7 +95,7 @@ def test_bundles_and_graphs_in_one_run_with_a_plot(tmp_path, yolo):
     bundle = bundle_of("faster", "onnx")
     names = Predictor.load(bundle).class_names
     data = tmp_path / "data"
-    file = write_picture(data / "images" / "1.png")
+    file = write_image(data / "images" / "1.png")
     box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
     coco = {
         "images": [{"id": 1, "file_name": file.name, "width": 120, "height": 150}],
@@ -123,7 +123,7 @@ def test_bundles_and_graphs_in_one_run_with_a_plot(tmp_path, yolo):
 
 def test_stock_mmdet_finds_what_ours_does(tmp_path):
     ours, stock = Predictor.load(checkpoint_of("retina"), threads=1), StockPredictor(str(checkpoint_of("retina")))
-    radiograph = as_radiograph(write_picture(tmp_path / "a.png"))
+    radiograph = as_radiograph(write_image(tmp_path / "a.png"))
     found, other = ours.predict(radiograph), stock.predict(radiograph)
     assert len(found) == len(other) > 3
     np.testing.assert_allclose(found.boxes_xyxy, other.boxes_xyxy, atol=0.01)

@@ -14,7 +14,7 @@ def recording(log: list[tuple[str, int]], *names: str) -> list[Alternative]:
 
 
 def run(alternatives: list[Alternative], **options) -> Comparison:
-    defaults = dict(item="picture", items_per_round=1, rounds=3)
+    defaults = dict(item="image", items_per_round=1, rounds=3)
     return compare("Work", alternatives, **(defaults | options))
 
 
@@ -67,22 +67,22 @@ OURS = Timings("ours", wall_s=(1.0, 2.0, 4.0), cpu_s=(2.0, 2.0, 2.0))
 
 
 def test_speed_is_the_median_of_the_rounds_own_ratios():
-    comparison = Comparison("Work", "picture", (REFERENCE, OURS))
+    comparison = Comparison("Work", "image", (REFERENCE, OURS))
     assert comparison.speed_up(OURS) == Spread.of([4 / 2, 6 / 2, 8 / 2])
     assert comparison.speed_up(OURS, "wall_s") == Spread.of([8 / 1, 8 / 2, 8 / 4])
     assert comparison.speed_up(REFERENCE) == Spread(1, 1, 1)
 
 
 def test_the_clock_of_a_gpu_is_the_wall():
-    comparison = Comparison("Work", "picture", (REFERENCE, OURS), clock="wall_s")
+    comparison = Comparison("Work", "image", (REFERENCE, OURS), clock="wall_s")
     assert comparison.speed_up(OURS).median == 8 / 2
     log: list[tuple[str, int]] = []
     assert run(recording(log, "a"), clock="wall_s").clock == "wall_s"
 
 
 def test_json_holds_every_round_and_what_follows():
-    report = Comparison("Work", "picture", (REFERENCE, OURS)).to_json()
-    assert (report["title"], report["item"], report["compared_with"]) == ("Work", "picture", "stock")
+    report = Comparison("Work", "image", (REFERENCE, OURS)).to_json()
+    assert (report["title"], report["item"], report["compared_with"]) == ("Work", "image", "stock")
     ours = report["alternatives"][1]
     assert ours["name"] == "ours"
     assert (ours["wall_s"], ours["cpu_s"]) == ([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])

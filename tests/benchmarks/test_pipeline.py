@@ -52,7 +52,7 @@ def test_normal_studies_count_on_both_sides(prepared_folder: PreparedFolder, con
 
 
 def test_the_report(prepared_folder: PreparedFolder, config):
-    report = benchmark_pipeline(config, prepared_folder(), rounds=2, pictures=2)
+    report = benchmark_pipeline(config, prepared_folder(), rounds=2, images=2)
     assert [comparison.title for comparison in report.comparisons] == [
         "From file to sample",
         "From file to model input",
@@ -72,7 +72,7 @@ def test_the_report(prepared_folder: PreparedFolder, config):
     assert [name for name, step in steps.items() if step.stock_s is None] == ["GreyToThreeChannels"]
 
 
-def test_rounds_take_the_next_pictures_and_start_again():
+def test_rounds_take_the_next_images_and_start_again():
     seen: list[tuple[int, int]] = []
     draws = [Draw(position % 3, position) for position in range(4)]
     run = pipeline._round_of(lambda draw: seen.append((int(draw), draw.seed)), draws, 2)
@@ -85,7 +85,7 @@ def test_unequal_work_is_not_compared(prepared_folder: PreparedFolder, config, m
     real = pipeline.stock_steps
     monkeypatch.setattr(pipeline, "stock_steps", lambda steps: [*real(steps)[:2], None, *real(steps)[3:]])
     with pytest.raises(ConfigError, match="do not give the same model input"):
-        benchmark_pipeline(config, prepared_folder(), rounds=1, pictures=1)
+        benchmark_pipeline(config, prepared_folder(), rounds=1, images=1)
 
 
 def test_a_folder_without_training_files(tmp_path, config):

@@ -50,7 +50,7 @@ def test_everybody_is_timed_and_the_backends_agree(monkeypatch):
 def test_the_table_fits_a_terminal():
     timings = (Timings(STOCK, (3.0, 2.9), (6.0, 5.8)), Timings("OpenVINO int8", (0.5, 0.6), (0.9, 1.0)))
     result = PredictionBenchmark(
-        Comparison("From file to findings, retina_14cls", "picture", timings, "wall_s"),
+        Comparison("From file to findings, retina_14cls", "image", timings, "wall_s"),
         (FirstFinding("OpenVINO int8", 1.25, 300_000_000),),
         (Parity("OpenVINO int8", 2, 140, 3, 120.5, 0.0625),),
     )

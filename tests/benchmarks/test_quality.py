@@ -125,14 +125,14 @@ def test_torchvisions_detector_gives_its_own_boxes_in_pixels_before_padding(prep
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_torchvisions_detector_sees_pictures_in_the_size_of_the_pipeline(prepared_folder, training):
+def test_torchvisions_detector_sees_images_in_the_size_of_the_pipeline(prepared_folder, training):
     init_default_scope("mmdet")
     config = as_torchvision(load_config("retina_phantom", data_root=prepared_folder(), load_from="none"))
     transform = MODELS.build(config.model).train(training).detector.transform
-    pictures = [torch.rand(3, 96, 64), torch.rand(3, 96, 64)]
-    seen, _ = transform(pictures)
+    images = [torch.rand(3, 96, 64), torch.rand(3, 96, 64)]
+    seen, _ = transform(images)
     assert seen.image_sizes == [(96, 64)] * 2
-    assert all(torch.equal(got, given) for got, given in zip(seen.tensors, pictures, strict=True))
+    assert all(torch.equal(got, given) for got, given in zip(seen.tensors, images, strict=True))
 
 
 @pytest.mark.slow

@@ -18,14 +18,14 @@ def stored():
     return phantom_pixels(0, SIZE_HW)
 
 
-def test_pictures_use_their_16_bits_and_fill_any_size(stored):
+def test_images_use_their_16_bits_and_fill_any_size(stored):
     assert (stored.shape, stored.dtype) == (SIZE_HW, np.uint16)
     assert stored.max() > 2**15
     assert phantom_pixels(0, (300, 160)).shape == (300, 160)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
-def test_every_encoding_holds_the_same_picture(encoding, stored, tmp_path):
+def test_every_encoding_holds_the_same_image(encoding, stored, tmp_path):
     path = write_dicom(tmp_path / "x.dcm", stored, encoding)
     radiograph = read_radiograph(path)
     assert radiograph.transfer_syntax == encoding.syntax.name
@@ -33,7 +33,7 @@ def test_every_encoding_holds_the_same_picture(encoding, stored, tmp_path):
     np.testing.assert_array_equal(radiograph.pixels, plain.pixels)
 
 
-def test_the_usual_script_makes_nearly_the_same_picture(stored, tmp_path):
+def test_the_usual_script_makes_nearly_the_same_image(stored, tmp_path):
     path = write_dicom(tmp_path / "x.dcm", stored, ENCODINGS[0])
     usual_script(path, tmp_path / "script.png", short_edge=80)
     script = cv2.imread(str(tmp_path / "script.png"), cv2.IMREAD_UNCHANGED)
@@ -43,7 +43,7 @@ def test_the_usual_script_makes_nearly_the_same_picture(stored, tmp_path):
 
 
 def test_who_is_compared_with_whom():
-    report = benchmark_radiographs(size_hw=SIZE_HW, pictures=1, rounds=2, workers=2, memory=True)
+    report = benchmark_radiographs(size_hw=SIZE_HW, images=1, rounds=2, workers=2, memory=True)
     names = {each.title: [entry.name for entry in each.timings] for each in report.comparisons}
     assert names == {
         "Preparing radiographs, uncompressed": ["usual script", "cxr_mmdet"],

@@ -98,8 +98,8 @@ def test_unequal_models_are_not_compared(config, monkeypatch):
 
 def test_batches_are_as_the_loader_hands_them_over():
     batch, other = make_batch(3, 2, SIZE, classes=5), make_batch(4, 2, SIZE, classes=5)
-    for picture, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
-        assert (picture.dtype, tuple(picture.shape), picture.stride(0)) == (torch.uint8, (3, SIZE, SIZE), 0)
+    for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
+        assert (image.dtype, tuple(image.shape), image.stride(0)) == (torch.uint8, (3, SIZE, SIZE), 0)
         boxes = sample.gt_instances.bboxes.tensor
         assert bool(((boxes >= 0) & (boxes <= SIZE)).all())
         assert bool((boxes[:, 2:] > boxes[:, :2]).all())

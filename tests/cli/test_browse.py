@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.cli import browse
 from cxr_mmdet.engine.config import load_config
-from cxr_mmdet.engine.inspection import training_pictures
+from cxr_mmdet.engine.inspection import training_images
 
 
 def run(*arguments: object, code: int = 0):
@@ -14,7 +14,7 @@ def run(*arguments: object, code: int = 0):
     return result
 
 
-def test_pictures_and_a_grid_are_written(prepared_folder, tmp_path):
+def test_images_and_a_grid_are_written(prepared_folder, tmp_path):
     root, out = prepared_folder(), tmp_path / "seen"
     shown = run("retina_5cls", "--data-root", root, "--out", out, "--count", 5).stdout
     files = sorted(path.name for path in out.iterdir())
@@ -28,12 +28,12 @@ def test_pictures_and_a_grid_are_written(prepared_folder, tmp_path):
     assert "not empty; pass --force" in run("retina_5cls", "--data-root", root, "--out", out, code=2).stderr
 
 
-def test_the_pictures_are_those_of_the_training(prepared_folder):
+def test_the_images_are_those_of_the_training(prepared_folder):
     config = load_config("retina_small", data_root=prepared_folder())
-    one, again = (list(training_pictures(config, 3)) for _ in range(2))
-    assert [picture.image for picture in one] == [picture.image for picture in again]
+    one, again = (list(training_images(config, 3)) for _ in range(2))
+    assert [image.image for image in one] == [image.image for image in again]
     assert all((a.pixels == b.pixels).all() for a, b in zip(one, again, strict=True))
-    assert sum(picture.boxes for picture in one) > 0
+    assert sum(image.boxes for image in one) > 0
 
 
 def test_without_a_prepared_folder_it_is_one_sentence(tmp_path):

@@ -100,7 +100,7 @@ def test_a_missing_file_is_a_usage_error(invoke, files, tmp_path):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for image_id in (1, 2):
@@ -108,9 +108,9 @@ def pictures(tmp_path):
     return folder
 
 
-def test_gallery_writes_one_page_and_names_it(invoke, files, pictures, tmp_path):
+def test_gallery_writes_one_page_and_names_it(invoke, files, images, tmp_path):
     page = tmp_path / "page.html"
-    command = ("gallery", *files, "--images", pictures, "--out", page, "--title", "Trial")
+    command = ("gallery", *files, "--images", images, "--out", page, "--title", "Trial")
     result = invoke(*command)
     assert (result.exit_code, result.stdout.strip()) == (0, str(page))
     assert "<h1>Trial</h1>" in page.read_text(encoding="utf-8")
@@ -118,9 +118,9 @@ def test_gallery_writes_one_page_and_names_it(invoke, files, pictures, tmp_path)
     assert invoke(*command, "--force").exit_code == 0
 
 
-def test_gallery_names_the_picture_it_misses(invoke, files, pictures, tmp_path):
-    (pictures / "2.png").unlink()
-    result = invoke("gallery", *files, "--images", pictures, "--out", tmp_path / "page.html")
+def test_gallery_names_the_image_it_misses(invoke, files, images, tmp_path):
+    (images / "2.png").unlink()
+    result = invoke("gallery", *files, "--images", images, "--out", tmp_path / "page.html")
     assert result.exit_code == 1
     assert "2.png: cannot be read" in result.stderr
 
@@ -150,7 +150,7 @@ def test_the_operating_point_of_a_threshold_and_an_iou(invoke, files, tmp_path):
     assert row[2:] == ["1.000", "1.000", "1.000", "1", "0", "0"]
 
 
-def test_run_writes_a_report_with_the_pictures_of_the_prepared_folder(invoke, tmp_path, pictures):
+def test_run_writes_a_report_with_the_images_of_the_prepared_folder(invoke, tmp_path, images):
     folder = tmp_path / "annotations"
     folder.mkdir()
     truth = write(folder / "val_14.json", make_ground_truth(((1, 1, HIT), (2, 2, HIT))))
@@ -183,10 +183,10 @@ def test_run_shows_the_readers_of_the_manifest(invoke, files, tmp_path):
     assert row[1:] == ["0.400", "0.800", "50", "%"]
 
 
-def test_a_missing_picture_writes_nothing(invoke, files, pictures, tmp_path):
-    (pictures / "1.png").unlink()
+def test_a_missing_image_writes_nothing(invoke, files, images, tmp_path):
+    (images / "1.png").unlink()
     weak = write(tmp_path / "weak.json", [make_detection([60, 20, 9, 9])])
-    result = invoke("run", files[0], weak, "--images", pictures, "--out", tmp_path / "out", "--resamples", 0)
+    result = invoke("run", files[0], weak, "--images", images, "--out", tmp_path / "out", "--resamples", 0)
     assert result.exit_code == 1
     assert "1.png: cannot be read" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import json
 
 import cv2
 import pytest
-from detectors import bundle_of, checkpoint_of, write_checkpoint, write_picture
+from detectors import bundle_of, checkpoint_of, write_checkpoint, write_image
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli.ensemble import app as ensemble_app
@@ -20,47 +20,47 @@ def run(*arguments, of=app):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     for seed in range(3):
-        write_picture(tmp_path / "in" / f"p{seed}.png", 60, 50, seed)
+        write_image(tmp_path / "in" / f"p{seed}.png", 60, 50, seed)
     return tmp_path / "in"
 
 
-def test_a_folder_by_a_bundle(pictures, tmp_path):
-    result = run(bundle_of("retina", "onnx"), pictures, "--out", tmp_path / "out", "--overlays", "--overlay-size", 200)
+def test_a_folder_by_a_bundle(images, tmp_path):
+    result = run(bundle_of("retina", "onnx"), images, "--out", tmp_path / "out", "--overlays", "--overlay-size", 200)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(tmp_path / "out")
     assert "findings in 3 radiographs" in result.stderr
     assert cv2.imread(str(tmp_path / "out" / "overlays" / "p1.png")).shape == (200, 167, 3)
-    again = run(bundle_of("retina", "onnx"), pictures, "--out", tmp_path / "out", "--overlays", "--overlay-size", 200)
+    again = run(bundle_of("retina", "onnx"), images, "--out", tmp_path / "out", "--overlays", "--overlay-size", 200)
     assert "3 of them by an earlier run" in again.stderr
 
 
-def test_the_checkpoint_and_its_bundle_give_one_answer(pictures, tmp_path):
+def test_the_checkpoint_and_its_bundle_give_one_answer(images, tmp_path):
     for name, model in {"a": checkpoint_of("faster"), "b": bundle_of("faster", "onnx")}.items():
-        assert run(model, pictures / "*.png", "--out", tmp_path / name).exit_code == 0
+        assert run(model, images / "*.png", "--out", tmp_path / name).exit_code == 0
     one, other = (json.loads((tmp_path / name / "detections.json").read_text()) for name in "ab")
     assert len(one) == len(other) > 10
     assert max(abs(a["score"] - b["score"]) for a, b in zip(one, other, strict=True)) < 1e-4
 
 
-def test_a_bad_file_is_reported_and_the_rest_goes_on(pictures, tmp_path):
-    (pictures / "bad.dcm").write_bytes(b"nothing")
-    result = run(bundle_of("retina", "onnx"), pictures, "--out", tmp_path / "out")
+def test_a_bad_file_is_reported_and_the_rest_goes_on(images, tmp_path):
+    (images / "bad.dcm").write_bytes(b"nothing")
+    result = run(bundle_of("retina", "onnx"), images, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "bad.dcm" in result.stderr
     assert "1 failed; all in" in result.stderr
     assert len(json.loads((tmp_path / "out" / "findings.json").read_text())["images"]) == 3
 
 
-def test_an_ensemble_with_augmentation_and_thresholds(pictures, tmp_path):
+def test_an_ensemble_with_augmentation_and_thresholds(images, tmp_path):
     result = run(
         "--ensemble",
         checkpoint_of("retina"),
         bundle_of("faster", "onnx"),
         "--out",
         tmp_path / "out",
-        pictures,
+        images,
         *("--fusion", "p_sum", "--weight", 2, "--weight", 1, "--tta-flip", "--tta-scale", 1.25),
         *("--score-threshold", 0.1, "--class-threshold", "ILD=0.3", "--nms-iou", 0.4),
     )
@@ -127,11 +127,11 @@ def test_models_of_other_label_orders_are_fused_by_name(tmp_path):
         (("--ensemble", "MODEL", "MODEL", "--weight", "1", "--out", "OUT", "IN"), 2, "1 weight for 2 models"),
     ],
 )
-def test_one_sentence_each(pictures, tmp_path, arguments, exit_code, message):
+def test_one_sentence_each(images, tmp_path, arguments, exit_code, message):
     (tmp_path / "empty").mkdir()
     places = {
         "MODEL": bundle_of("retina", "onnx"),
-        "IN": pictures,
+        "IN": images,
         "OUT": tmp_path / "out",
         "EMPTY": tmp_path / "empty",
     }
@@ -141,7 +141,7 @@ def test_one_sentence_each(pictures, tmp_path, arguments, exit_code, message):
     assert "Traceback" not in result.output
 
 
-def test_a_checkpoint_that_would_run_code(pictures, tmp_path):
+def test_a_checkpoint_that_would_run_code(images, tmp_path):
     import os
 
     class Bomb:
@@ -149,15 +149,15 @@ def test_a_checkpoint_that_would_run_code(pictures, tmp_path):
             return os.mkdir, (str(tmp_path / "went-off"),)
 
     path = write_checkpoint("retina", tmp_path / "a.pth", extra=Bomb())
-    refused = run(path, pictures, "--out", tmp_path / "out")
+    refused = run(path, images, "--out", tmp_path / "out")
     assert refused.exit_code == 1
     assert "--trust-checkpoint" in refused.stderr
     assert not (tmp_path / "went-off").exists()
-    assert run(path, pictures, "--out", tmp_path / "out", "--trust-checkpoint").exit_code == 0
+    assert run(path, images, "--out", tmp_path / "out", "--trust-checkpoint").exit_code == 0
 
 
-def test_export_prints_how_far_it_is_from_torch(pictures, tmp_path):
-    result = run(checkpoint_of("faster"), "--out", tmp_path / "b", "--check", pictures, of=export_app)
+def test_export_prints_how_far_it_is_from_torch(images, tmp_path):
+    result = run(checkpoint_of("faster"), "--out", tmp_path / "b", "--check", images, of=export_app)
     assert result.exit_code == 0, result.output
     assert "3 in" in result.stdout
     assert "6 phantoms" in result.stdout

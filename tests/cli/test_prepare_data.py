@@ -27,8 +27,8 @@ def src(tmp_path):
     (folder / "train").mkdir(parents=True)
     lines = [HEADER]
     for number in range(10):
-        picture = np.random.default_rng(number).integers(0, 255, (60, 50), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"train/i{number}.png"), picture)
+        image = np.random.default_rng(number).integers(0, 255, (60, 50), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"train/i{number}.png"), image)
         lines.append(f"i{number},{('ILD', 'Cardiomegaly')[number % 2]},{(5, 3)[number % 2]},R1,5,6,{20 + number},30")
     (folder / "train.csv").write_text("\n".join(lines))
     return folder

@@ -152,11 +152,11 @@ class TestReportAndCheck:
         assert (built / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
     def test_problems_are_listed_and_make_the_exit_code(self, built):
-        picture = built / "images/i00.png"
-        content = picture.read_bytes()
-        picture.write_bytes(b"x")
+        image = built / "images/i00.png"
+        content = image.read_bytes()
+        image.write_bytes(b"x")
         result = run("check", built)
-        picture.write_bytes(content)
+        image.write_bytes(content)
         assert result.exit_code == 1
         assert result.stdout.strip() == "images/i00.png: cannot be decoded."
         assert "1 problem in" in result.stderr

@@ -78,7 +78,7 @@ class TestImages:
         for number in range(1, 40):
             os.link(first, tmp_path / f"src/i{number:02}.dcm")
         command = [sys.executable, TOOL, "images", tmp_path / "src", tmp_path / "out", "--jobs", str(jobs)]
-        pictures = tmp_path / "out/images"
+        images = tmp_path / "out/images"
         # A session of its own, so that the signal reaches the workers as well, as a terminal's does. Tests that run in
         # the background of a shell ignore the signal, and would hand that down.
         process = subprocess.Popen(
@@ -89,20 +89,20 @@ class TestImages:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
-        while len(list(pictures.glob("[!.]*.png"))) < 4 and time.monotonic() < deadline:
+        while len(list(images.glob("[!.]*.png"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 130
         assert errors == "interrupted: what was finished is kept.\n"
-        whole = {path.name for path in pictures.glob("[!.]*.png")}
+        whole = {path.name for path in images.glob("[!.]*.png")}
         assert 4 <= len(whole) < 40
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         reused = int(done.stderr.partition("images, ")[2].split()[0])
         assert len(whole) // 2 <= reused <= len(whole)  # what was under way may be written but not noted
-        assert len(list(pictures.glob("[!.]*.png"))) == 40
+        assert len(list(images.glob("[!.]*.png"))) == 40
         # A worker that is killed while it writes leaves its temporary file; a run removes those of earlier ones by age.
-        assert len(list(pictures.glob(".*"))) <= jobs
+        assert len(list(images.glob(".*"))) <= jobs
 
 
 class TestDoctor:

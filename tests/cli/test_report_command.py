@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import full_disk
-from detectors import bundle_of, write_picture
+from detectors import bundle_of, write_image
 from node_builders import HEADER, write_phantoms
 from pydicom import dcmread
 from typer.testing import CliRunner
@@ -87,14 +87,14 @@ def test_the_report_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_cannot_be_reported_on_is_named_and_the_rest_goes_on(tmp_path: Path):
     (path,) = write_phantoms(tmp_path / "in", 1)
-    write_picture(tmp_path / "in" / "picture.png")
+    write_image(tmp_path / "in" / "image.png")
     dataset = dcmread(path)
     del dataset.StudyInstanceUID
     dataset.save_as(tmp_path / "in" / "stray.dcm")
     result = run("write", str(bundle_of("retina", "onnx")), str(tmp_path / "in"), "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
     errors = " ".join(result.stderr.split())
-    assert "picture.png: is an image without patient and study" in errors
+    assert "image.png: is an image without patient and study" in errors
     assert "no StudyInstanceUID" in errors
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"000.sr.dcm", "000.sc.dcm"}
 

@@ -155,7 +155,7 @@ def test_takes_the_classes_of_the_file_when_told_none(prepared_folder: PreparedF
     assert dataset.metainfo["classes"] == LABELS_5
 
 
-def test_names_missing_pictures(prepared_folder: PreparedFolder):
+def test_names_missing_images(prepared_folder: PreparedFolder):
     root = prepared_folder()
     (root / "images" / "train2.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 6 images missing in .*train2\.png.*--data-root"):
@@ -173,7 +173,7 @@ def test_refuses_a_missing_file(prepared_folder: PreparedFolder):
         build(prepared_folder(), ann_file="annotations/train_14.json")
 
 
-def test_refuses_a_picture_of_another_preparation(prepared_folder: PreparedFolder):
+def test_refuses_an_image_of_another_preparation(prepared_folder: PreparedFolder):
     root = edit(prepared_folder(), lambda coco: coco["images"][0].update(width=coco["images"][0]["width"] + 1))
     with pytest.raises(DatasetError, match="two preparations"):
         build(root)[0]
@@ -192,7 +192,7 @@ class TestMinorityAugmentedDataset:
         assert len(minority) == 2  # images 3 (ILD) and 5 (Nodule/Mass); 4 would be Infiltration but is normal
         assert variants == ["original"] * 6 + ["horizontal_flip", "rotate_90_ccw"] * 2
 
-    def test_copies_are_the_flipped_and_the_turned_picture(self, prepared_folder: PreparedFolder):
+    def test_copies_are_the_flipped_and_the_turned_image(self, prepared_folder: PreparedFolder):
         plain = [step for step in PIPELINE if step["type"] != "RandomChoiceResize"]
         root = prepared_folder()
         base = CxrDataset(data_root=str(root), ann_file="annotations/train_5.json", pipeline=plain)
@@ -245,7 +245,7 @@ class TestSeededInfiniteSampler:
         assert draw(workers) == reference
         assert len({shape for _, shape in reference}) > 3  # the resizing is random indeed
 
-    def test_one_plane_of_a_picture_comes_from_a_worker(self, prepared_folder: PreparedFolder):
+    def test_one_plane_of_an_image_comes_from_a_worker(self, prepared_folder: PreparedFolder):
         loader = DataLoader(build(prepared_folder()), num_workers=1, collate_fn=lambda samples: samples[0]["inputs"])
         inputs = next(iter(loader))
         assert inputs.untyped_storage().nbytes() == inputs[0].nbytes

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from cxr_mmdet.datasets import loading as decoding
-from cxr_mmdet.datasets.loading import read_grey_picture
+from cxr_mmdet.datasets.loading import read_grey_image
 from cxr_mmdet.errors import DatasetError
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
@@ -48,7 +48,7 @@ def only_kornia(monkeypatch):
 def test_grey_png_comes_back_to_the_bit(tmp_path_factory, image, strategy, level):
     path = tmp_path_factory.getbasetemp() / "a.png"
     path.write_bytes(as_png(image, cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_STRATEGY, strategy))
-    np.testing.assert_array_equal(read_grey_picture(path), image)
+    np.testing.assert_array_equal(read_grey_image(path), image)
 
 
 def test_what_preparation_writes_takes_the_fast_way(tmp_path, only_kornia):
@@ -56,14 +56,14 @@ def test_what_preparation_writes_takes_the_fast_way(tmp_path, only_kornia):
 
     path = tmp_path / "ü.png"
     path.write_bytes(as_png(GREY, *PNG_OPTIONS))
-    np.testing.assert_array_equal(read_grey_picture(path), GREY)
+    np.testing.assert_array_equal(read_grey_image(path), GREY)
 
 
 def test_a_transparent_grey_level_changes_nothing(tmp_path, only_kornia):
     png = as_png(GREY)
     path = tmp_path / "a.png"
     path.write_bytes(png[:33] + chunk(b"tRNS", bytes([0, int(GREY[0, 0])])) + png[33:])
-    np.testing.assert_array_equal(read_grey_picture(path), GREY)
+    np.testing.assert_array_equal(read_grey_image(path), GREY)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_transparent_grey_level_changes_nothing(tmp_path, only_kornia):
         ("grey.tif", lambda path: Image.fromarray(GREY).save(path)),
     ],
 )
-def test_other_pictures_are_read_as_opencv_reads_them(tmp_path, name, write):
+def test_other_images_are_read_as_opencv_reads_them(tmp_path, name, write):
     path = tmp_path / name
     write(path)
-    got = read_grey_picture(path)
+    got = read_grey_image(path)
     assert (got.dtype, got.shape) == (np.uint8, GREY.shape)
     np.testing.assert_array_equal(got, by_opencv(path))
 
@@ -109,10 +109,10 @@ def test_damage_is_one_sentence_that_names_the_file(tmp_path, capfd, data):
     path = tmp_path / "a.png"
     path.write_bytes(data)
     with pytest.raises(DatasetError, match=r"a\.png: not an image that can be decoded \(.+\); prepare it again\.$"):
-        read_grey_picture(path)
+        read_grey_image(path)
     assert "panicked" not in capfd.readouterr().err
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(DatasetError, match=r"gone\.png: cannot be read \(No such file"):
-        read_grey_picture(tmp_path / "gone.png")
+        read_grey_image(tmp_path / "gone.png")

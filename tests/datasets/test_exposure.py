@@ -67,14 +67,14 @@ class TestRandomClahe:
         changed = sum(not np.array_equal(step({"img": image})["img"], image) for _ in range(200))
         assert low <= changed <= high  # 60 of 200, standard deviation 6.5
 
-    def test_leaves_the_loaders_picture_alone(self):
+    def test_leaves_the_loaders_image_alone(self):
         image = np.random.default_rng(0).integers(0, 90, (16, 16), dtype=np.uint8)
         before = image.copy()
         RandomClahe(probability=1)({"img": image})
         np.testing.assert_array_equal(image, before)
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2)])
-    def test_pictures_smaller_than_the_grid(self, shape):
+    def test_images_smaller_than_the_grid(self, shape):
         assert RandomClahe(probability=1)({"img": np.full(shape, 7, np.uint8)})["img"].shape == shape
 
 

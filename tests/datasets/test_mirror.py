@@ -49,7 +49,7 @@ def test_twice_is_as_before_and_never_is_untouched():
         assert out["gt_bboxes_labels"].tolist() == [0, 2]
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     np.random.seed(0)  # noqa: NPY002
     mirrored = sum(RandomMirror()(sample())["gt_bboxes_labels"][0] == 1 for _ in range(400))
     assert 160 < mirrored < 240
@@ -61,7 +61,7 @@ def test_votes_stay_with_their_boxes():
     assert torch.equal(RandomMirror(1.0)(sample(gt_bboxes=boxes))["gt_bboxes"].readings, readings)
 
 
-def test_pictures_without_boxes():
+def test_images_without_boxes():
     out = RandomMirror(1.0)(sample(gt_bboxes=HorizontalBoxes(torch.zeros(0, 4)), gt_bboxes_labels=np.zeros(0, int)))
     assert len(out["gt_bboxes"]) == len(out["gt_bboxes_labels"]) == 0
     assert set(RandomMirror(1.0)({"img": np.eye(3, dtype=np.uint8)})) == {"img"}

@@ -136,7 +136,7 @@ def test_what_is_cut_off_is_ignored_and_the_rest_cut_at_the_border():
     ]
 
 
-def test_pictures_without_boxes_or_labels():
+def test_images_without_boxes_or_labels():
     image = np.full((20, 30), 9, np.uint8)
     assert len(RandomPositioning()(sample(image))["gt_bboxes"]) == 0
     assert set(RandomPositioning()({"img": image})) == {"img"}

@@ -20,7 +20,7 @@ init_default_scope("mmdet")
 
 
 @st.composite
-def pictures_with_box(draw):
+def images_with_box(draw):
     """A black image of any shape whose box is exactly its white pixels."""
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     x_min, y_min = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
@@ -42,7 +42,7 @@ def run(results: dict, *steps: dict) -> dict:
     return results
 
 
-@given(results=pictures_with_box(), variant=st.sampled_from(["original", "horizontal_flip", "rotate_90_ccw"]))
+@given(results=images_with_box(), variant=st.sampled_from(["original", "horizontal_flip", "rotate_90_ccw"]))
 def test_minority_copies_keep_the_box_on_its_pixels(results, variant):
     height, width = results["img"].shape
     results[VARIANT_KEY] = variant
@@ -58,7 +58,7 @@ def test_a_turn_counter_clockwise_puts_the_head_to_the_left():
     assert white_box(run(results, dict(type="MinorityFlipRot90"))["img"]) == [0, 1, 1, 2]
 
 
-@given(results=pictures_with_box())
+@given(results=images_with_box())
 def test_padding_makes_a_centred_black_square(results):
     height, width = results["img"].shape
     before = results["img"].copy()
@@ -74,7 +74,7 @@ def test_padding_makes_a_centred_black_square(results):
 
 
 @settings(deadline=None)
-@given(results=pictures_with_box(), size=st.integers(8, 64))
+@given(results=images_with_box(), size=st.integers(8, 64))
 def test_boxes_come_back_to_prepared_pixels_after_padding_and_resizing(results, size):
     """What mmdet's ``predict`` does with rescale=True, then the sample, is the inverse of the test pipeline."""
     original = results["gt_bboxes"].tensor.numpy().copy()
@@ -97,7 +97,7 @@ def predicted(boxes_xyxy) -> InstanceData:
     return InstanceData(bboxes=boxes_xyxy, labels=torch.arange(len(boxes_xyxy)), scores=torch.ones(len(boxes_xyxy)))
 
 
-def test_boxes_in_the_padding_are_cut_at_the_picture_or_dropped():
+def test_boxes_in_the_padding_are_cut_at_the_image_or_dropped():
     sample = RadiographSample(metainfo={"pad_offset": (10, 0), "ori_shape": (40, 20)})
     sample.pred_instances = predicted([[1, 1, 10, 30], [0, 0, 25, 50]])
     assert sample.pred_instances.bboxes.tolist() == [[0, 0, 15, 40]]
@@ -127,8 +127,8 @@ def test_nothing_predicted_and_no_padding():
 
 @pytest.mark.parametrize("flip_first", [True, False])
 @pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
-@given(results=pictures_with_box())
-def test_padding_is_removed_from_flipped_pictures(flip_first, direction, results):
+@given(results=images_with_box())
+def test_padding_is_removed_from_flipped_images(flip_first, direction, results):
     flip = dict(type="RandomFlip", prob=1.0, direction=direction)
     steps = [flip, dict(type="PadToSquare")] if flip_first else [dict(type="PadToSquare"), flip]
     flipped = run({"img": results["img"], "img_shape": results["img"].shape}, flip)["img"]
@@ -150,7 +150,7 @@ def test_colour_becomes_one_plane(steps):
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 5), np.uint16), np.zeros((4, 5, 4), np.uint8), np.zeros(4, np.uint8)])
-def test_an_array_that_is_no_picture_is_refused(array):
+def test_an_array_that_is_no_image_is_refused(array):
     with pytest.raises(DatasetError, match=r"array of uint.* give uint8 of the shape \(H, W\)"):
         run({"img": array}, dict(type="GreyToThreeChannels"))
 
@@ -169,7 +169,7 @@ def test_three_channels_are_one_plane_seen_three_times():
     np.testing.assert_array_equal(image, np.dstack([plane] * 3))
 
 
-def test_loading_refuses_what_is_no_picture(tmp_path):
+def test_loading_refuses_what_is_no_image(tmp_path):
     (tmp_path / "a.png").write_bytes(b"not a png")
     with pytest.raises(DatasetError, match=r"a\.png: not an image"):
         run({"img_path": str(tmp_path / "a.png")}, dict(type="LoadGreyImage"))
@@ -191,7 +191,7 @@ def test_packing_keeps_three_equal_channels_one_plane():
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 1), (3, 4, 3)], ids=["one plane", "one channel", "colour"])
-def test_packing_other_pictures_is_mmdets(shape):
+def test_packing_other_images_is_mmdets(shape):
     image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     expected = torch.from_numpy(image.reshape(3, 4, -1).transpose(2, 0, 1))
     assert torch.equal(packed(image)["inputs"], expected)

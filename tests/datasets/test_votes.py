@@ -84,8 +84,8 @@ def entries(draw):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("votes") / "picture.png"
+def image(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("votes") / "image.png"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (SIDE, SIDE), dtype=np.uint8))
     return str(path)
 
@@ -93,7 +93,7 @@ def picture(tmp_path_factory) -> str:
 @pytest.mark.parametrize("base", BASES)
 @settings(deadline=None, max_examples=25)
 @given(entry=entries(), seed=st.integers(0, 2**31))
-def test_every_box_keeps_its_share_in_the_recipes(picture, base, entry, seed):
+def test_every_box_keeps_its_share_in_the_recipes(image, base, entry, seed):
     pipeline = training_pipeline(BASES[base])
     assert [step["type"] for step in pipeline[:2]] == ["LoadGreyImage", "LoadVotedAnnotations"]
     seed_draw(Draw(0, seed))
@@ -102,7 +102,7 @@ def test_every_box_keeps_its_share_in_the_recipes(picture, base, entry, seed):
         dict(step) | {"scales": [(48, 48), (64, 64)]} if step["type"] == "RandomChoiceResize" else step
         for step in pipeline
     ]
-    instances = run(entry | {"img_path": picture}, resized)["data_samples"].gt_instances
+    instances = run(entry | {"img_path": image}, resized)["data_samples"].gt_instances
     assert instances.vote_shares.dtype == torch.float32
     assert keeps_its_readings(instances)
     assert type(instances.bboxes) is HorizontalBoxes
@@ -113,21 +113,21 @@ def test_every_box_keeps_its_share_in_the_recipes(picture, base, entry, seed):
 @given(entry=entries(), seed=st.integers(0, 2**31))
 def test_every_box_keeps_its_share_in_other_steps_of_mmdet(steps, entry, seed):
     seed_draw(Draw(0, seed))
-    picture = {"img": np.zeros((SIDE, SIDE, 3), np.uint8), "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
-    packed = run(entry | picture, [LOAD, *steps, PACK])
+    image = {"img": np.zeros((SIDE, SIDE, 3), np.uint8), "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
+    packed = run(entry | image, [LOAD, *steps, PACK])
     if packed is not None:
         instances = packed["data_samples"].gt_instances
         assert keeps_its_readings(instances)
 
 
-def test_the_affine_step_of_the_small_base_does_drop_boxes(picture):
+def test_the_affine_step_of_the_small_base_does_drop_boxes(image):
     """Else the property above would hold without a box ever being lost."""
     pipeline = training_pipeline("retina_phantom")
     border = [[0, 10 * number, 3, 10 * number + 3] for number in range(8)]
     kept = []
     for seed in range(20):
         seed_draw(Draw(0, seed))
-        labels = run(tagged(border) | {"img_path": picture}, pipeline)["data_samples"].gt_instances.labels
+        labels = run(tagged(border) | {"img_path": image}, pipeline)["data_samples"].gt_instances.labels
         kept.append(tuple(labels.tolist()))
     assert any(0 < len(labels) < 8 for labels in kept)
     assert any(labels and labels != tuple(range(len(labels))) for labels in kept)  # not always the last ones
@@ -135,8 +135,8 @@ def test_the_affine_step_of_the_small_base_does_drop_boxes(picture):
 
 def test_mosaics_and_mixtures_join_shares():
     entry = tagged([[number, number, number + 30, number + 30] for number in range(6)])
-    picture = {"img": np.zeros((SIDE, SIDE, 3), np.uint8), "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
-    loaded = run(copy.deepcopy(entry) | picture, [LOAD])
+    image = {"img": np.zeros((SIDE, SIDE, 3), np.uint8), "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
+    loaded = run(copy.deepcopy(entry) | image, [LOAD])
     for name, others in (("Mosaic", 3), ("MixUp", 1)):
         results = copy.deepcopy(loaded) | {"mix_results": [copy.deepcopy(loaded) for _ in range(others)]}
         step = dict(type=name, img_scale=(64, 64))

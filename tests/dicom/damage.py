@@ -93,8 +93,8 @@ def small_files() -> dict[str, bytes]:
         setattr(palette, f"{colour}PaletteColorLookupTableData", np.arange(256, dtype=np.uint16).tobytes())
     files["palette"] = _content(palette)
     files["deflated"] = _content(_dataset(pixels, DeflatedExplicitVRLittleEndian, None))
-    for suffix, picture in ((".png", pixels * 16), (".png", grey), (".jpg", grey), (".tif", pixels)):
-        files[f"{picture.dtype}{suffix}"] = cv2.imencode(suffix, picture)[1].tobytes()
+    for suffix, image in ((".png", pixels * 16), (".png", grey), (".jpg", grey), (".tif", pixels)):
+        files[f"{image.dtype}{suffix}"] = cv2.imencode(suffix, image)[1].tobytes()
     return files
 
 
@@ -108,7 +108,7 @@ def damage(content: bytes, seed: int) -> bytes:
 
 
 def outcome(content: bytes) -> str:
-    """Return ``picture`` or ``refused``; anything else passes through as an exception."""
+    """Return ``image`` or ``refused``; anything else passes through as an exception."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -123,7 +123,7 @@ def outcome(content: bytes) -> str:
         return "refused"
     assert radiograph.pixels.shape == radiograph.size_hw
     assert radiograph.pixels.dtype == np.uint8
-    return "picture"
+    return "image"
 
 
 def _dataset(pixels: np.ndarray, syntax: str, frame: bytes | None) -> Dataset:

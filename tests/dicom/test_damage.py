@@ -13,13 +13,13 @@ FILES = small_files()
 
 @pytest.mark.parametrize("name", FILES)
 def test_undamaged_files_are_shown(name: str) -> None:
-    assert outcome(FILES[name]) == ("refused" if name == "test-SR.dcm" else "picture")
+    assert outcome(FILES[name]) == ("refused" if name == "test-SR.dcm" else "image")
 
 
 @settings(max_examples=400, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(FILES)), seed=st.integers(0, 2**32))
 def test_damaged_files_are_shown_or_refused(name: str, seed: int) -> None:
-    assert outcome(damage(FILES[name], seed)) in ("picture", "refused")
+    assert outcome(damage(FILES[name], seed)) in ("image", "refused")
 
 
 @settings(max_examples=100, deadline=5000)
@@ -30,7 +30,7 @@ def test_noise_is_refused(content: bytes, preamble: bool) -> None:
 
 def test_found_by_damage_unknown_vr_of_a_needed_attribute() -> None:
     content = FILES["plain"].replace(b"\x28\x00\x02\x00US", b"\x28\x00\x02\x00U[")
-    assert outcome(content) in ("picture", "refused")
+    assert outcome(content) in ("image", "refused")
 
 
 def test_found_by_damage_colour_of_8_bits_in_16() -> None:

@@ -45,7 +45,7 @@ def real_chest(name: str = "RG1_UNCR.dcm") -> np.ndarray:
 @pytest.fixture(scope="module")
 def phantom() -> np.ndarray:
     """Grey levels from 0 to 1 with the noise, edges and dark borders of a radiograph."""
-    return np.clip(render_phantom(plan_case(3, 0, abnormal_share=1, labels=LABELS_14), size=384).picture, 0, 1)
+    return np.clip(render_phantom(plan_case(3, 0, abnormal_share=1, labels=LABELS_14), size=384).image, 0, 1)
 
 
 def pixels_of(kind: str, phantom: np.ndarray) -> tuple[np.ndarray, int]:
@@ -122,7 +122,7 @@ def test_rle_is_pydicoms(kind: str, phantom: np.ndarray) -> None:
     np.testing.assert_array_equal(dataset.pixel_array, pixels)
 
 
-SAME_PICTURES = [
+SAME_IMAGES = [
     ("RG1_J2KR.dcm", "RG1_UNCR.dcm"),
     ("RG3_J2KR.dcm", "RG3_UNCR.dcm"),
     ("MR2_J2KR.dcm", "MR2_UNCR.dcm"),
@@ -136,7 +136,7 @@ SAME_PICTURES = [
 ]
 
 
-@pytest.mark.parametrize(("coded", "plain"), SAME_PICTURES)
+@pytest.mark.parametrize(("coded", "plain"), SAME_IMAGES)
 def test_pydicoms_files_are_their_uncompressed_originals(coded: str, plain: str) -> None:
     paths = [get_testdata_file(name, download=False) for name in (coded, plain)]
     if None in paths:

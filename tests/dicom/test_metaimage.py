@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_mmdet.annotations.sources import PictureIndex
-from cxr_mmdet.dicom.pictures import picture_size_hw
+from cxr_mmdet.annotations.sources import ImageFinder
+from cxr_mmdet.dicom.images import image_size_hw
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import DicomError
 
@@ -53,8 +53,8 @@ def test_it_shows_what_a_png_of_the_same_values_shows(tmp_path: Path, content: b
     np.testing.assert_array_equal(shown.pixels, read_radiograph(tmp_path / "a.png").pixels)
     np.testing.assert_array_equal(read_radiograph(content).pixels, shown.pixels)
     assert (shown.size_hw, shown.transfer_syntax) == ((30, 20), "MetaImage")
-    assert picture_size_hw(tmp_path / "b.mha") == (30, 20)
-    assert PictureIndex(tmp_path).find("b.mha") == tmp_path / "b.mha"
+    assert image_size_hw(tmp_path / "b.mha") == (30, 20)
+    assert ImageFinder(tmp_path).find("b.mha") == tmp_path / "b.mha"
 
 
 def test_raw_values_may_lie_beside_it_and_nowhere_else(tmp_path: Path) -> None:

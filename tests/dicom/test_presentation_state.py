@@ -154,10 +154,10 @@ def _file(path: Path, attributes: dict[str, Any]) -> Dataset:
 
 
 def _as_dcmtk_shows(path: Path, state: Dataset) -> np.ndarray:
-    file, picture = path.with_suffix(".pr"), path.with_suffix(".pgm")
+    file, image = path.with_suffix(".pr"), path.with_suffix(".pgm")
     file.write_bytes(to_bytes(state))
-    subprocess.run(["dcmp2pgm", "-p", str(file), str(path), str(picture)], check=True, capture_output=True)
-    return cv2.imread(str(picture), cv2.IMREAD_UNCHANGED)
+    subprocess.run(["dcmp2pgm", "-p", str(file), str(path), str(image)], check=True, capture_output=True)
+    return cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
 
 
 @pytest.mark.skipif(shutil.which("dcmp2pgm") is None, reason="needs the Debian package dcmtk")

@@ -224,7 +224,7 @@ def test_another_window_by_number_or_name() -> None:
         read_radiograph(dataset, window="heart")
 
 
-def test_a_constant_picture_is_a_warning() -> None:
+def test_a_constant_image_is_a_warning() -> None:
     radiograph = read_radiograph(make_dataset(np.full((8, 8), 7, np.uint16)))
     assert not radiograph.pixels.any()
     assert radiograph.warnings == ("the image is constant",)
@@ -551,7 +551,7 @@ def test_the_header_keeps_neither_pixels_nor_the_file_in_memory() -> None:
     assert str(header.PatientName) not in repr(radiograph)
 
 
-def test_a_compressed_picture_that_the_files_end_cuts(tmp_path):
+def test_a_compressed_image_that_the_files_end_cuts(tmp_path):
     """Before, it "held no image", though it is one: pydicom drops the cut element."""
     dataset = dcmread(get_testdata_file("MR_small_RLE.dcm"))
     dataset.save_as(tmp_path / "whole.dcm")

@@ -53,14 +53,14 @@ def coded(tmp_path):
         ((1, 1), 1, 0),
     ],
 )
-def test_how_often_a_picture_can_be_halved(size_hw, edge, expected):
+def test_how_often_an_image_can_be_halved(size_hw, edge, expected):
     assert halvings(size_hw, edge) == expected
 
 
 @pytest.mark.parametrize(
     ("bits", "signed"), [(8, False), (12, False), (15, False), (16, False), (12, True), (16, True)]
 )
-def test_values_are_stored_values_of_the_smaller_picture(coded, bits, signed):
+def test_values_are_stored_values_of_the_smaller_image(coded, bits, signed):
     dataset = coded(bits, signed=signed)
     full, _ = decode_frame(dataset, JPEG2000Lossless, 0)
     half = decode_reduced(dataset, JPEG2000Lossless, 0, 1)

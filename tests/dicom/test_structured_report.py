@@ -210,8 +210,8 @@ def test_the_private_scheme_is_declared():
 def capture_of(
     findings: Findings, source: Dataset | None = None, side: int = 64, jpeg_quality: int | None = None
 ) -> Dataset:
-    picture = np.arange(side * (side + 1) * 3, dtype=np.uint32).astype(np.uint8).reshape(side, side + 1, 3)
-    return secondary_capture(picture, findings, source or radiograph(), created=CREATED, jpeg_quality=jpeg_quality)
+    image = np.arange(side * (side + 1) * 3, dtype=np.uint32).astype(np.uint8).reshape(side, side + 1, 3)
+    return secondary_capture(image, findings, source or radiograph(), created=CREATED, jpeg_quality=jpeg_quality)
 
 
 def drawing() -> np.ndarray:
@@ -219,21 +219,21 @@ def drawing() -> np.ndarray:
     import cv2
 
     ramp = np.add.outer(np.arange(200), np.arange(301)).astype(np.float32)
-    picture = np.repeat((ramp / ramp.max() * 200).astype(np.uint8)[:, :, None], 3, axis=2)
-    cv2.rectangle(picture, (40, 50), (180, 160), (230, 60, 60), 2)
-    cv2.putText(picture, "Nodule 0.82", (42, 45), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (230, 60, 60), 1, cv2.LINE_AA)
-    return picture
+    image = np.repeat((ramp / ramp.max() * 200).astype(np.uint8)[:, :, None], 3, axis=2)
+    cv2.rectangle(image, (40, 50), (180, 160), (230, 60, 60), 2)
+    cv2.putText(image, "Nodule 0.82", (42, 45), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (230, 60, 60), 1, cv2.LINE_AA)
+    return image
 
 
 def test_a_compressed_capture_says_so_and_shows_the_same():
-    picture = drawing()
-    capture = read_back(secondary_capture(picture, SOME, radiograph(), created=CREATED, jpeg_quality=95))
+    image = drawing()
+    capture = read_back(secondary_capture(image, SOME, radiograph(), created=CREATED, jpeg_quality=95))
     assert capture.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
     assert capture.LossyImageCompression == "01"
     size = capture.pixel_array.nbytes
     assert float(capture.LossyImageCompressionRatio) == pytest.approx(size / len(capture.PixelData), rel=0.05)
-    shown = capture.pixel_array[: picture.shape[0]].astype(int)  # pydicom makes RGB of it
-    difference = np.abs(shown - picture)
+    shown = capture.pixel_array[: image.shape[0]].astype(int)  # pydicom makes RGB of it
+    difference = np.abs(shown - image)
     assert difference.mean() < 2
     assert np.abs(capture.pixel_array[100, 40].astype(int) - (230, 60, 60)).max() < 40, "the line keeps its colour"
 
@@ -242,7 +242,7 @@ def test_another_quality_is_another_capture():
     assert len({capture_of(SOME, jpeg_quality=quality).SOPInstanceUID for quality in (None, 90, 95)}) == 3
 
 
-def test_a_capture_holds_the_picture_and_names_its_source():
+def test_a_capture_holds_the_image_and_names_its_source():
     source = radiograph(PatientOrientation=["L", "F"], BurnedInAnnotation="NO")
     capture = read_back(capture_of(SOME, source))
     assert capture.SOPClassUID == SecondaryCaptureImageStorage
@@ -255,7 +255,7 @@ def test_a_capture_holds_the_picture_and_names_its_source():
 
 def test_a_capture_says_in_its_pixels_what_it_is(monkeypatch: pytest.MonkeyPatch):
     written: list[str] = []
-    monkeypatch.setattr(captures, "add_footer", lambda picture, texts: (written.extend(texts), picture)[1])
+    monkeypatch.setattr(captures, "add_footer", lambda image, texts: (written.extend(texts), image)[1])
     capture_of(found([], model_id="a" * 40 + "0123456789ab" + "b" * 40))
     middle = "a" * 30 + "..." + "b" * 32
     assert written == ["AI result \N{EN DASH} research use only", middle, "2026-01-02"]

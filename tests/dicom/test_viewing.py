@@ -93,10 +93,10 @@ def test_a_part_is_a_part(phantom_file):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pictures_have_windows_too(dtype):
+def test_images_have_windows_too(dtype):
     values = np.arange(64 * 48, dtype=np.float64).reshape(64, 48)
-    picture = (values / values.max() * np.iinfo(dtype).max).astype(dtype)
-    content = cv2.imencode(".png", picture)[1].tobytes()
+    image = (values / values.max() * np.iinfo(dtype).max).astype(dtype)
+    content = cv2.imencode(".png", image)[1].tobytes()
     radiograph, viewable = read_viewable(content, "a.png")
     np.testing.assert_array_equal(viewable.render(), radiograph.pixels)
     narrow = viewable.render(Window(32768, 6553))

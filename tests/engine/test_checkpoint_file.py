@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from detectors import Bomb, checkpoint_of, write_checkpoint, write_picture
+from detectors import Bomb, checkpoint_of, write_checkpoint, write_image
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from training_runs import TINY_ANY
@@ -64,10 +64,10 @@ class TestCommands:
             return train.app, ["retina_phantom", *data, "--resume", "--work-dir", str(bomb.parent)]
         if name == "export":
             return export.app, [str(bomb), *out]
-        picture = str(write_picture(tmp_path / "a.png"))
+        image = str(write_image(tmp_path / "a.png"))
         if name == "predict":
-            return predict.app, [str(bomb), picture, *out]
-        return predict.app, [picture, *out, "--ensemble", str(checkpoint_of("retina")), str(bomb)]
+            return predict.app, [str(bomb), image, *out]
+        return predict.app, [image, *out, "--ensemble", str(checkpoint_of("retina")), str(bomb)]
 
     @pytest.mark.parametrize(
         "name", ["test", "train --load-from", "train --resume", "export", "predict", "predict --ensemble"]

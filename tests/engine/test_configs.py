@@ -112,7 +112,7 @@ class TestData:
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *MODERN])
-class TestPictures:
+class TestImages:
     def test_short_edge(self, name):
         config = load(name)
         scales, tested = [(1333, edge) for edge in SHORT_EDGES], (1333, 800)
@@ -212,8 +212,8 @@ class TestModernLeaf:
         stock = Config.fromfile(mmdet_recipe(MODERN[name]))
         config = load(name)
         optimizer, theirs = config.optim_wrapper.optimizer, stock.optim_wrapper.optimizer
-        pictures = 256 if "rtmdet" in name else 16
-        share = config.train_dataloader.batch_size / pictures
+        images = 256 if "rtmdet" in name else 16
+        share = config.train_dataloader.batch_size / images
         assert optimizer.type == theirs.type == ("AdamW" if "rtmdet" in name or name == "dino_r50" else "SGD")
         expected = theirs.lr * (math.sqrt(share) if optimizer.type == "AdamW" else share)
         assert optimizer.lr == pytest.approx(expected, rel=0.02)  # as many digits as the config writes

@@ -23,7 +23,7 @@ def test_a_resumed_run_continues_and_replaces_what_it_did_again(tmp_path):
     }
 
 
-def test_draws_a_picture(tmp_path):
+def test_draws_an_image(tmp_path):
     write(tmp_path, "run", {"loss": 2.0, "loss_cls": 1.0, "lr": 0.1, "step": 10}, {"bbox/mAP_50": 0.5, "step": 10})
     image = cv2.imread(str(draw_curves(tmp_path, ["run"])))
     assert image.shape[1] > 1000

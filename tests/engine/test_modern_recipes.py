@@ -78,8 +78,8 @@ def test_a_step_of_nothing_but_normal_studies(name):
         sample = DetDataSample(metainfo={"img_shape": (64, 64), "scale_factor": (1.0, 1.0), "ori_shape": (64, 64)})
         sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         samples.append(sample)
-    pictures = [torch.randint(0, 255, (1, 64, 64), dtype=torch.uint8).expand(3, -1, -1) for _ in range(2)]
-    data = model.data_preprocessor({"inputs": pictures, "data_samples": samples}, True)
+    images = [torch.randint(0, 255, (1, 64, 64), dtype=torch.uint8).expand(3, -1, -1) for _ in range(2)]
+    data = model.data_preprocessor({"inputs": images, "data_samples": samples}, True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
     loss.backward()
     assert loss.isfinite()

@@ -248,7 +248,7 @@ class TestData:
         assert "save_best is mAP_50, no score of that name is computed; did you mean bbox/mAP_50?" in message
 
     @pytest.mark.parametrize("split", ["train", "val"])
-    def test_a_picture_of_another_size_than_its_entry(self, prepared_folder, tmp_path, split):
+    def test_an_image_of_another_size_than_its_entry(self, prepared_folder, tmp_path, split):
         root = prepared_folder()
         cv2.imwrite(str(root / "images" / f"{split}2.png"), np.zeros((30, 40), np.uint8))
         assert f"{split}2.png: is 40x30 pixels, the COCO file says" in self.refused(root, tmp_path)
@@ -258,7 +258,7 @@ class TestData:
         assert "train_5.json: none of its 6 images holds a box, so that there is nothing to learn" in message
 
     @pytest.mark.parametrize("workers", [0, 1])
-    def test_a_picture_that_is_damaged_inside_is_told_by_its_worker_in_one_sentence(
+    def test_an_image_that_is_damaged_inside_is_told_by_its_worker_in_one_sentence(
         self, prepared_folder, tmp_path, workers
     ):
         root = prepared_folder(train=1)

@@ -12,7 +12,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.pictures, self.texts, self.addresses, self.tags = [], [], [], []
+        self.images, self.texts, self.addresses, self.tags = [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -20,11 +20,11 @@ class Page(HTMLParser):
         attrs = dict(attrs)
         self.addresses += [attrs[key] for key in ("src", "href") if key in attrs]
         if tag == "img":
-            self.pictures.append(attrs)
+            self.images.append(attrs)
 
     def handle_data(self, data):
         self.texts.append(data.strip())
 
     def pixels(self, place):
-        encoded = base64.b64decode(self.pictures[place]["src"].split(",", 1)[1])
+        encoded = base64.b64decode(self.images[place]["src"].split(",", 1)[1])
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)

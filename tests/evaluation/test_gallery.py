@@ -44,7 +44,7 @@ def write(tmp_path, study, **options):
 
 def test_each_study_has_ground_truth_left_and_detections_right(tmp_path, study):
     page = write(tmp_path, study)
-    assert [picture["alt"] for picture in page.pictures] == [
+    assert [image["alt"] for image in page.images] == [
         "Ground truth: Cardiomegaly",
         "Detections: Cardiomegaly 0.88",
         "Ground truth: Nodule/Mass",
@@ -55,13 +55,13 @@ def test_each_study_has_ground_truth_left_and_detections_right(tmp_path, study):
     assert "1 shown, 1 below the threshold" in page.texts
 
 
-def test_pictures_are_the_radiographs_with_boxes_in_the_colour_of_the_class(tmp_path, study):
+def test_images_are_the_radiographs_with_boxes_in_the_colour_of_the_class(tmp_path, study):
     page = write(tmp_path, study)
-    picture = page.pixels(0)
-    assert picture.shape == (720, 900, 3)  # 80 by 100 at nine times the size
-    assert (int(page.pictures[0]["width"]), int(page.pictures[0]["height"])) == (900, 720)
+    image = page.pixels(0)
+    assert image.shape == (720, 900, 3)  # 80 by 100 at nine times the size
+    assert (int(page.images[0]["width"]), int(page.images[0]["height"])) == (900, 720)
     # The middle of the heart's lower edge, at y = 30 + 40; JPEG blurs colours a little.
-    np.testing.assert_allclose(picture[70 * 9 - 2, 45 * 9], PALETTE[0], atol=40)
+    np.testing.assert_allclose(image[70 * 9 - 2, 45 * 9], PALETTE[0], atol=40)
     np.testing.assert_allclose(page.pixels(4), 60, atol=3)
 
 
@@ -91,12 +91,12 @@ def test_the_page_asks_nothing_of_the_network(tmp_path, study):
 def test_without_scores_there_is_no_table(tmp_path, study):
     page = write(tmp_path, study, scores=None)
     assert "table" not in page.tags
-    assert len(page.pictures) == 6
+    assert len(page.images) == 6
 
 
 def test_threshold_and_number_of_images_are_followed(tmp_path, study):
     page = write(tmp_path, study, images=1, score_threshold=0.2)
-    assert [picture["alt"] for picture in page.pictures][1:] == ["Detections: Cardiomegaly 0.88, ILD <b> 0.29"]
+    assert [image["alt"] for image in page.images][1:] == ["Detections: Cardiomegaly 0.88, ILD <b> 0.29"]
 
 
 def test_same_input_same_bytes(tmp_path, study):
@@ -109,7 +109,7 @@ def test_same_input_same_bytes(tmp_path, study):
 @pytest.mark.parametrize(
     ("spoil", "message"), [(lambda p: p.unlink(), "cannot be read"), (lambda p: p.write_bytes(b""), "not an image")]
 )
-def test_a_picture_that_is_missing_or_broken_is_named_and_nothing_is_written(tmp_path, study, spoil, message):
+def test_an_image_that_is_missing_or_broken_is_named_and_nothing_is_written(tmp_path, study, spoil, message):
     spoil(study[2] / "s2.png")
     with pytest.raises(DatasetError, match=rf"s2\.png: .*{message}"):
         write(tmp_path, study)
@@ -125,7 +125,7 @@ def test_an_image_without_a_file_is_named(tmp_path, study):
 def test_no_images_at_all_make_an_empty_page(tmp_path):
     empty = {"images": [], "categories": [], "annotations": []}
     page = write(tmp_path, (empty, [], tmp_path))
-    assert page.pictures == []
+    assert page.images == []
 
 
 def test_crowd_regions_are_named_as_such(study, tmp_path):

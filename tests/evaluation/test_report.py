@@ -76,7 +76,7 @@ def test_misses_and_false_alarms_are_shown_with_both_boxes(case, tmp_path):
     page = Page(text)
     assert "Worst misses" in page.texts
     assert "Worst false alarms" in page.texts
-    alts = [picture["alt"] for picture in page.pictures]
+    alts = [image["alt"] for image in page.images]
     assert len(alts) % 2 == 0
     assert all(alt.startswith("Ground truth: ") for alt in alts[::2])
     assert all(alt.startswith("Detections: ") for alt in alts[1::2])
@@ -85,14 +85,14 @@ def test_misses_and_false_alarms_are_shown_with_both_boxes(case, tmp_path):
     assert 0 < result.score_threshold < 1
 
 
-def test_without_pictures_there_are_only_numbers(case, tmp_path):
+def test_without_images_there_are_only_numbers(case, tmp_path):
     _, text = report(case, tmp_path / "r.html", image_dir=None)
     page = Page(text)
-    assert page.pictures == []
+    assert page.images == []
     assert "Worst misses" not in page.texts
 
 
-def test_a_missing_picture_is_named_and_nothing_is_written(case, tmp_path):
+def test_a_missing_image_is_named_and_nothing_is_written(case, tmp_path):
     for path in tmp_path.glob("*.png"):
         path.unlink()
     with pytest.raises(DatasetError, match=r"s\d+\.png: cannot be read"):
@@ -131,7 +131,7 @@ def test_two_detectors_side_by_side(case, tmp_path):
     entry = comparison.values["mean_ap"]
     cells = [text for text in page.texts[page.texts.index("mAP@[.5:.95]") + 1 :] if text]
     assert cells[:3] == [f"{entry.first.value:.3f}", f"{entry.second.value:.3f}", f"{entry.difference.value:+.3f}"]
-    alts = [picture["alt"] for picture in page.pictures]
+    alts = [image["alt"] for image in page.images]
     assert len(alts) % 3 == 0
     assert {alt.split(":")[0] for alt in alts} <= {"Ground truth", "old", "<new>"}
 

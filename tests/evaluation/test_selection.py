@@ -53,5 +53,5 @@ def test_no_images_give_no_choice():
     assert choose_images(make_ground_truth([]), 12) == []
 
 
-def test_a_single_picture_shows_most_classes():
+def test_a_single_image_shows_most_classes():
     assert choose_images(make_ground_truth([[1], [1, 2, 3], []]), 1) == [97]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from detectors import bundle_of, checkpoint_of, write_picture
+from detectors import bundle_of, checkpoint_of, write_image
 
 from cxr_mmdet.errors import CheckpointError, UsageError
 from cxr_mmdet.files import write_json
@@ -33,7 +33,7 @@ def prepared(tmp_path):
         folder = tmp_path / "prepared"
         images, annotations = [], []
         for number in range(1, 5):
-            file = write_picture(folder / "images" / f"{number}.png", 150, 140, number)
+            file = write_image(folder / "images" / f"{number}.png", 150, 140, number)
             found = predictor.predict(file).to_coco(number, range(1, 6))
             images.append(
                 {"id": number, "file_name": file.name, "width": 140, "height": 150, "group": f"p{number % 3}"}
@@ -109,8 +109,8 @@ def test_every_graph_is_quantised_and_what_is_found_stays_near(tmp_path, prepare
     )
     assert bundle.box_depth == 0
     assert small < 0.5 * large
-    picture = write_picture(tmp_path / "a.png", 150, 140, 3)
-    exact, rough = (Predictor.load(path).predict(picture) for path in (bundle_of(kind, "openvino"), bundle.path))
+    image = write_image(tmp_path / "a.png", 150, 140, 3)
+    exact, rough = (Predictor.load(path).predict(image) for path in (bundle_of(kind, "openvino"), bundle.path))
     assert abs(len(exact) - len(rough)) < 0.5 * len(exact)
     assert exact.p_abnormal == pytest.approx(rough.p_abnormal, abs=0.25)
     facts = json.loads((bundle.path / "model.json").read_text())["parity"]["quantisation"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from detectors import checkpoint_of, make_picture, write_picture
+from detectors import checkpoint_of, make_image, write_image
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.inference.fusion import Ensemble
@@ -19,11 +19,11 @@ def predictor():
     return Predictor.load(checkpoint_of("retina"))
 
 
-def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(tmp_path, predictor):
+def test_a_mirrored_look_is_a_look_at_the_mirrored_image(tmp_path, predictor):
     # Squares whose side needs no padding: else an odd pixel would be on the other side.
-    picture = make_picture(120, 120)
-    cv2.imwrite(str(tmp_path / "plain.png"), picture)
-    cv2.imwrite(str(tmp_path / "mirrored.png"), cv2.flip(picture, 1))
+    image = make_image(120, 120)
+    cv2.imwrite(str(tmp_path / "plain.png"), image)
+    cv2.imwrite(str(tmp_path / "mirrored.png"), cv2.flip(image, 1))
     flipped = predictor.predict(tmp_path / "plain.png", augmentation=Augmentation((AugmentationView(flip=True),)))
     mirrored = predictor.predict(tmp_path / "mirrored.png")
     assert len(mirrored) > 5
@@ -32,12 +32,12 @@ def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(tmp_path, predictor):
 
 
 def test_one_plain_view_is_a_plain_prediction(tmp_path, predictor):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     assert predictor.predict(path, augmentation=Augmentation()).to_json() == predictor.predict(path).to_json()
 
 
 def test_a_look_twice_the_size_sees_a_larger_input(tmp_path, predictor):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     large = predictor.model.preprocessing.scaled(2)(read_radiograph(path).pixels)
     assert large.batch.shape == (1, 3, 256, 256)
     found = predictor.predict(path, augmentation=Augmentation(make_views((1.0, 2.0), flip=True)))
@@ -47,7 +47,7 @@ def test_a_look_twice_the_size_sees_a_larger_input(tmp_path, predictor):
 
 
 def test_the_same_look_twice_changes_nothing_when_nothing_overlaps(tmp_path, predictor):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     plain = predictor.predict(path)
     twice = predictor.predict(
         path, augmentation=Augmentation((AugmentationView(), AugmentationView()), iou_threshold=0.999)
@@ -58,7 +58,7 @@ def test_the_same_look_twice_changes_nothing_when_nothing_overlaps(tmp_path, pre
 
 
 def test_architectures_and_label_orders_together(tmp_path):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     members = [Predictor.load(checkpoint_of(kind)) for kind in ("retina", "retina_wide", "faster")]
     ensemble = Ensemble(members, method=DetectionFusion.P_SUM, weights=[1, 2, 1])
     assert ensemble.class_names[:5] == members[0].class_names

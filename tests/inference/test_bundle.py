@@ -16,7 +16,7 @@ from pathlib import Path
 import modern
 import onnxruntime
 import pytest
-from detectors import bundle_of, checkpoint_of, write_picture
+from detectors import bundle_of, checkpoint_of, write_image
 
 from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
@@ -45,11 +45,11 @@ def sign(bundle, name):
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_an_exported_model_predicts_without_torch_and_mmdet(tmp_path, form):
-    picture = write_picture(tmp_path / "a.png")
+    image = write_image(tmp_path / "a.png")
     script = (
         "import json, sys\n"
         "from cxr_mmdet.inference.predictor import Predictor\n"
-        f"found = Predictor.load({str(bundle_of('faster', form))!r}).predict({str(picture)!r})\n"
+        f"found = Predictor.load({str(bundle_of('faster', form))!r}).predict({str(image)!r})\n"
         f"print(json.dumps([len(found), sorted(set(sys.modules) & set({FORBIDDEN!r}))]))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -68,7 +68,7 @@ def test_what_a_bundle_holds():
     assert document["detector"]["regions"]["max_per_image"] == 100
     assert document["training"]["iter"] == 0
     (phantoms,) = document["parity"]["sets"]
-    assert phantoms["pictures"] == 6
+    assert phantoms["images"] == 6
     assert phantoms["findings"] > 20, "or the comparison says nothing"
     assert phantoms["unmatched"] == 0
     assert phantoms["largest_box_difference_px"] < EXACT.box_px

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from detectors import bundle_of, checkpoint_of, write_picture
+from detectors import bundle_of, checkpoint_of, write_image
 
 from cxr_mmdet.inference.bundle import Bundle
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
 
 
-def maps_of(model, tmp_path, pictures: int = 2):
+def maps_of(model, tmp_path, images: int = 2):
     batch = [
-        model.preprocessing(as_radiograph(write_picture(tmp_path / f"{seed}.png", 150, 120, seed)).pixels).batch
-        for seed in range(pictures)
+        model.preprocessing(as_radiograph(write_image(tmp_path / f"{seed}.png", 150, 120, seed)).pixels).batch
+        for seed in range(images)
     ]
     return model.backend.maps(np.concatenate(batch))
 
@@ -49,10 +49,10 @@ def test_without_candidates_the_branch_does_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         predictor.model.backend, "_run", lambda name, inputs: (graphs.append(name), run(name, inputs))[1]
     )
-    picture = write_picture(tmp_path / "a.png")
-    assert len(predictor.predict(picture, score_threshold=1.0)) == 0
+    image = write_image(tmp_path / "a.png")
+    assert len(predictor.predict(image, score_threshold=1.0)) == 0
     assert graphs == ["maps"]
-    assert len(predictor.predict(picture)) > 0
+    assert len(predictor.predict(image)) > 0
     assert graphs == ["maps", "maps", "boxes"]
 
 

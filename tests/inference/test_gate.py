@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from detectors import GATED_KINDS, bundle_of, checkpoint_of, mmdet_result, write_picture
+from detectors import GATED_KINDS, bundle_of, checkpoint_of, mmdet_result, write_image
 
 from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.dicom.radiograph import read_radiograph
@@ -32,10 +32,10 @@ SEEDS = range(4)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Return images of which the cutting gate finds some normal, others not."""
-    folder = tmp_path_factory.mktemp("pictures")
-    return [write_picture(folder / f"p{seed}.png", 150, 120, seed) for seed in SEEDS]
+    folder = tmp_path_factory.mktemp("images")
+    return [write_image(folder / f"p{seed}.png", 150, 120, seed) for seed in SEEDS]
 
 
 @functools.cache
@@ -60,25 +60,25 @@ BACKENDS += [(kind, "openvino") for kind in ("retina_gate", "wide_scores", "fast
 
 
 @pytest.mark.parametrize(("kind", "form"), BACKENDS)
-def test_every_backend_says_what_mmdet_says(pictures, kind, form):
+def test_every_backend_says_what_mmdet_says(images, kind, form):
     predictor = Predictor.load(bundle_of(kind, form) if form else checkpoint_of(kind))
-    found = predictor.predict(pictures)
-    for path, findings in zip(pictures, found, strict=True):
+    found = predictor.predict(images)
+    for path, findings in zip(images, found, strict=True):
         assert_findings_of_mmdet(kind, findings, path)
-    together = predictor.predict(pictures, batch_size=4)
+    together = predictor.predict(images, batch_size=4)
     assert [one.p_abnormal for one in together] == pytest.approx([one.p_abnormal for one in found], abs=1e-4)
 
 
-def test_the_pictures_are_of_both_kinds(pictures):
-    found = Predictor.load(checkpoint_of("faster_gate")).predict(pictures)
+def test_the_images_are_of_both_kinds(images):
+    found = Predictor.load(checkpoint_of("faster_gate")).predict(images)
     cut = [len(one) == 0 for one in found]
     assert cut == [one.p_abnormal < 0.8 for one in found]
     assert 0 < sum(cut) < len(cut)
 
 
-def test_multiplied_scores_are_below_p_abnormal_and_above_the_threshold(pictures):
+def test_multiplied_scores_are_below_p_abnormal_and_above_the_threshold(images):
     predictor = Predictor.load(checkpoint_of("retina_gate"))
-    for found in predictor.predict(pictures):
+    for found in predictor.predict(images):
         assert found.scores.max() <= found.p_abnormal
         assert found.scores.min() > predictor.model.spec.score_threshold
 
@@ -104,10 +104,10 @@ def test_score_modes_by_hand(mode, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", GATED_KINDS)
-def test_thresholds_on_candidates_act_as_predicting_again(pictures, kind):
+def test_thresholds_on_candidates_act_as_predicting_again(images, kind):
     predictor = Predictor.load(checkpoint_of(kind))
     counts = set()
-    for path in pictures:
+    for path in images:
         radiograph = read_radiograph(path)
         candidates = find_candidates(predictor, radiograph)
         for score in (FLOOR, 0.05, 0.1, 0.5):
@@ -118,37 +118,37 @@ def test_thresholds_on_candidates_act_as_predicting_again(pictures, kind):
     assert len(counts) > 1
 
 
-def test_no_finding_leaves_the_gates_word(pictures):
+def test_no_finding_leaves_the_gates_word(images):
     predictor = Predictor.load(checkpoint_of("retina_gate"))
-    (usual, nothing) = predictor.predict(pictures[0]), predictor.predict(pictures[0], score_threshold=1.0)
+    (usual, nothing) = predictor.predict(images[0]), predictor.predict(images[0], score_threshold=1.0)
     assert len(nothing) == 0
     assert nothing.p_abnormal == usual.p_abnormal > 0
     assert nothing.to_json()["p_abnormal"] == nothing.p_abnormal
 
 
-def test_several_views_are_averaged(pictures):
+def test_several_views_are_averaged(images):
     predictor = Predictor.load(checkpoint_of("retina_gate"))
     views = AugmentationView(), AugmentationView(1.5), AugmentationView(flip=True)
-    each = [predictor.predict(pictures[0], augmentation=Augmentation((view,))).p_abnormal for view in views]
+    each = [predictor.predict(images[0], augmentation=Augmentation((view,))).p_abnormal for view in views]
     assert len(set(each)) == 3
-    together = predictor.predict(pictures[0], augmentation=Augmentation(views))
+    together = predictor.predict(images[0], augmentation=Augmentation(views))
     assert together.p_abnormal == pytest.approx(sum(each) / 3)
 
 
-def test_members_with_a_gate_answer_for_an_ensemble(pictures):
+def test_members_with_a_gate_answer_for_an_ensemble(images):
     names = ("retina_gate", "retina", "faster_gate")
     members = [Predictor.load(checkpoint_of(name)) for name in names]
     assert [member.has_gate for member in members] == [True, False, True]
     ensemble = Ensemble(members, weights=[1, 5, 3])
     assert ensemble.has_gate
-    first, _, third = (member.predict(pictures[1]).p_abnormal for member in members)
-    (found,) = ensemble.predict_radiographs([read_radiograph(pictures[1])], Thresholds())
+    first, _, third = (member.predict(images[1]).p_abnormal for member in members)
+    (found,) = ensemble.predict_radiographs([read_radiograph(images[1])], Thresholds())
     assert found.p_abnormal == pytest.approx((first + 3 * third) / 4)
 
 
-def test_an_ensemble_without_a_gate_goes_by_its_highest_score(pictures):
+def test_an_ensemble_without_a_gate_goes_by_its_highest_score(images):
     ensemble = Ensemble([Predictor.load(checkpoint_of("retina"))] * 2)
-    (found,) = ensemble.predict_radiographs([read_radiograph(pictures[0])], Thresholds())
+    (found,) = ensemble.predict_radiographs([read_radiograph(images[0])], Thresholds())
     assert not ensemble.has_gate
     assert found.p_abnormal == found.scores[0]
 
@@ -232,15 +232,15 @@ def test_a_loss_of_map_is_told_in_the_scale_of_all_maps():
 
 
 @pytest.mark.parametrize("kind", ["retina_gate", "retina"])
-def test_files_of_a_run(pictures, tmp_path, kind):
+def test_files_of_a_run(images, tmp_path, kind):
     """p_abnormal stands in findings.json, and with a gate beside detections.json as well; both can be scored by."""
     predictor, out = Predictor.load(checkpoint_of(kind)), tmp_path / "out"
     out.mkdir()
     beside = p_abnormal_path(out / "detections.json")
     beside.write_text('{"left": 0.5}')  # by an earlier run
-    predict_many(predictor, find_radiographs([str(pictures[0].parent)]), out, RunOptions(force=True))
+    predict_many(predictor, find_radiographs([str(images[0].parent)]), out, RunOptions(force=True))
     truth = {"images": [{"id": seed + 1, "file_name": f"p{seed}.png"} for seed in SEEDS]}
-    expected = [found.p_abnormal for found in predictor.predict(pictures)]
+    expected = [found.p_abnormal for found in predictor.predict(images)]
     assert read_p_abnormal(out / "findings.json", truth).tolist() == expected
     assert beside.is_file() == (kind == "retina_gate")
     if beside.is_file():

@@ -62,12 +62,12 @@ def test_inference_detector_predicts_as_we_do(tmp_path, kind):
     predictor = Predictor.load(checkpoint)
     model = init_detector(config_file(kind, tmp_path), str(checkpoint), device="cpu")
     threshold = predictor.model.spec.score_threshold
-    paths = [detectors.write_picture(tmp_path / f"{number}.png", *size) for number, size in enumerate(SIZES)]
+    paths = [detectors.write_image(tmp_path / f"{number}.png", *size) for number, size in enumerate(SIZES)]
     expected = predictor.predict(paths)
     greys = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
     # Paths come first: mmdet leaves its loader of arrays in the config of a model that saw one.
-    for pictures in ([str(path) for path in paths], [cv2.imread(str(path)) for path in paths], greys):
-        for findings, result in zip(expected, inference_detector(model, pictures), strict=True):
+    for images in ([str(path) for path in paths], [cv2.imread(str(path)) for path in paths], greys):
+        for findings, result in zip(expected, inference_detector(model, images), strict=True):
             found = result.pred_instances
             assert_as_predicted(findings, found[found.scores > threshold])
 
@@ -93,7 +93,7 @@ def test_test_time_augmentation_merges_our_views(tmp_path, kind):
     flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
     pipeline = Compose([load, dict(type="TestTimeAug", transforms=[flips, *([step] for step in steps)])])
     for size in SIZES:
-        path = detectors.write_picture(tmp_path / "a.png", *size)
+        path = detectors.write_image(tmp_path / "a.png", *size)
         with torch.no_grad():
             (result,) = tta.test_step(pseudo_collate([pipeline({"img_path": str(path), "img_id": 1})]))
         views = [

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_jpeg2000
-from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_picture, model_of, write_picture
+from detectors import KINDS, build, bundle_of, checkpoint_of, config_of, make_image, model_of, write_image
 from mmdet_oracle import assert_same
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
@@ -38,7 +38,7 @@ def mmdet_says(kind: str, path, model=None):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_checkpoint_predicts_as_mmdet_does(tmp_path, kind, size):
-    path = write_picture(tmp_path / "a.png", *size)
+    path = write_image(tmp_path / "a.png", *size)
     boxes, scores, labels = mmdet_says(kind, path)
     assert len(labels) > 10, "or the test says nothing"
     assert len(set(scores.tolist())) > 10
@@ -47,7 +47,7 @@ def test_a_checkpoint_predicts_as_mmdet_does(tmp_path, kind, size):
 
 @pytest.mark.parametrize("kind", ["retina", "faster"])
 def test_thresholds_are_those_of_mmdet(tmp_path, kind):
-    path = write_picture(tmp_path / "a.png", 150, 120)
+    path = write_image(tmp_path / "a.png", 150, 120)
     model = build(kind)
     test = model.roi_head.test_cfg if kind == "faster" else model.bbox_head.test_cfg
     test.score_thr, test.nms.iou_threshold = 0.2, 0.15
@@ -64,7 +64,7 @@ def test_thresholds_are_those_of_mmdet(tmp_path, kind):
 def test_an_exported_bundle_predicts_as_mmdet_does(tmp_path, kind, form):
     predictor = Predictor.load(bundle_of(kind, form))
     for size in SIZES if form == "onnx" else SIZES[1:3]:  # OpenVINO compiles anew for each
-        path = write_picture(tmp_path / "a.png", *size)
+        path = write_image(tmp_path / "a.png", *size)
         assert_same(predictor.predict(path), *mmdet_says(kind, path))
 
 
@@ -74,7 +74,7 @@ def test_an_exported_modern_detector_predicts_as_mmdet_does(tmp_path, name, form
     predictor = Predictor.load(modern.bundle_of(name, form))
     counts = []
     for size in [(150, 120), (97, 301), (33, 40)][: 1 if form == "openvino" else 3]:
-        path = write_picture(tmp_path / "a.png", *size)
+        path = write_image(tmp_path / "a.png", *size)
         expected = mmdet_oracle.mmdet_says(modern.model_of(name), modern.config_of(name), path)
         kept = expected[1] > predictor.model.spec.score_threshold  # mmdet's ATSS looks before centerness lowers scores
         slack = 5 if name == "cascade_rcnn" else 1  # each stage starts from the rounding of the one before
@@ -84,7 +84,7 @@ def test_an_exported_modern_detector_predicts_as_mmdet_does(tmp_path, name, form
 
 
 def test_a_torch_bundle_is_its_checkpoint(tmp_path):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     expected = Predictor.load(checkpoint_of("faster")).predict(path)
     found = Predictor.load(bundle_of("faster", "torch")).predict(path)
     np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
@@ -97,7 +97,7 @@ def test_boxes_are_in_pixels_of_the_radiograph_as_read(tmp_path):
 
     from cxr_mmdet.preparation.images import shrink
 
-    large = make_picture(700, 520, seed=3)
+    large = make_image(700, 520, seed=3)
     cv2.imwrite(str(tmp_path / "large.png"), large)
     cv2.imwrite(str(tmp_path / "prepared.png"), shrink(large, 260))
     predictor = Predictor.load(checkpoint_of("retina"), short_edge=260)
@@ -109,7 +109,7 @@ def test_boxes_are_in_pixels_of_the_radiograph_as_read(tmp_path):
 
 
 def test_jpeg2000_is_decoded_no_larger_than_the_model_needs_unless_exact(tmp_path):
-    path = write_jpeg2000(tmp_path / "a.dcm", make_picture(700, 521, seed=3))
+    path = write_jpeg2000(tmp_path / "a.dcm", make_image(700, 521, seed=3))
     predictor = Predictor.load(checkpoint_of("retina"), short_edge=260)
     exact = Predictor(predictor.model, exact=True)
     assert Ensemble([predictor, Predictor.load(checkpoint_of("faster"), short_edge=300)]).min_short_edge == 300
@@ -128,7 +128,7 @@ def test_jpeg2000_is_decoded_no_larger_than_the_model_needs_unless_exact(tmp_pat
 
 
 def test_every_kind_of_source_gives_the_same(tmp_path):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     predictor = Predictor.load(checkpoint_of("retina"))
     expected = predictor.predict(path).to_json()
     for source in (str(path), path.read_bytes(), read_radiograph(path), read_radiograph(path).pixels):
@@ -138,14 +138,14 @@ def test_every_kind_of_source_gives_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("array", [np.zeros((9, 8, 3), np.uint8), np.zeros((9, 8)), np.zeros((0, 8), np.uint8)])
-def test_an_array_that_is_no_grey_picture(array):
+def test_an_array_that_is_no_grey_image(array):
     with pytest.raises(UsageError, match=r"array of .* give grey levels as uint8 of the shape \(height, width\)"):
         as_radiograph(array)
 
 
 @pytest.mark.parametrize("kind", ["retina_wide", "faster"])
 def test_batches_change_nothing_but_rounding(tmp_path, kind):
-    paths = [write_picture(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate([(150, 120)] * 3 + SIZES)]
+    paths = [write_image(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate([(150, 120)] * 3 + SIZES)]
     predictor = Predictor.load(checkpoint_of(kind))
     for one, of_batch in zip(predictor.predict(paths), predictor.predict(paths, batch_size=4), strict=True):
         assert_same(of_batch, one.boxes_xyxy, one.scores, one.labels)
@@ -162,7 +162,7 @@ def torch_threads():
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
 @pytest.mark.parametrize(("kind", "streams"), [("faster", 1), ("retina", 3)])
 def test_threads_share_a_predictor(tmp_path, torch_threads, form, kind, streams):
-    paths = [write_picture(tmp_path / f"{i}.png", 60 + 20 * i, 80, seed=i) for i in range(4)]
+    paths = [write_image(tmp_path / f"{i}.png", 60 + 20 * i, 80, seed=i) for i in range(4)]
     predictor = Predictor.load(bundle_of(kind, form), threads=streams, streams=streams)
     assert predictor.model.streams == streams
     expected = [found.to_json() for found in predictor.predict(paths)]
@@ -181,7 +181,7 @@ def test_threads_share_a_predictor(tmp_path, torch_threads, form, kind, streams)
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_no_more_radiographs_are_in_the_network_than_streams(tmp_path, monkeypatch, streams):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     predictor = Predictor.load(bundle_of("retina", "openvino"), threads=2, streams=streams)
     backend, inside, most = predictor.model.backend, [], []
     run = backend.run
@@ -210,7 +210,7 @@ def test_streams_share_the_threads(asked, threads, streams, each):
 
 
 def test_a_threshold_for_one_class(tmp_path):
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     predictor = Predictor.load(checkpoint_of("retina"))
     everything = predictor.predict(path)
     name = everything.class_names[int(everything.labels[0])]
@@ -223,14 +223,14 @@ def test_a_threshold_for_one_class(tmp_path):
 
 
 def test_nothing_found_is_a_legal_answer(tmp_path):
-    found = Predictor.load(checkpoint_of("faster")).predict(write_picture(tmp_path / "a.png"), score_threshold=1.0)
+    found = Predictor.load(checkpoint_of("faster")).predict(write_image(tmp_path / "a.png"), score_threshold=1.0)
     assert len(found) == 0
     assert found.boxes_xyxy.shape == (0, 4)
     assert found.p_abnormal == 0
 
 
 def test_one_pixel(tmp_path):
-    found = Predictor.load(checkpoint_of("retina")).predict(write_picture(tmp_path / "a.png", 1, 1))
+    found = Predictor.load(checkpoint_of("retina")).predict(write_image(tmp_path / "a.png", 1, 1))
     assert found.size_hw == (1, 1)
     assert ((found.boxes_xyxy >= 0) & (found.boxes_xyxy <= 1)).all()
 
@@ -246,10 +246,10 @@ def test_one_pixel(tmp_path):
 )
 def test_impossible_thresholds(tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        Predictor.load(checkpoint_of("retina")).predict(write_picture(tmp_path / "a.png"), **options)
+        Predictor.load(checkpoint_of("retina")).predict(write_image(tmp_path / "a.png"), **options)
 
 
-def test_an_unreadable_picture_is_named(tmp_path):
+def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
     with pytest.raises(DicomError, match=r"bad\.png"):
         Predictor.load(checkpoint_of("retina")).predict(tmp_path / "bad.png")
@@ -267,7 +267,7 @@ def test_a_path_makes_a_predictor(tmp_path):
     assert Predictor(str(bundle)).class_names == Predictor.load(bundle).class_names
 
 
-def test_a_bundle_knows_the_size_of_its_pictures():
+def test_a_bundle_knows_the_size_of_its_images():
     with pytest.raises(UsageError, match="short-edge"):
         Predictor.load(bundle_of("faster", "onnx"), short_edge=512)
 
@@ -280,13 +280,13 @@ def test_class_thresholds_fall_back_to_the_general_one():
 def test_a_finding_is_kept_at_its_own_score_and_the_models_own_threshold_stays_mmdets(tmp_path):
     """`evaluate thresholds` recommends a detection's own score, "and above": prediction dropped that detection."""
     predictor = Predictor.load(checkpoint_of("retina"))
-    picture = write_picture(tmp_path / "a.png")
-    for finding in predictor.predict(picture, score_threshold=0.1).scores.tolist()[:3]:
-        kept = predictor.predict(picture, score_threshold=finding)
+    image = write_image(tmp_path / "a.png")
+    for finding in predictor.predict(image, score_threshold=0.1).scores.tolist()[:3]:
+        kept = predictor.predict(image, score_threshold=finding)
         assert kept.scores.min() == finding
-        assert predictor.predict(picture, score_threshold=math.nextafter(finding, 1)).scores.min(initial=1) > finding
+        assert predictor.predict(image, score_threshold=math.nextafter(finding, 1)).scores.min(initial=1) > finding
         named = dict.fromkeys(predictor.class_names, finding)
-        assert predictor.predict(picture, class_thresholds=named).to_json() == kept.to_json()
+        assert predictor.predict(image, class_thresholds=named).to_json() == kept.to_json()
     own = predictor.model.spec.score_threshold
     assert Thresholds().of_classes(("a",), own)[0] == np.nextafter(np.float32(own), np.float32(1))
 
@@ -311,11 +311,11 @@ def overflowing(kind, tensor, path):
 def test_outputs_that_are_not_finite(tmp_path, kind, tensor):
     """Decoding leaves NaN out, so that the findings were those of a normal chest."""
     predictor = Predictor.load(overflowing(kind, tensor, tmp_path / "a.pth"))
-    picture = detectors.write_picture(tmp_path / "a.png")
+    image = detectors.write_image(tmp_path / "a.png")
     with pytest.raises(NotFiniteError, match="not finite numbers"):
-        predictor.predict(picture)
+        predictor.predict(image)
     with pytest.raises(NotFiniteError):
-        find_candidates(predictor, as_radiograph(picture))
+        find_candidates(predictor, as_radiograph(image))
 
 
 def test_a_model_whose_outputs_are_not_finite_is_not_exported(tmp_path):

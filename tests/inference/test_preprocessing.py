@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from detectors import make_picture
+from detectors import make_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.transforms import Compose
@@ -37,10 +37,10 @@ def mmdet_input(name: str, path):
 @pytest.mark.parametrize("size", SIZES)
 def test_every_bit_of_the_input(tmp_path, name, size):
     path = tmp_path / "a.png"
-    picture = make_picture(*size)
-    cv2.imwrite(str(path), picture)
+    image = make_image(*size)
+    cv2.imwrite(str(path), image)
     expected, meta = mmdet_input(name, path)
-    got = describe_preprocessing(load_config(name), name, short_edge=1024)(picture)
+    got = describe_preprocessing(load_config(name), name, short_edge=1024)(image)
     assert got.batch.dtype == expected.dtype
     np.testing.assert_array_equal(got.batch, expected)
     assert got.size_hw == meta["img_shape"]
@@ -50,15 +50,15 @@ def test_every_bit_of_the_input(tmp_path, name, size):
 
 def test_every_grey_level(tmp_path):
     """The table of levels gives the bits that arithmetic on each pixel gives."""
-    picture = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
     expected, _ = mmdet_input("retina_phantom", tmp_path / "a.png")
-    got = describe_preprocessing(load_config("retina_phantom"), "", short_edge=0)(picture)
+    got = describe_preprocessing(load_config("retina_phantom"), "", short_edge=0)(image)
     np.testing.assert_array_equal(got.batch, expected)
 
 
 def test_a_radiograph_at_full_size_is_prepared_first():
-    pixels = make_picture(500, 400)
+    pixels = make_image(500, 400)
     steps = describe_preprocessing(load_config("retina_phantom"), "", short_edge=200)
     from_full, from_prepared = steps(pixels), steps(shrink(pixels, 200))
     np.testing.assert_array_equal(from_full.batch, from_prepared.batch)
@@ -67,7 +67,7 @@ def test_a_radiograph_at_full_size_is_prepared_first():
 
 def test_pixels_that_are_not_square():
     """An image stored with half its rows is stretched by preparation, and its boxes come back in stored rows."""
-    pixels = make_picture(100, 200)
+    pixels = make_image(100, 200)
     steps = describe_preprocessing(load_config("retina_phantom"), "", short_edge=0)
     view = steps(pixels, pixel_aspect=2.0)
     assert view.prepared_size_hw == (100, 100)
@@ -105,9 +105,9 @@ def test_a_mirrored_box_comes_back_on_its_own_side():
 
 @pytest.mark.parametrize("size", [(5, 5), (4, 9), (9, 4), (1, 2)])
 def test_padding_is_that_of_training(size):
-    picture = make_picture(*size)
-    results = PadToSquare()({"img": picture})
-    square, offset = pad_to_square(picture)
+    image = make_image(*size)
+    results = PadToSquare()({"img": image})
+    square, offset = pad_to_square(image)
     np.testing.assert_array_equal(square, results["img"])
     assert offset == results["pad_offset"]
 

@@ -46,7 +46,7 @@ def test_predicts_as_mmdet_does(tmp_path, name):
     model = model_of(name)
     counts = []
     for size in SIZES:
-        path = detectors.write_picture(tmp_path / "a.png", *size)
+        path = detectors.write_image(tmp_path / "a.png", *size)
         expected = above(mmdet_says(model, config_of(name), path), predictor.model.spec.score_threshold)
         assert_same(predictor.predict(path), *expected)
         counts.append(len(expected[1]))
@@ -71,7 +71,7 @@ def test_a_stage_of_a_cascade_refines_boxes_as_mmdet_does(class_agnostic):
 @pytest.mark.parametrize("name", WITH_NMS)
 @pytest.mark.parametrize(("score", "nms_iou"), [(0.3, 0.2), (0.01, 0.8)])
 def test_thresholds_are_those_of_mmdet(tmp_path, name, score, nms_iou):
-    path = detectors.write_picture(tmp_path / "a.png")
+    path = detectors.write_image(tmp_path / "a.png")
     model = build(name)
     test = model.roi_head.test_cfg if name == "cascade_rcnn" else model.bbox_head.test_cfg
     test.score_thr, test.nms.iou_threshold = score, nms_iou
@@ -84,7 +84,7 @@ def test_thresholds_are_those_of_mmdet(tmp_path, name, score, nms_iou):
 @pytest.mark.parametrize("name", KINDS)
 def test_candidates_give_what_predicting_again_gives(tmp_path, name):
     predictor = Predictor.load(checkpoint_of(name))
-    radiograph = read_radiograph(detectors.write_picture(tmp_path / "a.png"))
+    radiograph = read_radiograph(detectors.write_image(tmp_path / "a.png"))
     candidates = find_candidates(predictor, radiograph)
     overlaps = (0.1, 0.5, None) if name in WITH_NMS else (None,)
     counts = set()
@@ -98,7 +98,7 @@ def test_candidates_give_what_predicting_again_gives(tmp_path, name):
 
 
 def test_a_threshold_for_one_class(tmp_path):
-    path = detectors.write_picture(tmp_path / "a.png")
+    path = detectors.write_image(tmp_path / "a.png")
     predictor = Predictor.load(checkpoint_of("atss"))
     everything = predictor.predict(path)
     label = int(everything.labels[0])
@@ -111,19 +111,19 @@ def test_a_threshold_for_one_class(tmp_path):
 
 @pytest.mark.parametrize("name", ["atss", "cascade_rcnn", "dino_r50"])
 def test_batches_change_nothing_but_rounding(tmp_path, name):
-    paths = [detectors.write_picture(tmp_path / f"{i}.png", 150, 120, seed=i) for i in range(3)]
+    paths = [detectors.write_image(tmp_path / f"{i}.png", 150, 120, seed=i) for i in range(3)]
     predictor = Predictor.load(checkpoint_of(name))
     for one, of_batch in zip(predictor.predict(paths), predictor.predict(paths, batch_size=3), strict=True):
         assert len(one)
         assert_same(of_batch, one.boxes_xyxy, one.scores, one.labels)
 
 
-def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(tmp_path):
+def test_a_mirrored_look_is_a_look_at_the_mirrored_image(tmp_path):
     import cv2
 
-    picture = detectors.make_picture(120, 120)
-    cv2.imwrite(str(tmp_path / "plain.png"), picture)
-    cv2.imwrite(str(tmp_path / "mirrored.png"), cv2.flip(picture, 1))
+    image = detectors.make_image(120, 120)
+    cv2.imwrite(str(tmp_path / "plain.png"), image)
+    cv2.imwrite(str(tmp_path / "mirrored.png"), cv2.flip(image, 1))
     predictor = Predictor.load(checkpoint_of("atss"))
     flipped = predictor.predict(tmp_path / "plain.png", augmentation=Augmentation((AugmentationView(flip=True),)))
     mirrored = predictor.predict(tmp_path / "mirrored.png")
@@ -133,7 +133,7 @@ def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(tmp_path):
 
 
 def test_architectures_that_mmdet_and_we_decode_in_one_ensemble(tmp_path):
-    path = detectors.write_picture(tmp_path / "a.png")
+    path = detectors.write_image(tmp_path / "a.png")
     members = [Predictor.load(checkpoint_of(name)) for name in ("atss", "dino_r50")]
     members.append(Predictor.load(detectors.checkpoint_of("retina")))
     ensemble = Ensemble(members)
@@ -147,7 +147,7 @@ def test_architectures_that_mmdet_and_we_decode_in_one_ensemble(tmp_path):
 
 
 def test_threads_share_a_predictor_each_with_its_own_threshold(tmp_path):
-    path = detectors.write_picture(tmp_path / "a.png")
+    path = detectors.write_image(tmp_path / "a.png")
     predictor = Predictor.load(checkpoint_of("cascade_rcnn"), threads=1)
     scores = (0.01, 0.3, 0.6, 0.9)
     expected = {score: predictor.predict(path, score_threshold=score).to_json() for score in scores}
@@ -168,7 +168,7 @@ def test_threads_share_a_predictor_each_with_its_own_threshold(tmp_path):
 
 
 def test_an_overlap_for_a_detector_without_suppression_is_refused_before_anything_is_written(tmp_path):
-    path = detectors.write_picture(tmp_path / "in" / "a.png")
+    path = detectors.write_image(tmp_path / "in" / "a.png")
     predictor = Predictor.load(checkpoint_of("dino_r50"))
     with pytest.raises(UsageError, match=r"DINO does not use plain NMS; omit --nms-iou"):
         predictor.predict(path, nms_iou=0.5)
@@ -195,7 +195,7 @@ def soft_retina(folder):
 
 def test_suppression_of_another_kind_stays_the_models(tmp_path):
     """Soft suppression lowers scores instead of dropping boxes: mmdet does it, and no overlap can be chosen."""
-    path = detectors.write_picture(tmp_path / "a.png")
+    path = detectors.write_image(tmp_path / "a.png")
     checkpoint, config = soft_retina(tmp_path)
     predictor = Predictor.load(checkpoint)
     model = detectors.build("retina")
@@ -247,15 +247,15 @@ def test_an_input_with_fewer_cells_than_queries_is_one_sentence(tmp_path):
     predictor = Predictor.load(checkpoint_of("dino_r50"))
     small = Augmentation((AugmentationView(scale=0.25),))
     with pytest.raises(CxrError, match=r"DINO cannot predict 1 input\(s\) of 26 x 32 px \(.*--tta-scale"):
-        predictor.predict(detectors.write_picture(tmp_path / "a.png"), augmentation=small)
+        predictor.predict(detectors.write_image(tmp_path / "a.png"), augmentation=small)
 
 
 def test_nothing_found_and_one_pixel(tmp_path):
     for name in ("atss", "cascade_rcnn", "dino_r50"):
         predictor = Predictor.load(checkpoint_of(name))
-        found = predictor.predict(detectors.write_picture(tmp_path / "a.png"), score_threshold=1.0)
+        found = predictor.predict(detectors.write_image(tmp_path / "a.png"), score_threshold=1.0)
         assert len(found) == 0
-        found = predictor.predict(detectors.write_picture(tmp_path / "b.png", 1, 1))
+        found = predictor.predict(detectors.write_image(tmp_path / "b.png", 1, 1))
         assert ((found.boxes_xyxy >= 0) & (found.boxes_xyxy <= 1)).all()
 
 
@@ -275,4 +275,4 @@ def test_outputs_that_are_not_finite(tmp_path, kind, tensor):
     torch.save(weights | {"state_dict": state}, tmp_path / "a.pth")
     predictor = Predictor.load(tmp_path / "a.pth")
     with pytest.raises(NotFiniteError):
-        predictor.predict(detectors.write_picture(tmp_path / "a.png"))
+        predictor.predict(detectors.write_image(tmp_path / "a.png"))

@@ -24,9 +24,9 @@ def conv(entering: int, leaving: int, **options) -> nn.Conv2d:
     return nn.Conv2d(entering, leaving, 3, **({"padding": 1} | options)).double()
 
 
-def random_maps(sizes, channels: int, pictures: int = 1) -> list[torch.Tensor]:
+def random_maps(sizes, channels: int, images: int = 1) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return [torch.randn(pictures, channels, *size, generator=generator, dtype=torch.float64) for size in sizes]
+    return [torch.randn(images, channels, *size, generator=generator, dtype=torch.float64) for size in sizes]
 
 
 def stacked(convs, level: torch.Tensor) -> torch.Tensor:
@@ -37,9 +37,9 @@ def stacked(convs, level: torch.Tensor) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 3), st.booleans())
-def test_a_convolution_by_tiles(height, width, pictures, bias):
+def test_a_convolution_by_tiles(height, width, images, bias):
     layer = conv(5, 3, bias=bias)
-    (level,) = random_maps([(height, width)], 5, pictures)
+    (level,) = random_maps([(height, width)], 5, images)
     torch.testing.assert_close(TileConv2d(layer)(level), layer(level), **EXACT)
 
 
@@ -52,10 +52,10 @@ def test_rounding_stays_small():
     assert (found - exact).abs().max() < 2e-5 * exact.abs().max()
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_a_branch_over_all_levels_at_once(pictures):
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_branch_over_all_levels_at_once(images):
     convs = [conv(6, 6), conv(6, 6), conv(6, 4)]
-    levels = random_maps([(13, 9), (7, 5), (1, 1)], 6, pictures)
+    levels = random_maps([(13, 9), (7, 5), (1, 1)], 6, images)
     grid = Grid.of(levels)
     rows = Branch(convs)(grid.rows, grid.first, grid.inner, grid.inner)
     for level, found in zip(levels, grid.maps(rows), strict=True):
@@ -68,7 +68,7 @@ CELLS = [(level, y, x) for level, (height, width) in enumerate(SIZES) for y in r
 
 @settings(deadline=None, max_examples=60)
 @given(st.sets(st.sampled_from(CELLS), min_size=1, max_size=12), st.integers(1, 4), st.integers(0, 1))
-def test_single_cells_of_a_branch(cells, depth, picture):
+def test_single_cells_of_a_branch(cells, depth, image):
     convs = [conv(4, 4) for _ in range(depth)]
     levels = random_maps(SIZES, 4, 2)
     grid = Grid.of(levels)
@@ -76,10 +76,10 @@ def test_single_cells_of_a_branch(cells, depth, picture):
     for level, y, x in cells:
         wanted[level][y, x] = True
     starts = np.cumsum([0] + [2 * height * width for height, width in SIZES]).tolist()
-    firsts = [start + picture * height * width for start, (height, width) in zip(starts, SIZES, strict=False)]
+    firsts = [start + image * height * width for start, (height, width) in zip(starts, SIZES, strict=False)]
     plan = plan_tiles(wanted, firsts, starts[-1], depth)
     rows = Branch(convs)(grid.rows, *map(torch.from_numpy, plan.tables))
-    whole = [stacked(convs, level)[picture].permute(1, 2, 0) for level in levels]
+    whole = [stacked(convs, level)[image].permute(1, 2, 0) for level in levels]
     expected = torch.cat([level[torch.from_numpy(mask)] for level, mask in zip(whole, wanted, strict=True)])
     torch.testing.assert_close(rows[torch.from_numpy(plan.cells)], expected, **EXACT)
 

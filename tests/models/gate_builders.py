@@ -66,11 +66,11 @@ def sample(boxes: int = 0, **meta) -> DetDataSample:
     return DetDataSample(gt_instances=instances, metainfo=meta)
 
 
-def pictures(abnormal: list[bool], seed: int = 0) -> torch.Tensor:
+def images(abnormal: list[bool], seed: int = 0) -> torch.Tensor:
     """Return noise in which the abnormal ones have a bright square."""
     noise = torch.randn(len(abnormal), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-    for picture, bright in zip(noise, abnormal, strict=True):
-        picture[:, 8:40, 8:40] += 3 * bright
+    for image, bright in zip(noise, abnormal, strict=True):
+        image[:, 8:40, 8:40] += 3 * bright
     return noise
 
 

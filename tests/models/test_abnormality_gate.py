@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from gate_builders import SMALL, build, pictures, sample, say
+from gate_builders import SMALL, build, images, sample, say
 from mmdet.models import detectors
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -35,7 +35,7 @@ def test_the_detector_keeps_its_names_and_the_gate_has_its_own(kind, source):
 def test_a_gate_that_leaves_scores_changes_no_other_loss_and_no_box(kind, source):
     plain, with_gate = build(kind), build(kind, source=source, score_mode="leave")
     with_gate.load_state_dict(plain.state_dict(), strict=False)
-    batch = pictures([True, False])
+    batch = images([True, False])
     losses = []
     for detector in (plain, with_gate):
         torch.manual_seed(1)  # Faster R-CNN draws regions
@@ -60,9 +60,9 @@ def test_nothing_is_computed_twice(source):
     calls = []
     for module in (detector.backbone, detector.neck, detector.bbox_head, detector.gate):
         module.register_forward_pre_hook(lambda module, *_: calls.append(type(module).__name__))
-    detector.train()(pictures([True, True]), [sample(1), sample(1)], mode="loss")
+    detector.train()(images([True, True]), [sample(1), sample(1)], mode="loss")
     with torch.no_grad():
-        detector.eval()(pictures([True]), [sample()], mode="predict")
+        detector.eval()(images([True]), [sample()], mode="predict")
     head = type(detector.bbox_head).__name__
     last = [head, "ScoreGate"] if source == "scores" else ["FeatureGate", head]
     assert calls == ["ResNet", "FPN", *last] * 2
@@ -76,7 +76,7 @@ def test_the_loss_falls_and_tells_normal_from_abnormal(source):
     history = []
     for step in range(150 if source == "scores" else 35):  # scores must be learned before anything is said of them
         optimizer.zero_grad()
-        losses = detector(pictures(abnormal, step), [sample(int(bright)) for bright in abnormal], mode="loss")
+        losses = detector(images(abnormal, step), [sample(int(bright)) for bright in abnormal], mode="loss")
         loss, _ = detector.parse_losses(losses)
         loss.backward()
         optimizer.step()
@@ -84,7 +84,7 @@ def test_the_loss_falls_and_tells_normal_from_abnormal(source):
     assert history[0] == pytest.approx(math.log(2), abs=0.05)  # an untrained gate says a half
     assert sum(history[-3:]) / 3 < 0.2
     with torch.no_grad():
-        found = detector.eval()(pictures([True, False], 99), [sample(), sample()], mode="predict")
+        found = detector.eval()(images([True, False], 99), [sample(), sample()], mode="predict")
     assert found[0].p_abnormal > 0.7
     assert found[1].p_abnormal < 0.3
 
@@ -95,7 +95,7 @@ def test_normal_studies_alone_reach_every_parameter_of_the_gate(kind):
     detector = build(kind, source="neck").train()
     for evidence in detector.gate.evidence:
         torch.nn.init.normal_(evidence.weight)
-    loss, _ = detector.parse_losses(detector(pictures([False] * 2), [sample(0)] * 2, mode="loss"))
+    loss, _ = detector.parse_losses(detector(images([False] * 2), [sample(0)] * 2, mode="loss"))
     loss.backward()
     assert all(parameter.grad is not None for parameter in detector.gate.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in detector.gate.parameters())
@@ -167,7 +167,7 @@ def test_a_gate_that_only_reads_leaves_the_detectors_gradients_as_they_are(sourc
             detector.load_state_dict(build("retina").state_dict(), strict=False)
             for evidence in detector.gate.evidence:
                 torch.nn.init.ones_(evidence.weight)
-        loss, _ = detector.train().parse_losses(detector(pictures([True, False]), [sample(1), sample(0)], mode="loss"))
+        loss, _ = detector.train().parse_losses(detector(images([True, False]), [sample(1), sample(0)], mode="loss"))
         loss.backward()
         gradients[name] = detector.backbone.conv1.weight.grad
     assert torch.equal(gradients["none"], gradients["reads"])
@@ -186,7 +186,7 @@ def test_pooling_by_hand():
     assert FeatureGate([4], sharpness=1e3)._pool(evidence)[0].item() == pytest.approx(math.log(9), abs=1e-2)
 
 
-def test_a_place_says_the_same_in_a_picture_twice_as_large():
+def test_a_place_says_the_same_in_an_image_twice_as_large():
     """Each place four times: what is pooled is a mean, so no size of image looks more abnormal than another."""
     gate = FeatureGate([4])
     gate.init_weights()
@@ -204,13 +204,13 @@ def test_levels_choose_the_maps():
     assert not torch.equal(gate((), (fine, coarse)), gate((), (fine, coarse.flip(1))))
 
 
-def test_one_picture_a_batch_and_mixed_precision():
+def test_one_image_a_batch_and_mixed_precision():
     """Faster R-CNN's coarsest map is one cell here, and its norms are frozen."""
     detector = build("faster", source="neck").train()
     for module in detector.backbone.modules():
         module.training = False
     with torch.autocast("cpu", torch.bfloat16):
-        losses = detector(pictures([True]), [sample(1)], mode="loss")
+        losses = detector(images([True]), [sample(1)], mode="loss")
     loss, _ = detector.parse_losses(losses)
     loss.backward()
     assert losses["loss_gate"].isfinite()
@@ -238,7 +238,7 @@ def test_score_modes_by_hand(kind, mode, expected, monkeypatch):
 
     monkeypatch.setattr(detector.roi_head if kind == "faster" else detector.bbox_head, "predict", found)
     with torch.no_grad():
-        (result,) = detector(pictures([False]), [sample()], mode="predict")
+        (result,) = detector(images([False]), [sample()], mode="predict")
     assert result.p_abnormal == 0.5
     assert result.pred_instances.scores.tolist() == pytest.approx(expected)
     assert result.pred_instances.labels.tolist() == list(range(len(expected)))
@@ -250,7 +250,7 @@ def test_multiplying_after_the_caps_is_multiplying_before_them():
     head = detector.bbox_head
     head.test_cfg.update(score_thr=0.006, max_per_img=15, nms_pre=40)
     detector.test_cfg = head.test_cfg
-    batch = pictures([True], 3)
+    batch = images([True], 3)
     rule = GateRule.of("multiply", 0.0)
     with torch.no_grad():
         logits = say(detector, batch)
@@ -270,7 +270,7 @@ def test_gates_in_threads_do_not_hear_each_other(source):
     from concurrent.futures import ThreadPoolExecutor
 
     detector = build("retina", source=source).eval()
-    batches = [pictures([bool(seed % 2)], seed) for seed in range(6)]
+    batches = [images([bool(seed % 2)], seed) for seed in range(6)]
     expected = [say(detector, batch).item() for batch in batches]
     with ThreadPoolExecutor(3) as pool:
         got = list(pool.map(lambda batch: say(detector, batch).item(), batches))

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from gate_builders import SIDE, build, pictures, sample, say
+from gate_builders import SIDE, build, images, sample, say
 
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.errors import ConfigError
@@ -129,7 +129,7 @@ def test_the_detector_learns_to_the_bit_what_it_learns_without_it():
         optimizer = torch.optim.AdamW(detector.parameters(), lr=0.003)
         for step in range(20):
             optimizer.zero_grad()
-            losses = detector(pictures([True, False], step), [sample(1), sample(0)], mode="loss")
+            losses = detector(images([True, False], step), [sample(1), sample(0)], mode="loss")
             detector.parse_losses(losses)[0].backward()
             optimizer.step()
         weights.append(detector.state_dict())
@@ -163,7 +163,7 @@ def test_boxes_from_abnormal_studies_alone():
         for module in detector.neck.modules():
             module.training = False
         batch = torch.zeros(len(studies), 3, SIDE, SIDE)
-        batch[torch.tensor(studies)] = pictures([True, True])
+        batch[torch.tensor(studies)] = images([True, True])
         samples = [sample(int(one)) for one in studies]
         losses = detector(batch, samples, mode="loss")
         detector.parse_losses(losses)[0].backward()
@@ -177,7 +177,7 @@ def test_boxes_from_abnormal_studies_alone():
 
 def test_normal_studies_alone_teach_no_box_but_reach_every_parameter():
     detector = build("retina", source="scores", boxes_from="abnormal").train()
-    losses = detector(pictures([False, False]), [sample(0), sample(0)], mode="loss")
+    losses = detector(images([False, False]), [sample(0), sample(0)], mode="loss")
     detector.parse_losses(losses)[0].backward()
     assert all((parameter.grad == 0).all() for parameter in detector.parameters() if parameter.requires_grad)
     assert detector.gate.weights[-2:].tolist() == [[1, 0], [1, 0]]
@@ -198,7 +198,7 @@ def test_copies_of_a_detector_have_gates_of_their_own():
     twin = copy.deepcopy(detector)
     twin.gate.numbers[-1] = 3
     with torch.no_grad():
-        assert say(twin, pictures([True])) > say(detector, pictures([True])) + 1
+        assert say(twin, images([True])) > say(detector, images([True])) + 1
 
 
 def test_the_switch_gives_it_to_dense_heads_alone():

@@ -236,7 +236,7 @@ def test_a_server_without_filters_and_pages_gives_only_radiographs_and_an_end():
         assert Archive(url).search_series() == [("1.2", "1.3", 0)]
 
 
-def test_raw_pictures_are_not_radiographs_and_other_ones_are_not_those_asked_for():
+def test_raw_images_are_not_radiographs_and_other_ones_are_not_those_asked_for():
     # The second class is Digital X-Ray for Processing.
     classes = {"1.2": "1.2.840.10008.5.1.4.1.1.1.1", "1.3": "1.2.840.10008.5.1.4.1.1.1.1.1"}
     rows = [

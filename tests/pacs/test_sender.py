@@ -167,9 +167,9 @@ def jpeg_capture(tmp_path: Path) -> Path:
     from cxr_mmdet.dicom.report import secondary_capture
 
     path = tmp_path / "jpeg.dcm"
-    picture = np.zeros((40, 61, 3), np.uint8)
-    picture[10:30, 10:40] = (250, 180, 20)
-    path.write_bytes(to_bytes(secondary_capture(picture, FINDINGS, HEADER, jpeg_quality=95)))
+    image = np.zeros((40, 61, 3), np.uint8)
+    image[10:30, 10:40] = (250, 180, 20)
+    path.write_bytes(to_bytes(secondary_capture(image, FINDINGS, HEADER, jpeg_quality=95)))
     return path
 
 
@@ -180,7 +180,7 @@ def test_a_compressed_capture_arrives_as_it_lies_where_it_is_welcome(listener, j
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-def test_an_archive_without_jpeg_gets_the_picture_uncompressed(listener, jpeg_capture: Path, syntax: str):
+def test_an_archive_without_jpeg_gets_the_image_uncompressed(listener, jpeg_capture: Path, syntax: str):
     """pydicom's own decoder says what the image is."""
     import numpy as np
     from pydicom.dataset import FileMetaDataset

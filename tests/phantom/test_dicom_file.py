@@ -56,11 +56,11 @@ def encodings():
 
 
 @pytest.mark.parametrize("encoding", list(encodings()), ids=str)
-def test_every_encoding_shows_the_same_picture(tmp_path, phantom, encoding):
+def test_every_encoding_shows_the_same_image(tmp_path, phantom, encoding):
     dataset = written(tmp_path, phantom, encoding)
     # A sigmoid cannot reach black and white; 8 bits hold steps of 1/255.
     tolerance = 0.006 if encoding.window == "sigmoid" else max(0.75 / (1 << encoding.bits_stored), 0.0006)
-    assert np.abs(shown(dataset) - np.clip(phantom.picture, 0, 1)).max() < tolerance
+    assert np.abs(shown(dataset) - np.clip(phantom.image, 0, 1)).max() < tolerance
     assert dataset.file_meta.TransferSyntaxUID == encoding.syntax
     assert dataset.PhotometricInterpretation == encoding.photometric
     assert dataset.BitsStored == encoding.bits_stored
@@ -68,21 +68,21 @@ def test_every_encoding_shows_the_same_picture(tmp_path, phantom, encoding):
 
 
 @pytest.mark.parametrize("encoding", [e for e in encodings() if e.window != "none"], ids=str)
-def test_our_own_reader_shows_the_same_picture(tmp_path, phantom, encoding):
+def test_our_own_reader_shows_the_same_image(tmp_path, phantom, encoding):
     path = tmp_path / "image.dicom"
     write_dicom(path, phantom, encoding)
     radiograph = read_radiograph(path)
-    assert np.abs(radiograph.pixels / 255 - np.clip(phantom.picture, 0, 1)).max() < 0.012
+    assert np.abs(radiograph.pixels / 255 - np.clip(phantom.image, 0, 1)).max() < 0.012
     assert radiograph.warnings == ()
     assert radiograph.patient_id == patient_id(phantom.case)
     assert radiograph.pixel_spacing == pytest.approx((phantom.spacing, phantom.spacing), abs=1e-4)
 
 
-def test_our_own_reader_shows_a_picture_without_window_alike(tmp_path, phantom):
+def test_our_own_reader_shows_an_image_without_window_alike(tmp_path, phantom):
     path = tmp_path / "image.dicom"
     write_dicom(path, phantom, Encoding(window="none"))
     pixels = read_radiograph(path).pixels
-    assert np.corrcoef(pixels.ravel(), phantom.picture.ravel())[0, 1] > 0.99
+    assert np.corrcoef(pixels.ravel(), phantom.image.ravel())[0, 1] > 0.99
 
 
 def test_several_windows_put_the_right_one_first(tmp_path, phantom):

@@ -76,7 +76,7 @@ def test_boxes_are_whole_and_inside_the_field(index):
     borders = (0.1, 0.04, 0.0, 0.2)
     case = case_of(index, collimation=borders, shift=(25.0, -60.0))
     phantom = render_phantom(case, size=SIZE)
-    height, width = phantom.picture.shape
+    height, width = phantom.image.shape
     left, top, right, bottom = (round(SIZE * border) for border in borders)
     assert [name for name in ORGANS if name in dict(phantom.organs)] == [name for name, _ in phantom.organs]
     for _, box in phantom.organs:

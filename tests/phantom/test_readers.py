@@ -17,14 +17,14 @@ from cxr_mmdet.structures.enums import PhantomReaders
 from cxr_mmdet.structures.labels import LABELS_5, LABELS_14, NO_FINDING
 
 SEED = 4
-PICTURE = np.zeros((1200, 1000), np.float32)
+IMAGE = np.zeros((1200, 1000), np.float32)
 BOX = (200.0, 300.0, 420.0, 560.0)
 
 
 def phantom(index, findings):
     """Return an image with these findings; the readers look at boxes, not at pixels."""
     case = plan_case(SEED, index, abnormal_share=0, labels=LABELS_14)
-    return Phantom(case, PICTURE, tuple(findings), organs=(), spacing=0.35)
+    return Phantom(case, IMAGE, tuple(findings), organs=(), spacing=0.35)
 
 
 def readings_of(count, findings, *, readers=3, labels=LABELS_14):

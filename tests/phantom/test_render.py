@@ -26,7 +26,7 @@ def change(case, size=SIZE):
     """Return the image's change by the finding, and the true boxes."""
     ill, healthy = render_phantom(case, size=size), render_phantom(case, size=size, omit=(0,))
     assert healthy.findings == ()
-    return np.abs(ill.picture - healthy.picture), [finding.box_xyxy for finding in ill.findings]
+    return np.abs(ill.image - healthy.image), [finding.box_xyxy for finding in ill.findings]
 
 
 def inside(boxes, shape):
@@ -51,7 +51,7 @@ class TestEveryFinding:
     def test_has_whole_boxes_inside_the_image(self, label, severity, index):
         case = with_finding(label, severity, index)
         phantom = render_phantom(case, size=SIZE)
-        height, width = phantom.picture.shape
+        height, width = phantom.image.shape
         assert phantom.findings
         for finding in phantom.findings:
             x_min, y_min, x_max, y_max = finding.box_xyxy
@@ -148,8 +148,8 @@ def test_an_omitted_finding_leaves_the_others_and_the_noise_alone():
     case = dataclasses.replace(case, findings=planned)
     both, first = render_phantom(case, size=SIZE), render_phantom(case, size=SIZE, omit=(1,))
     assert first.findings == tuple(finding for finding in both.findings if finding.label == "Pleural effusion")
-    far = ~inside([finding.box_xyxy for finding in both.findings if finding.label == "Nodule/Mass"], both.picture.shape)
-    assert np.median(np.abs(both.picture - first.picture)[far]) < 1e-4
+    far = ~inside([finding.box_xyxy for finding in both.findings if finding.label == "Nodule/Mass"], both.image.shape)
+    assert np.median(np.abs(both.image - first.image)[far]) < 1e-4
 
 
 def test_findings_do_not_pile_up():
@@ -194,16 +194,16 @@ def healthy():
     return [render_phantom(plan_case(8, index, abnormal_share=0, labels=LABELS_14), size=SIZE) for index in range(12)]
 
 
-class TestPicture:
+class TestImage:
     def test_greys_stay_in_range_and_use_it(self, healthy):
         for phantom in healthy:
-            assert phantom.picture.dtype == np.float32
-            assert 0 <= phantom.picture.min() < 0.05
-            assert 0.7 < phantom.picture.max() <= 1
+            assert phantom.image.dtype == np.float32
+            assert 0 <= phantom.image.min() < 0.05
+            assert 0.7 < phantom.image.max() <= 1
 
     def test_short_edge_is_the_size_and_shapes_vary(self, healthy):
-        assert {min(phantom.picture.shape) for phantom in healthy} == {SIZE}
-        assert len({phantom.picture.shape for phantom in healthy}) > 2
+        assert {min(phantom.image.shape) for phantom in healthy} == {SIZE}
+        assert len({phantom.image.shape for phantom in healthy}) > 2
 
     def test_air_is_black_lungs_are_dark_heart_and_belly_are_bright(self, healthy):
         for phantom in healthy:
@@ -212,7 +212,7 @@ class TestPicture:
 
             def grey(x, y, frame=frame, scale=scale, phantom=phantom):
                 column, row = np.round(frame.to_pixels([(x * scale[0], y * scale[1])])[0]).astype(int)
-                return np.median(phantom.picture[row - 6 : row + 7, column - 6 : column + 7])
+                return np.median(phantom.image[row - 6 : row + 7, column - 6 : column + 7])
 
             lungs = [grey(side * 75, y) for side in (RIGHT, LEFT) for y in (-40, -10)]
             heart = grey(15, 60)
@@ -222,7 +222,7 @@ class TestPicture:
             assert belly > np.mean(lungs) + 0.2
 
     def test_patients_look_different(self, healthy):
-        square = [phantom.picture[:SIZE, :SIZE].ravel() for phantom in healthy[:4]]
+        square = [phantom.image[:SIZE, :SIZE].ravel() for phantom in healthy[:4]]
         assert np.corrcoef(square)[np.triu_indices(4, 1)].max() < 0.995
 
     def test_size_changes_the_resolution_only(self):
@@ -230,17 +230,17 @@ class TestPicture:
         small, large = render_phantom(case, size=256), render_phantom(case, size=512)
         assert small.spacing == pytest.approx(2 * large.spacing)
         assert [finding.label for finding in small.findings] == [finding.label for finding in large.findings]
-        height = min(small.picture.shape[0], large.picture.shape[0] // 2)
-        shrunk = large.picture[: 2 * height].reshape(height, 2, 256, 2).mean(axis=(1, 3))
-        assert np.abs(small.picture[:height] - shrunk).mean() < 0.03
+        height = min(small.image.shape[0], large.image.shape[0] // 2)
+        shrunk = large.image[: 2 * height].reshape(height, 2, 256, 2).mean(axis=(1, 3))
+        assert np.abs(small.image[:height] - shrunk).mean() < 0.03
         overlap = iou_matrix(
             [finding.box_xyxy for finding in small.findings],
             [tuple(v / 2 for v in finding.box_xyxy) for finding in large.findings],
         )
         assert np.median(np.diag(overlap)) > 0.8
 
-    def test_equal_cases_give_equal_pictures(self):
+    def test_equal_cases_give_equal_images(self):
         case = plan_case(8, 2, abnormal_share=1, labels=LABELS_14)
         first, second = (render_phantom(case, size=SIZE) for _ in range(2))
-        assert np.array_equal(first.picture, second.picture)
+        assert np.array_equal(first.image, second.image)
         assert first.findings == second.findings

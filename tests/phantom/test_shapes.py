@@ -64,7 +64,7 @@ class TestFrame:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_mask_that_fills_the_picture_is_deep_everywhere_and_finite():
+def test_a_mask_that_fills_the_image_is_deep_everywhere_and_finite():
     frame = Frame.place((60, 40), 0.5, (20, 30), 0)
     depth = frame.depth_of(np.ones((60, 40), np.uint8))
     assert np.isfinite(depth).all()

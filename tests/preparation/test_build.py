@@ -116,7 +116,7 @@ def content(folder):
     }
 
 
-def test_boxes_lie_where_the_pictures_are_bright(src, out):
+def test_boxes_lie_where_the_images_are_bright(src, out):
     summary = build_dataset(src, out, OPTIONS)
     assert summary.images == 20
     assert not summary.failures
@@ -126,16 +126,16 @@ def test_boxes_lie_where_the_pictures_are_bright(src, out):
         index.dataset = coco
         index.createIndex()
         for image in index.loadImgs(index.getImgIds()):
-            picture = cv2.imread(str(out / "images" / image["file_name"]), cv2.IMREAD_UNCHANGED)
+            pixels = cv2.imread(str(out / "images" / image["file_name"]), cv2.IMREAD_UNCHANGED)
             (height, width), label = IMAGES[image["image_id"]]
-            assert picture.dtype == np.uint8
-            assert picture.shape == (image["height"], image["width"])
-            assert min(picture.shape) == 60
+            assert pixels.dtype == np.uint8
+            assert pixels.shape == (image["height"], image["width"])
+            assert min(pixels.shape) == 60
             assert (image["original_height"], image["original_width"]) == (height, width)
             annotations = index.loadAnns(index.getAnnIds(image["id"]))
             assert [index.cats[a["category_id"]]["name"] for a in annotations] == [label] * (label in LABELS_5)
             for annotation in annotations:
-                rows, columns = np.nonzero(picture > 125)
+                rows, columns = np.nonzero(pixels > 125)
                 bright = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
                 x, y, w, h = annotation["bbox"]
                 np.testing.assert_allclose(bright, (x, y, x + w, y + h), atol=1)
@@ -225,7 +225,7 @@ def test_dropped_normals_leave_the_images_with_the_labels(src, out):
     assert "labels 5: dropped: 8 images without any of these classes." in summary.notes
 
 
-def test_several_label_sets_share_pictures_and_split(src, out, tmp_path):
+def test_several_label_sets_share_images_and_split(src, out, tmp_path):
     names = tmp_path / "mine.txt"
     names.write_text("Pneumothorax\nILD\n")
     options = BuildOptions(labels=("14", "5", "auto", str(names)), drop_normals=True)
@@ -332,7 +332,7 @@ def test_ids_match_their_files_whatever_the_form_of_accents_and_with_a_suffix(sr
     assert images == {unicodedata.normalize("NFD", "Müller"), *IMAGES} - {"image00"}
 
 
-def test_a_coco_table_of_resized_and_turned_pictures_places_its_boxes(src, out):
+def test_a_coco_table_of_resized_and_turned_images_places_its_boxes(src, out):
     """Of 512-pixel copies the boxes landed at the wrong scale; of an image on its side, at the wrong place."""
     coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "ILD"}]}
     for number, (image_id, ((height, width), _)) in enumerate(IMAGES.items()):
@@ -360,8 +360,8 @@ def test_a_coco_table_of_resized_and_turned_pictures_places_its_boxes(src, out):
     for part in both(out, "auto"):
         files = {image["id"]: image["file_name"] for image in part["images"]}
         for annotation in part["annotations"]:
-            picture = cv2.imread(str(out / "images" / files[annotation["image_id"]]), cv2.IMREAD_UNCHANGED)
-            rows, columns = np.nonzero(picture > 125)
+            pixels = cv2.imread(str(out / "images" / files[annotation["image_id"]]), cv2.IMREAD_UNCHANGED)
+            rows, columns = np.nonzero(pixels > 125)
             if not len(rows):
                 continue  # a normal one
             x, y, w, h = annotation["bbox"]
@@ -384,13 +384,13 @@ def test_what_matches_nothing_is_named_before_what_follows_from_it(src, out):
     assert len(pd.read_csv(out / "failures.csv")) == 18
 
 
-def test_pictures_are_taken_where_they_lie(src, out):
+def test_images_are_taken_where_they_lie(src, out):
     (src / "train/sub").mkdir()
     for number in range(2, 20):
         name = f"image{number:02}"
         os.rename(src / f"train/{name}.dicom", src / f"train/sub/{name}.dicom")
     assert build_dataset(src, out, OPTIONS).failures == ()
-    os.rename(src / "train", src / "pictures")
+    os.rename(src / "train", src / "images")
     assert build_dataset(src, out, OPTIONS, force=True).failures == ()
 
 
@@ -401,7 +401,7 @@ def test_without_a_table_nothing_is_built(src, out):
     assert not out.exists()
 
 
-def test_a_box_beyond_its_picture_is_refused_or_clipped(src, out):
+def test_a_box_beyond_its_image_is_refused_or_clipped(src, out):
     rows = table_rows(IMAGES)
     rows[0] = (*rows[0][:6], 5000, rows[0][7])
     write_table(src / "train.csv", rows)

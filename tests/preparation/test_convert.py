@@ -50,8 +50,8 @@ def test_several_readers_read_back_equal(three_readers: Path, tmp_path: Path, to
     assert done.notes[-1] == "1 image that nobody read, not converted into normal ones."
     assert not [note for note in done.notes if "cannot hold" in note]
     assert "unread" not in set(found.rows["image_id"])
-    (picture,) = (tmp_path / "out").rglob("unread.png")
-    assert Image.open(picture).size == (50, 60)
+    (image,) = (tmp_path / "out").rglob("unread.png")
+    assert Image.open(image).size == (50, 60)
     assert not list((tmp_path).glob(".*"))
 
 
@@ -116,20 +116,20 @@ def test_an_image_that_need_not_be_normal_is_noted(tmp_path: Path) -> None:
     assert read_source(tmp_path / "coco").normal == frozenset()
 
 
-def test_boxes_follow_pictures_whose_pixels_are_not_square(tmp_path: Path) -> None:
+def test_boxes_follow_images_whose_pixels_are_not_square(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4000, (60, 50), dtype=np.uint16)
     write_radiograph(tmp_path / "set/train/a.dicom", pixels, PixelAspectRatio=[2, 1])
     (tmp_path / "set/train.csv").write_text("image_id,class_name,x_min,y_min,x_max,y_max\na,Mass,5,6,25,36\n")
     convert(tmp_path / "set", tmp_path / "out", "cvat")
-    (picture,) = (tmp_path / "out").rglob("*.png")
-    width, height = Image.open(picture).size
+    (image,) = (tmp_path / "out").rglob("*.png")
+    width, height = Image.open(image).size
     assert (width, height) != (50, 60)
     (row,) = rows_of(tmp_path / "out")
     assert row[3:] == pytest.approx([5 * width / 50, 6 * height / 60, 25 * width / 50, 36 * height / 60], abs=1e-4)
 
 
-def test_annotations_without_pictures(three_readers: Path, tmp_path: Path) -> None:
-    convert(three_readers, tmp_path / "out", "cvat", with_pictures=False)
+def test_annotations_without_images(three_readers: Path, tmp_path: Path) -> None:
+    convert(three_readers, tmp_path / "out", "cvat", with_images=False)
     assert not list((tmp_path / "out").rglob("*.png"))
     assert rows_of(tmp_path / "out") == rows_of(three_readers)
 
@@ -167,11 +167,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, "--max-failures", "1"]).exit_code == 0
 
 
-def test_two_pictures_of_one_name_are_told_from_none(tmp_path: Path) -> None:
+def test_two_images_of_one_name_are_told_from_none(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("patientId,x,y,width,height,Target\na,,,,,0\nb,,,,,0\n")
     for name in ("one/a", "two/a", "one/b"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (64, 64), 90).save(tmp_path / f"{name}.png")
-    (failure,) = convert(tmp_path, tmp_path / "out", "coco", with_pictures=False).failures
+    (failure,) = convert(tmp_path, tmp_path / "out", "coco", with_images=False).failures
     one, two = (tmp_path / f"{folder}/a.png" for folder in ("one", "two"))
     assert f"holds 2 radiographs of this name, such as {one} and {two}; leave one" in failure.reason

@@ -26,7 +26,7 @@ def src(tmp_path: Path) -> Path:
     return tmp_path / "src"
 
 
-def test_pictures_index_and_failures_are_written(src: Path, tmp_path: Path) -> None:
+def test_images_index_and_failures_are_written(src: Path, tmp_path: Path) -> None:
     (src / "train" / "i2.dicom").write_bytes(b"nonsense, with a comma")
     counts: list[tuple[int, int]] = []
     prepared = prepare_folder(src, tmp_path / "out", short_edge=20, progress=lambda *count: counts.append(count))

@@ -90,7 +90,7 @@ def test_nothing_found_and_two_of_a_name_are_errors(folder: Path, tmp_path: Path
         find_originals(folder)
 
 
-def test_pictures_shrink_to_the_short_edge_and_never_grow(folder: Path, tmp_path: Path) -> None:
+def test_images_shrink_to_the_short_edge_and_never_grow(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
     for short_edge, expected in [(20, (30, 20)), (0, (60, 40)), (1000, (60, 40))]:
         prepared = prepare_images(find_originals(folder), out, short_edge=short_edge)
@@ -108,9 +108,9 @@ def test_pictures_shrink_to_the_short_edge_and_never_grow(folder: Path, tmp_path
 
 
 def test_shrinking_averages_areas() -> None:
-    picture = np.array([[0, 100], [200, 100]], np.uint8).repeat(8, 0).repeat(8, 1)
-    np.testing.assert_array_equal(shrink(picture, 2), [[0, 100], [200, 100]])
-    assert shrink(picture, 1)[0, 0] == (0 + 100 + 200 + 100) // 4
+    image = np.array([[0, 100], [200, 100]], np.uint8).repeat(8, 0).repeat(8, 1)
+    np.testing.assert_array_equal(shrink(image, 2), [[0, 100], [200, 100]])
+    assert shrink(image, 1)[0, 0] == (0 + 100 + 200 + 100) // 4
     assert shrink(np.zeros((1, 500), np.uint8), 1).shape == (1, 500)
 
 
@@ -234,14 +234,14 @@ def test_what_a_killed_run_left_half_written_is_removed(folder: Path, tmp_path: 
     assert [path.name for path in out.glob(".*")] == [".i1-abc.png"]  # the young one may be another run's
 
 
-def test_a_picture_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "images").touch()
     with pytest.raises(DatasetError, match=r"i0\.png: cannot be written"):
         prepare_images(find_originals(folder), tmp_path / "out" / "images")
 
 
-def test_the_picture_of_a_file_that_broke_since_is_removed(folder: Path, tmp_path: Path) -> None:
+def test_the_image_of_a_file_that_broke_since_is_removed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
     prepare_images(find_originals(folder), out)
     (folder / "train" / "i2.dicom").write_bytes(b"broken since")
@@ -252,7 +252,7 @@ def test_the_picture_of_a_file_that_broke_since_is_removed(folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("missing", range(1, 300, 40))
-def test_a_full_disk_leaves_no_cut_picture_that_counts_as_finished(folder: Path, tmp_path: Path, missing: int) -> None:
+def test_a_full_disk_leaves_no_cut_image_that_counts_as_finished(folder: Path, tmp_path: Path, missing: int) -> None:
     """OpenCV reports success where only its last block does not fit."""
     pixels = np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)
     write_grey_png(tmp_path / "whole.png", pixels)

@@ -13,14 +13,14 @@ from cxr_mmdet.preparation.near_duplicates import (
     MAX_DISTANCE,
     NearDuplicates,
     find_near_duplicates,
-    fingerprint_pictures,
+    fingerprint_images,
     pairs_across,
 )
 from cxr_mmdet.structures.radiograph_files import find_originals
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Return 24 prepared phantoms of as many and fewer patients."""
     root = tmp_path_factory.mktemp("phantoms")
     write_phantoms(root / "src", images=24, size=256, seed=5)
@@ -40,16 +40,16 @@ def brighter(pixels):
     return np.clip(pixels * 1.1, 0, 255).astype(np.uint8)
 
 
-def test_radiographs_of_different_patients_are_no_near_duplicates(pictures, tmp_path):
-    assert find_near_duplicates(fingerprint_pictures(pictures, tmp_path / "f.json")) == []
+def test_radiographs_of_different_patients_are_no_near_duplicates(images, tmp_path):
+    assert find_near_duplicates(fingerprint_images(images, tmp_path / "f.json")) == []
 
 
 @pytest.mark.parametrize("change", [np.copy, jpeg, half, brighter])
-def test_a_picture_in_other_clothes_is_found(pictures, tmp_path, change):
-    name, path = next(iter(pictures.items()))
+def test_an_image_in_other_clothes_is_found(images, tmp_path, change):
+    name, path = next(iter(images.items()))
     cv2.imwrite(str(tmp_path / "again.png"), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
     (near_duplicates,) = find_near_duplicates(
-        fingerprint_pictures(pictures | {"again": tmp_path / "again.png"}, tmp_path / "f.json")
+        fingerprint_images(images | {"again": tmp_path / "again.png"}, tmp_path / "f.json")
     )
     assert {near_duplicates.first, near_duplicates.second} == {name, "again"}
     assert near_duplicates.distance <= MAX_DISTANCE
@@ -83,27 +83,27 @@ def test_only_pairs_across_the_split_matter():
     assert pairs_across(near_duplicates, {"a", "c", "d"}) == [NearDuplicates("a", "b", 0)]
 
 
-def test_hashes_of_unchanged_pictures_are_kept(pictures, tmp_path):
+def test_hashes_of_unchanged_images_are_kept(images, tmp_path):
     cache = tmp_path / "f.json"
-    chosen = dict(list(pictures.items())[:3])
-    hashes = fingerprint_pictures(chosen, cache)
+    chosen = dict(list(images.items())[:3])
+    hashes = fingerprint_images(chosen, cache)
     before = cache.read_bytes()
-    assert fingerprint_pictures(chosen, cache) == hashes
+    assert fingerprint_images(chosen, cache) == hashes
     assert cache.read_bytes() == before
     known = json.loads(before)
     name = next(iter(chosen))
     known[name] = [known[name][0], "f" * 64]
     cache.write_text(json.dumps(known))
-    assert fingerprint_pictures(chosen, cache)[name] == "f" * 64
+    assert fingerprint_images(chosen, cache)[name] == "f" * 64
     known[name][0] = "00000000"
     cache.write_text(json.dumps(known))
-    assert fingerprint_pictures(chosen, cache) == hashes
+    assert fingerprint_images(chosen, cache) == hashes
     cache.write_text("{")
-    assert fingerprint_pictures(chosen, cache, jobs=2) == hashes
+    assert fingerprint_images(chosen, cache, jobs=2) == hashes
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     for name in ("a", "b"):
         with pytest.raises(DatasetError, match=rf"{name}\.png"):
-            fingerprint_pictures({name: tmp_path / f"{name}.png"}, tmp_path / "f.json")
+            fingerprint_images({name: tmp_path / f"{name}.png"}, tmp_path / "f.json")

@@ -17,8 +17,8 @@ from cxr_mmdet.preparation.check import check_folder
 from cxr_mmdet.preparation.options import SplitOptions
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report import write_report
+from cxr_mmdet.preparation.report_images import lonely_boxes, natural_order
 from cxr_mmdet.preparation.report_numbers import BoxColumns, company, place_map, size_rows
-from cxr_mmdet.preparation.report_pictures import lonely_boxes, natural_order
 from cxr_mmdet.preparation.resplit import resplit
 from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
@@ -307,7 +307,7 @@ class TestSplitAgain:
         assert groups["i00"] == groups["i01"] != groups["i02"]
         assert "p0" not in (out / "annotations/readers.csv").read_text()
 
-    def test_missing_pictures_are_named(self, built):
+    def test_missing_images_are_named(self, built):
         (built / "images/i03.png").unlink()
         with pytest.raises(DatasetError, match=r"1 image of annotations/readers.csv missing, such as i03\.png"):
             resplit(built, SplitOptions(group_by="image"))

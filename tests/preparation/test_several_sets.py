@@ -71,7 +71,7 @@ def coverage_by_image(out: Path, labels: str = "map") -> dict[str, list[int]]:
     return found
 
 
-def test_each_set_answers_for_its_own_classes_and_shared_pictures_stay_together(
+def test_each_set_answers_for_its_own_classes_and_shared_images_stay_together(
     tmp_path: Path, options: BuildOptions
 ) -> None:
     places = [("", write_reader_source(tmp_path / "a")), ("clinic", clinic(tmp_path / "b"))]
@@ -105,7 +105,7 @@ def test_each_set_answers_for_its_own_classes_and_shared_pictures_stay_together(
     assert "clinic:R1" in manifest["readers"]
 
 
-def test_equal_pictures_of_other_names_stay_together(tmp_path: Path, options: BuildOptions) -> None:
+def test_equal_images_of_other_names_stay_together(tmp_path: Path, options: BuildOptions) -> None:
     source = clinic(tmp_path / "b")
     for path in source.glob("*.png"):
         path.rename(source / f"x{path.name}")

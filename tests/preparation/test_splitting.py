@@ -20,12 +20,12 @@ NAMES = [f"i{number}" for number in range(20)]
 NEAR_DUPLICATES = [NearDuplicates("i0", "i1", 0), NearDuplicates("i4", "i9", 12)]
 
 
-def picture(name):
+def image(name):
     patient = f"patient-{int(name[1:]) // 2}"
     return PreparedImage(name, Path(f"{name}.png"), (60, 50), (60, 50), patient, "as stored", (), None)
 
 
-IMAGES = [picture(name) for name in NAMES]
+IMAGES = [image(name) for name in NAMES]
 
 
 def rows(**columns):

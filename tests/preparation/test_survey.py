@@ -71,7 +71,7 @@ def test_every_count(archive: Path) -> None:
     assert sorted((path, path.stat().st_mtime_ns) for path in archive.rglob("*")) == before
 
 
-def test_pictures_that_are_turned_by_their_exif_orientation_are_reported(tmp_path: Path) -> None:
+def test_images_that_are_turned_by_their_exif_orientation_are_reported(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "a.jpg", exif=exif)

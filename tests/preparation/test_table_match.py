@@ -44,11 +44,11 @@ def test_what_is_missing_on_either_side(src: Path) -> None:
     assert lines[-2:] == ["table: 1 image without a file: z", "table: 1 file without a row: b"]
 
 
-def test_boxes_beyond_their_picture(src: Path) -> None:
+def test_boxes_beyond_their_image(src: Path) -> None:
     found = match(src, "a,ILD,5,R1,0,0,41,60", "a,ILD,5,R2,1,1,9,9", "b,ILD,5,R1,-1,0,9,9", "b,ILD,5,R2,0,0,9,61")
     assert found is not None
     assert found.boxes_outside == {"a": 1, "b": 2}
-    assert list(survey_lines(survey_folder(src)))[-1] == "table: 3 boxes beyond the picture: a, b"
+    assert list(survey_lines(survey_folder(src)))[-1] == "table: 3 boxes beyond the image: a, b"
 
 
 def test_a_table_that_cannot_be_read_is_a_problem_not_the_end(src: Path) -> None:

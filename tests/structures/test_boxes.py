@@ -29,15 +29,15 @@ def boxes_xyxy(draw, width=WIDTH, height=HEIGHT, whole=False, max_size=6):
 
 def paint(box_xyxy, width=WIDTH, height=HEIGHT):
     """Return an image that is 1 inside a box of whole pixels."""
-    picture = np.zeros((height, width), dtype=np.uint8)
+    image = np.zeros((height, width), dtype=np.uint8)
     x_min, y_min, x_max, y_max = map(int, box_xyxy)
-    picture[y_min:y_max, x_min:x_max] = 1
-    return picture
+    image[y_min:y_max, x_min:x_max] = 1
+    return image
 
 
-def painted(picture):
+def painted(image):
     """Return the box of the ones in an image."""
-    rows, columns = np.nonzero(picture)
+    rows, columns = np.nonzero(image)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
@@ -99,10 +99,10 @@ def test_flip_rotation_and_padding_move_boxes_as_numpy_moves_pixels(given_boxes)
     flipped, turned = boxes.flip_horizontal(given_boxes, WIDTH), boxes.rotate_90_ccw(given_boxes, WIDTH)
     padded = boxes.translate(given_boxes, 3, 5)
     for index, box in enumerate(given_boxes):
-        picture = paint(box)
-        assert painted(np.fliplr(picture)) == flipped[index].tolist()
-        assert painted(np.rot90(picture)) == turned[index].tolist()
-        assert painted(np.pad(picture, ((5, 0), (3, 0)))) == padded[index].tolist()
+        image = paint(box)
+        assert painted(np.fliplr(image)) == flipped[index].tolist()
+        assert painted(np.rot90(image)) == turned[index].tolist()
+        assert painted(np.pad(image, ((5, 0), (3, 0)))) == padded[index].tolist()
 
 
 @given(boxes_xyxy(whole=True))
@@ -124,7 +124,7 @@ def test_two_flips_and_four_turns_change_nothing(given_boxes):
 
 @settings(max_examples=50)
 @given(boxes_xyxy(), st.integers(-40, 40), st.integers(-40, 40))
-def test_clipped_boxes_lie_in_the_picture_and_inner_ones_stay(given_boxes, right, down):
+def test_clipped_boxes_lie_in_the_image_and_inner_ones_stay(given_boxes, right, down):
     moved = boxes.translate(given_boxes, right, down)
     clipped = boxes.clip_to_image(moved, (HEIGHT, WIDTH))
     assert (clipped >= 0).all()

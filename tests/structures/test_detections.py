@@ -44,7 +44,7 @@ def test_json_and_back():
     assert Findings.from_json(value, NAMES[::-1]).labels.tolist() == [1, 0]
 
 
-def test_coco_in_pixels_of_the_prepared_picture():
+def test_coco_in_pixels_of_the_prepared_image():
     found = make([[10, 20, 30, 60]], [1], [0.5])
     assert found.to_coco(7, [11, 12]) == [{"image_id": 7, "category_id": 12, "bbox": [10, 20, 20, 40], "score": 0.5}]
     (half,) = found.to_coco(7, [11, 12], (50, 40))
@@ -60,9 +60,9 @@ def test_thresholds_leave_the_probability_of_disease_alone():
 
 def test_drawn_on_a_smaller_copy():
     found = make([[20, 20, 60, 80]], [0], [0.5])
-    picture = found.draw(np.full((50, 40), 90, np.uint8))
-    assert picture.shape == (50, 40, 3)
-    colored = picture.max(axis=2) != picture.min(axis=2)
+    image = found.draw(np.full((50, 40), 90, np.uint8))
+    assert image.shape == (50, 40, 3)
+    colored = image.max(axis=2) != image.min(axis=2)
     assert colored[30, 9:12].any(), "the left side of the box, at half its place in the source"
     assert colored[38:41, 20].any(), "its lower side"
     assert not colored[44:].any()

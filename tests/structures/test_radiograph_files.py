@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from detectors import write_picture
+from detectors import write_image
 from pydicom.data import get_testdata_file
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
@@ -20,7 +20,7 @@ def names(items):
 
 def test_folders_with_all_below_and_nothing_hidden(tmp_path):
     for name in ("b.png", "sub/a.jpg", ".hidden/c.png", ".d.png", "sub/deeper/e.tif"):
-        write_picture(tmp_path / name, 20, 20)
+        write_image(tmp_path / name, 20, 20)
     (tmp_path / "notes.txt").write_text("no radiograph")
     assert names(find_radiographs([str(tmp_path)])) == ["b", "a", "e"]
 
@@ -34,15 +34,15 @@ def test_dicom_without_a_suffix(tmp_path):
 
 def test_patterns_that_the_shell_left_alone(tmp_path):
     for name in ("a1.png", "a2.png", "b1.png", "sub/a3.png"):
-        write_picture(tmp_path / name, 20, 20)
+        write_image(tmp_path / name, 20, 20)
     assert names(find_radiographs([str(tmp_path / "a*.png")])) == ["a1", "a2"]
     assert names(find_radiographs([str(tmp_path / "**" / "a*.png")])) == ["a1", "a2", "a3"]
 
 
 def test_archives(tmp_path):
-    picture = write_picture(tmp_path / "x.png", 20, 30)
+    image = write_image(tmp_path / "x.png", 20, 30)
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
-        archive.write(picture, "one/x.png")
+        archive.write(image, "one/x.png")
         archive.writestr("one/report.txt", "text")
         archive.writestr("__MACOSX/one/._x.png", "no image")
         archive.writestr("IM1", Path(get_testdata_file("CT_small.dcm")).read_bytes())
@@ -54,14 +54,14 @@ def test_archives(tmp_path):
 
 def test_files_of_one_name_get_numbers(tmp_path):
     for name in ("a/1.png", "b/1.png", "c/1-2.png", "d/1.png"):
-        write_picture(tmp_path / name, 20, 20)
+        write_image(tmp_path / name, 20, 20)
     found = names(find_radiographs([str(tmp_path)]))
     assert found == ["1", "1-2", "1-2-2", "1-3"]
     assert len(set(found)) == 4
 
 
 def test_named_twice_is_taken_once(tmp_path):
-    path = write_picture(tmp_path / "a.png", 20, 20)
+    path = write_image(tmp_path / "a.png", 20, 20)
     assert names(find_radiographs([str(path), str(tmp_path), str(path)])) == ["a"]
 
 

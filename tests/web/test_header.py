@@ -7,7 +7,7 @@ import pickle
 
 import pydicom
 import pytest
-from detectors import write_picture
+from detectors import write_image
 from serving_builders import phantom_dicom, predictor
 
 from cxr_mmdet.dicom.source import MAX_ATTRIBUTE_BYTES, MAX_HEADER_BYTES
@@ -88,8 +88,8 @@ def test_an_upload_is_parsed_and_decoded_once_up_to_its_last_export(reads):
     assert reads == {"parsed": 1, "decoded": 1}
 
 
-def test_an_uploaded_picture_is_decoded_once(reads, tmp_path):
-    content = write_picture(tmp_path / "a.png", 30, 20).read_bytes()
+def test_an_uploaded_image_is_decoded_once(reads, tmp_path):
+    content = write_image(tmp_path / "a.png", 30, 20).read_bytes()
     decoded = _decode(content, "a.png", 10**6)
     assert decoded.radiograph.header is None
     assert reads == {"decoded": 1}

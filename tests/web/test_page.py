@@ -69,7 +69,7 @@ def upload(page, name: str, content: bytes) -> None:
     )
 
 
-def picture(page, pane: int = 1) -> str:
+def image(page, pane: int = 1) -> str:
     return page.locator(".cxr-stage img").nth(pane).get_attribute("src")
 
 
@@ -77,7 +77,7 @@ def changed(page, before: str, pane: int = 1) -> str:
     page.wait_for_function(
         "([pane, before]) => document.querySelectorAll('.cxr-stage img')[pane].src !== before", arg=[pane, before]
     )
-    return picture(page, pane)
+    return image(page, pane)
 
 
 def set_slider(page, name: str, value: float) -> None:
@@ -103,14 +103,14 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
     first = wait_rows(page, "n > 3")
 
     # A slider: fewer findings, another image, and the network does not run again.
-    original, overlay = picture(page, 0), picture(page)
+    original, overlay = image(page, 0), image(page)
     maps = room.predictor.model.backend.maps
     try:
         room.predictor.model.backend.maps = lambda *_: pytest.fail("the network ran again")
         set_slider(page, "cxr-score", 0.6)
         fewer = wait_rows(page, f"n < {first}")
         overlay = changed(page, overlay)
-        assert picture(page, 0) == original
+        assert image(page, 0) == original
 
         # A class switch.
         name = page.locator("#cxr-findings tr[data-key] td").first.inner_text().strip()
@@ -127,7 +127,7 @@ def test_a_radiologists_way_through_the_page(site, page, tmp_path):
             lambda: set_slider(page, "cxr-width", 4000),
             lambda: set_slider(page, "cxr-zoom", 2),
         ):
-            original = picture(page, 0)
+            original = image(page, 0)
             act()
             changed(page, original, 0)
         page.locator("#cxr-reset").click()
@@ -204,7 +204,7 @@ def test_row_and_box_belong_together_by_mouse_and_keyboard(page):
     page.keyboard.press("Enter")
     assert "is-selected" in box.get_attribute("class")
     page.wait_for_selector("#cxr-findings tr.is-selected")
-    before = picture(page, 0)
+    before = image(page, 0)
     page.locator(".cxr-live").focus()
     page.keyboard.press("+")
     changed(page, before, 0)
@@ -271,7 +271,7 @@ def test_it_fits_a_phone(site, browser, scheme):
     page.locator("#cxr-wrong-class").click()
     page.locator("[role=alert]").wait_for()
     for _ in range(3):
-        before = picture(page, 0)
+        before = image(page, 0)
         page.locator(".cxr-live").focus()
         page.keyboard.press("+")
         changed(page, before, 0)

@@ -64,31 +64,31 @@ def test_without_zoom_all_of_it_is_shown():
 )
 def test_the_original_is_the_part_of_the_radiograph(case, look):
     case.look = look
-    pictures = render_case(case)
+    images = render_case(case)
     part = visible_part(case.size_hw, look)
     pixels = case.decoded.viewable.render(look.window, invert=look.invert)[part.slices]
-    expected = cv2.resize(pixels, pictures.size_hw[::-1], interpolation=cv2.INTER_CUBIC)
-    shown = decoded(pictures.original)
-    assert shown.shape[:2] == pictures.size_hw
+    expected = cv2.resize(pixels, images.size_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    shown = decoded(images.original)
+    assert shown.shape[:2] == images.size_hw
     assert np.abs(shown[..., 0].astype(int) - expected).mean() < 1.5
 
 
 def test_findings_are_drawn_where_they_are_and_only_there(case):
-    pictures = render_case(case)
+    images = render_case(case)
     assert len(list(case.findings())) > 2
-    changed = np.abs(decoded(pictures.overlay).astype(int) - decoded(pictures.original)).max(axis=2) > 60
+    changed = np.abs(decoded(images.overlay).astype(int) - decoded(images.original)).max(axis=2) > 60
     assert changed.any()
     case.filter = Filter(0.5, 0.5, frozenset(case.candidates.model.class_names))
     assert list(case.findings()) == []
-    pictures = render_case(case)
-    np.testing.assert_array_equal(decoded(pictures.overlay), decoded(pictures.original))
+    images = render_case(case)
+    np.testing.assert_array_equal(decoded(images.overlay), decoded(images.original))
 
 
-def test_a_picture_without_a_box_says_how_many_lie_below_the_threshold(case):
+def test_an_image_without_a_box_says_how_many_lie_below_the_threshold(case):
     case.filter = Filter(1.0, 0.5)
     assert len(case.findings()) == 0
-    pictures = render_case(case)
-    added = np.abs(decoded(pictures.overlay).astype(int) - decoded(pictures.original)).max(axis=2) > 60
+    images = render_case(case)
+    added = np.abs(decoded(images.overlay).astype(int) - decoded(images.original)).max(axis=2) > 60
     assert added[:60, :300].any()
     assert not added[60:].any()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.annotations.sources.base import (
-    PictureIndex,
+    ImageFinder,
     ReadOptions,
     Source,
     SourceFormat,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["PictureIndex", "ReadOptions", "Source", "SourceFormat", "find_source", "formats", "read_source"]
+__all__ = ["ImageFinder", "ReadOptions", "Source", "SourceFormat", "find_source", "formats", "read_source"]
 
 MODULES = (
     "vinbigdata",
@@ -89,13 +89,13 @@ def find_source(place: Path, name: str | None = None) -> tuple[SourceFormat, Pat
 
 
 def read_source(
-    place: Path, *, pictures: Path | None = None, group_column: str | None = None, format_name: str | None = None
+    place: Path, *, images: Path | None = None, group_column: str | None = None, format_name: str | None = None
 ) -> Source:
     """Return the validated annotations of a folder or annotation file, whatever its format.
 
     Args:
         place: an annotation file, or a folder that holds annotations and usually the images.
-        pictures: folder of the radiographs; that of ``place`` by default.
+        images: folder of the radiographs; that of ``place`` by default.
         group_column: a column that names each image's group.
         format_name: see :func:`find_source`.
 
@@ -105,7 +105,7 @@ def read_source(
         DatasetError: a COCO file is not one.
     """
     chosen, path, notes = find_source(place, format_name)
-    options = ReadOptions(PictureIndex(pictures or (place if place.is_dir() else place.parent)), group_column)
+    options = ReadOptions(ImageFinder(images or (place if place.is_dir() else place.parent)), group_column)
     source = chosen.read(path, options)
     notes += (*options.notes, *source.notes)
     if group_column and "group" not in source.rows:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 from pydicom.uid import RE_VALID_UID
 
-from cxr_mmdet.dicom.pictures import picture_size_hw
+from cxr_mmdet.dicom.images import image_size_hw
 from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.structures.radiograph_files import UNZIP_ERRORS, image_id_of, is_radiograph_file, visible_files
 
@@ -56,7 +56,7 @@ class Source:
             all classes and holds no box is one.
         classes: classes that were looked for although no row may name them; needed only where ``coverage`` is None.
         split: image id → ``train`` or ``val`` where the source ships a split of its own.
-        pictures: image id → file, where the files do not simply lie in ``train/`` or beside the table.
+        images: image id → file, where the files do not simply lie in ``train/`` or beside the table.
         unread: images that the source names, but that nobody read; they are unknown, not normal.
         unread_is_known: an image without a row is no mistake in this format: nobody read it.
         patient_pattern: its first group is the patient in the path of an image, also of one without a row; empty where
@@ -73,7 +73,7 @@ class Source:
     normal: frozenset[str] | None = None
     classes: tuple[str, ...] = ()
     split: Mapping[str, str] | None = None
-    pictures: Mapping[str, Path] | None = None
+    images: Mapping[str, Path] | None = None
     unread: tuple[str, ...] = ()
     unread_is_known: bool = False
     patient_pattern: str = ""
@@ -90,12 +90,12 @@ class ReadOptions:
     """Options of reading that a format receives beside the path of its annotations.
 
     Attributes:
-        pictures: the radiographs of the source's tree; walked through at the first look.
+        images: the radiographs of the source's tree; walked through at the first look.
         group_column: a column (in COCO a key of the images) that names each image's group.
         notes: what a user should know may be appended here as well as to :attr:`Source.notes`.
     """
 
-    pictures: PictureIndex
+    images: ImageFinder
     group_column: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class SourceFormat:
     keeps: frozenset[str] = frozenset()
 
 
-class PictureIndex:
+class ImageFinder:
     """The radiographs in and below a folder, by the names that annotations give them."""
 
     def __init__(self, root: Path) -> None:
@@ -184,7 +184,7 @@ class PictureIndex:
         Raises:
             DicomError: the file is no image that can be read.
         """
-        return picture_size_hw(path)
+        return image_size_hw(path)
 
     @cached_property
     def _uids(self) -> dict[Path, tuple[str, str]]:

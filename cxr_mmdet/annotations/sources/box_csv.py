@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, csv_header
 from cxr_mmdet.annotations.sources.rows import read_cells, source_of
-from cxr_mmdet.annotations.sources.tool_records import pictures_beside, refuse_twins
+from cxr_mmdet.annotations.sources.tool_records import images_beside, refuse_twins
 from cxr_mmdet.annotations.table import SIZE_COLUMNS, SUFFIXES
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import NO_FINDING
@@ -57,8 +57,8 @@ def read(path: Path, options: ReadOptions) -> Source:
         cells[SIZE_COLUMNS] = sizes.where(sizes > 0)
     else:
         cells = cells.drop(columns=SIZE_COLUMNS, errors="ignore")
-    found = {image_id: options.pictures.find(name) for image_id, name in zip(ids, names, strict=True)}
-    return replace(source_of(path, cells, options), pictures=pictures_beside(options.pictures, found))
+    found = {image_id: options.images.find(name) for image_id, name in zip(ids, names, strict=True)}
+    return replace(source_of(path, cells, options), images=images_beside(options.images, found))
 
 
 FORMAT = SourceFormat(

@@ -42,7 +42,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     """
     records, unread = [], []
     # The id is made of the last three parts of the image's path.
-    pictures = {"_".join(file.with_suffix("").parts[-3:]): file for file in options.pictures.files}
+    images = {"_".join(file.with_suffix("").parts[-3:]): file for file in options.images.files}
     for place, (image_id, entry) in enumerate(read_json(path, dict, "object of images and their regions").items(), 1):
         if not isinstance(entry, dict):
             raise TableError(f"{path}, image {place}: holds {entry!r}, expected the regions of {image_id}.")
@@ -66,7 +66,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     return replace(
         found_only(source, Coverage.EXHAUSTIVE),
         unread=tuple(unread),
-        pictures=pictures,
+        images=images,
         patient_pattern=r"(?:^|/)(patient\d+)[/_]",
     )
 

@@ -15,10 +15,10 @@ from cxr_mmdet.annotations.sources.tool_records import (
     SPLITS,
     Record,
     classes_of,
+    images_beside,
     left_out,
     mask_extent,
     numbers_of,
-    pictures_beside,
     read_xml,
     refuse_twins,
     source_of_records,
@@ -64,7 +64,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     records: list[Record] = []
     classes: dict[str, None] = {}
     others, split = Counter[str](), {}
-    pictures: dict[str, Path | None] = {}
+    files: dict[str, Path | None] = {}
     names: dict[str, str] = {}
     read_in: dict[tuple[str, str], str] = {}
     for file in _files(path):
@@ -89,7 +89,7 @@ def read(path: Path, options: ReadOptions) -> Source:
                     f"{file}: image {name} by reader {reader} stands in {earlier} too; expected one reading of an "
                     "image by a reader, so assign the jobs to their readers in CVAT, or remove one file."
                 )
-            pictures[image_id] = options.pictures.find(name)
+            files[image_id] = options.images.find(name)
             if side := SPLITS.get(image.get("subset", "").lower()):
                 split[image_id] = side
             place = name if file == path else f"{name} of {file.name}"
@@ -102,7 +102,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="image",
         notes=left_out(others, path),
         split=split or None,
-        pictures=pictures_beside(options.pictures, pictures),
+        images=images_beside(options.images, files),
     )
 
 

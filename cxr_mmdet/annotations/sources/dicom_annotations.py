@@ -42,7 +42,7 @@ SCORE = re.compile(r" [01]\.\d\d$")
 NOBODY = "unknown"
 """Part of the person's name that OHIF writes where nobody is logged in."""
 
-NOT_PICTURES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.66.", "1.2.840.10008.5.1.4.1.1.11.")
+NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.66.", "1.2.840.10008.5.1.4.1.1.11.")
 """Storage classes of reports, segmentations and presentation states among what a report refers to."""
 
 FEWEST_POINTS = 3
@@ -85,7 +85,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     without_area = 0
     files = [path] if path.is_file() else [file for file in visible_files(path) if _kind(file)]
     ours = set(files)
-    of_uid = {uid: file for uid, file in options.pictures.by_sop_uid.items() if file not in ours}
+    of_uid = {uid: file for uid, file in options.images.by_sop_uid.items() if file not in ours}
 
     def name_of(uid: str) -> str:
         return image_id_of(of_uid[uid]) if uid in of_uid else uid
@@ -113,7 +113,7 @@ def read(path: Path, options: ReadOptions) -> Source:
     if without_area:
         notes.append(f"{counted(without_area, 'point or line', 'points and lines')} in reports left out: not regions.")
     source = source_of(path, records, options, unit="file", notes=notes)
-    return replace(source, pictures={image_id_of(file): file for file in of_uid.values()})
+    return replace(source, images={image_id_of(file): file for file in of_uid.values()})
 
 
 Found = tuple[str, str, "Box | None", "tuple[int, int] | None"]
@@ -148,7 +148,7 @@ def _read_report(dataset: Dataset, file: Path, *, keep_scores: bool) -> tuple[st
         for study in dataset.get("CurrentRequestedProcedureEvidenceSequence", [])
         for series in study.get("ReferencedSeriesSequence", [])
         for reference in series.get("ReferencedSOPSequence", [])
-        if not str(reference.ReferencedSOPClassUID).startswith(NOT_PICTURES)
+        if not str(reference.ReferencedSOPClassUID).startswith(NOT_IMAGES)
     ]
     found: list[Found] = []
     for group in items:

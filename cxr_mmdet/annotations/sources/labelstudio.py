@@ -89,12 +89,12 @@ def read(path: Path, options: ReadOptions) -> Source:
     records: list[Record] = []
     unread, skipped, others = [], Counter[str](), Counter[str]()
     percents: list[tuple[Any, list[float]]] = []
-    split, pictures = {}, {}
+    split, images = {}, {}
     for number, (task, image_id, reference) in enumerate(zip(tasks, image_ids, references, strict=True), start=1):
         place = task.get("id", number)
-        picture = options.pictures.find(reference) or options.pictures.find(image_id)
-        if picture is not None:
-            pictures[image_id] = picture
+        image = options.images.find(reference) or options.images.find(image_id)
+        if image is not None:
+            images[image_id] = image
         side = SPLITS.get(str(task["data"].get("split", "")).lower())
         if side:
             split[image_id] = side
@@ -102,7 +102,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         if not readings:
             unread.append(image_id)
         for reader, result in readings.items():
-            found = list(_marks(result, f"{path}, task {place}", picture, options, others, percents))
+            found = list(_marks(result, f"{path}, task {place}", image, options, others, percents))
             records += [Record(image_id, name, place, box, reader, region, size) for name, box, region, size in found]
             records += [] if found else [Record(image_id, NO_FINDING, place, reader=reader)]
     _refuse_fractions(percents, path)
@@ -117,7 +117,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="task",
         notes=(*notes, *left_out(others, path)),
         split=split or None,
-        pictures=pictures or None,
+        images=images or None,
         unread=tuple(unread),
     )
     return replace(source, coverage=_coverage(tasks, image_ids, source.rows))
@@ -240,7 +240,7 @@ def _readings(task: Mapping[str, Any], where: str, skipped: Counter[str]) -> dic
 def _marks(
     result: Sequence[Mapping[str, Any]],
     where: str,
-    picture: Path | None,
+    image: Path | None,
     options: ReadOptions,
     others: Counter[str],
     percents: list[tuple[Any, list[float]]],
@@ -263,7 +263,7 @@ def _marks(
             raise TableError(
                 f"{where}: its image was turned by {item['image_rotation']}°; turn it back in Label Studio."
             )
-        size_hw = _size_hw(item, where, picture, options)
+        size_hw = _size_hw(item, where, image, options)
         box = _extent_of(value, shape, size_hw, where, percents)
         if box is None:
             others["empty brush stroke"] += 1
@@ -278,13 +278,13 @@ def _labels(item: Mapping[str, Any]) -> list[Any]:
     return labels if isinstance(labels, list) and str(item.get("type")).endswith("labels") else []
 
 
-def _size_hw(item: Mapping[str, Any], where: str, picture: Path | None, options: ReadOptions) -> tuple[float, float]:
+def _size_hw(item: Mapping[str, Any], where: str, image: Path | None, options: ReadOptions) -> tuple[float, float]:
     stated = item.get("original_height"), item.get("original_width")
     if all(isinstance(side, int | float) and side > 0 for side in stated):
         return stated[0], stated[1]  # type: ignore[return-value]
     try:
-        if picture is not None:
-            return options.pictures.size_hw(picture)
+        if image is not None:
+            return options.images.size_hw(image)
     except DicomError:
         pass
     raise TableError(

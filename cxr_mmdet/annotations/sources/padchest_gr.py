@@ -43,8 +43,8 @@ def read(path: Path, options: ReadOptions) -> Source:
         if not isinstance(study, dict) or not isinstance(study.get("ImageID"), str):
             raise TableError(f"{where}: has no ImageID; expected StudyID, ImageID and findings.")
         image_id = image_id_of(study["ImageID"])
-        picture = options.pictures.find(study["ImageID"])
-        height, width = NOTIONAL_HW if picture is None else options.pictures.size_hw(picture)
+        image = options.images.find(study["ImageID"])
+        height, width = NOTIONAL_HW if image is None else options.images.size_hw(image)
         sizes = dict(zip(SIZE_COLUMNS, (height, width), strict=True))
         more: dict[str, Any] = {**sizes, "group": str(study.get("StudyID", image_id))}
         drawn, findings = 0, list(_findings(study.get("findings"), where))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from cxr_mmdet.annotations.sources.base import PictureIndex, ReadOptions, Source
+    from cxr_mmdet.annotations.sources.base import ImageFinder, ReadOptions, Source
 
 SPLITS = dict.fromkeys(("train", "training"), "train")
 SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val") | {"test": "test", "testing": "test"}
@@ -106,11 +106,11 @@ def source_of_records(
     return replace(source, classes=tuple(name for name in named if not is_no_finding(name)), **facts)
 
 
-def pictures_beside(pictures: PictureIndex, found: Mapping[str, Path | None]) -> dict[str, Path] | None:
+def images_beside(images: ImageFinder, found: Mapping[str, Path | None]) -> dict[str, Path] | None:
     """Return the file of each image, and the other images of the tree, which nobody read; None without any."""
-    named = {image_id: picture for image_id, picture in found.items() if picture is not None}
+    named = {image_id: image for image_id, image in found.items() if image is not None}
     used = set(named.values())  # maybe under another name, such as a UID
-    single = {image_id: paths[0] for image_id, paths in pictures.by_id.items() if len(paths) == 1}
+    single = {image_id: paths[0] for image_id, paths in images.by_id.items() if len(paths) == 1}
     return {image_id: path for image_id, path in single.items() if path not in used} | named or None
 
 

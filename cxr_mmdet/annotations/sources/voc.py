@@ -11,8 +11,8 @@ from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat
 from cxr_mmdet.annotations.sources.tool_records import (
     SPLITS,
     Record,
+    images_beside,
     numbers_of,
-    pictures_beside,
     read_lines,
     read_xml,
     refuse_twins,
@@ -50,17 +50,15 @@ def read(path: Path, options: ReadOptions) -> Source:
     places = [file.relative_to(root).as_posix() for file in files]
     refuse_twins(((file.stem, place) for file, place in zip(files, places, strict=True)), path, "file")
     records: list[Record] = []
-    pictures, split = {}, _listed_sides(root)
+    images, split = {}, _listed_sides(root)
     for file, place in zip(files, places, strict=True):
         tree = read_xml(file)
         size_hw = tuple(
             numbers_of([tree.findtext(f"size/{side}") or 0 for side in ("height", "width")], str(file), "size")
         )
-        picture = options.pictures.find(file.with_suffix("").relative_to(root).as_posix()) or options.pictures.find(
-            file.stem
-        )
-        picture = picture or options.pictures.find(tree.findtext("filename") or file.stem)
-        pictures[file.stem] = picture
+        image = options.images.find(file.with_suffix("").relative_to(root).as_posix()) or options.images.find(file.stem)
+        image = image or options.images.find(tree.findtext("filename") or file.stem)
+        images[file.stem] = image
         if side := next(
             (SPLITS[part.lower()] for part in file.relative_to(root).parts[:-1] if part.lower() in SPLITS), None
         ):
@@ -90,7 +88,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         unit="file",
         notes=notes,
         split=split or None,
-        pictures=pictures_beside(options.pictures, pictures),
+        images=images_beside(options.images, images),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.sources.base import (
-    PictureIndex,
+    ImageFinder,
     ReadOptions,
     Source,
     SourceFormat,
@@ -64,20 +64,20 @@ def read(path: Path, options: ReadOptions) -> Source:
     notes: list[str] = []
     config = _read_config(path) if path.suffix.lower() in YAML else {"names": [n for n in read_lines(path) if n]}
     names = _class_names(config, path)
-    split, listed = _sides(config, path, options.pictures, notes)
+    split, listed = _sides(config, path, options.images, notes)
     root = path.parent
-    refuse_twins(((image_id_of(picture), _shown(picture, root)) for picture in listed), root, "picture")
-    by_id = {image_id_of(picture): picture for picture in listed}
+    refuse_twins(((image_id_of(image), _shown(image, root)) for image in listed), root, "image")
+    by_id = {image_id_of(image): image for image in listed}
     records: list[Record] = []
     unread, unknown_size, used = [], [], set()
-    for image_id, picture in by_id.items():
-        labels = _label_file(picture)
+    for image_id, image in by_id.items():
+        labels = _label_file(image)
         if labels is None:
             unread.append(image_id)
             continue
         used.add(labels)
         try:
-            size_hw = options.pictures.size_hw(picture)
+            size_hw = options.images.size_hw(image)
         except DicomError as error:
             unknown_size.append(str(error))
             continue
@@ -103,7 +103,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         notes=notes,
         split=split,
         # The radiographs themselves where the tree belongs to some, else its own images.
-        pictures={name: options.pictures.find(name) or picture for name, picture in by_id.items()} or None,
+        images={name: options.images.find(name) or image for name, image in by_id.items()} or None,
         unread=tuple(unread),
     )
 
@@ -166,18 +166,18 @@ def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
 
 
 def _sides(
-    config: Mapping[str, Any], path: Path, pictures: PictureIndex, notes: list[str]
+    config: Mapping[str, Any], path: Path, images: ImageFinder, notes: list[str]
 ) -> tuple[dict[str, str] | None, list[Path]]:
     """Return image id → side where the tree has a split of its own, and all images."""
     sides: dict[str, list[Path]] = {}
     for key, entry in config.items():
         if key in SPLITS and entry:
-            found = list(_pictures_of(entry, config, path, pictures, key, notes))
+            found = list(_images_of(entry, config, path, images, key, notes))
             if found or SPLITS[key] != "test":
                 sides[SPLITS[key]] = list(dict.fromkeys(found))
     if not sides:
-        return None, list(pictures.files)
-    listed = list(dict.fromkeys(picture for side in sides.values() for picture in side))
+        return None, list(images.files)
+    listed = list(dict.fromkeys(image for side in sides.values() for image in side))
     shared = set(sides.get("train", ())) & {p for side in ("val", "test") for p in sides.get(side, ())}
     if len(sides) == 1 or (shared and set(sides.get("train", ())) == set(listed)):
         return None, listed
@@ -186,11 +186,11 @@ def _sides(
             f"{path}: {counted(len(shared), 'image')} both in train and in val or test, such as "
             f"{_shown(min(shared), path.parent)}; expected each image on one side."
         )
-    return {image_id_of(picture): side for side in sides for picture in sides[side]}, listed
+    return {image_id_of(image): side for side in sides for image in sides[side]}, listed
 
 
-def _pictures_of(
-    entry: Any, config: Mapping[str, Any], path: Path, pictures: PictureIndex, key: str, notes: list[str]
+def _images_of(
+    entry: Any, config: Mapping[str, Any], path: Path, images: ImageFinder, key: str, notes: list[str]
 ) -> Iterator[Path]:
     """Yield the images of a folder, of a list in a text file, or of several of these."""
     for each in entry if isinstance(entry, list) else [entry]:
@@ -203,12 +203,12 @@ def _pictures_of(
                 f"relative to {path.parent}."
             )
         if place.is_dir():
-            inside = PictureIndex(place) if pictures.root not in (place, *place.parents) else pictures
-            yield from (picture for picture in inside.files if place in picture.parents)
+            inside = ImageFinder(place) if images.root not in (place, *place.parents) else images
+            yield from (image for image in inside.files if place in image.parents)
             continue
-        found = [(line, pictures.find(line)) for line in read_lines(place) if line]
-        yield from (picture for _, picture in found if picture is not None)
-        lost = [line for line, picture in found if picture is None]
+        found = [(line, images.find(line)) for line in read_lines(place) if line]
+        yield from (image for _, image in found if image is not None)
+        lost = [line for line, image in found if image is None]
         if lost:
             notes.append(f"{counted(len(lost), 'image')} in {place.name} not found, such as {lost[0]}.")
 
@@ -221,11 +221,11 @@ def _resolve(entry: str, base: str, folder: Path) -> Path | None:
     return found and Path(found.resolve() if ".." in found.parts else found)
 
 
-def _label_file(picture: Path) -> Path | None:
+def _label_file(image: Path) -> Path | None:
     """Return the label file of an image: under ``labels`` in place of the last ``images``, or beside it."""
-    name = f"{picture.stem}.txt"
-    parts = picture.parent.parts
-    places = [picture.with_name(name)]
+    name = f"{image.stem}.txt"
+    parts = image.parent.parts
+    places = [image.with_name(name)]
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
         places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :], name))

@@ -94,15 +94,15 @@ class MmdetBackend(WholeBackend):
             CxrError: the detector cannot be run on inputs of this size.
             NotFiniteError: a head gives NaN or infinity.
         """
-        pictures = torch.from_numpy(batch).to(self.device)
-        shape = (pictures.shape[2], pictures.shape[3])
+        images = torch.from_numpy(batch).to(self.device)
+        shape = (images.shape[2], images.shape[3])
         samples = [_sample(size_hw, shape) for size_hw in sizes_hw]
         with self._lock:
             if "score_thr" in self._test:
                 # mmdet keeps what exceeds its threshold, we what reaches ours.
                 self._test.score_thr = float(np.nextafter(score_thresholds.min(), np.float32(-1)))
             try:
-                results = self.model.predict(pictures, samples, rescale=False)
+                results = self.model.predict(images, samples, rescale=False)
             except RuntimeError as error:
                 # torch's, from deep inside: DINO has more queries than a small input has cells.
                 reason = first_line(error)

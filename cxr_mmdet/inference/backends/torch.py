@@ -107,10 +107,10 @@ class TorchBackend:
     @torch.inference_mode()
     def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any, Array | None]:
         """See :class:`cxr_mmdet.inference.backends.base.Backend`."""
-        pictures = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
+        images = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         head = self.model.rpn_head if isinstance(self.model, TwoStageDetector) else self.model.bbox_head
         with self._streams.slots, gate_logits() as logits:
-            pyramid = self.model.extract_feat(pictures)
+            pyramid = self.model.extract_feat(images)
             if isinstance(self.model, DINO):
                 scores, deltas = ([output] for output in query_outputs(self.model, pyramid, batch.shape[2:]))
             else:

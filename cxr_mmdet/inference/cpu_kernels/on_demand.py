@@ -90,7 +90,7 @@ class OnDemand:
         """See :class:`Deltas`."""
         if not any(len(level) for level in indices):
             return [np.empty((0, 4), dtype=np.float32) for _ in indices]
-        starts = np.cumsum([0] + [pictures * height * width for pictures, height, width in self.sizes])
+        starts = np.cumsum([0] + [images * height * width for images, height, width in self.sizes])
         firsts, wanted, rows, count = [], [], [], 0
         for (_, height, width), start, asked, anchors in zip(self.sizes, starts, indices, self.anchors, strict=False):
             cells, of_cell = np.unique(asked // anchors, return_inverse=True)

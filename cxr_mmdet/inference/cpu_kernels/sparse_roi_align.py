@@ -60,7 +60,7 @@ def pooling_weights(
 ) -> tuple[sparse.csr_array, Integers]:
     """Return the (R * bins, cells) weights and which region each block of rows is; arguments as above."""
     _, heights, widths = np.array(sizes, dtype=np.int64).T
-    starts = np.cumsum([0] + [pictures * height * width for pictures, height, width in sizes])
+    starts = np.cumsum([0] + [images * height * width for images, height, width in sizes])
     boxes = rois[:, 1:] / np.array(pooling.strides, dtype=np.float32)[levels][:, None]
     if pooling.aligned:
         boxes = boxes - np.float32(0.5)

@@ -153,15 +153,15 @@ class Grid:
         """Return the grid of (N, C, H, W) maps with equally many channels."""
         rows = with_zeros(torch.cat([level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in pyramid]))
         sizes = tuple((level.shape[0], level.shape[2], level.shape[3]) for level in pyramid)
-        cells = sum(pictures * height * width for pictures, height, width in sizes)
-        tiles = sum(pictures * tiles_of(height) * tiles_of(width) for pictures, height, width in sizes)
+        cells = sum(images * height * width for images, height, width in sizes)
+        tiles = sum(images * tiles_of(height) * tiles_of(width) for images, height, width in sizes)
         first, inner, last = [], [], []
         cell = tile = 0
-        for pictures, height, width in sizes:
+        for images, height, width in sizes:
             down, right = tiles_of(height), tiles_of(width)
             y, x = _ring(down)[:, None, None, :, None], _ring(right)[None, :, None, None, :]
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            number = torch.arange(pictures)[None, None, :, None, None]
+            number = torch.arange(images)[None, None, :, None, None]
             first.append(torch.where(inside, cell + (number * height + y) * width + x, cells).reshape(RING**2, -1))
             place = (_places()[:, None] * TILE + _places()[None, :])[:, :, None, None, None]
             above = (_shifts()[:, None] + torch.arange(down))[:, None, None, :, None]
@@ -170,17 +170,17 @@ class Grid:
             inner.append(torch.where(inside, row, TILE**2 * tiles).reshape(RING**2, -1))
             own = torch.arange(TILE)
             place = (own[:, None] * TILE)[None, None, :, None, :] + own
-            tops = (torch.arange(pictures)[:, None] * down + torch.arange(down))[:, :, None, None, None] * right
+            tops = (torch.arange(images)[:, None] * down + torch.arange(down))[:, :, None, None, None] * right
             row = place * tiles + tile + tops + torch.arange(right)[None, None, None, :, None]
-            last.append(row.reshape(pictures, TILE * down, TILE * right)[:, :height, :width].reshape(-1))
-            cell, tile = cell + pictures * height * width, tile + pictures * down * right
+            last.append(row.reshape(images, TILE * down, TILE * right)[:, :height, :width].reshape(-1))
+            cell, tile = cell + images * height * width, tile + images * down * right
         return cls(rows, torch.cat(first, dim=1), torch.cat(inner, dim=1), tuple(last), sizes)
 
     def maps(self, rows: Tensor) -> list[Tensor]:
         """Return a convolution's rows as one (N, H, W, C) map per level."""
         return [
-            rows.index_select(0, cells).reshape(pictures, height, width, rows.shape[1])
-            for cells, (pictures, height, width) in zip(self.last, self.sizes, strict=True)
+            rows.index_select(0, cells).reshape(images, height, width, rows.shape[1])
+            for cells, (images, height, width) in zip(self.last, self.sizes, strict=True)
         ]
 
 

@@ -18,7 +18,7 @@ from cxr_mmdet.files import locked_folder
 from cxr_mmdet.inference.backends.torch import TorchBackend
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.checkpoint import load_detector
-from cxr_mmdet.inference.export import parity as check_pictures
+from cxr_mmdet.inference.export import parity as check_images
 from cxr_mmdet.inference.export.describe import describe_detector, describe_preprocessing
 from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
 from cxr_mmdet.inference.export.parity import EXACT, RANKED, Parity, compare_findings, quantised_limits
@@ -188,7 +188,7 @@ def _calibration_images(detector: TrainedDetector, options: ExportOptions) -> Se
     file = _annotation_file(
         detector, "train_dataloader", options, "--calibration DIR, radiographs like those it will see"
     )
-    return check_pictures.user_set(file, detector.class_names).items
+    return check_images.user_set(file, detector.class_names).items
 
 
 def _check_set(detector: TrainedDetector, options: ExportOptions) -> CheckSet | None:
@@ -203,7 +203,7 @@ def _check_set(detector: TrainedDetector, options: ExportOptions) -> CheckSet | 
     if file is None:
         file = _annotation_file(detector, "val_dataloader", options, "--check FILE, its annotations/val_<labels>.json")
         count = MAX_JUDGED
-    found = check_pictures.user_set(file, detector.class_names)
+    found = check_images.user_set(file, detector.class_names)
     if options.int8 and options.compare and not (found.truth and found.truth["annotations"]):
         raise UsageError(
             f"{file}: holds no box, and eight bits are judged by mAP; pass --check with the annotation file of a "
@@ -237,7 +237,7 @@ def _compare(
 ) -> list[Parity]:
     report = progress or (lambda done, total: None)
     with tempfile.TemporaryDirectory() as scratch:
-        sets = [check_pictures.phantom_set(reference.class_names, Path(scratch) / "phantoms")]
+        sets = [check_images.phantom_set(reference.class_names, Path(scratch) / "phantoms")]
         if options.int8:  # whose mAP is judged on real ones; that of six images is chance
             sets = [replace(entry, truth=None) for entry in sets]
         if checked is not None:
@@ -247,20 +247,20 @@ def _compare(
 
 
 def _compare_on(
-    pictures: CheckSet, reference: Predictor, exported: Predictor, options: ExportOptions, done: Callable[[], None]
+    images: CheckSet, reference: Predictor, exported: Predictor, options: ExportOptions, done: Callable[[], None]
 ) -> Parity:
     expected, got = [], []
-    for item in pictures.items:
+    for item in images.items:
         radiograph = as_radiograph(item.read(), name=item.source)
         expected.append(reference.predict(radiograph))
         got.append(exported.predict(radiograph))
         done()
     return compare_findings(
-        pictures.name,
+        images.name,
         expected,
         got,
         score_threshold=reference.model.spec.score_threshold,
-        truth=pictures.truth,
+        truth=images.truth,
         gate=reference.has_gate,
         loss=options.int8,
     )
@@ -272,7 +272,7 @@ def _require(checkpoint: str, results: Sequence[Parity], limits: ParityLimits) -
         if problems:
             remedy = "; pass a larger --max-loss, or export without --int8" if limits.score is None else ""
             raise CheckpointError(
-                f"{checkpoint}: the exported model differs from torch on {result.pictures} {result.name}: "
+                f"{checkpoint}: the exported model differs from torch on {result.images} {result.name}: "
                 f"{'; '.join(problems)}. Nothing was written{remedy}."
             )
 

@@ -81,8 +81,8 @@ def export_onnx(model: BaseDetector, spec: DetectorSpec, folder: Path, *, winogr
     image = torch.zeros(1, 3, side, side)
     levels, has_rows = len(spec.maps.anchor_counts), two_stage or boxes is not None
     outputs = maps_outputs(levels, deltas=boxes is None, rows=has_rows, gate=spec.gate is not None)
-    axes: dict[str, Any] = {name: {0: "pictures", 1: f"{name}_height", 2: f"{name}_width"} for name in outputs}
-    axes |= {"image": {0: "pictures", 2: "height", 3: "width"}, "rows": {0: "cells"}, ABNORMAL: {0: "pictures"}}
+    axes: dict[str, Any] = {name: {0: "images", 1: f"{name}_height", 2: f"{name}_width"} for name in outputs}
+    axes |= {"image": {0: "images", 2: "height", 3: "width"}, "rows": {0: "cells"}, ABNORMAL: {0: "images"}}
     paths = [folder / f"{MAPS}.onnx"]
     _export(maps.eval(), (image,), paths[-1], ["image"], outputs, axes)
     if boxes is not None:

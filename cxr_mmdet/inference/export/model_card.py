@@ -231,7 +231,7 @@ def _parity(bundle: Bundle) -> str:
     sets = bundle.parity["sets"]
     rows: list[tuple[str, ...]] = [
         (
-            f"{entry['pictures']} {entry['name']}",
+            f"{entry['images']} {entry['name']}",
             str(entry["findings"]),
             str(entry["unmatched"]),
             f"{entry['largest_box_difference_px']:.3g}",

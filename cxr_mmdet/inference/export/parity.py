@@ -192,7 +192,7 @@ class Parity:
 
     Attributes:
         name: of the set.
-        pictures: how many.
+        images: how many.
         findings: of the reference, clearly above its threshold.
         unmatched: those without a counterpart of the same class that overlaps by half.
         largest_box_difference_px: between a side of a finding and its counterpart's, pixels of the radiograph.
@@ -206,7 +206,7 @@ class Parity:
     """
 
     name: str
-    pictures: int
+    images: int
     findings: int
     unmatched: int
     largest_box_difference_px: float
@@ -279,7 +279,7 @@ def compare_findings(
         scores = max(scores, float(np.abs(clear.scores[found] - got.scores[partners]).max(initial=0)))
     return Parity(
         name=name,
-        pictures=len(reference),
+        images=len(reference),
         findings=findings,
         unmatched=unmatched,
         largest_box_difference_px=boxes,

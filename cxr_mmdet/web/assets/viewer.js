@@ -1,4 +1,4 @@
-// Picture and table: hovering or choosing one marks the other; drawing, moving and zooming on the live picture.
+// Image and table: hovering or choosing one marks the other; drawing, moving and zooming on the live image.
 const say = (name, data) => trigger(name, data);
 const all = (key) => document.querySelectorAll(`[data-key="${CSS.escape(key)}"]`);
 const live = () => element.querySelector('.cxr-live');
@@ -91,7 +91,7 @@ element.addEventListener('keydown', (event) => {
   }
 });
 
-// A new picture replaces the one that had the focus: keyboard users stay where they were.
+// A new image replaces the one that had the focus: keyboard users stay where they were.
 let focused = null;
 element.addEventListener('focusin', (event) => {
   focused = event.target.dataset.key || (event.target.classList.contains('cxr-live') ? 'live' : null);

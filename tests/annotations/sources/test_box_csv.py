@@ -22,7 +22,7 @@ ROWS = (
 
 
 @pytest.mark.parametrize("change", [str, lambda text: "\ufeff" + text.replace("\n", "\r\n")])
-def test_boxes_and_a_picture_without(tmp_path: Path, change) -> None:
+def test_boxes_and_an_image_without(tmp_path: Path, change) -> None:
     source = read_tree(
         tmp_path, {"labels.csv": change(HEADER + ROWS), "pics/a.png": None, "pics/sub/b.png": None, "pics/c.png": None}
     )
@@ -34,7 +34,7 @@ def test_boxes_and_a_picture_without(tmp_path: Path, change) -> None:
     assert source.rows["class_id"].tolist() == [1, 0, 2]
     assert source.rows["line"].tolist() == [2, 3, 4]
     assert source.rows["table_width"].tolist() == [WIDTH] * 3
-    assert source.pictures == {
+    assert source.images == {
         name: tmp_path / f"pics/{path}.png" for name, path in (("a", "a"), ("b", "sub/b"), ("c", "c"))
     }
     assert source.unread_is_known
@@ -67,7 +67,7 @@ def test_traps(tmp_path: Path, row: str | bytes, message: str) -> None:
         read_tree(tmp_path, {"labels.csv": content})
 
 
-def test_a_picture_named_by_its_uid_is_not_unread_under_its_file_name(tmp_path: Path) -> None:
+def test_an_image_named_by_its_uid_is_not_unread_under_its_file_name(tmp_path: Path) -> None:
     path = write_radiograph(tmp_path / "scan.dcm", np.zeros((HEIGHT, WIDTH), np.uint16), SOPInstanceUID="1.2.3")
     source = read_tree(tmp_path, {"labels.csv": f"{HEADER}1.2.3,{WIDTH},{HEIGHT},Mass,10,20,40,60\n"})
-    assert source.pictures == {"1.2.3": path}
+    assert source.images == {"1.2.3": path}

@@ -56,7 +56,7 @@ def nih(folder="nih"):
     }
 
 
-def test_boxes_on_1024_pixels_fit_smaller_pictures(write, built):
+def test_boxes_on_1024_pixels_fit_smaller_images(write, built):
     images = built(write(rsna()) / "rsna")
     assert len(images) == COUNT
     assert images["p1"]["boxes"] == [("Lung Opacity", [80 / 8, 160 / 8, 240 / 8, 320 / 8])]
@@ -76,7 +76,7 @@ def test_two_sets_know_what_the_other_did_not_look_for(write, built):
         assert (first["group"], first["side"]) == (second["group"], second["side"])
 
 
-def test_a_picture_without_a_row_stays_with_its_patient(write, tmp_path):
+def test_an_image_without_a_row_stays_with_its_patient(write, tmp_path):
     tree = {name.replace("images_001/images/00000009_000", "images/00000001_007"): each for name, each in nih().items()}
     options = BuildOptions(labels=("auto",), val_ratio=0.5, seed=1, unread_as_normal=True, allow_duplicates=True)
     build_dataset(write(tree) / "nih", tmp_path / "out", options)
@@ -85,36 +85,36 @@ def test_a_picture_without_a_row_stays_with_its_patient(write, tmp_path):
     assert groups["00000001_007"] == groups["00000001_000"] != groups["00000002_000"]
 
 
-def test_pictures_named_by_their_folders_are_found(write, built):
+def test_images_named_by_their_folders_are_found(write, built):
     names = [f"patient{n}_study1_view1_frontal" for n in range(COUNT)]
     regions = {
         name: {"img_size": [320, 256], "Edema": [[[10 + n, 20], [50, 30], [40, 200]]]} for n, name in enumerate(names)
     }
-    pictures = {f"CheXpert/val/patient{n}/study1/view1_frontal.jpg": (160, 128) for n in range(COUNT)}
-    images = built(write({"gt_annotations_val.json": json.dumps(regions), **pictures}))
+    files = {f"CheXpert/val/patient{n}/study1/view1_frontal.jpg": (160, 128) for n in range(COUNT)}
+    images = built(write({"gt_annotations_val.json": json.dumps(regions), **files}))
     assert images[names[3]]["boxes"] == [("Edema", [13 / 2, 20 / 2, (50 - 13) / 2, (200 - 20) / 2])]
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
-def test_pictures_named_by_their_uids_are_found(write, built, keyword):
+def test_images_named_by_their_uids_are_found(write, built, keyword):
     uids = [[f"1.2.{number}.{n}" for n in range(COUNT)] for number in (1, 2)]
-    pictures = [
+    studies = [
         radiograph(SOPInstanceUID=sop, StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1")
         for sop, study in zip(*uids, strict=True)
     ]
-    rows = [f"{picture[keyword].value},{1024 * 512 + 10 * n} 100" for n, picture in enumerate(pictures)]
+    rows = [f"{study[keyword].value},{1024 * 512 + 10 * n} 100" for n, study in enumerate(studies)]
     root = write({"train-rle.csv": "\n".join(["ImageId, EncodedPixels", *rows])})
-    for n, picture in enumerate(pictures):
-        picture.Modality, picture.PhotometricInterpretation, picture.SamplesPerPixel = "CR", "MONOCHROME2", 1
-        picture.Rows = picture.Columns = 256
-        picture.BitsAllocated = picture.BitsStored = 8
-        picture.HighBit, picture.PixelRepresentation = 7, 0
+    for n, image in enumerate(studies):
+        image.Modality, image.PhotometricInterpretation, image.SamplesPerPixel = "CR", "MONOCHROME2", 1
+        image.Rows = image.Columns = 256
+        image.BitsAllocated = image.BitsStored = 8
+        image.HighBit, image.PixelRepresentation = 7, 0
         noise = np.random.default_rng(n).integers(0, 255, (8, 8), np.uint8)
-        picture.PixelData = np.kron(noise, np.ones((32, 32), np.uint8)).tobytes()
+        image.PixelData = np.kron(noise, np.ones((32, 32), np.uint8)).tobytes()
         # All files are named alike, as on a CD.
         path = root / f"DICOM/ST{n}/IM1"
         path.parent.mkdir(parents=True)
-        picture.save_as(path, enforce_file_format=True)
+        image.save_as(path, enforce_file_format=True)
     images = built(root)
-    assert sorted(images) == sorted(picture[keyword].value for picture in pictures)
-    assert images[pictures[3][keyword].value]["boxes"] == [("Pneumothorax", [512 / 4, 30 / 4, 1 / 4, 100 / 4])]
+    assert sorted(images) == sorted(study[keyword].value for study in studies)
+    assert images[studies[3][keyword].value]["boxes"] == [("Pneumothorax", [512 / 4, 30 / 4, 1 / 4, 100 / 4])]

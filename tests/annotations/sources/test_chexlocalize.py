@@ -35,8 +35,8 @@ def masks():
 
 
 def test_polygons_become_boxes_and_other_classes_are_unknown(write, boxes_of):
-    picture = "CheXpert/val/patient64541/study1/view1_frontal.jpg"
-    source = read_source(write({"CheXlocalize/gt_annotations_val.json": json.dumps(POLYGONS), picture: (320, 390)}))
+    image = "CheXpert/val/patient64541/study1/view1_frontal.jpg"
+    source = read_source(write({"CheXlocalize/gt_annotations_val.json": json.dumps(POLYGONS), image: (320, 390)}))
     assert source.format == "chexlocalize"
     assert boxes_of(source) == [
         (FIRST, "Edema", (10.5, 20, 30, 60)),
@@ -54,7 +54,7 @@ def test_polygons_become_boxes_and_other_classes_are_unknown(write, boxes_of):
         "Edema": Coverage.UNKNOWN,
         "Support Devices": Coverage.UNKNOWN,
     }
-    assert [path.name for path in source.pictures.values()] == ["view1_frontal.jpg"], "named by its folders"
+    assert [path.name for path in source.images.values()] == ["view1_frontal.jpg"], "named by its folders"
 
 
 def test_parts_of_masks_become_boxes_without_specks(write, boxes_of):

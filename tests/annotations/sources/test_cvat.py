@@ -54,7 +54,7 @@ def test_an_export_root_with_images_beside(tmp_path: Path) -> None:
     }
     # Class ids follow the labels of the job, not the alphabet.
     assert source.rows["class_id"].tolist() == [1, 0, 2]
-    assert source.pictures == {
+    assert source.images == {
         name: tmp_path / f"images/{path}.png" for name, path in (("a", "a"), ("b", "sub/b"), ("c", "c"))
     }
     assert source.split == {"b": "val"}

@@ -25,7 +25,7 @@ from cxr_mmdet.structures.labels import LABELS_14
 HEIGHT, WIDTH = 300, 200
 
 
-def picture(name):
+def image(name):
     """Return a radiograph of noise; its UIDs follow from its name."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -121,7 +121,7 @@ def measured(*content):
 
 
 def test_outlines_of_any_shape_become_boxes(save, boxes_of):
-    a = picture("a")
+    a = image("a")
     rectangle = [10, 20, 50, 20, 50, 80, 10, 80, 10, 20]
     groups = (
         group(
@@ -141,11 +141,11 @@ def test_outlines_of_any_shape_become_boxes(save, boxes_of):
     ]
     assert source.rows["reader"].unique().tolist() == ["Doe Jane"]
     assert source.notes[0] == "2 points and lines in reports left out: not regions."
-    assert source.pictures["a"].name == "a.dcm"
+    assert source.images["a"].name == "a.dcm"
 
 
 def test_readers_and_readings_without_a_region_are_kept(save, boxes_of):
-    a, b = picture("a"), picture("b")
+    a, b = image("a"), image("b")
     box = region("POLYLINE", [1, 2, 3, 2, 3, 4, 1, 4], a)
     source = read_source(
         save(a=a, b=b, r1=report(group(finding("Nodule"), box), source=a), r2=report(person="Roe^Jim", source=a))
@@ -156,7 +156,7 @@ def test_readers_and_readings_without_a_region_are_kept(save, boxes_of):
 
 
 def test_what_a_user_of_ohif_types_is_the_class(save, boxes_of):
-    a = picture("a")
+    a = image("a")
     corners = [1, 2, 3, 2, 3, 4, 1, 4, 1, 2]
     tool = item("TEXT", "112039", "Tracking Identifier", TextValue="Cornerstone3DTools@^0.1.0:RectangleROI")
     texts = ("Nodule/Mass 0.25", "Consolidation", "Nodule, new")
@@ -173,7 +173,7 @@ def test_what_a_user_of_ohif_types_is_the_class(save, boxes_of):
 
 @needs_ohif
 def test_a_report_that_ohif_stored_is_read_as_its_user_left_it(save, boxes_of, tmp_path):
-    a = picture("a")
+    a = image("a")
     made = structured_report(SOME, a, created=CREATED)
     save(a=a)
     (tmp_path / "annotations").mkdir()
@@ -199,7 +199,7 @@ def test_a_report_that_ohif_stored_is_read_as_its_user_left_it(save, boxes_of, t
 
 
 def test_a_report_of_another_kind_is_no_reading(save, boxes_of):
-    a, b = picture("a"), picture("b")
+    a, b = image("a"), image("b")
     box = region("POLYLINE", [1, 2, 3, 2, 3, 4, 1, 4], a)
     other = report(person="Roe^Jim", source=b)
     del other.ContentTemplateSequence
@@ -208,7 +208,7 @@ def test_a_report_of_another_kind_is_no_reading(save, boxes_of):
 
 
 def test_our_own_reports_are_read_by_their_classes(save, boxes_of):
-    a, b = picture("a"), picture("b")
+    a, b = image("a"), image("b")
     files = {
         name: dcmread(BytesIO(to_bytes(structured_report(f, s, created=CREATED))))
         for name, f, s in (("x", SOME, a), ("y", NOTHING, b))
@@ -221,14 +221,14 @@ def test_our_own_reports_are_read_by_their_classes(save, boxes_of):
 
 
 def test_a_region_without_a_class_is_named(save):
-    a = picture("a")
+    a = image("a")
     with pytest.raises(TableError, match=r"bad.dcm: a region has neither Finding nor Comment; name its finding"):
         read_source(save(a=a, bad=report(group(region("POLYLINE", [1, 2, 3, 2, 3, 4], a)), source=a)))
 
 
 @pytest.mark.parametrize("points", [[1], [1, 2, 3], None])
 def test_a_circle_without_its_two_points_is_named(save, points):
-    a = picture("a")
+    a = image("a")
     bad = report(group(finding("Nodule"), region("CIRCLE", points, a)), source=a)
     with pytest.raises(TableError, match=r"bad.dcm: cannot be read as a structured report by TID 1500"):
         read_source(save(a=a, bad=bad))
@@ -236,11 +236,11 @@ def test_a_circle_without_its_two_points_is_named(save, points):
 
 def test_a_folder_of_radiographs_alone_is_not_taken_for_annotations(save):
     with pytest.raises(TableError, match="holds no annotations of a known format"):
-        read_source(save(a=picture("a")))
+        read_source(save(a=image("a")))
 
 
 def test_segments_become_a_box_per_connected_part(save, boxes_of):
-    a = picture("a")
+    a = image("a")
     mask = np.zeros((1, HEIGHT, WIDTH, 2), np.uint8)
     mask[0, 10:40, 20:60, 0] = mask[0, 100:120, 100:101, 0] = mask[0, 200:250, 50:80, 1] = 1
     descriptions = [

@@ -64,7 +64,7 @@ def test_readers_and_the_states_of_a_task(tmp_path: Path) -> None:
         "b": [("No finding", "5", None)],
     }
     assert source.unread == ("c", "d")
-    assert source.pictures == {"a": tmp_path / "upload/1/0a1b2c3d-a.png", "b": tmp_path / "b.png"}
+    assert source.images == {"a": tmp_path / "upload/1/0a1b2c3d-a.png", "b": tmp_path / "b.png"}
     assert source.rows["line"].tolist() == [7, 7, 8]
     assert source.notes[0] == (
         "annotations that do not count in export.json: 1 predictions of models, 2 skipped by the reader."
@@ -143,7 +143,7 @@ def test_the_last_annotation_of_a_reader_counts(tmp_path: Path) -> None:
         ("/data/local-files/?d=set%2Fsub/a%20b.png", "a b"),
         ("https://host/bucket/a.png?X-Amz-Signature=0", "a"),
         ("s3://bucket/1.2.840.10.png", "1.2.840.10"),
-        ("C:\\pictures\\a.png", "a"),
+        ("C:\\images\\a.png", "a"),
         ("images/0a1b2c3d-a.png", "0a1b2c3d-a"),
     ],
 )
@@ -168,7 +168,7 @@ def test_two_uploads_of_one_name_keep_their_prefixes(tmp_path: Path) -> None:
     assert list(rows_by_image(source)) == ["0a1b2c3d-a", "99999999-a"]
 
 
-def test_a_region_without_its_size_takes_that_of_the_picture(tmp_path: Path) -> None:
+def test_a_region_without_its_size_takes_that_of_the_image(tmp_path: Path) -> None:
     item = region("Mass", size=False, x=10, y=20, width=30, height=40, rotation=0)
     source = read(tmp_path, task(1, UPLOAD, annotation(item)), files={"a.png": None})
     assert rows_by_image(source)["a"] == [("Mass", "R1", BOX)]

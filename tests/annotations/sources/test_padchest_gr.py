@@ -33,7 +33,7 @@ STUDIES = [
 ]
 
 
-def test_fractions_become_pixels_of_the_picture(write, boxes_of):
+def test_fractions_become_pixels_of_the_image(write, boxes_of):
     height, width = 30, 20
     root = write({"grounded_reports_20240819.json": json.dumps(STUDIES), "PadChest_GR/1_2.png": (height, width)})
     source = read_source(root)
@@ -78,6 +78,6 @@ def test_what_is_no_list_is_named(write, key):
         read_source(write({"reports.json": json.dumps([{"ImageID": "a.png", "findings": [finding]}])}))
 
 
-def test_a_study_without_its_picture_is_named(write):
+def test_a_study_without_its_image_is_named(write):
     with pytest.raises(TableError, match=r"reports.json, image 4: has no ImageID"):
         read_source(write({"grounded_reports.json": json.dumps([*STUDIES, {"StudyID": "s4", "findings": []}])}))

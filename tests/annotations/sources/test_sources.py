@@ -24,7 +24,7 @@ from cxr_mmdet.annotations.sources import (
     siim,
     xywh_tables,
 )
-from cxr_mmdet.annotations.sources.base import PictureIndex, annotation_files, csv_header
+from cxr_mmdet.annotations.sources.base import ImageFinder, annotation_files, csv_header
 from cxr_mmdet.errors import TableError, UsageError
 from cxr_mmdet.structures.labels import LABELS_14, LABELS_22, resolve_label_map
 
@@ -115,12 +115,12 @@ def test_packed_headers_and_depth(tmp_path: Path) -> None:
     assert [csv_header(path) for path in found] == [("p", "q"), (), ("id", "boxes")]
 
 
-def test_pictures_are_found_by_path_name_and_uid(tmp_path: Path) -> None:
+def test_images_are_found_by_path_name_and_uid(tmp_path: Path) -> None:
     for name in ("x/a.png", "y/a.png", "b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), np.zeros((3, 5), np.uint8))
     header = pydicom.dcmread(write_radiograph(tmp_path / "s" / "1.dcm", StudyInstanceUID="1.2.3"))
-    index = PictureIndex(tmp_path)
+    index = ImageFinder(tmp_path)
     assert index.find("y\\a.png") == tmp_path / "y/a.png"
     assert index.find("./b.jpg") == index.find("other/b") == tmp_path / "b.png"
     assert index.find("a") is index.find("z") is None

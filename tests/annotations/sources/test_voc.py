@@ -46,7 +46,7 @@ def test_a_devkit(tmp_path: Path) -> None:
         "b": [("No finding", "R1", None)],
     }
     assert source.split == {"a": "train", "b": "val"}
-    assert source.pictures == {name: tmp_path / f"JPEGImages/{name}.png" for name in "abc"}
+    assert source.images == {name: tmp_path / f"JPEGImages/{name}.png" for name in "abc"}
     assert source.rows[["table_height", "table_width"]].to_numpy().tolist() == [[HEIGHT, WIDTH]] * 3
     assert source.unread_is_known
 
@@ -68,7 +68,7 @@ def test_a_folder_per_side(tmp_path: Path) -> None:
         tmp_path, {"train/a.xml": xml(thing()), "train/a.png": None, "valid/b.xml": xml(), "valid/b.png": None}
     )
     assert source.split == {"a": "train", "b": "val"}
-    assert source.pictures == {"a": tmp_path / "train/a.png", "b": tmp_path / "valid/b.png"}
+    assert source.images == {"a": tmp_path / "train/a.png", "b": tmp_path / "valid/b.png"}
 
 
 @pytest.mark.parametrize(

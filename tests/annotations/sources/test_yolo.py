@@ -40,8 +40,8 @@ def test_a_tree_with_its_split(tmp_path: Path) -> None:
     }
     assert source.split == {"a": "train", "b": "train", "c": "train", "d": "val"}
     assert (source.unread, source.unread_is_known) == (("c",), True)
-    assert source.pictures is not None
-    assert source.pictures["d"] == tmp_path / "images/val/d.png"
+    assert source.images is not None
+    assert source.images["d"] == tmp_path / "images/val/d.png"
     assert source.rows["line"].tolist() == [
         "labels/train/a.txt, line 1",
         "labels/train/a.txt, line 2",
@@ -113,9 +113,9 @@ def test_a_class_that_means_no_finding_needs_a_box_in_yolo(tmp_path: Path) -> No
 def test_boxes_of_a_tree_belong_to_the_radiographs_that_are_named(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", TREE)
     originals = write_tree(tmp_path / "originals", {"a.png": None, "d.png": None})
-    pictures = read_source(tree, pictures=originals).pictures
-    assert pictures is not None
-    assert [pictures[name] for name in "abd"] == [originals / "a.png", tree / "images/train/b.png", originals / "d.png"]
+    images = read_source(tree, images=originals).images
+    assert images is not None
+    assert [images[name] for name in "abd"] == [originals / "a.png", tree / "images/train/b.png", originals / "d.png"]
 
 
 def test_repeated_lines_count_once(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_repeated_lines_count_once(tmp_path: Path) -> None:
     assert "1 repeated row left out, the first is label file labels/val/d.txt, line 2." in source.notes
 
 
-def test_labels_without_a_picture_and_one_folder_for_both_sides_are_noted(tmp_path: Path) -> None:
+def test_labels_without_an_image_and_one_folder_for_both_sides_are_noted(tmp_path: Path) -> None:
     yaml = TREE["data.yaml"].replace("val: images/val", "val: images/train")
     source = read_tree(tmp_path, TREE | {"data.yaml": yaml, "labels/train/x.txt": "0 .5 .5 .2 .2\n"})
     assert source.split is None
@@ -171,7 +171,7 @@ def test_traps(tmp_path: Path, changes: dict, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_on_both_sides_is_refused(tmp_path: Path) -> None:
+def test_an_image_on_both_sides_is_refused(tmp_path: Path) -> None:
     yaml = "train: [images/train, images/val/d.txt]\nval: images/val\nnames: [A, B]\n"
     changes = {"data.yaml": yaml, "images/val/d.txt": "images/val/d.png\n", "images/val/e.png": None}
     with pytest.raises(TableError, match=r"1 image both in train and in val or test, such as images/val/d\.png"):

@@ -12,7 +12,7 @@ import numpy as np
 from cxr_mmdet.annotations.split import order_of_groups
 from cxr_mmdet.drawing import DASHES, PALETTE, draw_boxes
 from cxr_mmdet.errors import counted
-from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_picture
+from cxr_mmdet.pages import Panel, jpeg_uri, read_grey_image
 from cxr_mmdet.preparation.report_numbers import place_map
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xywh_to_xyxy
 from cxr_mmdet.structures.coco import findings_of
@@ -61,13 +61,13 @@ class PlaceMap:
     uri: Markup
 
 
-def mean_radiograph(pictures: Sequence[Path]) -> NDArray[np.uint8]:
+def mean_radiograph(images: Sequence[Path]) -> NDArray[np.uint8]:
     """Return the (MEAN_SIDE, MEAN_SIDE) mean of some of the images, each stretched to a square."""
-    by_name = {path.name: path for path in pictures}
+    by_name = {path.name: path for path in images}
     chosen = order_of_groups(by_name, seed=0)[:MEAN_OF]
     total = np.zeros((MEAN_SIDE, MEAN_SIDE))
     for name in chosen:
-        pixels = read_grey_picture(by_name[name])
+        pixels = read_grey_image(by_name[name])
         total += cv2.resize(pixels, (MEAN_SIDE, MEAN_SIDE), interpolation=cv2.INTER_AREA)
     return (total / max(1, len(chosen))).astype(np.uint8)
 
@@ -154,7 +154,7 @@ def _study(
     coco: dict[str, Any],
     folder: Path,
 ) -> ReadersOfImage:
-    pixels = read_grey_picture(folder / image["file_name"])
+    pixels = read_grey_image(folder / image["file_name"])
     drawn = rows[rows["class_name"].isin(labels)]
     fused = [annotation for annotation in findings_of(coco) if annotation["image_id"] == image["id"]]
     alone = sum(annotation["votes"] == 1 for annotation in fused)
@@ -206,15 +206,15 @@ def _panel(
     # draw_boxes knows one caption and one style a label; labels a whole cycle of styles apart look alike.
     names = [caption for caption in captions for _ in range(CYCLE)]
     numbers = [CYCLE * place + style for place, style in enumerate(styles)]
-    picture = draw_boxes(pixels, boxes_xyxy, numbers, None, names, long_edge=STUDY_LONG_EDGE)
+    image = draw_boxes(pixels, boxes_xyxy, numbers, None, names, long_edge=STUDY_LONG_EDGE)
     seen = ", ".join(captions) or "no boxes"
-    uri = jpeg_uri(picture, STUDY_QUALITY)
-    return Panel(title, note, f"{title}: {seen}", uri, picture.shape[1], picture.shape[0])
+    uri = jpeg_uri(image, STUDY_QUALITY)
+    return Panel(title, note, f"{title}: {seen}", uri, image.shape[1], image.shape[0])
 
 
 def thumbnail(path: Path) -> Markup:
     """Return a small image of a radiograph for ``<img src>``."""
-    pixels = read_grey_picture(path)
+    pixels = read_grey_image(path)
     ratio = min(1.0, THUMBNAIL_LONG_EDGE / max(pixels.shape))
     size_wh = (max(1, round(pixels.shape[1] * ratio)), max(1, round(pixels.shape[0] * ratio)))
     return jpeg_uri(cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA), STUDY_QUALITY)

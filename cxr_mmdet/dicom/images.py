@@ -23,7 +23,7 @@ _METAIMAGE_BYTES = 4096
 _GREY_MODES = frozenset({"L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
-def picture_format(content: bytes) -> str | None:
+def image_format(content: bytes) -> str | None:
     """Return PNG, JPEG, TIFF or MetaImage by the first bytes, else None; the file's name is not asked."""
     return next((name for magic, name in _MAGIC.items() if content.startswith(magic)), None)
 
@@ -44,7 +44,7 @@ def _orientation(image: Image.Image) -> int:
     return stated if stated in range(1, 9) else 1
 
 
-def read_picture(content: bytes, name: str, *, max_pixels: int, folder: Path | None = None) -> tuple[np.ndarray, int]:
+def read_image(content: bytes, name: str, *, max_pixels: int, folder: Path | None = None) -> tuple[np.ndarray, int]:
     """Return (H, W) grey values, uint8, or 16-bit integers, or float, and the EXIF orientation they were stored with.
 
     The values are turned upright, as viewers and annotation tools show the image; colour becomes luminance.
@@ -56,7 +56,7 @@ def read_picture(content: bytes, name: str, *, max_pixels: int, folder: Path | N
     Raises:
         DicomError: damaged, truncated, several pages, or more pixels than ``max_pixels``.
     """
-    kind = picture_format(content)
+    kind = image_format(content)
     if kind == "MetaImage":
         return _read_metaimage(content, name, max_pixels, folder), 1
     try:
@@ -110,7 +110,7 @@ def _read_metaimage(content: bytes, name: str, max_pixels: int, folder: Path | N
         raise DicomError(f'{name}: MetaImage needs SimpleITK; run pip install "cxr-mmdet[formats]"') from None
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "picture.mha"
+        path = Path(temporary) / "image.mha"
         path.write_bytes(content)
         if place != "LOCAL" and folder is not None:
             (Path(temporary) / place).symlink_to((folder / place).resolve())
@@ -128,7 +128,7 @@ def _read_metaimage(content: bytes, name: str, max_pixels: int, folder: Path | N
     return grey if grey.dtype in (np.uint8, np.uint16, np.int16) else grey.astype(np.float64)
 
 
-def picture_size_hw(path: Path) -> tuple[int, int]:
+def image_size_hw(path: Path) -> tuple[int, int]:
     """Return height and width of a DICOM file or upright image by its header; no pixel is decoded.
 
     Raises:
@@ -136,7 +136,7 @@ def picture_size_hw(path: Path) -> tuple[int, int]:
     """
     try:
         with path.open("rb") as file:
-            kind = picture_format(file.read(16))
+            kind = image_format(file.read(16))
         if kind == "MetaImage":
             with path.open("rb") as file:
                 width, height, *_ = _metaimage_header(file.read(_METAIMAGE_BYTES), str(path))[0]

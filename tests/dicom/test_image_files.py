@@ -20,12 +20,12 @@ GREY8 = (np.add.outer(np.arange(50) * 3, np.arange(70)) % 256).astype(np.uint8)
 GREY16 = np.arange(50 * 70, dtype=np.uint16).reshape(50, 70) * 10
 
 
-def encode(suffix: str, picture: np.ndarray) -> bytes:
-    return cv2.imencode(suffix, picture)[1].tobytes()
+def encode(suffix: str, image: np.ndarray) -> bytes:
+    return cv2.imencode(suffix, image)[1].tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_8_bit_pictures_are_as_stored(tmp_path: Path, suffix: str) -> None:
+def test_8_bit_images_are_as_stored(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(encode(suffix, GREY8))
     radiograph = read_radiograph(path)
@@ -40,7 +40,7 @@ def test_jpeg_is_opencvs() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bit_pictures_are_shown_by_percentiles(suffix: str) -> None:
+def test_16_bit_images_are_shown_by_percentiles(suffix: str) -> None:
     radiograph = read_radiograph(encode(suffix, GREY16))
     assert radiograph.windowing == "percentiles 0.5-99.5: no window"
     low, high = GREY16.ravel()[17], GREY16.ravel()[3482]  # 3500 values, each once: ranks 17.5 and 3482.5
@@ -69,7 +69,7 @@ def test_colour_becomes_luma() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
-def test_cut_pictures_are_refused(suffix: str, keep: float) -> None:
+def test_cut_images_are_refused(suffix: str, keep: float) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64), np.uint8)  # hard to compress: every cut takes pixels
     content = encode(suffix, noise)
     with pytest.raises(DicomError, match="damaged"):
@@ -87,7 +87,7 @@ def test_too_large_and_several_pages_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright_as_viewers_show_them(kind: str, orientation: int) -> None:
+def test_images_stand_upright_as_viewers_show_them(kind: str, orientation: int) -> None:
     """A telephone's JPEG on its side was read as it is stored, whichever way its table meant it."""
     stored = Image.fromarray(np.add.outer(np.arange(24) * 8, np.arange(40)).astype(np.uint8))
     exif = Image.Exif()
