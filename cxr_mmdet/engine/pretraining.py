@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SWITCHES = ("ema", "many_machines")
 ABNORMAL_SHARE, BEDSIDE_SHARE = 0.7, 0.6
-_TIMED_ITERATIONS = 20
+_NOTE, _TIMED_ITERATIONS = "pretraining.json", 20
 _CARD = """# Starting weights: {recipe}, pretrained on phantoms
 
 Weights of the recipe `{recipe}` for `load_from = "phantom"`, to start the training of a detector for chest radiographs.
@@ -102,13 +102,14 @@ def pretrain(
         raise UsageError(f"{out}: weights are written as safetensors; give a name that ends in .safetensors.")
     run = cache_folder() / "pretraining" / name
     with sole_use(run.parent, "name another folder for the cache by XDG_CACHE_HOME"):
-        if out.exists() and not force and not run.exists():
+        unfinished = None if force else _unfinished(run, options, minutes, out)
+        if out.exists() and not force and unfinished is None:
             raise UsageError(f"{out}: exists; pass --force to replace it, or --out for another file.")
         make_writable_folder(out.parent, "name another file by --out")
         if force:
             shutil.rmtree(run, ignore_errors=True)
-        data = prepare_phantoms(options, jobs=jobs, progress=progress)
-        options = _begin(run, options, minutes, data)
+        data = prepare_phantoms(unfinished or options, jobs=jobs, progress=progress)
+        options = unfinished or _begin(run, options, minutes, data, out)
         config = _config(options, data, run)
         outcome = train(config, resume=newest_checkpoint(run) is not None)
         assert outcome.last_checkpoint is not None, "a training ends with a checkpoint"
@@ -151,24 +152,33 @@ def prepare_phantoms(
     return prepared
 
 
-def _begin(run: Path, options: PretrainingOptions, minutes: float | None, data: Path) -> PretrainingOptions:
-    """Return the options with their number of iterations, which a pretraining that goes on has settled before."""
-    note = run / "pretraining.json"
-    if note.is_file():
-        earlier = json.loads(note.read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(asdict(options))) | ({"iterations": earlier["iterations"]} if minutes else {})
-        if other := ", ".join(f"{key} {earlier[key]}" for key in wanted if earlier[key] != wanted[key]):
-            raise UsageError(
-                f"{run}: holds an unfinished pretraining with other options ({other}); go on with those, or pass "
-                "--force to begin anew."
-            )
-        return PretrainingOptions(**(earlier | {"cfg_options": tuple(earlier["cfg_options"])}))
+def _unfinished(run: Path, options: PretrainingOptions, minutes: float | None, out: Path) -> PretrainingOptions | None:
+    """Return the options that a pretraining was begun with and goes on with; None if there is none to go on with."""
+    note = run / _NOTE
+    if not note.is_file():
+        return None
+    earlier = json.loads(note.read_text(encoding="utf-8"))
+    wanted = json.loads(_noted(options, out)) | ({"iterations": earlier["iterations"]} if minutes else {})
+    if other := ", ".join(f"{key} {earlier[key]}" for key in earlier if earlier[key] != wanted[key]):
+        raise UsageError(
+            f"{run}: holds an unfinished pretraining with other options ({other}); go on with those, or pass "
+            "--force to begin anew."
+        )
+    return replace(options, iterations=earlier["iterations"])
+
+
+def _begin(run: Path, options: PretrainingOptions, minutes: float | None, data: Path, out: Path) -> PretrainingOptions:
+    """Note the options of a pretraining in its folder, and return them with their number of iterations."""
     if minutes is not None:
         seconds = _seconds_per_iteration(options, data)
         options = replace(options, iterations=max(1, round(minutes * 60 / seconds)))
-    with atomic_path(note) as temporary:
-        temporary.write_text(json.dumps(asdict(options)), encoding="utf-8")
+    with atomic_path(run / _NOTE) as temporary:
+        temporary.write_text(_noted(options, out), encoding="utf-8")
     return options
+
+
+def _noted(options: PretrainingOptions, out: Path) -> str:
+    return json.dumps(asdict(options) | {"out": str(out.resolve())})
 
 
 def _config(options: PretrainingOptions, data: Path, run: Path, more: Sequence[str] = ()) -> Config:

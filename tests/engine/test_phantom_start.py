@@ -172,8 +172,12 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
         run("--iterations", "2", code=1)
     (folders[1] / "retina_small.safetensors").touch()  # an older one, which the unfinished run is to replace
     assert "with other options (iterations 2); go on" in run("--iterations", "3", code=2).stderr
-    # What was drawn and trained is kept.
+    other = tmp_path / "other.safetensors"  # a file that the unfinished run has no part in
+    other.touch()
+    assert f"with other options (out {folders[1]}" in run("--iterations", "2", "--out", str(other), code=2).stderr
     monkeypatch.setattr(pretraining, "write_phantoms", None)
+    assert "with other options (seed 11); go on" in run("--iterations", "2", "--seed", "12", code=2).stderr
+    # What was drawn and trained is kept.
     run("--iterations", "2")
     (path,) = folders[1].glob("*.safetensors")
     assert "exists; pass --force" in run(code=2).stderr
@@ -227,7 +231,8 @@ def test_nothing_is_drawn_for_what_cannot_be_trained(folders, tmp_path, monkeypa
 def test_minutes_become_iterations_by_what_an_iteration_takes(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_seconds_per_iteration", lambda *_: 0.5)
     options = pretraining.PretrainingOptions()
-    begun = pretraining._begin(tmp_path, options, 2, tmp_path)
+    begun = pretraining._begin(tmp_path, options, 2, tmp_path, tmp_path / "a.safetensors")
     assert begun.iterations == 240
     assert json.loads((tmp_path / "pretraining.json").read_text())["iterations"] == 240
-    assert pretraining._begin(tmp_path, options, 3, tmp_path) == begun  # goes on with what was settled
+    # It goes on with what was settled.
+    assert pretraining._unfinished(tmp_path, options, 3, tmp_path / "a.safetensors") == begun
