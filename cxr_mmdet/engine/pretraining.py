@@ -122,7 +122,8 @@ def prepare_phantoms(
     options: PretrainingOptions, *, jobs: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Return the prepared folder of these phantoms in the cache, drawn unless it is there."""
-    folder = cache_folder() / "phantoms" / f"{options.images}_{options.size}_{options.seed}_{BEDSIDE_SHARE:g}"
+    drawn = (__version__, options.images, options.size, options.seed, f"{BEDSIDE_SHARE:g}")
+    folder = cache_folder() / "phantoms" / "_".join(map(str, drawn))
     source, prepared = folder / "source", folder / "prepared"
     if (prepared / "manifest.json").is_file():
         return prepared
