@@ -174,6 +174,7 @@ class StockPredictor(Predictor):
     """
 
     def __init__(self, checkpoint: str) -> None:
+        self.exact = True
         self._detector = load_detector(checkpoint)
         self._stock = stock_detector(self._detector.config, self._detector.model, own_pipeline=True)
         get_test_pipeline_cfg(self._stock.cfg)[0].type = "mmdet.LoadImageFromNDArray"
