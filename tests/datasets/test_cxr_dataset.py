@@ -251,6 +251,7 @@ class TestSeededInfiniteSampler:
         assert inputs.untyped_storage().nbytes() == inputs[0].nbytes
 
 
+@pytest.mark.slow  # starts a process
 def test_importing_prints_nothing():
     """mmdet's note on OneDL would stand above the config that ``config show`` prints."""
     command = [sys.executable, "-c", "import cxr_mmdet.datasets"]
