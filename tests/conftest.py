@@ -119,6 +119,7 @@ def _shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fix
 @pytest.fixture(autouse=True)
 def _fast_and_shared() -> Iterator[None]:
     shared_builds.repeat_nothing_slow()
+    shared_builds.drop_closed_logs()
     yield
     changed = shared_builds.changed()
     assert not changed, f"this test, or one that ran beside it, changed what all tests share: {changed}"

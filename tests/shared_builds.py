@@ -7,6 +7,7 @@ for it, a fixture of ``conftest.py`` fails the test if it has changed. A test th
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -77,3 +78,17 @@ def repeat_nothing_slow() -> None:
     utils.load = functools.cache(utils.load)
     yapf_api.FormatCode = lambda text, **style: (text, False)
     runner.collect_env = functools.cache(runner.collect_env)
+
+
+def drop_closed_logs() -> None:
+    """Take log files out of mmengine's loggers that a server has closed since: uvicorn's logging closes all there are.
+
+    A model that is built later in this process would write its initialisation to them.
+    """
+    module = sys.modules.get("mmengine.logging.logger")
+    for logger in module.MMLogger._instance_dict.values() if module else ():
+        logger.handlers = [
+            handler
+            for handler in logger.handlers
+            if not isinstance(handler, logging.FileHandler) or handler.stream is not None
+        ]
