@@ -11,6 +11,7 @@ import pandas as pd
 
 from cxr_mmdet.annotations.table import (
     ONE_READER,
+    PATIENT_COLUMNS,
     READER_COLUMN,
     REGION_COLUMN,
     REQUIRED_COLUMNS,
@@ -51,7 +52,8 @@ def read_coco_table(path: Path, *, group_column: str | None = None, notes: list[
 
     Args:
         path: a COCO annotation file with boxes in pixels of the radiographs.
-        group_column: the key of an image entry that names its group.
+        group_column: the key of an image entry that names its group. By default its patient's, where there is one of
+            ``PATIENT_COLUMNS``, else ``group``, as prepared folders have it.
         notes: what a user should know of the file is appended.
 
     Raises:
@@ -95,10 +97,11 @@ def coco_rows(
     # Classes keep the file's order, which `--labels auto` takes up.
     order = {name: number for number, name in enumerate(dict.fromkeys([*names.values(), NO_FINDING]))}
     raw["class_id"] = raw["class_name"].map(order)
-    if group_column:
-        raw["group"] = raw["image_id"].map(_groups(coco["images"], image_ids, group_column, path))
+    groups = _groups(coco["images"], image_ids, group_column, path)
+    if groups:
+        raw["group"] = raw["image_id"].map(groups)
     check = Checker(path, raw["place"].to_numpy(), unit="annotation", notes=notes)
-    rows = check_rows(raw, check, group_column="group" if group_column else None)
+    rows = check_rows(raw, check, group_column="group" if groups else None, group_required=group_column is not None)
     sizes_hw = {image_ids[image["id"]]: (image.get("height"), image.get("width")) for image in coco["images"]}
     sizes = pd.DataFrame([sizes_hw[name] for name in rows["image_id"]], columns=SIZE_COLUMNS, index=rows.index)
     return rows.assign(**sizes.apply(pd.to_numeric, errors="coerce"))
@@ -161,7 +164,11 @@ def _is_region(annotation: dict[str, Any], path: Path) -> int:
     return int(any(flags))
 
 
-def _groups(images: list[dict[str, Any]], image_ids: Mapping[int, str], key: str, path: Path) -> dict[str, str]:
+def _groups(images: list[dict[str, Any]], image_ids: Mapping[int, str], key: str | None, path: Path) -> dict[str, str]:
+    """Return image id → group under ``key``, which every image must have; without a key, the named patients."""
+    if key is None:
+        key = next((name for name in (*PATIENT_COLUMNS, "group") if any(image.get(name) for image in images)), "")
+        return {image_ids[image["id"]]: str(image[key]) for image in images if image.get(key)}
     for image in images:
         if not image.get(key):
             raise TableError(f"{path}, image {image['id']}: has no {key}; expected each image's group there.")

@@ -43,6 +43,9 @@ ROW_COLUMNS = ["image_id", "class_name", "class_id", "reader", *XYXY_COLUMNS, "l
 REGION_COLUMN = "iscrowd"
 """True in rows whose box is a region to ignore, neither a finding nor its absence; only where there are any."""
 
+PATIENT_COLUMNS = ("patient", "patient_id", "Patient ID", "PatientID", "patientId")
+"""Columns of a table, or keys of a COCO image, that name the patient; the first that is there."""
+
 SIZE_COLUMNS = ["table_height", "table_width"]
 """Optional columns: size of the image that the boxes were drawn on."""
 
@@ -65,7 +68,8 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
 
     Args:
         path: the file.
-        group_column: a further column that names each image's group, such as its patient; returned as ``group``.
+        group_column: a further column that names each image's group, filled in every row; returned as ``group``. By
+            default the patient's, where there is one of ``PATIENT_COLUMNS``; then empty cells are unknown patients.
         notes: what a user should know of the table is appended.
 
     Returns:
@@ -77,7 +81,7 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
         TableError: the file cannot be read as such a table or contradicts itself.
     """
     path = Path(path)
-    raw = read_csv(path, text=[group_column] if group_column else [])
+    raw = read_csv(path, text=[group_column] if group_column else PATIENT_COLUMNS)
     missing = [column for column in [*REQUIRED_COLUMNS, *([group_column] if group_column else [])] if column not in raw]
     if missing:
         raise TableError(_missing_columns(path, missing, list(raw.columns)))
@@ -87,11 +91,22 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
     raw = raw[filled].reset_index(drop=True)
     if raw.empty:
         raise TableError(f"{path}: holds a header but no row; expected one row per box, or 'No finding'.")
-    return check_rows(raw, Checker(path, lines[filled], notes=notes), group_column=group_column)
+    column = group_column or next((name for name in PATIENT_COLUMNS if name in raw), None)
+    return check_rows(
+        raw, Checker(path, lines[filled], notes=notes), group_column=column, group_required=group_column is not None
+    )
 
 
-def check_rows(raw: pd.DataFrame, check: Checker, *, group_column: str | None = None) -> pd.DataFrame:
+def check_rows(
+    raw: pd.DataFrame, check: Checker, *, group_column: str | None = None, group_required: bool = True
+) -> pd.DataFrame:
     """Return the rows that :func:`read_table` describes, from a frame with the columns of such a file.
+
+    Args:
+        raw: cells as they were read.
+        check: refuses rows by their place.
+        group_column: the column of ``raw`` that becomes ``group``.
+        group_required: refuse empty cells of it; else they are NaN.
 
     Raises:
         TableError: a row is wrong, or contradicts another.
@@ -113,7 +128,7 @@ def check_rows(raw: pd.DataFrame, check: Checker, *, group_column: str | None = 
     rows = rows[[*ROW_COLUMNS, *([REGION_COLUMN] if REGION_COLUMN in rows else [])]]
     if group_column is None:
         return rows
-    return rows.assign(group=_groups(raw[group_column], rows["image_id"], check))
+    return rows.assign(group=_groups(raw[group_column], rows["image_id"], check, required=group_required))
 
 
 def class_names(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -378,16 +393,20 @@ def _check_contradictions(rows: pd.DataFrame, check: Checker) -> None:
     )
 
 
-def _groups(column: pd.Series, image_ids: pd.Series, check: Checker) -> pd.Series:
-    """Return each row's group; all rows of an image must name the same one."""
+def _groups(column: pd.Series, image_ids: pd.Series, check: Checker, *, required: bool) -> pd.Series:
+    """Return each row's group; all rows of an image must name the same one, or may name none unless it is required."""
     groups = column.astype("string").str.strip().fillna("")
-    check.refuse(groups == "", f"{column.name} is empty; expected each image's group in every row.")
+    if required:
+        check.refuse(groups == "", f"{column.name} is empty; expected each image's group in every row.")
+    else:
+        known = groups.where(groups != "").groupby(image_ids, sort=False).transform("first")
+        groups = groups.where(groups != "", known.fillna(""))
     first = groups.groupby(image_ids, sort=False).transform("first")
     check.refuse(
         groups != first,
         lambda i: f"{column.name} is {groups[i]!r}, but an earlier row puts image {image_ids[i]} in {first[i]!r}.",
     )
-    return groups.astype(object)
+    return groups.astype(object).where(groups != "", np.nan)
 
 
 def _show(boxes: pd.DataFrame, position: int) -> str:

@@ -171,8 +171,7 @@ def build_dataset(
     if unnamed and options.group_by == BY_PATIENT:
         notes.append(
             f"{counted(len(unnamed), 'image states', 'images state')} no patient, such as {unnamed[0]}; each counts as "
-            "a patient of its own; where a column of the table names patients, pass --group-by COLUMN, and rename a "
-            "column that is called patient."
+            "a patient of its own; where a column of the table names patients, pass --group-by COLUMN."
         )
     nobody_read = [name for each in inputs for name in each.nobody_read]
     if nobody_read:

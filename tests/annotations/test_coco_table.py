@@ -71,6 +71,13 @@ def test_a_key_names_the_group(coco):
         read_coco_table(path, group_column="study")
 
 
+@pytest.mark.parametrize("key", ["patient", "patientId", "group"])
+def test_the_patient_is_the_group_without_being_asked_for(coco, key):
+    groups = read_coco_table(coco([{"file_name": "a.png", key: 3}, {"file_name": "b.png"}], []))["group"]
+    assert groups[0] == "3"
+    assert groups.isna().tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("images", "annotation", "message"),
     [

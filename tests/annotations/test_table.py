@@ -102,6 +102,18 @@ def test_a_further_column_names_the_group(table):
         read_table(path, group_column="study")
 
 
+@pytest.mark.parametrize("column", ["patient", "patient_id", "PatientID"])
+def test_the_patients_column_is_the_group_without_being_asked_for(table, column):
+    lines = ("a,ILD,5,R1,0,0,1,1,007", "a,ILD,5,R2,0,0,1,1,", "b,No finding,14,R1,,,,,")
+    groups = read_table(table(*lines, header=f"{HEADER},{column}"))["group"]
+    assert groups[:2].tolist() == ["007", "007"]
+    assert groups.isna().tolist() == [False, False, True]
+
+
+def test_a_table_without_patients_has_no_groups(table):
+    assert "group" not in read_table(table("a,ILD,5,R1,0,0,1,1"))
+
+
 @pytest.mark.parametrize(
     ("patient", "message"),
     [("", "patient is empty"), ("9", "patient is '9', but an earlier row puts image a in '7'")],

@@ -191,6 +191,22 @@ def test_images_that_state_no_patient_are_noted(src, out):
     )
 
 
+def test_a_column_of_patients_divides_images_that_state_none(src, out):
+    """Without it the radiographs of one patient would stand on both sides."""
+    for number, (image_id, (size_hw, _)) in enumerate(IMAGES.items()):
+        write_radiograph(src / f"train/{image_id}.dicom", size_hw, box_of(number, size_hw), "")
+    table = pd.read_csv(src / "train.csv", dtype=str, keep_default_na=False)
+    # Images far apart in the order of names: 0 and 10, 1 and 11, …
+    table["patient"] = table["image_id"].str[-1]
+    table.to_csv(src / "train.csv", index=False)
+    result = build_dataset(src, out, OPTIONS)
+    groups = {image["image_id"]: image["group"] for coco in both(out, "5") for image in coco["images"]}
+    assert groups == {image_id: f"patient-of-image0{image_id[-1]}" for image_id in IMAGES}
+    train, val = ({image["group"] for image in coco["images"]} for coco in both(out, "5"))
+    assert not train & val
+    assert not any("no patient" in note for note in result.notes)
+
+
 def test_same_input_same_bytes_whatever_the_order_of_rows_and_the_number_of_jobs(src, out, tmp_path):
     build_dataset(src, out, OPTIONS)
     build_dataset(src, tmp_path / "again", OPTIONS, jobs=2)

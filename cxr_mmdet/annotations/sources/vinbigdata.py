@@ -163,10 +163,10 @@ def read(path: Path, options: ReadOptions) -> Source:
     rows, added = add_readings_without_boxes(rows, image_labels)
     if added:
         notes.insert(0, f"{counted(added, 'reading without a box', 'readings without a box')} from {labels_path.name}.")
-    if options.group_column:
+    if "group" in rows:
         rows["group"] = rows["group"].fillna(rows.groupby("image_id")["group"].transform("first"))
         lost = rows["group"].isna()
-        if lost.any():
+        if lost.any() and options.group_column:
             raise TableError(
                 f"{labels_path}, line {rows.loc[lost, 'line'].iloc[0]}: {path.name} has no row of this image, so "
                 f"{options.group_column} is unknown; choose another --group-by."
