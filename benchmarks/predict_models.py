@@ -7,7 +7,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmdet.models.detectors import DINO
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -88,6 +90,9 @@ def _cloudy_image(generator: torch.Generator) -> torch.Tensor:
 
 
 def _spread_heads(model: BaseDetector, image: torch.Tensor, generator: torch.Generator) -> None:
+    if isinstance(model, DINO):
+        _spread_queries(model, image)
+        return
     pyramid = model.extract_feat(image)
     two_stage = hasattr(model, "roi_head")
     head = model.rpn_head if two_stage else model.bbox_head
@@ -109,6 +114,24 @@ def _spread_heads(model: BaseDetector, image: torch.Tensor, generator: torch.Gen
             logits, moves = region_head(extractor(pyramid[: extractor.num_inputs], rois))
             _spread(region_head.fc_cls, logits.flatten(), 2.0, 0.0)
             _spread(region_head.fc_reg, moves.flatten(), 1.0, 0.0)
+
+
+def _spread_queries(model: DINO, image: torch.Tensor) -> None:
+    """Spread the logits of the queries, and keep their boxes near where they start."""
+    head: Any = model.bbox_head
+    layers = [(layer, (2.0, -6.0)) for layer in head.cls_branches] + [
+        (layer[-1], (0.3, 0.0)) for layer in head.reg_branches
+    ]
+    outputs: dict[Any, torch.Tensor] = {}
+    hooks = [layer.register_forward_hook(lambda layer, _, said: outputs.update({layer: said})) for layer, _ in layers]
+    # 900 queries are chosen among the cells of all levels: 4 * 128 px have 5440.
+    image = functional.interpolate(image, scale_factor=4, mode="bilinear")
+    size = tuple(image.shape[2:])
+    model(image, [DetDataSample(metainfo={"img_shape": size, "batch_input_shape": size})], mode="tensor")
+    for hook in hooks:
+        hook.remove()
+    for layer, spread in layers:
+        _spread(layer, outputs[layer].flatten(), *spread)
 
 
 def _settle_gate(model: BaseDetector, gate: AbnormalityGate, image: torch.Tensor) -> None:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _FAR = 1e6
 """A logit whose sigmoid is 1; mmdet has infinity, which bundles may not hold."""
 
+_SIDE = 0.05
+"""Side of the boxes that the cells of the finest level propose, of the image's; it doubles from level to level."""
+
+_LOW, _HIGH = 0.01, 0.99
+"""A box with a number that is not between these is not proposed."""
+
 
 class QueryGraph(FeatureGraph):
     """Backbone, neck, transformer and head of a DINO, without padding and its masks.
@@ -64,7 +70,7 @@ class QueryGraph(FeatureGraph):
         hidden, references = model.decoder(
             query=model.query_embedding.weight.expand(memory.shape[0], -1, -1),
             value=memory,
-            reference_points=self._proposals(memory, centres),
+            reference_points=self._proposals(memory, sizes, centres),
             self_attn_mask=None,
             valid_ratios=ratios,
             reg_branches=model.bbox_head.reg_branches,
@@ -73,13 +79,13 @@ class QueryGraph(FeatureGraph):
         logits, boxes = model.bbox_head(hidden, list(references))
         return (logits[-1].unsqueeze(2), boxes[-1].unsqueeze(2), *self.abnormal(stages, pyramid, ()))
 
-    def _proposals(self, memory: Tensor, centres: Sequence[Tensor]) -> Tensor:
+    def _proposals(self, memory: Tensor, sizes: Sequence[Tensor], centres: Sequence[Tensor]) -> Tensor:
         """Return the (N, Q, 4) boxes that the queries start from, as mmdet's ``pre_decoder`` chooses them."""
         model: Any = self.model
-        sides = [torch.full_like(level, 0.05 * 2**number) for number, level in enumerate(centres)]
+        sides = [torch.full_like(level, _SIDE * 2**number) for number, level in enumerate(centres)]
         boxes = torch.cat([torch.cat(list(centres)), torch.cat(sides)], dim=1)
         # Cells at the border propose nothing, and their features are left out.
-        inside = ((boxes > 0.01) & (boxes < 0.99)).all(dim=1, keepdim=True)
+        inside = torch.cat([proposing_cells(size, number) for number, size in enumerate(sizes)])[:, None]
         logits = (boxes / (1 - boxes)).log().masked_fill(~inside, _FAR)
         features = model.memory_trans_norm(model.memory_trans_fc(memory.masked_fill(~inside, 0)))
         scores = model.bbox_head.cls_branches[-1](features).amax(dim=2)
@@ -137,6 +143,28 @@ class PlainAttention(nn.Module):
             start = start + height * width
         attended = total.unflatten(0, (-1, heads)).flatten(1, 2).transpose(1, 2)
         return own.output_proj(attended) + query
+
+
+def proposing_cells(size: Tensor, level: int) -> Tensor:
+    """Return which cells of a level propose a box, (cells,): those whose box has all numbers in 0.01…0.99, exclusive.
+
+    In whole numbers: where a map has 50 rows, the centre of the last one is at 0.99, and a runtime that multiplies by
+    1 / 50 puts it below.
+
+    Args:
+        size: height and width of the level.
+        level: its number, from 0, the finest.
+    """
+    height, width = size
+    across, down = (_is_inside(torch.arange(side), side) for side in (width, height))
+    inside = (down[:, None] & across).flatten()
+    return inside if _SIDE * 2**level < _HIGH else torch.zeros_like(inside)
+
+
+def _is_inside(place: Tensor, side: Tensor) -> Tensor:
+    """Return whether (place + 0.5) / side is within the limits."""
+    hundredths = 50 * (2 * place + 1)  # times the side
+    return (hundredths > round(100 * _LOW) * side) & (hundredths < round(100 * _HIGH) * side)
 
 
 def _rows(levels: Sequence[Tensor]) -> Tensor:
