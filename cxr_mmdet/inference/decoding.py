@@ -218,10 +218,22 @@ def _select_anchors(
         indices, labels, scores = _score_proposals(table, spec)
     else:
         indices, labels, scores = _score_classes(table, spec, thresholds.min())
-    order = np.argsort(-scores, kind="stable")[: spec.nms_pre if spec.nms_pre > 0 else None]
+    order = _best(scores, spec.nms_pre)
     if thresholds is not None:
         order = order[reaches(scores[order], thresholds[labels[order]])]
     return indices[order], labels[order], scores[order]
+
+
+def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the indices of the ``count`` highest scores, all where it is not positive; equal scores keep their order.
+
+    Only scores that reach the last of them are sorted: of a fine level, tens of thousands would be.
+    """
+    if not 0 < count < len(scores):
+        return np.argsort(-scores, kind="stable")
+    last = len(scores) - count
+    reaching = np.flatnonzero(scores >= np.partition(scores, last)[last])
+    return reaching[np.argsort(-scores[reaching], kind="stable")[:count]]
 
 
 def _score_proposals(
@@ -246,10 +258,12 @@ def _score_classes(
         return indices, labels, probabilities[indices, labels]
     # Nearly all anchors see background: their sigmoid is never computed.
     clipped = min(float(threshold), _HIGHEST_LOGIT_THRESHOLD)
-    indices, labels = np.nonzero(reaches(table, np.float32(math.log(clipped / (1 - clipped)) - _MARGIN)))
-    scores = sigmoid(table[indices, labels])
+    logits = table.reshape(-1)
+    places = np.flatnonzero(reaches(logits, np.float32(math.log(clipped / (1 - clipped)) - _MARGIN)))
+    scores = sigmoid(logits[places])
     keep = reaches(scores, threshold)
-    return indices[keep], labels[keep], scores[keep]
+    indices, labels = np.divmod(places[keep], spec.channels)
+    return indices, labels, scores[keep]
 
 
 def _anchors_at(spec: AnchorMaps, level: int, indices: NDArray[np.int64], width: int) -> NDArray[np.float32]:

@@ -138,6 +138,8 @@ def _extent(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.f
 
 
 _BLOCK = 256
+_PAIRS_PER_GROUP = 400
+"""Pairs of one group that are picked and compared in the time that going to another group takes."""
 
 
 def batched_nms(
@@ -162,29 +164,60 @@ def batched_nms(
     order = np.argsort(-scores, kind="stable")
     boxes, group = np.ascontiguousarray(boxes_xyxy[order], dtype=np.float32), groups[order]
     threshold = np.float32(iou_threshold)
-    kept: dict[int, NDArray[np.int64]] = {}
-    total = 0
+    kept: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     for start in range(0, len(order), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(order)))
-        # Only boxes of one group are compared with each other, which saves most comparisons.
-        for each in np.unique(group[block]).tolist():
-            indices = block[group[block] == each]
-            before = kept.get(each)
-            if before is not None:
-                indices = indices[~(_iou_single(boxes[indices], boxes[before]) > threshold).any(axis=1)]
-            indices = indices[_nms_mask(boxes[indices], threshold)]
-            total += len(indices)
-            kept[each] = indices if before is None else np.concatenate([before, indices])
-        if total >= max_kept:
+        count = len(np.unique(group[block]))
+        pairs = len(block) * (len(block) + len(kept)) / count  # as many as there are if groups are of one size
+        of_block = _nms_by_pair if pairs < _PAIRS_PER_GROUP * count else _nms_by_group
+        kept = np.concatenate([kept, of_block(boxes, group, block, kept, threshold)])
+        if len(kept) >= max_kept:
             break
-    keep = np.concatenate([np.empty(0, dtype=np.int64), *kept.values()])
-    return order[np.sort(keep)[:max_kept]]
+    return order[kept[:max_kept]]
 
 
-def _nms_mask(boxes: NDArray[np.float32], threshold: np.float32) -> NDArray[np.bool_]:
-    """Return the (N,) mask of what NMS keeps of a few boxes of one group, sorted by falling score."""
-    overlapping = _iou_single(boxes, boxes) > threshold
-    keep = np.ones(len(boxes), dtype=bool)
+def _nms_by_group(
+    boxes: NDArray[np.float32],
+    group: NDArray[np.int64],
+    block: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    threshold: np.float32,
+) -> NDArray[np.int64]:
+    """Return the indices that remain of a block after what was kept before it, comparing all boxes of each group."""
+    remaining: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+    for each in np.unique(group[block]).tolist():
+        indices, before = block[group[block] == each], kept[group[kept] == each]
+        if len(before):
+            exceeding = _iou_single(boxes[indices][:, None], boxes[before][None, :]) > threshold
+            indices = indices[~exceeding.any(axis=1)]
+        overlapping = _iou_single(boxes[indices][:, None], boxes[indices][None, :]) > threshold
+        remaining.append(indices[_nms_mask(overlapping)])
+    return np.sort(np.concatenate(remaining))
+
+
+def _nms_by_pair(
+    boxes: NDArray[np.float32],
+    group: NDArray[np.int64],
+    block: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    threshold: np.float32,
+) -> NDArray[np.int64]:
+    """Return what :func:`_nms_by_group` returns, picking the few pairs that are of one of many groups."""
+
+    def overlaps(indices: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        mask = group[indices][:, None] == group[others][None, :]
+        rows, columns = np.nonzero(mask)
+        mask[rows, columns] = _iou_single(boxes[indices[rows]], boxes[others[columns]]) > threshold
+        return mask
+
+    if len(kept):
+        block = block[~overlaps(block, kept).any(axis=1)]
+    return block[_nms_mask(overlaps(block, block))]
+
+
+def _nms_mask(overlapping: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the (N,) mask of what NMS keeps of boxes sorted by falling score, of which these (N, N) pairs overlap."""
+    keep = np.ones(len(overlapping), dtype=bool)
     for index in np.flatnonzero(np.triu(overlapping, 1).any(axis=1)):
         if keep[index]:
             keep[index + 1 :] &= ~overlapping[index, index + 1 :]
@@ -192,11 +225,16 @@ def _nms_mask(boxes: NDArray[np.float32], threshold: np.float32) -> NDArray[np.b
 
 
 def _iou_single(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the (N, M) intersection over union in single precision; NaN for two boxes without extent."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    """Return the intersection over union in single precision; NaN for two boxes without extent.
+
+    Args:
+        boxes: (..., 4).
+        others: (..., 4), whose leading axes broadcast with those of ``boxes``.
+    """
+    low = np.maximum(boxes[..., :2], others[..., :2])
+    high = np.minimum(boxes[..., 2:], others[..., 2:])
     sides = np.maximum(high - low, 0)
     shared = sides[..., 0] * sides[..., 1]
-    areas, other_areas = (np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, others))
+    areas, other_areas = (np.prod(each[..., 2:] - each[..., :2], axis=-1) for each in (boxes, others))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return shared / (areas[:, None] + other_areas[None, :] - shared)
+        return shared / (areas + other_areas - shared)

@@ -11,17 +11,22 @@ from torchvision import ops
 from cxr_mmdet.structures.boxes import batched_nms
 
 
-def random_boxes(count: int, seed: int):
+def random_boxes(count: int, seed: int, groups: int = 3):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 60, (count, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0, 40, (count, 2))], axis=1).astype(np.float32)
-    return boxes, rng.permutation(count).astype(np.float32) / max(count, 1), rng.integers(0, 3, count)
+    return boxes, rng.permutation(count).astype(np.float32) / max(count, 1), rng.integers(0, groups, count)
 
 
-@settings(max_examples=40, deadline=None)
-@given(count=st.integers(0, 700), seed=st.integers(0, 99), iou=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]))
-def test_it_keeps_what_torchvision_keeps(count, seed, iou):
-    boxes, scores, groups = random_boxes(count, seed)
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(0, 700),
+    seed=st.integers(0, 99),
+    iou=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
+    group_count=st.sampled_from([1, 3, 14, 80]),
+)
+def test_it_keeps_what_torchvision_keeps(count, seed, iou, group_count):
+    boxes, scores, groups = random_boxes(count, seed, group_count)
     expected = ops.batched_nms(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(groups), iou)
     # torchvision moves groups apart by adding offsets, which costs digits: one group at a time has none.
     alone = [
@@ -33,7 +38,7 @@ def test_it_keeps_what_torchvision_keeps(count, seed, iou):
                 iou,
             ).numpy()
         ]
-        for g in range(3)
+        for g in range(group_count)
     ]
     kept = np.concatenate(alone)
     kept = kept[np.argsort(-scores[kept])]
