@@ -102,6 +102,18 @@ class Preprocessing:
         width, height = (max(1, round(factor * side)) for side in self.scale)
         return replace(self, scale=(width, height))
 
+    @property
+    def fixed_size_hw(self) -> tuple[int, int] | None:
+        """Height and width of the input where every radiograph's is the same: squares, or stretched to one size."""
+        if self.scale is None or (self.keep_ratio and not self.pad_to_square):
+            return None
+        size_wh = (min(self.scale),) * 2 if self.keep_ratio else self.scale
+        width, height = map(self._padded, size_wh)
+        return height, width
+
+    def _padded(self, side: int) -> int:
+        return math.ceil(side / self.size_divisor) * self.size_divisor
+
     def __call__(
         self,
         pixels: NDArray[np.uint8],
@@ -152,11 +164,10 @@ class Preprocessing:
         """Return (1, C, H, W): by a table of all 256 levels, which gives the bits of doing it pixel by pixel."""
         levels = np.arange(256, dtype=np.float32)
         height, width = image.shape
-        sides = (math.ceil(side / self.size_divisor) * self.size_divisor for side in (height, width))
-        batch = np.full((1, len(self.mean), *sides), self.pad_value, dtype=np.float32)
-        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            table = (levels - np.float32(mean)) / np.float32(std)
-            batch[0, channel, :height, :width] = cv2.LUT(image, table)
+        batch = np.empty((1, len(self.mean), self._padded(height), self._padded(width)), dtype=np.float32)
+        batch[:, :, height:] = batch[:, :, :, width:] = self.pad_value
+        for plane, mean, std in zip(batch[0], self.mean, self.std, strict=True):
+            plane[:height, :width] = cv2.LUT(image, (levels - np.float32(mean)) / np.float32(std))
         return batch
 
 

@@ -151,6 +151,20 @@ def test_batches_change_nothing_but_rounding(tmp_path, kind):
         assert_same(of_batch, one.boxes_xyxy, one.scores, one.labels)
 
 
+def test_a_graph_of_one_shape_takes_others(tmp_path):
+    """OpenVINO compiles the graph of square inputs for one of them; a batch is another shape."""
+    paths = [write_image(tmp_path / f"{i}.png", seed=i) for i in range(3)]
+    predictor = Predictor.load(bundle_of("retina", "openvino"))
+    height, width = predictor.model.preprocessing.fixed_size_hw
+    for one, of_batch in zip(predictor.predict(paths), predictor.predict(paths, batch_size=2), strict=True):
+        assert_same(of_batch, one.boxes_xyxy, one.scores, one.labels)
+    maps = predictor.model.backend.run
+    image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
+    alone, doubled = maps("maps", {"image": image}), maps("maps", {"image": np.concatenate([image, image])})
+    for level, levels in zip(alone[:-1], doubled[:-1], strict=True):  # the last holds all rows of the pyramid
+        np.testing.assert_allclose(levels, np.concatenate([level, level]), rtol=1e-5, atol=1e-4)
+
+
 @pytest.fixture
 def torch_threads():
     """Take back what a test makes of torch's threads, which are the process's."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -55,6 +57,20 @@ def test_every_grey_level(tmp_path):
     expected, _ = mmdet_input("retina_phantom", tmp_path / "a.png")
     got = describe_preprocessing(load_config("retina_phantom"), "", short_edge=0)(image)
     np.testing.assert_array_equal(got.batch, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "fixed"),
+    [("rtmdet_tiny", (512, 512)), ("faster_rcnn_5cls", (800, 800)), ("retina_14cls", None), ("rtmdet_s", None)],
+)
+def test_the_size_that_all_inputs_have(name, fixed):
+    steps = describe_preprocessing(load_config(name), name, short_edge=1024)
+    assert steps.fixed_size_hw == fixed
+    stretched = replace(steps, keep_ratio=False, scale=(100, 70), size_divisor=32)
+    assert stretched.fixed_size_hw == (96, 128)
+    for size in SIZES:
+        assert fixed is None or steps(make_image(*size)).batch.shape[2:] == fixed
+        assert stretched(make_image(*size)).batch.shape[2:] == (96, 128)
 
 
 def test_a_radiograph_at_full_size_is_prepared_first():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxr_mmdet.errors import CheckpointError, UsageError, not_finite
 from cxr_mmdet.inference.backends.base import Streams
-from cxr_mmdet.inference.backends.graphs import GraphBackend, check_outputs, graph_names
+from cxr_mmdet.inference.backends.graphs import MAPS, GraphBackend, check_outputs, graph_names
+from cxr_mmdet.inference.preprocessing import CHANNELS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,11 +54,17 @@ class OpenVinoBackend(GraphBackend):
             config["INFERENCE_NUM_THREADS"] = streams.all_threads
         core = openvino.Core()
 
+        size_hw = bundle.preprocessing.fixed_size_hw
+
         def graph(name: str) -> Graph:
             path = bundle.path / f"{name}.xml"
             try:
                 model = core.read_model(str(path), str(path.with_suffix(".bin")))
                 _check_constants(path, model)
+                if name == MAPS and size_hw is not None:
+                    return FixedGraph(
+                        model, (1, CHANNELS, *size_hw), lambda each: core.compile_model(each, "CPU", config)
+                    )
                 return Graph(core.compile_model(model, "CPU", config))
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
@@ -91,6 +99,38 @@ class Graph:
         outputs = [np.array(results[port]) for port in self._compiled.outputs]
         self._idle.put(request)
         return outputs
+
+
+class FixedGraph(Graph):
+    """A model of one input that is nearly always of one shape, for which it is compiled.
+
+    The shapes of all maps being known, OpenVINO leaves out copies and computes tables of indices beforehand. For inputs
+    of other shapes, such as batches, the model is compiled once more, when the first of them comes.
+
+    Args:
+        model: takes any shape.
+        shape: of the input.
+        compile_model: returns a model, compiled.
+    """
+
+    def __init__(self, model: Any, shape: tuple[int, ...], compile_model: Callable[[Any], Any]) -> None:
+        fixed = model.clone()
+        fixed.reshape(shape)
+        super().__init__(compile_model(fixed))
+        self._shape = shape
+        self._other: Graph | None = None
+        self._lock = Lock()
+        self._compile_other = lambda: Graph(compile_model(model))
+
+    def __call__(self, inputs: Mapping[str, Any]) -> list[Array]:
+        """See :meth:`Graph.__call__`."""
+        (value,) = inputs.values()
+        if value.shape == self._shape:
+            return super().__call__(inputs)
+        with self._lock:
+            if self._other is None:
+                self._other = self._compile_other()
+        return self._other(inputs)
 
 
 def _check_constants(path: Path, model: Any) -> None:
