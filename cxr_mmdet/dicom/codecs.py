@@ -175,7 +175,10 @@ def _decode(encoded: _Encoded) -> tuple[np.ndarray, str]:
     decoder = decoder_of(encoded.syntax)
     plugins = [name for name in PREFERENCE.get(encoded.syntax, ("",)) if not name or name in decoder.available_plugins]
     shift = _high_bit_shift(encoded)
-    options: dict[str, Any] = {"correct_unused_bits": False} if shift else {}
+    is_plain = not shift and _is_plain(encoded)
+    options: dict[str, Any] = {"correct_unused_bits": False} if shift or is_plain else {}
+    if is_plain:
+        options["view_only"] = True
     reasons = []
     for plugin in plugins:
         try:
@@ -188,7 +191,7 @@ def _decode(encoded: _Encoded) -> tuple[np.ndarray, str]:
         if ran_dry:
             raise CodecError("the codestream ends before its image does")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if shift:
+        if shift or (is_plain and not _fits(array, int(encoded.dataset.BitsStored))):
             array = _stored_bits(array, int(encoded.dataset.BitsStored), shift)
         return array, str(facts["photometric_interpretation"])
     raise CodecError(f"the pixel data cannot be decoded ({'; '.join(dict.fromkeys(reasons))})")
@@ -326,6 +329,27 @@ def _high_bit_shift(encoded: _Encoded) -> int:
     if encoded.stream is not None and encoded.stream.precision <= high[0]:
         return 0  # such codestreams hold the values alone
     return max(0, int(high[0]) + 1 - dataset.BitsStored)
+
+
+def _is_plain(encoded: _Encoded) -> bool:
+    """Return whether the pixel data are one image's values as they stand in memory, so that none need be copied."""
+    dataset = encoded.dataset
+    return (
+        encoded.syntax in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian)
+        and "PixelData" in dataset
+        and dataset.SamplesPerPixel == 1
+        and dataset.BitsAllocated in (8, 16)
+        and frame_count(dataset) == 1
+    )
+
+
+def _fits(array: np.ndarray, bits: int) -> bool:
+    """Return whether the unused bits of all values are as the lowest ``bits`` bits and the sign have them."""
+    if bits >= 8 * array.dtype.itemsize:
+        return True
+    if array.dtype.kind == "u":
+        return int(array.max()) < 1 << bits
+    return -(1 << (bits - 1)) <= int(array.min()) and int(array.max()) < 1 << (bits - 1)
 
 
 def _holds_unused_bits(stream: Codestream, dataset: Dataset) -> bool:

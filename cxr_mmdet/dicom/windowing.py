@@ -198,7 +198,7 @@ def _finite(stored: np.ndarray, warnings: list[str]) -> np.ndarray:
 
 def _distinct_values(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that may occur, ascending, and (H, W) indices into them."""
-    low, high = stored.min(), stored.max()
+    high = stored.max()
     if stored.dtype in (np.uint8, np.uint16):
         return np.arange(int(high) + 1, dtype=np.float64), stored
     if stored.dtype in (np.int8, np.int16):
@@ -207,6 +207,7 @@ def _distinct_values(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = 1 << (8 * stored.dtype.itemsize - 1)
         index = np.bitwise_xor(unsigned, unsigned.dtype.type(half))
         return np.arange(-half, int(high) + 1, dtype=np.float64), index
+    low = stored.min()
     if stored.dtype.kind in "iub" and int(high) - int(low) < _TABLE_LIMIT:
         return np.arange(int(low), int(high) + 1, dtype=np.float64), (stored - low).astype(np.int32)
     values, flat = np.unique(stored, return_inverse=True)

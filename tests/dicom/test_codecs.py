@@ -14,6 +14,7 @@ import cv2
 import imagecodecs
 import numpy as np
 import pytest
+from conftest import write_radiograph
 from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.data import get_testdata_file
@@ -605,3 +606,15 @@ def test_jpeg2000_is_decoded_by_the_threads_that_opencv_may_use(threads, monkeyp
     runner = SimpleNamespace(samples_per_pixel=1, rows=300, columns=200)
     np.testing.assert_array_equal(imagecodecs_plugin._DECODE[JPEG2000Lossless](frame, runner), pixels)
     assert given == [threads]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("bits", "junk"), [(16, 0), (12, 0), (12, 0b1010), (9, 0), (9, 0b1010)])
+def test_uncompressed_values_are_copied_only_where_unused_bits_are_used(tmp_path, signed, bits, junk):
+    values = np.arange(1 << bits).reshape(2, -1) - (signed << (bits - 1))
+    stored = (values & ((1 << bits) - 1) | (junk << bits) if junk else values) & 0xFFFF
+    attributes = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": int(signed)}
+    dataset = dcmread(write_radiograph(tmp_path / "a.dcm", stored.astype(np.uint16), **attributes))
+    found, _ = decode_frame(dataset, ExplicitVRLittleEndian, 0)
+    np.testing.assert_array_equal(found, values)
+    assert np.shares_memory(found, np.frombuffer(dataset.PixelData, np.uint8)) == (not junk)
