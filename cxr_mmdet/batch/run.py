@@ -110,8 +110,8 @@ class RunOptions:
     def settings(self, predictor: Predicts) -> dict[str, Any]:
         """Return what the results depend on, as plain values."""
         augmentation = self.augmentation
-        # Named as in images.json, and absent where every pixel is decoded, as in results of earlier versions.
-        reduced = {"reduced_jpeg2000": True} if predictor.min_short_edge else {}
+        # Absent where every pixel is read, as in results of earlier versions; those reduced JPEG 2000 alone.
+        reduced = {"reduced": True} if predictor.min_short_edge else {}
         return reduced | {
             "model_id": predictor.model_id,
             "score_threshold": self.thresholds.score,

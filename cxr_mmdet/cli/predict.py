@@ -163,8 +163,8 @@ def predict(
         bool,
         typer.Option(
             "--exact",
-            help="Decode every pixel. By default JPEG 2000 images of at least twice the size that the model needs are "
-            "decoded at half, a quarter … of their size, which changes scores by 0.0015 on average.",
+            help="Read every pixel. By default DICOM images of at least twice the size that the model needs are read "
+            "at half, a quarter … of their size, which changes scores by 0.0015 on average.",
         ),
     ] = False,
     trust_checkpoint: Annotated[

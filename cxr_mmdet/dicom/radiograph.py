@@ -15,7 +15,7 @@ from cxr_mmdet.dicom.attributes import code_of, frame_count, numbers, one_line, 
 from cxr_mmdet.dicom.codecs import decode_frame, syntax_name
 from cxr_mmdet.dicom.images import image_format, read_image
 from cxr_mmdet.dicom.luts import read_lut
-from cxr_mmdet.dicom.reduced import decode_reduced, halvings
+from cxr_mmdet.dicom.reduced import decode_reduced, halvings, mean_reduced
 from cxr_mmdet.dicom.source import (
     MAX_PIXELS,
     header_of,
@@ -88,6 +88,7 @@ def read_radiograph(
     bits: Literal[8, 16] = 8,
     max_pixels: int = MAX_PIXELS,
     min_short_edge: int | None = None,
+    jpeg2000_only: bool = False,
     name: str | None = None,
 ) -> Radiograph:
     """Return the radiograph in ``source`` as its file asks it to be shown.
@@ -101,14 +102,22 @@ def read_radiograph(
         frame: which frame of a multi-frame image, counted from 0.
         bits: of a grey level in ``pixels``.
         max_pixels: rows times columns beyond which nothing is decoded.
-        min_short_edge: grey JPEG 2000 with square pixels and no padding value may be decoded at half, a quarter … of
-            its size, several times faster and not to the same pixels, as long as the shorter side keeps as many.
+        min_short_edge: grey DICOM with square pixels and no padding value may be read at half, a quarter … of its size,
+            faster and not to the same pixels, as long as the shorter side keeps as many.
+        jpeg2000_only: read at such a size only what is JPEG 2000, where it saves most.
         name: how messages call the source; its path by default.
 
     Raises:
         DicomError: the source is not a radiograph we can show; the message names it and the reason.
     """
-    stored = decode_radiograph(source, frame=frame, max_pixels=max_pixels, min_short_edge=min_short_edge, name=name)
+    stored = decode_radiograph(
+        source,
+        frame=frame,
+        max_pixels=max_pixels,
+        min_short_edge=min_short_edge,
+        jpeg2000_only=jpeg2000_only,
+        name=name,
+    )
     return stored.render(window=window, bits=bits)
 
 
@@ -156,11 +165,12 @@ def decode_radiograph(
     frame: int | None = None,
     max_pixels: int = MAX_PIXELS,
     min_short_edge: int | None = None,
+    jpeg2000_only: bool = False,
     name: str | None = None,
 ) -> StoredRadiograph:
     """Parse and decode ``source``; arguments and errors are those of :func:`read_radiograph`."""
     if isinstance(source, Dataset):
-        return _decode_dataset(source, name or "the dataset", frame, max_pixels, min_short_edge)
+        return _decode_dataset(source, name or "the dataset", frame, max_pixels, min_short_edge, jpeg2000_only)
     if isinstance(source, bytes):
         content, name, folder = source, name or "the uploaded file", None
     else:
@@ -168,11 +178,16 @@ def decode_radiograph(
     kind = None if is_dicom(content) else image_format(content)
     if kind is not None:
         return _decode_image(content, name, kind, max_pixels, folder)
-    return _decode_dataset(parse_dataset(content, name), name, frame, max_pixels, min_short_edge)
+    return _decode_dataset(parse_dataset(content, name), name, frame, max_pixels, min_short_edge, jpeg2000_only)
 
 
 def _decode_dataset(
-    original: Dataset, name: str, frame: int | None, max_pixels: int, min_short_edge: int | None
+    original: Dataset,
+    name: str,
+    frame: int | None,
+    max_pixels: int,
+    min_short_edge: int | None,
+    jpeg2000_only: bool,
 ) -> StoredRadiograph:
     warnings: list[str] = []
     dataset = image_dataset(original, name, max_pixels=max_pixels, warnings=warnings)
@@ -181,7 +196,7 @@ def _decode_dataset(
     dataset = with_functional_groups(dataset, index)
     aspect = pixel_aspect(dataset, warnings)
     size_hw = (int(dataset.Rows), int(dataset.Columns))
-    # Low-passes would blend the padding value, which may lie far outside the image's values, into the image.
+    # Low-passes and means would blend the padding value, which may lie far outside the image's values, into the image.
     may_reduce = min_short_edge and aspect == 1 and "PixelPaddingValue" not in dataset
     times = halvings(size_hw, min_short_edge) if min_short_edge and may_reduce else 0
     reduced = decode_reduced(dataset, syntax, index, times)
@@ -190,6 +205,8 @@ def _decode_dataset(
         values, photometric = decode_frame(dataset, syntax, index, warnings) if reduced is None else (reduced, stated)
     except ValueError as error:
         raise DicomError(f"{name}: {error}") from None
+    if reduced is None and photometric.startswith("MONOCHROME") and not jpeg2000_only:
+        values = mean_reduced(values, times)
     facts = {
         "size_hw": size_hw,
         "pixel_spacing": _pixel_spacing(dataset),

@@ -115,7 +115,7 @@ class Predictor:
 
     Args:
         model: a loaded model, or the path of a checkpoint, a run or a bundle; :meth:`load` takes more arguments.
-        exact: decode every pixel, also of JPEG 2000 images of at least twice the size that the model needs.
+        exact: read every pixel, also of DICOM images of at least twice the size that the model needs.
     """
 
     def __init__(self, model: LoadedModel | str | Path, *, exact: bool = False) -> None:
@@ -167,7 +167,7 @@ class Predictor:
 
     @property
     def min_short_edge(self) -> int | None:
-        """Pixels of the shorter side below which no radiograph may be decoded; None where all of it must be."""
+        """Pixels of the shorter side below which no radiograph may be reduced; None where all of it must be read."""
         return None if self.exact else self.model.preprocessing.short_edge or None
 
     @property
@@ -213,7 +213,7 @@ class Predictor:
 
         Args:
             source: a radiograph, the path or content of a DICOM file or image, grey pixels (H, W) uint8 with black
-                as 0, or a list of these. A JPEG 2000 file is decoded no larger than the model needs, unless ``exact``.
+                as 0, or a list of these. A DICOM file is read no larger than the model needs, unless ``exact``.
             score_threshold: see :class:`Thresholds`.
             nms_iou: see :class:`Thresholds`.
             class_thresholds: see :class:`Thresholds`.

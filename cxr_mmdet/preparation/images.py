@@ -338,7 +338,7 @@ def read_to_size(path: str | Path, short_edge: int, *, reduced_jpeg2000: bool = 
         DicomError: the file is not a radiograph we can show.
     """
     with quiet_pydicom():
-        radiograph = read_radiograph(path, min_short_edge=short_edge if reduced_jpeg2000 else None)
+        radiograph = read_radiograph(path, min_short_edge=short_edge if reduced_jpeg2000 else None, jpeg2000_only=True)
     return radiograph, shrink(radiograph.pixels, short_edge, radiograph.pixel_aspect, radiograph.size_hw)
 
 

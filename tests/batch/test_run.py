@@ -133,7 +133,7 @@ def test_network_and_overlay_decide_how_large_jpeg2000_is_decoded(tmp_path, edge
     run(path.parent, tmp_path / "out", predictor, **options)
     assert predictor.shapes == [expected]
     found = json.loads((tmp_path / "out" / "findings.json").read_text())
-    assert found["settings"].get("reduced_jpeg2000") == (True if edge else None)
+    assert found["settings"].get("reduced") == (True if edge else None)
     assert found["images"][0]["findings"][0]["box_xyxy"] == [0, 0, 80, 100]
     if options:
         side = options["overlay_size"] or 200

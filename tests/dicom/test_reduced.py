@@ -1,4 +1,4 @@
-"""JPEG 2000 at a reduced size: where it may be used, what it gives, and that nothing else changes."""
+"""Radiographs at a reduced size: where it may be used, what it gives, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pydicom.uid import JPEG2000Lossless
 
 from cxr_mmdet.dicom.codecs import decode_frame
 from cxr_mmdet.dicom.radiograph import read_radiograph
-from cxr_mmdet.dicom.reduced import decode_reduced, halvings
+from cxr_mmdet.dicom.reduced import decode_reduced, halvings, mean_reduced
 from cxr_mmdet.errors import DicomError
-from cxr_mmdet.preparation.images import read_to_size
+from cxr_mmdet.preparation.images import read_to_size, shrink
 
 SMOOTH = (np.sin(np.add.outer(np.arange(301) / 40, np.arange(202) / 30)) + 1) / 2
 
@@ -99,7 +99,7 @@ def test_where_it_may_not_be_used_all_is_decoded(coded, attributes, edge):
     dataset = coded(12)
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
-    plain, asked = read_radiograph(dataset), read_radiograph(dataset, min_short_edge=edge)
+    plain, asked = read_radiograph(dataset), read_radiograph(dataset, min_short_edge=edge, jpeg2000_only=True)
     np.testing.assert_array_equal(asked.pixels, plain.pixels)
 
 
@@ -170,3 +170,55 @@ def test_a_cut_stream_whose_small_sizes_are_whole_is_refused(tmp_path):
     dataset.PixelData = encapsulate([frame[: len(frame) // 2]])
     with pytest.raises(DicomError, match="cut off"):
         read_radiograph(dataset, min_short_edge=50)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize(
+    ("size_hw", "times", "blocks"), [((12, 20), 1, (2, 2)), ((12, 20), 3, (4, 4)), ((12, 7), 2, (4, 1))]
+)
+def test_means_fill_the_image(dtype, size_hw, times, blocks):
+    values = np.random.default_rng(0).integers(-900, 4096, size_hw).astype(np.int64) + (
+        900 if dtype is np.uint16 else 0
+    )
+    means = values.reshape(size_hw[0] // blocks[0], blocks[0], size_hw[1] // blocks[1], blocks[1]).mean(axis=(1, 3))
+    found = mean_reduced(values.astype(dtype), times)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, means, rtol=0, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.int32), np.zeros((7, 9), np.uint16)]
+)
+def test_what_has_no_means_stays_as_it_is(values):
+    assert mean_reduced(values, 1) is values
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_uncompressed_values_are_averaged_before_the_window(tmp_path, photometric):
+    stored = np.rint(SMOOTH[:300] * 65535).astype(np.uint16)
+    path = write_radiograph(tmp_path / "x.dcm", stored, PhotometricInterpretation=photometric)
+    full, small = read_radiograph(path), read_radiograph(path, min_short_edge=90)
+    assert (small.size_hw, small.pixels.shape) == ((300, 202), (150, 101))
+    assert small.windowing == full.windowing
+    shrunken = [shrink(each.pixels, 90, size_hw=each.size_hw).astype(int) for each in (full, small)]
+    assert np.abs(shrunken[0] - shrunken[1]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "options"),
+    [
+        ({}, {"min_short_edge": 102}),
+        ({}, {"min_short_edge": 90, "jpeg2000_only": True}),
+        ({"PixelPaddingValue": 0}, {"min_short_edge": 90}),
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, {"min_short_edge": 90}),
+    ],
+)
+def test_where_no_means_may_be_taken_every_pixel_is_read(tmp_path, attributes, options):
+    path = write_radiograph(tmp_path / "x.dcm", np.rint(SMOOTH[:300] * 65535).astype(np.uint16), **attributes)
+    np.testing.assert_array_equal(read_radiograph(path, **options).pixels, read_radiograph(path).pixels)
+
+
+def test_preparation_reads_every_pixel_of_what_is_not_jpeg_2000(tmp_path):
+    path = write_radiograph(tmp_path / "x.dcm", np.rint(SMOOTH[:300] * 65535).astype(np.uint16))
+    expected, found = (read_to_size(path, 90, reduced_jpeg2000=asked)[1] for asked in (False, True))
+    np.testing.assert_array_equal(found, expected)
