@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,41 +64,65 @@ def parts_of(
 
 
 def _written(part: Part, root: Path, folds: int | None, seed: int) -> Part:
-    shutil.rmtree(root / "annotations", ignore_errors=True)
-    (root / "annotations").mkdir(parents=True)
-    if not (root / "images").is_symlink():
-        (root / "images").symlink_to((part.data_root / "images").resolve())
-    val_names = None
-    for path in sorted(part.data_root.glob("annotations/train_*.json")):
-        files = [path, path.with_name(path.name.replace("train_", "val_", 1))]
-        if not files[1].is_file():
-            raise DatasetError(f"{part.data_root}: has no {files[1].name}; expected a folder split by prepare_data.")
-        train, val = (read_coco(file) for file in files)
-        if folds:
-            whole = _joined(train, val)
-            if val_names is None:  # all label sets have the same images
-                val_names = _fold(whole, folds, seed, part.fold)
-            train = _of_images(whole, [each for each in whole["images"] if each["image_id"] not in val_names])
-            val = _of_images(whole, [each for each in whole["images"] if each["image_id"] in val_names])
-        write_coco(root / "annotations" / path.name, _share(train, part.label_share, seed))
-        write_coco(root / "annotations" / files[1].name, val)
-    if not any((root / "annotations").iterdir()):
-        raise DatasetError(f"{part.data_root}: has no annotations/train_<labels>.json; expected a prepared folder.")
+    files = {path: path.with_name(path.name.replace("train_", "val_", 1)) for path in _train_files(part.data_root)}
+    for path in files.values():
+        if not path.is_file():
+            raise DatasetError(f"{part.data_root}: has no {path.name}; expected a folder split by prepare_data.")
+    splits = {path.name: [read_coco(file) for file in (path, val)] for path, val in files.items()}
+    if folds:
+        wholes = {name: _joined(*split) for name, split in splits.items()}
+        val_groups = _fold(wholes.values(), folds, seed, part.fold)
+        splits = {
+            name: [
+                _of_images(whole, [image for image in whole["images"] if (_group(image) in val_groups) == validates])
+                for validates in (False, True)
+            ]
+            for name, whole in wholes.items()
+        }
+    link_images(part.data_root, root)
+    for path, val in files.items():
+        train_coco, val_coco = splits[path.name]
+        write_coco(root / "annotations" / path.name, _share(train_coco, part.label_share, seed))
+        write_coco(root / "annotations" / val.name, val_coco)
+    for path in (root / "annotations").iterdir():  # a label set that the data had before
+        if path.name not in {file.name for pair in files.items() for file in pair}:
+            path.unlink()
     return Part(root, part.fold, part.label_share)
+
+
+def link_images(data: Path, root: Path) -> None:
+    """Make ``root`` a folder of the images of ``data``, whichever folder's they were before."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    link, target = root / "images", (data / "images").resolve()
+    if link.is_symlink() and link.readlink() == target:
+        return
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def _train_files(data: Path) -> list[Path]:
+    files = sorted(data.glob("annotations/train_*.json"))
+    if not files:
+        raise DatasetError(f"{data}: has no annotations/train_<labels>.json; expected a prepared folder.")
+    return files
 
 
 def _group(image: dict[str, Any]) -> str:
     return str(image.get("group", image["image_id"]))
 
 
-def _fold(coco: dict[str, Any], folds: int, seed: int, fold: int) -> frozenset[str]:
-    """Return the names of the images that a fold validates on."""
-    names = {image["id"]: image["image_id"] for image in coco["images"]}
+def _fold(wholes: Iterable[dict[str, Any]], folds: int, seed: int, fold: int) -> frozenset[str]:
+    """Return the patients that a fold validates on, the same for all label sets, whichever images these leave out."""
     labels: dict[str, set[str]] = {}
-    for box in coco["annotations"]:
-        labels.setdefault(names[box["image_id"]], set()).add(str(box["category_id"]))
-    group_of = {image["image_id"]: _group(image) for image in coco["images"]}
-    return stratified_folds(group_of, labels, folds, seed)[fold - 1]
+    group_of: dict[str, str] = {}
+    for place, coco in enumerate(wholes):
+        names = {image["id"]: image["image_id"] for image in coco["images"]}
+        group_of |= {image["image_id"]: _group(image) for image in coco["images"]}
+        if place == 0:  # their classes overlap, and one set spreads them
+            for box in coco["annotations"]:
+                labels.setdefault(names[box["image_id"]], set()).add(str(box["category_id"]))
+    images = stratified_folds(group_of, labels, folds, seed)[fold - 1]
+    return frozenset(group_of[image] for image in images)
 
 
 def _share(coco: dict[str, Any], share: float, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.folds import link_images
 from cxr_mmdet.structures.coco import read_coco, write_coco
 from cxr_mmdet.structures.coverage import Coverage, coverage_keys
 
@@ -24,8 +25,7 @@ HOSPITALS = 3
 def plan_partial(contestant: str, data: Path, out: Path, *, labels: str = "14") -> tuple[Path, list[str]]:
     """Return the folder of the hospitals and the contestants that ``partial:RECIPE`` stands for."""
     root = out / "hospitals"
-    if not root.is_dir():
-        file_as_hospitals(data, root, labels=labels)
+    file_as_hospitals(data, root, labels=labels)
     recipe, *switches = contestant.removeprefix(PLAN).split("+")
     names = ",".join(f"hospital{number}" for number in range(1, HOSPITALS + 1))
     plans = ["@partial", "@partial+unknown_as_absent", f"@{names}", "@full"]
@@ -41,7 +41,7 @@ def file_as_hospitals(data: Path, out: Path, *, labels: str = "14", seed: int = 
 
     Args:
         data: a prepared folder; its images are linked to.
-        out: must not exist.
+        out: gets the files; those of an earlier call are written again.
         labels: the label set that is filed.
         seed: of the division of patients.
     """
@@ -60,8 +60,7 @@ def file_as_hospitals(data: Path, out: Path, *, labels: str = "14", seed: int = 
         coverage = np.where(covered, Coverage.EXHAUSTIVE, Coverage.UNKNOWN).astype(np.int8)
         images.append(image | coverage_keys(coverage, present, ids))
 
-    (out / "annotations").mkdir(parents=True)
-    (out / "images").symlink_to((data / "images").resolve())
+    link_images(data, out)
     for name, coco in {"partial": train | {"images": images, "annotations": kept}, "full": train}.items():
         write_coco(out / "annotations" / f"train_{name}.json", coco)
         write_coco(out / "annotations" / f"val_{name}.json", val)

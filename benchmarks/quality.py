@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 
 from benchmarks.partial_labels import unite
-from benchmarks.torchvision_retinanet import as_torchvision
-from benchmarks.yolo import NAME as YOLO_NAME
+from benchmarks.run_inputs import RANDOM, check_inputs, hash_data, hash_settings, hash_start, recipe_settings
 from benchmarks.yolo import YoloSettings, train_yolo
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.engine.running import train
@@ -38,77 +38,16 @@ from cxr_mmdet.structures.coco import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mmengine.config import Config
     from mmengine.runner import Runner
 
+    from benchmarks.contestant import Contestant
     from benchmarks.folds import Part
 
-TORCHVISION, START = "torchvision", "from:"
 RESULT_FILE, CLOCK_FILE, PACE_FILE = "run.json", "clock.json", "pace.json"
 _WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Contestant: a recipe, recipe and switches as ``retina_phantom+repeat_factor``, or another library's detector.
-
-    ``retina_phantom@NAME`` trains on a label set. Several, as ``@NAME,NAME``, train a detector each on their part of
-    the iterations; their detections are united. ``retina_small+from:FILE`` starts from weights, all others from random
-    ones. ``+torchvision`` puts torchvision's RetinaNet on the recipe's backbone; ``yolo11n`` is ultralytics'.
-
-    Attributes:
-        name: as the user wrote it.
-        recipe: the config's name.
-        switches: the fragments put into it.
-        torchvision: whether the recipe's detector gives way to torchvision's RetinaNet on the same backbone.
-        labels: label sets of the prepared folder; by default its only one.
-        start: what ``load_from`` says; None for random weights.
-    """
-
-    name: str
-    recipe: str
-    switches: tuple[str, ...] = ()
-    torchvision: bool = False
-    labels: tuple[str | None, ...] = (None,)
-    start: str | None = None
-
-    @property
-    def is_yolo(self) -> bool:
-        """Whether it is ultralytics', as ``yolo11n`` is."""
-        return YOLO_NAME.fullmatch(self.recipe) is not None
-
-    @property
-    def pace_name(self) -> str:
-        """Name under which its pace is kept: the start changes nothing about it, and its iterations are the same."""
-        return self.name.partition(f"+{START}")[0]
-
-    @classmethod
-    def parse(cls, text: str) -> Contestant:
-        """Return the contestant that ``text`` names, such as ``retina_lungs+torchvision``."""
-        named, *parts = text.split("+")
-        recipe, _, labels = named.partition("@")
-        starts = [part.removeprefix(START) for part in parts if part.startswith(START)]
-        switches = tuple(part for part in parts if part != TORCHVISION and not part.startswith(START))
-        sets = tuple(labels.split(",")) if labels else (None,)
-        start = starts[0] if starts else None
-        return cls(text, recipe, switches, torchvision=TORCHVISION in parts, labels=sets, start=start)
-
-    def config(
-        self, data_root: Path, work_dir: Path, cfg_options: Sequence[str] = (), labels: str | None = None
-    ) -> Config:
-        """Return its config on one of its label sets; without a start, from random weights."""
-        config = load_config(
-            self.recipe,
-            data_root=data_root,
-            labels=labels,
-            work_dir=work_dir,
-            load_from=self.start or "none",
-            switches=self.switches,
-            cfg_options=cfg_options,
-        )
-        return as_torchvision(config) if self.torchvision else config
 
 
 @dataclass(frozen=True)
@@ -121,8 +60,10 @@ class QualityRun:
         iterations: trained.
         cpu_s: processor seconds of training, all threads, loading included, validation not.
         curve: (processor seconds, mAP@[.5:.95]) of each validation.
-        ann_file: the validation images' COCO file, relative to the prepared folder.
+        ann_file: the validation images' COCO file, relative to the benchmark's folder if it is there, else to the
+            prepared folder.
         part: folder of a fold and a share of the labels within the contestant's, such as ``fold_2/share_0.3``.
+        inputs: hashes of what it was trained on, see :mod:`benchmarks.run_inputs`.
     """
 
     contestant: str
@@ -132,6 +73,12 @@ class QualityRun:
     curve: tuple[tuple[float, float], ...]
     ann_file: str
     part: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def ground_truth(self, out: Path, data_root: Path) -> Path:
+        """Return the validation images' COCO file."""
+        own = out / self.ann_file
+        return own if own.is_file() else data_root / self.ann_file
 
     def folder(self, out: Path) -> Path:
         """Return the run's folder in the benchmark's."""
@@ -200,7 +147,8 @@ def run_quality(
 ) -> list[QualityRun]:
     """Train every contestant with every seed on every part, seed by seed, and return the runs.
 
-    A run that ``out`` holds already is not repeated, so that a broken-off benchmark goes on where it was.
+    A run that ``out`` holds already is not repeated, so that a broken-off benchmark goes on where it was. One of other
+    data, starting weights or settings is refused before anything is trained.
 
     Args:
         contestants: at least one; names must differ.
@@ -217,19 +165,30 @@ def run_quality(
         report: gets a line when a run begins and when it ends.
 
     Raises:
-        UsageError: a contestant is named twice, a YOLO has no settings, or ``out`` holds runs of another budget.
+        UsageError: a contestant is named twice, a YOLO has no settings, or ``out`` holds runs of another budget, other
+            data, weights or settings.
     """
     names = [contestant.name for contestant in contestants]
-    if len(set(names)) < len(names):
-        raise UsageError(f"{', '.join(names)}: a contestant is named twice; name each once.")
+    folders = {run_folder(out, name, 0) for name in names}
+    if len(folders) < len(names):
+        raise UsageError(
+            f"{', '.join(names)}: a contestant is named twice, or two would share a folder; name each once."
+        )
     outsiders = [contestant.name for contestant in contestants if contestant.is_yolo]
     if outsiders and (yolo is None or iterations is not None):
         remedy = "pass --yolo-python" if yolo is None else "pass --minutes in place of --iterations"
         raise UsageError(f"{outsiders[0]}: trains for minutes, in an environment of its own; {remedy}.")
-    budget = {"minutes": minutes, "iterations": iterations, "cfg_options": list(cfg_options)}
+    budget = {"minutes": minutes, "iterations": iterations, "cfg_options": list(cfg_options), "threads": threads}
     _check_budget(out, budget | ({} if folds is None else {"folds": list(folds)}))
     torch.set_num_threads(threads)
     training = _Training(parts[0], out, cfg_options, validations, yolo)
+    inputs = {
+        (each.name, part.folder): replace(training, part=part).inputs(each) for each in contestants for part in parts
+    }
+    for (name, fold), given in inputs.items():
+        for done in (run_folder(out, name, seed, fold) / RESULT_FILE for seed in seeds):
+            if done.is_file():
+                check_inputs(done, _read_run(done).inputs, given)
     if iterations is None:
         pace = _measure_pace(contestants, training, report)
         lengths = {each.name: max(validations, round(60 * minutes / pace[each.pace_name])) for each in contestants}
@@ -247,8 +206,9 @@ def run_quality(
             if not done.is_file():
                 report(f"{words}: training")
                 run = replace(training, part=part).run(contestant, folder, lengths[contestant.name], seed)
+                run = replace(run, inputs=inputs[contestant.name, part.folder])
                 write_json(done, run.to_json(), indent=2)
-            run = QualityRun.from_json(json.loads(done.read_text(encoding="utf-8")))
+            run = _read_run(done)
             report(
                 f"{words}: mAP {run.curve[-1][1]:.3f} after {run.iterations} iterations, {run.cpu_s / 60:.1f} minutes"
             )
@@ -290,12 +250,18 @@ def run_folder(out: Path, contestant: str, seed: int, part: str = "") -> Path:
     return out / contestant.replace("/", "_").removesuffix(".py") / part / f"seed_{seed}"
 
 
+def _read_run(path: Path) -> QualityRun:
+    return QualityRun.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
 def _check_budget(out: Path, budget: dict[str, Any]) -> None:
     path = out / "budget.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found != budget:
-            raise UsageError(f"{out}: holds runs with {found}, asked for is {budget}; name another folder by --out.")
+        other = [key for key in {**found, **budget} if found.get(key) != budget.get(key)]
+        if other:
+            known, asked = (", ".join(f"{key} {of.get(key)}" for key in other) for of in (found, budget))
+            raise UsageError(f"{out}: holds runs with {known}, asked for is {asked}; name another folder by --out.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, budget)
 
@@ -325,6 +291,35 @@ class _Training:
         shutil.rmtree(folder, ignore_errors=True)
         return float(np.median(seconds[_WARM_UP_ITERATIONS:]))
 
+    def inputs(self, contestant: Contestant) -> dict[str, str]:
+        """Return hashes of what a training is given, whatever its length and seed.
+
+        Raises:
+            UsageError: the starting weights are not there.
+            ConfigError: there is no such recipe or switch.
+        """
+        root = self.part.data_root
+        if contestant.is_yolo:
+            files, start = list(self._ann_files(contestant)), RANDOM
+        else:
+            configs = self._configs(contestant)
+            loaders = (loader for config in configs for loader in (config.train_dataloader, config.val_dataloader))
+            files = [annotated_parts(loader)[0]["ann_file"] for loader in loaders]
+            start = hash_start(configs[0], contestant.name)
+        return {"data": hash_data(root, files), "start": start, "recipe": self.settings(contestant)}
+
+    def settings(self, contestant: Contestant) -> str:
+        """Return the hash of a contestant's settings, without its start."""
+        if contestant.is_yolo:
+            assert self.yolo is not None, "checked by run_quality"
+            return hash_settings(vars(self.yolo) | {"python": None, "model": contestant.recipe})
+        return hash_settings([recipe_settings(config) for config in self._configs(contestant)])
+
+    def _configs(self, contestant: Contestant) -> list[Config]:
+        return [
+            contestant.config(self.part.data_root, self.out, self.cfg_options, labels) for labels in contestant.labels
+        ]
+
     def run(self, contestant: Contestant, folder: Path, iterations: int, seed: int) -> QualityRun:
         """Return the finished training."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -352,9 +347,9 @@ class _Training:
         ann_file, curve = ann_files[0], clocks[0]["curve"]
         if several:
             curve = [[cpu_s, _unite(folder, folders, [root / file for file in ann_files])]]
-            ann_file = str((folder / "val.json").resolve())
+            ann_file = os.path.relpath(folder / "val.json", self.out)
         elif self.part.folder:
-            ann_file = str((root / ann_file).resolve())
+            ann_file = os.path.relpath(root / ann_file, self.out)
         return QualityRun(
             contestant=contestant.name,
             seed=seed,
@@ -393,21 +388,23 @@ def _measure_pace(
     """Return each contestant's processor seconds per iteration, from ``pace.json`` or measured now.
 
     Contestants are timed in turn, and the faster of their rounds counts: what else the machine does makes an iteration
-    slower, never faster.
+    slower, never faster. What was measured with other settings is measured again.
     """
     path = training.out / PACE_FILE
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    missing = {each.pace_name: each for each in contestants if each.pace_name not in known}
+    wanted = {each.pace_name: each for each in contestants}
+    settings = {name: training.settings(replace(each, start=None)) for name, each in wanted.items()}
+    missing = {name: each for name, each in wanted.items() if (known.get(name) or {}).get("settings") != settings[name]}
     rounds: dict[str, list[float]] = {name: [] for name in missing}
     for number in range(_TIMED_ROUNDS):
         for name, contestant in missing.items():
             folder = run_folder(training.out, name, 0).parent / f"trial_{number}"
             rounds[name].append(training.seconds(contestant, folder))
     for name, seconds in rounds.items():
-        known[name] = min(seconds)
-        report(f"{name}: {known[name]:.3f} s an iteration")
+        known[name] = {"seconds": min(seconds), "settings": settings[name]}
+        report(f"{name}: {min(seconds):.3f} s an iteration")
     write_json(path, known, indent=2)
-    return known
+    return {name: known[name]["seconds"] for name in wanted}
 
 
 def _unite(folder: Path, folders: Sequence[Path], ann_files: Sequence[Path]) -> float:

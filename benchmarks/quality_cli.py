@@ -68,9 +68,10 @@ def quality(
     import json
 
     with quiet_imports():
+        from benchmarks.contestant import Contestant
         from benchmarks.folds import parts_of
         from benchmarks.partial_labels import PLAN, plan_partial
-        from benchmarks.quality import Contestant, run_quality, yolo_settings
+        from benchmarks.quality import run_quality, yolo_settings
         from benchmarks.quality_report import (
             draw_quality,
             gates_table,

@@ -88,7 +88,7 @@ def read_runs(runs: Sequence[QualityRun], data_root: Path, out: Path, *, gates: 
     """
     trained: dict[str, list[tuple[QualityRun, MatchedDetections]]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, run.part)):
-        ground_truth = read_coco(data_root / run.ann_file)
+        ground_truth = read_coco(run.ground_truth(out, data_root))
         path = run.folder(out) / "detections.json"
         given = p_abnormal_path(path)
         if not gates and not given.is_file():

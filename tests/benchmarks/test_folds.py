@@ -81,3 +81,32 @@ def test_the_whole_folder_is_trained_on_as_it_is(patients, tmp_path):
 def test_a_fold_that_does_not_exist_is_refused(tmp_path, folds, only, expected):
     with pytest.raises(UsageError, match=f"no such fold; expected {expected}"):
         parts_of(tmp_path, tmp_path, folds=folds, only=only)
+
+
+def test_a_label_set_without_some_images_keeps_their_patients_together(patients, tmp_path):
+    """Normals that one set leaves out do not let the other train on a patient who validates."""
+    for split in ("train", "val"):
+        coco = read_coco(patients / f"annotations/{split}_5.json")
+        boxed = {box["image_id"] for box in coco["annotations"]}
+        kept = [image for image in coco["images"] if image["id"] in boxed and image["id"] % 2]
+        ids = {image["id"] for image in kept}
+        few = coco | {"images": kept, "annotations": [box for box in coco["annotations"] if box["image_id"] in ids]}
+        write_coco(patients / f"annotations/{split}_1few.json", few)
+    for part in parts_of(patients, tmp_path / "out", folds=3):
+        few, all_ = (
+            [groups(read_coco(part.data_root / f"annotations/{split}_{name}.json")) for split in ("train", "val")]
+            for name in ("1few", "5")
+        )
+        assert few[0] <= all_[0]
+        assert few[1] <= all_[1]
+        assert not all_[0] & all_[1]
+
+
+def test_label_sets_that_the_data_no_longer_have_are_removed(patients, tmp_path):
+    for split in ("train", "val"):
+        write_coco(patients / f"annotations/{split}_x.json", read_coco(patients / f"annotations/{split}_5.json"))
+    parts_of(patients, tmp_path / "out", folds=2)
+    for split in ("train", "val"):
+        (patients / f"annotations/{split}_x.json").unlink()
+    (part, _) = parts_of(patients, tmp_path / "out", folds=2)
+    assert sorted(path.name for path in (part.data_root / "annotations").iterdir()) == ["train_5.json", "val_5.json"]

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from benchmarks import quality
 from benchmarks.cli import app
+from benchmarks.contestant import Contestant
 from benchmarks.folds import Part
 from benchmarks.partial_labels import plan_partial, unite
-from benchmarks.quality import Contestant, QualityRun, run_quality
+from benchmarks.quality import QualityRun, run_quality
 from benchmarks.quality_report import gates_table, quality_tables, read_runs, score_gates, score_quality
 from benchmarks.torchvision_retinanet import as_torchvision
 from cxr_mmdet.engine.config import load_config
@@ -72,6 +73,9 @@ class FakeTrainings:
 
     def __init__(self, monkeypatch):
         self.done, self.killed_at = [], None
+        self.inputs = dict.fromkeys(("data", "start", "recipe"), "0" * 64)
+        monkeypatch.setattr(quality._Training, "inputs", lambda _, contestant: dict(self.inputs))
+        monkeypatch.setattr(quality._Training, "settings", lambda _, contestant: "0")
         monkeypatch.setattr(quality._Training, "seconds", lambda _, contestant, folder: 0.5)
         monkeypatch.setattr(quality._Training, "run", lambda training, *rest: self.run(training, *rest))
 
@@ -102,6 +106,13 @@ def test_folds_are_trained_seed_by_seed_and_a_killed_benchmark_goes_on(monkeypat
     ]
     assert {run.iterations for run in runs} == {120}  # a minute at half a second each
     assert (tmp_path / "out/retina_small+from:a_b.pth/fold_2/share_0.3/seed_1/run.json").is_file()
+    fake.inputs["start"] = "9" * 64
+    with pytest.raises(
+        UsageError, match=r"other starting weights \(000000000000\) than asked for now \(999999999999\)"
+    ):
+        run_quality(contestants, parts, tmp_path / "out", **options)
+    assert len(fake.done) == 8
+    fake.inputs["start"] = "0" * 64
     with pytest.raises(UsageError, match="name another folder by --out"):
         run_quality(contestants, parts, tmp_path / "out", **options | {"folds": (2, 1)})
 
@@ -153,16 +164,40 @@ def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path, short_tr
         run_quality(contestants, [Part(root)], out, **options | {"minutes": 0.03})
 
     pace = json.loads((out / "pace.json").read_text())
-    assert [max(2, round(0.12 / seconds)) for seconds in pace.values()] == [run.iterations for run in runs]
+    assert [max(2, round(0.12 / each["seconds"])) for each in pace.values()] == [run.iterations for run in runs]
     counted = run_quality(contestants, [Part(root)], tmp_path / "counted", iterations=3, **options)
     assert [run.iterations for run in counted] == [3, 3]
     assert not (tmp_path / "counted/pace.json").exists()
 
 
-def test_a_contestant_named_twice_is_refused(tmp_path):
-    twice = [Contestant.parse("retina_lungs")] * 2
-    with pytest.raises(UsageError, match="named twice"):
+@pytest.mark.parametrize("other", ["configs/retina_lungs", "configs_retina_lungs.py"])
+def test_contestants_with_one_name_or_folder_are_refused(tmp_path, other):
+    twice = [Contestant.parse(name) for name in ("configs/retina_lungs", other)]
+    with pytest.raises(UsageError, match="is named twice, or two would share a folder"):
         run_quality(twice, [Part(tmp_path)], tmp_path, minutes=1, seeds=[0], threads=1)
+
+
+def test_a_start_may_have_a_plus_sign_in_its_name(tmp_path):
+    file = tmp_path / "a+b.pth"
+    file.touch()
+    contestant = Contestant.parse(f"retina_small+ema+from:{file}")
+    assert (contestant.switches, contestant.start) == (("ema",), str(file))
+    assert contestant.pace_name == "retina_small+ema"
+    first = Contestant.parse("retina_small+from:phantom+ema")
+    assert (first.switches, first.start, first.pace_name) == (("ema",), "phantom", "retina_small+ema")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("retina_small+from:a.pth+from:b.pth", r"starts from a\.pth and from b\.pth; name one"),
+        ("yolo11n+from:phantom", "takes neither switches nor a start of ours"),
+        ("yolo11n+ema", "takes neither switches nor a start of ours"),
+    ],
+)
+def test_parts_that_would_be_left_out_are_refused(name, problem):
+    with pytest.raises(UsageError, match=problem):
+        Contestant.parse(name)
 
 
 def test_scores_are_means_over_seeds_and_differences_are_paired(prepared_folder):
@@ -317,5 +352,5 @@ def test_a_detector_per_hospital_is_scored_on_all_classes(prepared_folder, tmp_p
         cfg_options=small,
     )
     assert run.iterations == 3
-    assert len(read_coco(root / run.ann_file)["categories"]) == 5
+    assert len(read_coco(run.ground_truth(tmp_path / "out", root))["categories"]) == 5
     assert (run.folder(tmp_path / "out") / "detections.json").is_file()

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
+from benchmarks.contestant import Contestant
 from benchmarks.folds import Part
-from benchmarks.quality import Contestant, run_quality, yolo_settings
+from benchmarks.quality import run_quality, yolo_settings
 from benchmarks.quality_report import read_runs
 from benchmarks.yolo import as_detections
 from cxr_mmdet.errors import CxrError, UsageError
