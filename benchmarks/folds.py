@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.annotations.split import order_of_groups, stratified_folds
 from cxr_mmdet.errors import DatasetError, UsageError
-from cxr_mmdet.structures.coco import read_coco, write_coco
+from cxr_mmdet.preparation.folder import MANIFEST_NAME
+from cxr_mmdet.preparation.near_duplicates import NearDuplicates
+from cxr_mmdet.preparation.splitting import join_near_duplicates
+from cxr_mmdet.structures.coco import read_coco, read_json, write_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,10 +74,10 @@ def _written(part: Part, root: Path, folds: int | None, seed: int) -> Part:
     splits = {path.name: [read_coco(file) for file in (path, val)] for path, val in files.items()}
     if folds:
         wholes = {name: _joined(*split) for name, split in splits.items()}
-        val_groups = _fold(wholes.values(), folds, seed, part.fold)
+        val_ids = _fold(wholes.values(), _near_duplicates(part.data_root), folds, seed, part.fold)
         splits = {
             name: [
-                _of_images(whole, [image for image in whole["images"] if (_group(image) in val_groups) == validates])
+                _of_images(whole, [image for image in whole["images"] if (image["image_id"] in val_ids) == validates])
                 for validates in (False, True)
             ]
             for name, whole in wholes.items()
@@ -111,8 +114,19 @@ def _group(image: dict[str, Any]) -> str:
     return str(image.get("group", image["image_id"]))
 
 
-def _fold(wholes: Iterable[dict[str, Any]], folds: int, seed: int, fold: int) -> frozenset[str]:
-    """Return the patients that a fold validates on, the same for all label sets, whichever images these leave out."""
+def _near_duplicates(data: Path) -> list[NearDuplicates]:
+    """Return the near-identical images that preparation found, unless it was told to let them stand on both sides."""
+    path = data / MANIFEST_NAME
+    manifest = read_json(path) if path.is_file() else {}
+    if manifest.get("parameters", {}).get("allow_duplicates"):
+        return []
+    return [NearDuplicates(pair["first"], pair["second"], 0) for pair in manifest.get("near_identical", ())]
+
+
+def _fold(
+    wholes: Iterable[dict[str, Any]], near_duplicates: Iterable[NearDuplicates], folds: int, seed: int, fold: int
+) -> frozenset[str]:
+    """Return the images that a fold validates on: patients are whole in all label sets, near-identical images too."""
     labels: dict[str, set[str]] = {}
     group_of: dict[str, str] = {}
     for place, coco in enumerate(wholes):
@@ -121,8 +135,8 @@ def _fold(wholes: Iterable[dict[str, Any]], folds: int, seed: int, fold: int) ->
         if place == 0:  # their classes overlap, and one set spreads them
             for box in coco["annotations"]:
                 labels.setdefault(names[box["image_id"]], set()).add(str(box["category_id"]))
-    images = stratified_folds(group_of, labels, folds, seed)[fold - 1]
-    return frozenset(group_of[image] for image in images)
+    pairs = [pair for pair in near_duplicates if pair.first in group_of and pair.second in group_of]
+    return stratified_folds(join_near_duplicates(group_of, pairs), labels, folds, seed)[fold - 1]
 
 
 def _share(coco: dict[str, Any], share: float, seed: int) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from benchmarks.folds import Part, parts_of
@@ -110,3 +112,19 @@ def test_label_sets_that_the_data_no_longer_have_are_removed(patients, tmp_path)
         (patients / f"annotations/{split}_x.json").unlink()
     (part, _) = parts_of(patients, tmp_path / "out", folds=2)
     assert sorted(path.name for path in (part.data_root / "annotations").iterdir()) == ["train_5.json", "val_5.json"]
+
+
+@pytest.mark.parametrize(("allowed", "apart"), [(False, False), (True, True)])
+def test_near_identical_images_of_two_patients_validate_together(patients, tmp_path, allowed, apart):
+    """Preparation accepts them on one side of its own split; folds divide that side again."""
+    (part, *_) = parts_of(patients, tmp_path / "before", folds=3)
+    train, val = split_of(part)
+    pair = {"first": train["images"][0]["image_id"], "second": val["images"][0]["image_id"], "distance": 3}
+    manifest = {"parameters": {"allow_duplicates": allowed}, "near_identical": [pair]}
+    (patients / "manifest.json").write_text(json.dumps(manifest))
+    sides = [
+        {name: number for number, coco in enumerate(split_of(each)) for name in boxes_by_name(coco)}
+        for each in parts_of(patients, tmp_path / "after", folds=3)
+    ]
+    assert any(side[pair["first"]] != side[pair["second"]] for side in sides) == apart
+    assert all(not groups(train) & groups(val) for train, val in map(split_of, parts_of(patients, tmp_path, folds=3)))
