@@ -82,9 +82,13 @@ def read_table(path: str | Path, *, group_column: str | None = None, notes: list
     """
     path = Path(path)
     raw = read_csv(path, text=[group_column] if group_column else PATIENT_COLUMNS)
-    missing = [column for column in [*REQUIRED_COLUMNS, *([group_column] if group_column else [])] if column not in raw]
+    missing = [column for column in REQUIRED_COLUMNS if column not in raw]
     if missing:
         raise TableError(_missing_columns(path, missing, list(raw.columns)))
+    if group_column and group_column not in raw:
+        raise TableError(
+            f"{path}, line 1: no column {group_column}, found {', '.join(raw.columns)}; name one by --group-by."
+        )
     # Blank lines are read as empty rows so that every row knows its line.
     lines = np.arange(2, len(raw) + 2)
     filled = ~raw.isna().all(axis=1).to_numpy()

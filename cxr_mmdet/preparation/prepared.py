@@ -60,7 +60,7 @@ class PreparedFolder:
             raise DatasetError(
                 f"{readers}: no such file; this folder was made by an earlier version, {REBUILD} --force."
             )
-        column = "group" if _options(manifest, path).group_column else None
+        column = "group" if _group_column(manifest, path) else None
         facts = ImageFacts.read(path / ANNOTATIONS / COVERAGE_NAME)
         return cls(path, manifest, _read_images(path), read_table(readers, group_column=column), facts)
 
@@ -68,6 +68,11 @@ class PreparedFolder:
     def options(self) -> BuildOptions:
         """Options the folder was made with; the files that options named are names only."""
         return _options(self.manifest, self.path)
+
+    @property
+    def group_column(self) -> str | None:
+        """The table's column behind the groups that the folder keeps; None without one."""
+        return _group_column(self.manifest, self.path)
 
     @property
     def label_sets(self) -> tuple[LabelSet, ...]:
@@ -102,6 +107,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if missing:
         raise DatasetError(f"{path / MANIFEST_NAME}: has no {missing[0]}; {REBUILD} --force.")
     return manifest
+
+
+def _group_column(manifest: dict[str, Any], path: Path) -> str | None:
+    return manifest.get("group_column") or _options(manifest, path).group_column
 
 
 def _options(manifest: dict[str, Any], path: Path) -> BuildOptions:

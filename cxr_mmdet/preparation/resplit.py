@@ -10,6 +10,7 @@ from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.files import write_json
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME, READERS_NAME, annotate
 from cxr_mmdet.preparation.folder import MANIFEST_NAME
+from cxr_mmdet.preparation.options import BY_IMAGE, BY_PATIENT
 from cxr_mmdet.preparation.prepared import PreparedFolder
 from cxr_mmdet.preparation.report import write_report
 from cxr_mmdet.structures.enums import SplitMethod
@@ -38,10 +39,17 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
     split.check()
     prepared = PreparedFolder.load(folder)
     column = split.group_column
-    if column and prepared.options.group_column != column:
+    kept = prepared.group_column
+    if column and kept != column:
+        expected = "patient or image" if kept is None else f"{kept}, patient or image"
         raise UsageError(
-            f"--group-by {column}: {folder} keeps no such column; expected patient or image, or build it again with "
-            "this option."
+            f"--group-by {column}: {folder} keeps no such column; expected {expected}, or build it again with this "
+            "option."
+        )
+    if kept and split.group_by == BY_PATIENT and not any(image.patient for image in prepared.images.values()):
+        raise UsageError(
+            f"--group-by {BY_PATIENT}: no radiograph of {folder} states a Patient ID; pass --group-by {kept}, its "
+            f"column of the table, or --group-by {BY_IMAGE}."
         )
     if split.split is SplitMethod.AUTO:
         split = replace(split, split=SplitMethod.GIVEN if prepared.facts.split_of else SplitMethod.RANDOM)
@@ -71,6 +79,8 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
         models=models,
     )
     manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
+    if kept:  # after a split by something else, its name is nowhere in the parameters
+        manifest["group_column"] = kept
     manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
     write_report(folder, manifest)
     write_json(folder / MANIFEST_NAME, manifest, indent=2)

@@ -19,7 +19,7 @@ from cxr_mmdet.annotations.split import (
 )
 from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.preparation.near_duplicates import MAX_DISTANCE, NearDuplicates, pairs_across
-from cxr_mmdet.preparation.options import BY_IMAGE
+from cxr_mmdet.preparation.options import BY_IMAGE, BY_PATIENT
 from cxr_mmdet.structures.enums import SplitMethod
 from cxr_mmdet.structures.labels import NO_FINDING
 
@@ -97,7 +97,7 @@ def split_images(
     across = sorted(
         {pair for part in folds or (val,) for pair in pairs_across(near_duplicates, part)}, key=lambda pair: pair[2]
     )
-    notes += _judge_near_duplicates(across, options)
+    notes += [*_judge_near_duplicates(across, options), *_notes_on_groups(images, rows, folds or [val], options)]
     return Split(group_of, val, tuple(folds), tuple(near_duplicates), tuple(across), tuple(notes))
 
 
@@ -123,6 +123,34 @@ def _groups(images: Sequence[PreparedImage], rows: pd.DataFrame, options: SplitO
     named = rows.drop_duplicates("image_id").set_index("image_id")["group"].to_dict()
     # An image without a row is nobody's.
     return {image.image_id: named.get(image.image_id, image.image_id) for image in images}
+
+
+def _notes_on_groups(
+    images: Sequence[PreparedImage], rows: pd.DataFrame, parts: Sequence[Collection[str]], options: SplitOptions
+) -> list[str]:
+    """Return what a split by another unit than the patient does to patients."""
+    if options.group_by == BY_PATIENT:
+        return []
+    notes = []
+    unnamed = sorted({image.image_id for image in images}.difference(rows["image_id"]))
+    if options.group_column and unnamed:
+        notes.append(
+            f"{counted(len(unnamed), 'image has', 'images have')} no row and so no {options.group_column}, such as "
+            f"{unnamed[0]}; each counts as a group of its own."
+        )
+    of_patient: dict[str, set[str]] = {}
+    for image in images:
+        if image.patient:
+            of_patient.setdefault(image.patient, set()).add(image.image_id)
+    torn = sorted(
+        name for name, own in of_patient.items() if any(0 < len(own & set(part)) < len(own) for part in parts)
+    )
+    if torn:
+        notes.append(
+            f"{counted(len(torn), 'patient stands', 'patients stand')} on both sides of the split, such as the one of "
+            f"{min(of_patient[torn[0]])}, by the Patient IDs of the radiographs; --group-by patient keeps each on one."
+        )
+    return notes
 
 
 def _same_names(set_of: Mapping[str, str]) -> list[NearDuplicates]:

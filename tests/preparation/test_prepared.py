@@ -307,6 +307,23 @@ class TestSplitAgain:
         assert groups["i00"] == groups["i01"] != groups["i02"]
         assert "p0" not in (out / "annotations/readers.csv").read_text()
 
+    def test_patients_of_a_column_are_not_torn_by_files_that_state_none(self, src, tmp_path):
+        """It was split image by image, without a word, and the column was forgotten."""
+        out = tmp_path / "out"
+        build_dataset(src, out, BuildOptions(labels=("auto",), group_by="study"))
+        before = content(out)
+        for entry in json.loads((out / "images.json").read_text())["images"].values():
+            assert entry["patient"] is None
+        with pytest.raises(UsageError, match="states a Patient ID; pass --group-by study, its column of the table"):
+            resplit(out, SplitOptions(seed=3))
+        assert content(out) == before
+        resplit(out, SplitOptions(group_by="image"))
+        with pytest.raises(UsageError, match="keeps no such column; expected study, patient or image"):
+            resplit(out, SplitOptions(group_by="visit"))
+        resplit(out, SplitOptions(group_by="study"))
+        groups = [image["group"] for image in read_coco(out / "annotations/train_auto.json")["images"]]
+        assert len(set(groups)) < len(groups)
+
     def test_missing_images_are_named(self, built):
         (built / "images/i03.png").unlink()
         with pytest.raises(DatasetError, match=r"1 image of annotations/readers.csv missing, such as i03\.png"):

@@ -1,5 +1,6 @@
 """Which images validate: options that fit, groups kept whole, near-duplicates refused, joined or allowed."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,11 @@ def test_a_list_that_tears_a_patient_apart_is_refused(tmp_path):
         split(options)
     by_image = split(SplitOptions(split=SplitMethod.LIST, val_list=tmp_path / "val.txt", group_by="image"))
     assert by_image.val == {"i3"}
-    assert by_image.notes == ("1 name in val.txt without a prepared image, such as nobody.",)
+    assert by_image.notes == (
+        "1 name in val.txt without a prepared image, such as nobody.",
+        "1 patient stands on both sides of the split, such as the one of i2, by the Patient IDs of the radiographs; "
+        "--group-by patient keeps each on one.",
+    )
 
 
 def test_images_of_other_readers_validate():
@@ -78,6 +83,10 @@ def test_a_column_names_the_groups():
     result = split(SplitOptions(group_by="study"), table=table[table["image_id"] != "i7"])
     assert result.group_of["i6"] == result.group_of["i5"] == "study 1"
     assert result.group_of["i7"] == "i7"
+    assert result.notes[0] == "1 image has no row and so no study, such as i7; each counts as a group of its own."
+    assert re.match(r"\d patients? stands? on both sides of the split", result.notes[1])
+    by_patient = split(SplitOptions(group_by="visit"), table=rows(group=[f"{int(name[1:]) // 4}" for name in NAMES]))
+    assert by_patient.notes == ()
 
 
 @pytest.fixture
