@@ -369,7 +369,12 @@ def _calibration(folder: Path, val_file: Path | None) -> tuple[RadiographFile, .
     if val_file is None:
         write_images(folder / "images", 4, 1024)
         return tuple(find_radiographs([str(folder / "images")]))
-    train_file = val_file.with_name(val_file.name.replace("val", "train", 1))
+    train_file = val_file.with_name(f"train_{val_file.name.removeprefix('val_')}")
+    if not val_file.name.startswith("val_") or not train_file.is_file():
+        raise DatasetError(
+            f"{val_file}: eight bits are calibrated on the training images of train_<labels>.json beside it, and there "
+            "is none; give val_<labels>.json of a prepared folder, or choose other backends by --backend."
+        )
     names = [entry["name"] for entry in read_coco(train_file, strict=False)["categories"]]
     return user_set(train_file, names).items
 

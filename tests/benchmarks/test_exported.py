@@ -10,6 +10,7 @@ import pytest
 from detectors import bundle_of, checkpoint_of, write_image
 from typer.testing import CliRunner
 
+from benchmarks import exported
 from benchmarks.cli import app
 from benchmarks.exported import (
     DECODED,
@@ -23,7 +24,7 @@ from benchmarks.exported import (
 )
 from benchmarks.outsiders import load_outsider
 from benchmarks.predict import StockPredictor
-from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.errors import CheckpointError, DatasetError, UsageError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
 
@@ -144,3 +145,12 @@ def test_a_plot_needs_scores(tmp_path):
     assert "pass --data" in result.output
     with pytest.raises(UsageError, match="no contestant has an mAP"):
         draw_points(tmp_path / "a.png", [], title="", unit="ms")
+
+
+@pytest.mark.parametrize("name", ["mine.json", "val_mine.json", "train_mine.json"])
+def test_eight_bits_are_not_calibrated_on_what_scores_them(tmp_path, name):
+    """With --ann-file mine.json both were one file."""
+    path = tmp_path / name
+    write_json(path, {"images": [], "annotations": [], "categories": []})
+    with pytest.raises(DatasetError, match=f"{name}: eight bits are calibrated on .* --backend"):
+        exported._calibration(tmp_path, path)
