@@ -100,12 +100,12 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """Return weights as a checkpoint has them, in float32, with the classes that the file names.
 
     Raises:
-        CheckpointError: the file is damaged, or holds weights that are not finite.
+        CheckpointError: the file is damaged, holds weights that are not finite, or its classes are no list of names.
     """
     try:
         with safe_open(path, "pt") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-            classes = json.loads((file.metadata() or {}).get("classes", "null"))
+            named = (file.metadata() or {}).get("classes")
         weights = {
             name: _dequantised(value, stored.get(name + SCALES))
             for name, value in stored.items()
@@ -114,7 +114,20 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: is not a readable safetensors file ({first_line(error)}); {_AGAIN}.") from None
     require_finite_weights(weights, str(path))
-    return {"state_dict": weights, "meta": {"dataset_meta": {"classes": classes}}}
+    return {"state_dict": weights, "meta": {"dataset_meta": {"classes": _class_names(path, named)}}}
+
+
+def _class_names(path: Path, named: str | None) -> list[str] | None:
+    if named is None:
+        return None
+    with contextlib.suppress(ValueError):
+        names = json.loads(named)
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+    raise CheckpointError(
+        f"{path}: its metadata give the classes as {named[:40]!r}, expected a JSON list of names; write the file again "
+        "with such a list or without classes."
+    )
 
 
 def _dequantised(value: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:

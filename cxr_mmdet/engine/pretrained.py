@@ -235,7 +235,8 @@ def _with_classes(
     meta = checkpoint.get("meta")
     known = meta.get("dataset_meta") if isinstance(meta, dict) else None
     given = known.get("classes") if isinstance(known, dict) else None
-    if not given:
+    given = [given] if isinstance(given, str) else given  # metainfo=dict(classes=("Nodule")), a tuple meant
+    if not given or not isinstance(given, (list, tuple)):
         return report, fitted
     wanted = runner.train_dataloader.dataset.metainfo["classes"]
     if list(given) == list(wanted):

@@ -155,6 +155,14 @@ class TestBadFiles:
         with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
             read_safetensors(path)
 
+    @pytest.mark.parametrize("classes", ["5", "cat,dog", '{"a": 1}', "[1, 2]"])
+    def test_classes_that_are_no_names(self, tmp_path, classes):
+        """``list(5)`` was a traceback, and "cat,dog" was called damage."""
+        path = tmp_path / "a.safetensors"
+        save_file({"k": torch.ones(2)}, path, {"classes": classes})
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: its metadata give the classes as .* JSON list"):
+            read_safetensors(path)
+
 
 @pytest.mark.slow
 def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prepared_folder, tmp_path, monkeypatch):
