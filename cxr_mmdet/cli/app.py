@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib
 import io
+import math
 import os
 import pickle
 import sys
@@ -20,7 +21,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from cxr_mmdet.commands import name_commands
-from cxr_mmdet.errors import CxrError
+from cxr_mmdet.errors import CxrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,6 +94,7 @@ class CxrCommand(_WithPlainFlags, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
+            _refuse_non_finite(self.params, ctx.params)
             return super().invoke(ctx)
         except CxrError as error:
             stderr.print(f"error: {error}", style="bold red", markup=False, highlight=False)
@@ -107,6 +109,19 @@ class CxrCommand(_WithPlainFlags, TyperCommand):
         except KeyboardInterrupt:
             stderr.print("interrupted: what was finished is kept.", style="bold red")
             raise typer.Exit(130) from None
+
+
+def _refuse_non_finite(parameters: list[Any], values: dict[str, Any]) -> None:
+    """Refuse infinity, which a lower limit lets through, and NaN.
+
+    Raises:
+        UsageError: an option is one of them.
+    """
+    for parameter in parameters:
+        given = values.get(parameter.name)
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{parameter.opts[0]} {value}: expected a finite number.")
 
 
 class CxrTyper(typer.Typer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +42,7 @@ def pretrain(
 
     if iterations is not None and minutes is not None:
         raise UsageError("--iterations and --minutes both say how long; pass one of them.")
-    if minutes is not None and not 0 < minutes < math.inf:
+    if minutes is not None and minutes <= 0:
         raise UsageError(f"--minutes {minutes:g}: expected a number above 0, such as 30.")
     options = PretrainingOptions(recipe, images, size, seed, iterations or 2000, tuple(cfg_options or ()))
     with progress_bar("drawing phantoms") as progress:

@@ -48,6 +48,22 @@ def test_our_own_mistakes_keep_their_traceback():
     assert isinstance(run(mistake).exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_that_are_none_are_refused_by_every_command(value):
+    """``benchmark.py quality --minutes inf`` measured its pace, and then ended in a traceback."""
+
+    def command(
+        share: Annotated[float, typer.Option()] = 0.5,
+        scales: Annotated[list[float] | None, typer.Option("--scale")] = None,
+    ):
+        raise AssertionError("it ran")
+
+    for option in ("--share", "--scale"):
+        result = run(command, option, value)
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {option} {value}: expected a finite number.\n"
+
+
 def test_one_cfg_options_takes_several_values():
     seen = {}
 

@@ -221,8 +221,8 @@ def test_nothing_is_drawn_for_what_cannot_be_trained(folders, tmp_path, monkeypa
 
     assert "retina_smal: no such config" in message("retina_smal")
     assert "pass one of them" in message("--iterations", "3", "--minutes", "0")
-    for value in ("0", "nan", "inf"):
-        assert f"--minutes {value}: expected a number above 0" in message("--minutes", value)
+    assert "--minutes 0: expected a number above 0" in message("--minutes", "0")
+    assert "--minutes nan: expected a finite number" in message("--minutes", "nan")
     assert "start.md: weights are written as safetensors" in message("--out", str(tmp_path / "start.md"))
     assert "nothing reads the key no" in message("--cfg-options", "no=1")
     assert not folders[1].parent.exists()
