@@ -26,6 +26,7 @@ from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import mean_ap, user_set
 from cxr_mmdet.inference.predictor import Predictor, Thresholds, as_radiograph
+from cxr_mmdet.recipes import config_names
 from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.enums import ExportFormat
 from cxr_mmdet.structures.radiograph_files import find_radiographs
@@ -348,7 +349,10 @@ def _parse_model(text: str, backends: Sequence[str]) -> tuple[str, str, Sequence
         return "", text, backends
     name, equals, model = text.partition("=")
     model, at, chosen = (model if equals else text).rpartition("@")
-    if not at or not set(chosen.split(",")) <= BACKENDS.keys():
+    unknown = sorted(set(chosen.split(",")) - BACKENDS.keys())
+    if at and unknown and (Path(model).exists() or model in config_names()):
+        raise UsageError(f"{text}: no such backend {unknown[0]}; expected some of {', '.join(BACKENDS)}.")
+    if not at or unknown:
         return name * bool(equals), f"{model}{at}{chosen}", backends
     return name * bool(equals), model, chosen.split(",")
 

@@ -137,6 +137,8 @@ def test_a_model_may_have_a_name_and_backends_of_its_own(tmp_path):
     assert _parse_model(str(odd), ["int8"]) == ("", str(odd), ["int8"])
     assert _parse_model("mine=runs/x@onnx,int8", ["torch"]) == ("mine", "runs/x", ["onnx", "int8"])
     assert _parse_model("runs/me@home", ["torch"]) == ("", "runs/me@home", ["torch"])
+    with pytest.raises(UsageError, match="rtmdet_tiny@onx,int8: no such backend onx; expected some of mmdet, torch,"):
+        _parse_model("rtmdet_tiny@onx,int8", ["torch"])
 
 
 def test_a_plot_needs_scores(tmp_path):
