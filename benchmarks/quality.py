@@ -260,7 +260,7 @@ def _check_budget(out: Path, budget: dict[str, Any]) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
         other = [key for key in {**found, **budget} if found.get(key) != budget.get(key)]
         if other:
-            known, asked = (", ".join(f"{key} {of.get(key)}" for key in other) for of in (found, budget))
+            known, asked = (", ".join(f"{key} {of.get(key, 'unstated')}" for key in other) for of in (found, budget))
             raise UsageError(f"{out}: holds runs with {known}, asked for is {asked}; name another folder by --out.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, budget)
