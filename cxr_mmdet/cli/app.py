@@ -24,7 +24,7 @@ from cxr_mmdet.commands import name_commands
 from cxr_mmdet.errors import CxrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 stdout = Console(soft_wrap=True)
 """Results go here."""
@@ -35,7 +35,21 @@ CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """The disk is full, the user's share of it is, a file would be too large for it, or it is read-only."""
 
 CFG_OPTIONS = "--cfg-options"
+SHOWN_FAILURES = 20
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or an exported bundle.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."),
+]
+ClassThresholdOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CLASS=SCORE", help="Score threshold of one class, or a TOML file of several. Repeatable."),
+]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace earlier files.")]
 DicomwebCredentials = Annotated[
     str | None,
     typer.Option(
@@ -162,6 +176,32 @@ def _import_yapf() -> None:
             time.sleep(wait)
         else:
             return
+
+
+def refuse_to_overwrite(force: bool, *targets: Path) -> None:
+    """Refuse to write where something is already, unless ``force`` allows it.
+
+    Raises:
+        UsageError: a target exists.
+    """
+    for target in targets:
+        if target.exists() and not force:
+            raise UsageError(f"{target}: exists; pass --force to replace it, or choose another place.")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what a user should know."""
+    for note in notes:
+        stderr.print(f"note: {note}", markup=False, highlight=False)
+
+
+def print_failures(reasons: Sequence[str], listing: Path | None = None) -> None:
+    """Print failures; where a file lists all of them the first, and that file."""
+    for reason in reasons[: SHOWN_FAILURES if listing else None]:
+        stderr.print(f"failed: {reason}", style="red", markup=False, highlight=False)
+    if reasons:
+        where = f"; all in {listing}" if listing else ""
+        stderr.print(f"{len(reasons)} failed{where}", style="bold red", markup=False, highlight=False)
 
 
 def is_terminal() -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import CxrTyper, ReplaceOption, quiet_imports, refuse_to_overwrite, stderr, stdout
 from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, LoadFromOption, SwitchesOption
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import atomic_path
@@ -73,13 +73,12 @@ def show(
 def copy(
     config: ConfigArgument,
     file: Annotated[Path, typer.Argument(dir_okay=False, help="The config to write, such as mine.py.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Copy a recipe to a config of your own, which inherits the same bases by name (cxr::…) from any folder."""
     if file.suffix != ".py":
         raise UsageError(f"{file}: a config is a Python file; give a name that ends in .py.")
-    if file.exists() and not force:
-        raise UsageError(f"{file}: is there already; pass --force to overwrite it, or choose another name.")
+    refuse_to_overwrite(force, file)
     text = copy_of(config)
     with atomic_path(file) as temporary:
         temporary.write_text(text, encoding="utf-8")

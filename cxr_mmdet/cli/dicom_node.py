@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr_mmdet.cli.app import CxrGroup, CxrTyper, DicomwebCa, DicomwebCredentials, quiet_imports, stdout
+from cxr_mmdet.cli.app import (
+    ClassThresholdOption,
+    CxrGroup,
+    CxrTyper,
+    DicomwebCa,
+    DicomwebCredentials,
+    TrustOption,
+    quiet_imports,
+    stdout,
+)
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS
 
 if TYPE_CHECKING:
@@ -97,12 +106,7 @@ def run(
             min=0, max=1, help="Lowest score of findings that are reported.", show_default=f"{DEFAULT_SCORE_THRESHOLD}"
         ),
     ] = None,
-    class_threshold: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CLASS=SCORE", help="Score threshold of one class, or a TOML file of several. Repeatable."
-        ),
-    ] = None,
+    class_threshold: ClassThresholdOption = None,
     capture: Annotated[
         bool | None,
         typer.Option(
@@ -166,12 +170,7 @@ def run(
             show_default="1024",
         ),
     ] = None,
-    trust_checkpoint: Annotated[
-        bool | None,
-        typer.Option(
-            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
-        ),
-    ] = None,
+    trust_checkpoint: TrustOption = False,
     http: Annotated[
         str | None,
         typer.Option(
@@ -225,7 +224,7 @@ def run(
         "threads": ("--threads", threads),
         "streams": ("--streams", streams),
         "short_edge": ("--short-edge", short_edge),
-        "trust_checkpoint": ("--trust-checkpoint", trust_checkpoint),
+        "trust_checkpoint": ("--trust-checkpoint", trust_checkpoint or None),
         "http": ("--http", http),
         "log_format": ("--log-format", log_format),
         "audit": ("--audit", _absolute(audit)),

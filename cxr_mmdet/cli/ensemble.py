@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
+from cxr_mmdet.cli.app import CxrTyper, ReplaceOption, print_notes, refuse_to_overwrite, stderr, stdout
 from cxr_mmdet.cli.predict import FusionIouOption, FusionOption, WeightsOption
 from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import DetectionFusion
@@ -34,7 +34,7 @@ def ensemble(
     fusion: FusionOption = DetectionFusion.WBF,
     fusion_iou: FusionIouOption = 0.5,
     weight: WeightsOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Fuse the detections of several models on the same images.
 
@@ -44,8 +44,7 @@ def ensemble(
     from cxr_mmdet.evaluation.image_level import write_p_abnormal
     from cxr_mmdet.structures.coco import write_detections
 
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
+    refuse_to_overwrite(force, out)
     if len(coco) not in (1, len(detections)):
         raise UsageError(f"{len(coco)} times --coco for {len(detections)} files: give it once, or once for each file.")
     notes: list[str] = []
@@ -53,7 +52,6 @@ def ensemble(
     gated = fuse_p_abnormal(detections, coco, weights=weight)
     write_detections(out, fused)
     write_p_abnormal(out, gated)
-    for note in notes:
-        stderr.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    print_notes(notes)
     stderr.print(f"{counted(len(fused), 'detection')} from {counted(len(detections), 'file')}", highlight=False)
     stdout.print(out, highlight=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr_mmdet.cli.app import CxrGroup, CxrTyper, stderr, stdout
+from cxr_mmdet.cli.app import CxrGroup, CxrTyper, ReplaceOption, print_notes, refuse_to_overwrite, stderr, stdout
 from cxr_mmdet.errors import DatasetError, UsageError, counted
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, Against, HitCriterion, SubmissionFormat
 
@@ -24,7 +24,6 @@ GroundTruth = Annotated[Path, typer.Argument(metavar="GT", exists=True, dir_okay
 Detections = Annotated[Path, typer.Argument(metavar="DETECTIONS", exists=True, dir_okay=False, help=_DETECTIONS_HELP)]
 FirstDetections = Annotated[Path, typer.Argument(metavar="A", exists=True, dir_okay=False, help=_DETECTIONS_HELP)]
 SecondDetections = Annotated[Path, typer.Argument(metavar="B", exists=True, dir_okay=False, help=_DETECTIONS_HELP)]
-Force = Annotated[bool, typer.Option("--force", help="Replace earlier files.")]
 PAbnormal = Annotated[
     Path | None,
     typer.Option(
@@ -119,7 +118,7 @@ def run(
         ),
     ] = None,
     title: Title = "Detector report",
-    force: Force = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Print the scores of a detector with their uncertainty; write metrics and a report."""
     from cxr_mmdet.evaluation.evaluate import evaluate
@@ -128,7 +127,7 @@ def run(
     from cxr_mmdet.preparation.table_report import against_readers_tables
 
     if out:
-        _refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE, out / AGAINST_READERS_FILE)
+        refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE, out / AGAINST_READERS_FILE)
     result = evaluate(
         ground_truth,
         detections,
@@ -184,7 +183,7 @@ def compare(
     resamples: Resamples = 1000,
     seed: Seed = 0,
     title: Title = "Two detectors",
-    force: Force = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Print the differences between detectors B and A, each with its interval and p-value."""
     from cxr_mmdet.evaluation.comparison import compare
@@ -193,7 +192,7 @@ def compare(
     from cxr_mmdet.evaluation.terminal import class_comparison_table, comparison_table
 
     if out:
-        _refuse_to_overwrite(force, out / COMPARISON_FILE, out / REPORT_FILE)
+        refuse_to_overwrite(force, out / COMPARISON_FILE, out / REPORT_FILE)
     probabilities = p_abnormal or (None, None)
     inputs = [
         read_inputs(ground_truth, path, given) for path, given in zip((first, second), probabilities, strict=True)
@@ -240,7 +239,7 @@ def thresholds(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write them as JSON as well.")
     ] = None,
-    force: Force = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Print each class's score threshold for a sensitivity or for a number of false positives per image."""
     from cxr_mmdet.evaluation.froc import threshold_for_false_positives, threshold_for_sensitivity
@@ -252,7 +251,7 @@ def thresholds(
     if (sensitivity is None) == (fp_rate is None):
         raise UsageError("pass one of --sensitivity and --fp-rate.")
     if out:
-        _refuse_to_overwrite(force, out)
+        refuse_to_overwrite(force, out)
     inputs = read_inputs(ground_truth, detections)
     _print_notes(inputs)
     _require_boxes(inputs)
@@ -302,7 +301,7 @@ def submission(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Submit images of --sample that were not predicted as normal.")
     ] = False,
-    force: Force = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Write a competition's submission.csv, in pixels of the source images."""
     from cxr_mmdet.evaluation.image_level import read_p_abnormal, score_images
@@ -310,7 +309,7 @@ def submission(
     from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
     from cxr_mmdet.evaluation.submission import images_of_sample, read_findings, write_submission
 
-    _refuse_to_overwrite(force, out)
+    refuse_to_overwrite(force, out)
     if detections is None:
         truth, found, scores = read_findings(ground_truth)
         if p_abnormal is not None:
@@ -324,18 +323,19 @@ def submission(
     if sample is not None:
         truth, scores, missing = images_of_sample(sample, truth, scores, allow_missing=allow_missing)
         if missing:
-            note = f"{counted(len(missing), 'image')} without predictions submitted as normal, such as {missing[0]}."
-            stderr.print(f"note: {note}", highlight=False)
+            count = counted(len(missing), "image")
+            print_notes([f"{count} without predictions submitted as normal, such as {missing[0]}."])
     left_out = write_submission(out, truth, found, scores, competition)
     if left_out:
         which = f"{left_out:,} of {counted(len(found), 'detection')}"
         reason = "outside their image"
         if competition is not SubmissionFormat.VINBIGDATA:
             reason += " or of a class that the competition does not ask for"
-        stderr.print(f"note: left out, because {reason}: {which}.", highlight=False)
+        print_notes([f"left out, because {reason}: {which}."])
     if competition is SubmissionFormat.SIIM_COVID:
-        note = "the lines of studies are not written, because a detector does not know their appearance; append yours."
-        stderr.print(f"note: {note}", highlight=False)
+        print_notes(
+            ["the lines of studies are not written, because a detector does not know their appearance; append yours."]
+        )
     stdout.print(out, highlight=False)
 
 
@@ -352,14 +352,14 @@ def gallery(
         float, typer.Option(min=0, max=1, help="Score that a detection needs to be drawn.")
     ] = DEFAULT_SCORE_THRESHOLD,
     title: Title = "Chest X-ray detections",
-    force: Force = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Write a page that shows ground truth and detections side by side."""
     from cxr_mmdet.evaluation.coco import evaluate_coco
     from cxr_mmdet.evaluation.gallery import write_gallery
     from cxr_mmdet.evaluation.inputs import read_inputs
 
-    _refuse_to_overwrite(force, out)
+    refuse_to_overwrite(force, out)
     inputs = read_inputs(ground_truth, detections)
     _print_notes(inputs)
     write_gallery(
@@ -385,8 +385,7 @@ def _rank_among_readers(result: EvaluationResult, ground_truth: Path, resamples:
 
 
 def _print_notes(*inputs: EvaluationInputs) -> None:
-    for note in dict.fromkeys(note for each in inputs for note in each.notes):
-        stderr.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    print_notes(dict.fromkeys(note for each in inputs for note in each.notes))
 
 
 def _require_boxes(inputs: EvaluationInputs) -> None:
@@ -397,12 +396,6 @@ def _require_boxes(inputs: EvaluationInputs) -> None:
 def _print_written(*paths: Path) -> None:
     for path in paths:
         stderr.print(f"wrote {path}", highlight=False)
-
-
-def _refuse_to_overwrite(force: bool, *targets: Path) -> None:
-    for target in targets:
-        if target.exists() and not force:
-            raise UsageError(f"{target} exists; pass --force to replace it, or choose another place with --out.")
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
+from cxr_mmdet.cli.app import CxrTyper, TrustOption, progress_bar, quiet_imports, stdout
 from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
@@ -76,12 +76,7 @@ def export(
     short_edge: Annotated[
         int, typer.Option(min=0, help="Short edge of the prepared images, as in tools/prepare_data.py; 0: full size.")
     ] = 1024,
-    trust_checkpoint: Annotated[
-        bool,
-        typer.Option(
-            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
-        ),
-    ] = False,
+    trust_checkpoint: TrustOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier bundle.")] = False,
 ) -> None:
     """Export a detector, compare it with torch, and fail where the results differ.

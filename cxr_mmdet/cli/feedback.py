@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.cli.app import CxrTyper, ReplaceOption, print_failures, progress_bar, refuse_to_overwrite, stderr, stdout
 from cxr_mmdet.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ def export(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Include unfinished readings; findings without a verdict are omitted.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT.csv.")] = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Write finished readings as a table for prepare_data build: the boxes the reader sees, or "No finding".
 
     Each reader's latest reading of a radiograph counts.
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out}: exists; pass --force to replace it.")
+    refuse_to_overwrite(force, out)
     from cxr_mmdet.web.feedback import export_feedback
 
     kept = _open(store, must_exist=True)
@@ -109,8 +108,7 @@ def import_(
         summary = import_reports(kept, reports, images, reader)
     finally:
         kept.close()
-    for problem in summary.problems:
-        stderr.print(f"failed: {problem}", style="red", markup=False, highlight=False)
+    print_failures(summary.problems)
     if summary.ignored:
         stderr.print(f"ignored: {counted(summary.ignored, 'annotation')} without an area", highlight=False)
     if summary.known:

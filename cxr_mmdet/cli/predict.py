@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cxr_mmdet.cli.app import (
+    ClassThresholdOption,
     CxrCommand,
     CxrTyper,
+    DeviceOption,
     DicomwebCa,
     DicomwebCredentials,
+    TrustOption,
+    print_failures,
     progress_bar,
     quiet_imports,
     stderr,
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
 
 app = CxrTyper(help=__doc__)
 
-SHOWN_FAILURES = 20
 _ENSEMBLE = "--ensemble"
 
 
@@ -73,12 +76,7 @@ def predict(
         float | None,
         typer.Option(min=0, max=1, help="Omit findings below this score.", show_default="the model's own"),
     ] = None,
-    class_threshold: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CLASS=SCORE", help="Score threshold of one class, or a TOML file of several. Repeatable."
-        ),
-    ] = None,
+    class_threshold: ClassThresholdOption = None,
     nms_iou: Annotated[
         float | None,
         typer.Option(
@@ -151,7 +149,7 @@ def predict(
             show_default="1024",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")] = "cpu",
+    device: DeviceOption = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores, divided among processes")
     ] = None,
@@ -167,10 +165,7 @@ def predict(
             "at half, a quarter … of their size, which changes scores by 0.0015 on average.",
         ),
     ] = False,
-    trust_checkpoint: Annotated[
-        bool,
-        typer.Option("--trust-checkpoint", help="Load checkpoints that run code. Use it only for files that you made."),
-    ] = False,
+    trust_checkpoint: TrustOption = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace results of another model or of other settings.")
     ] = False,
@@ -314,13 +309,9 @@ def _threads(process: Process) -> int | None:
 
 
 def _print(summary: RunSummary) -> None:
-    for reason in list(summary.failures.values())[:SHOWN_FAILURES]:
-        stderr.print(f"failed: {reason}", style="red", markup=False, highlight=False)
-    if summary.failures:
-        from cxr_mmdet.batch.outputs import FAILURES_CSV
+    from cxr_mmdet.batch.outputs import FAILURES_CSV
 
-        count = len(summary.failures)
-        stderr.print(f"{count} failed; all in {summary.out_dir / FAILURES_CSV}", style="bold red", highlight=False)
+    print_failures(list(summary.failures.values()), summary.out_dir / FAILURES_CSV)
     earlier = f", {summary.reused} of them by an earlier run" if summary.reused else ""
     found = f"{counted(summary.findings, 'finding')} in {counted(summary.images, 'radiograph')}"
     stderr.print(f"{found}{earlier}", highlight=False)

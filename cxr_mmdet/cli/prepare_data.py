@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr_mmdet.cli import prepare_data_annotations, prepare_data_images
-from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.cli.app import CxrTyper, print_failures, print_notes, progress_bar, stderr, stdout
 from cxr_mmdet.cli.prepare_data_annotations import (
     AllowDuplicatesOption,
     FoldOption,
@@ -27,15 +27,15 @@ from cxr_mmdet.cli.prepare_data_annotations import (
     ValListOption,
     ValRatioOption,
     print_counts,
-    split_options,
 )
 from cxr_mmdet.cli.prepare_data_images import (
+    ClipBoxesOption,
     DaskOption,
     JobsOption,
     MaxFailuresOption,
     ReducedOption,
     ShortEdgeOption,
-    print_failures,
+    TableOption,
 )
 from cxr_mmdet.errors import UsageError, counted
 from cxr_mmdet.structures.enums import PhantomReaders, ReaderFusion, SplitMethod
@@ -63,10 +63,7 @@ def build(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
-    table: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", exists=True, help="Annotations elsewhere: a file, or a folder of a tool."),
-    ] = None,
+    table: TableOption = None,
     format_name: FormatOption = None,
     labels: LabelsOption = None,
     split: SplitOption = SplitMethod.AUTO,
@@ -99,9 +96,7 @@ def build(
             "--drop-normals", help="Omit images with none of the classes, as the reference does for 5 classes."
         ),
     ] = False,
-    clip_boxes: Annotated[
-        bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")
-    ] = False,
+    clip_boxes: ClipBoxesOption = False,
     unread_as_normal: Annotated[
         bool,
         typer.Option("--unread-as-normal", help="Treat a radiograph without a row as normal instead of as a failure."),
@@ -128,16 +123,20 @@ def build(
     Radiographs that cannot be read, rows without a file and files without a row are omitted, listed in failures.csv,
     and make the exit code 1 unless --max-failures allows them. An interrupted build is completed by the same command.
     """
-    from dataclasses import asdict
-
     from cxr_mmdet.parallel import worker_pool
     from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 
-    sides = split_options(
-        split, val_ratio, seed, folds, fold, val_list, train_readers, group_by, join_duplicates, allow_duplicates
-    )
     options = BuildOptions(
-        **asdict(sides),
+        split=split,
+        val_ratio=val_ratio,
+        seed=seed,
+        folds=folds,
+        fold=fold,
+        val_list=val_list,
+        train_readers=tuple(train_readers or ()),
+        group_by=group_by,
+        join_duplicates=join_duplicates,
+        allow_duplicates=allow_duplicates,
         labels=tuple(labels or ["14"]),
         short_edge=short_edge,
         reduced_jpeg2000=reduced_jpeg2000,
@@ -259,7 +258,6 @@ def _print_build(summary: BuildSummary) -> None:
     from cxr_mmdet.preparation.folder import FAILURES_NAME
 
     print_counts(summary.label_sets)
-    for note in summary.notes:
-        stderr.print(f"note: {note}", markup=False, highlight=False)
-    print_failures(summary.failures, summary.out / FAILURES_NAME)
+    print_notes(summary.notes)
+    print_failures([failure.reason for failure in summary.failures], summary.out / FAILURES_NAME)
     stderr.print(f"wrote {counted(summary.images, 'radiograph')} to {summary.out}", highlight=False)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, stderr, stdout
-from cxr_mmdet.errors import UsageError, counted
+from cxr_mmdet.cli.app import CxrTyper, ReplaceOption, print_notes, refuse_to_overwrite, stderr, stdout
+from cxr_mmdet.errors import counted
 from cxr_mmdet.structures.enums import ReaderFusion, SplitMethod
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cxr_mmdet.preparation.label_sets import LabelSetCounts
-    from cxr_mmdet.preparation.options import SplitOptions
 
 app = CxrTyper()
 
@@ -122,13 +121,13 @@ def read_annotations(
     reliability: Annotated[
         bool, typer.Option("--reliability", help="Also print the sensitivity of the readers with most boxes.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Check a readers' table, fuse its boxes and print the inter-reader agreement; needs no radiographs."""
     from cxr_mmdet.preparation.table_report import TableOptions, report_table, table_lines, write_fused
 
-    if out and out.exists() and not force:
-        raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
+    if out:
+        refuse_to_overwrite(force, out)
     options = TableOptions(
         fusion=fusion.value,
         fusion_iou=fusion_iou,
@@ -140,8 +139,7 @@ def read_annotations(
     report = report_table(table, options, format_name)
     for line in table_lines(report):
         stdout.print(line, highlight=False)
-    for note in report.notes:
-        stderr.print(f"note: {note}", markup=False, highlight=False)
+    print_notes(report.notes)
     if out:
         write_fused(out, report.label_sets)
         stderr.print(f"wrote {out}", highlight=False)
@@ -167,18 +165,25 @@ def split(
     allow_duplicates: AllowDuplicatesOption = False,
 ) -> None:
     """Split a prepared folder again; images and boxes stay, COCO files, manifest.json and report.html change."""
-    from cxr_mmdet.preparation.options import BY_PATIENT
+    from cxr_mmdet.preparation.options import BY_PATIENT, SplitOptions
     from cxr_mmdet.preparation.prepared import read_manifest
     from cxr_mmdet.preparation.resplit import resplit
 
-    group_by = group_by or read_manifest(folder)["parameters"].get("group_by", BY_PATIENT)
-    options = split_options(
-        split, val_ratio, seed, folds, fold, val_list, train_readers, group_by, join_duplicates, allow_duplicates
+    options = SplitOptions(
+        split=split,
+        val_ratio=val_ratio,
+        seed=seed,
+        folds=folds,
+        fold=fold,
+        val_list=val_list,
+        train_readers=tuple(train_readers or ()),
+        group_by=group_by or read_manifest(folder)["parameters"].get("group_by", BY_PATIENT),
+        join_duplicates=join_duplicates,
+        allow_duplicates=allow_duplicates,
     )
     annotated = resplit(folder, options)
     print_counts(annotated.counts)
-    for note in annotated.notes:
-        stderr.print(f"note: {note}", markup=False, highlight=False)
+    print_notes(annotated.notes)
 
 
 @app.command(no_args_is_help=True)
@@ -191,13 +196,13 @@ def next_reads(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Also write them to this CSV table.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Rank radiographs by how much one more reading is expected to change their consensus."""
     from cxr_mmdet.preparation.reading_list import reading_list, reading_list_table, write_reading_list
 
-    if out and out.exists() and not force:
-        raise UsageError(f"{out} exists; pass --force to replace it, or choose another place with --out.")
+    if out:
+        refuse_to_overwrite(force, out)
     chosen = reading_list(folder, n, label_set=labels)
     stdout.print(reading_list_table(chosen))
     if out:
@@ -225,35 +230,6 @@ def check(folder: FolderArgument) -> None:
         stderr.print(f"{counted(len(problems), 'problem')} in {folder}", style="bold red", highlight=False)
         raise typer.Exit(1)
     stderr.print(f"{folder} has no problems", highlight=False)
-
-
-def split_options(
-    split: SplitMethod,
-    val_ratio: float,
-    seed: int,
-    folds: int | None,
-    fold: int,
-    val_list: Path | None,
-    train_readers: Sequence[str] | None,
-    group_by: str,
-    join_duplicates: bool,
-    allow_duplicates: bool,
-) -> SplitOptions:
-    """Return the options of a split, in the order of the commands' arguments."""
-    from cxr_mmdet.preparation.options import SplitOptions
-
-    return SplitOptions(
-        split=split,
-        val_ratio=val_ratio,
-        seed=seed,
-        folds=folds,
-        fold=fold,
-        val_list=val_list,
-        train_readers=tuple(train_readers or ()),
-        group_by=group_by,
-        join_duplicates=join_duplicates,
-        allow_duplicates=allow_duplicates,
-    )
 
 
 def print_counts(label_sets: Sequence[LabelSetCounts]) -> None:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, progress_bar, stderr, stdout
+from cxr_mmdet.cli.app import CxrTyper, print_failures, print_notes, progress_bar, stderr, stdout
 from cxr_mmdet.cli.prepare_data_annotations import FormatOption
 from cxr_mmdet.errors import counted
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cxr_mmdet.preparation.images import Failure
-
 app = CxrTyper()
-
-SHOWN_FAILURES = 20
 
 JobsOption = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 DaskOption = Annotated[
@@ -36,6 +29,13 @@ ReducedOption = Annotated[
         "--reduced-jpeg2000",
         help="Decode JPEG 2000 at the resolution that --short-edge needs: faster; grey levels differ slightly.",
     ),
+]
+TableOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", exists=True, help="Annotations elsewhere: a file, or a folder of a tool."),
+]
+ClipBoxesOption = Annotated[
+    bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")
 ]
 MaxFailuresOption = Annotated[
     int, typer.Option(min=0, help="Number of radiographs that may fail before the exit code is 1.")
@@ -70,9 +70,8 @@ def images(
         prepared = prepare_folder(
             src, out, short_edge=short_edge, reduced_jpeg2000=reduced_jpeg2000, jobs=workers, progress=progress
         )
-    for note in image_notes(prepared.images):
-        stderr.print(f"note: {note}", markup=False, highlight=False)
-    print_failures(prepared.failures, out / FAILURES_NAME)
+    print_notes(image_notes(prepared.images))
+    print_failures([failure.reason for failure in prepared.failures], out / FAILURES_NAME)
     reused = f", {prepared.reused} of them reused" if prepared.reused else ""
     stderr.print(f"{counted(len(prepared.images), 'image')} in {out / IMAGES}{reused}", highlight=False)
     if len(prepared.failures) > max_failures:
@@ -122,10 +121,7 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="New folder.")],
     to: Annotated[str, typer.Option("--to", metavar="yolo|coco|labelstudio|cvat|vinbigdata", help="Format to write.")],
-    table: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", exists=True, help="Annotations elsewhere: a file, or a folder of a tool."),
-    ] = None,
+    table: TableOption = None,
     format_name: FormatOption = None,
     reader: Annotated[
         str | None, typer.Option(metavar="NAME", help="Convert the readings of this reader alone.")
@@ -136,9 +132,7 @@ def convert(
             "--images/--no-images", help="Write images beside the annotations: PNG, for vinbigdata the originals."
         ),
     ] = True,
-    clip_boxes: Annotated[
-        bool, typer.Option("--clip-boxes", help="Clip boxes that extend beyond their image instead of refusing them.")
-    ] = False,
+    clip_boxes: ClipBoxesOption = False,
     max_failures: MaxFailuresOption = 0,
     jobs: JobsOption = 1,
 ) -> None:
@@ -162,18 +156,8 @@ def convert(
             jobs=jobs,
             progress=progress,
         )
-    for note in done.notes:
-        stderr.print(f"note: {note}", markup=False, highlight=False)
-    print_failures(done.failures, None)
+    print_notes(done.notes)
+    print_failures([failure.reason for failure in done.failures])
     stderr.print(f"wrote {counted(done.images, 'image')} to {out} as {to}", highlight=False)
     if len(done.failures) > max_failures:
         raise typer.Exit(1)
-
-
-def print_failures(failures: Sequence[Failure], listing: Path | None) -> None:
-    """Print the first failures and the file, if any, that lists all of them."""
-    for failure in failures[:SHOWN_FAILURES]:
-        stderr.print(f"failed: {failure.reason}", style="red", markup=False, highlight=False)
-    if failures:
-        where = f"; all in {listing}" if listing else ""
-        stderr.print(f"{len(failures)} failed{where}", style="bold red", highlight=False)

@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stderr, stdout
-from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.cli.app import (
+    CxrTyper,
+    DeviceOption,
+    ModelArgument,
+    ReplaceOption,
+    TrustOption,
+    progress_bar,
+    quiet_imports,
+    refuse_to_overwrite,
+    stderr,
+    stdout,
+)
+from cxr_mmdet.errors import CxrError
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
 
 app = CxrTyper(no_args_is_help=True)
@@ -21,7 +32,7 @@ def report() -> None:
 
 @app.command(no_args_is_help=True)
 def write(
-    model: Annotated[str, typer.Argument(help="A checkpoint, a run's folder or an exported bundle.")],
+    model: ModelArgument,
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT…", help="DICOM radiographs: files, folders, patterns, zip archives.")
     ],
@@ -43,15 +54,10 @@ def write(
             "--presentation", help="Also write a presentation state, which shows the findings over the original."
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0 (checkpoints and torch bundles).")] = "cpu",
+    device: DeviceOption = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
-    trust_checkpoint: Annotated[
-        bool,
-        typer.Option(
-            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace earlier reports.")] = False,
+    trust_checkpoint: TrustOption = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Predict radiographs and write a structured report (.sr.dcm) and a Secondary Capture (.sc.dcm) for each.
 
@@ -70,9 +76,7 @@ def write(
 
     quiet_libraries()
     items = find_radiographs(inputs)
-    existing = [path for item in items for path in (out / f"{item.image_id}.sr.dcm",) if path.exists()]
-    if existing and not force:
-        raise UsageError(f"{existing[0]}: exists; pass --force to replace it, or choose another --out.")
+    refuse_to_overwrite(force, *(out / f"{item.image_id}.sr.dcm" for item in items))
     with quiet_imports():
         predictor = Predictor.load(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint)
     options = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None, presentation=presentation)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import CxrTyper, DeviceOption, ModelArgument, TrustOption, quiet_imports, stderr, stdout
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 @app.command(no_args_is_help=True)
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, a run's folder or an exported bundle.")],
+    model: ModelArgument,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     store: Annotated[
@@ -61,9 +61,7 @@ def serve(
     max_upload_mib: Annotated[int, typer.Option(min=1, help="Maximum size of one upload, unpacked.")] = 512,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Maximum pixels of one radiograph.")] = 60,
     decoders: Annotated[int, typer.Option(min=1, help="Processes that decode uploads.")] = 1,
-    device: Annotated[
-        str, typer.Option(help="cpu, or a GPU such as cuda:0 for checkpoints and torch bundles.")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the network.")] = None,
     short_edge: Annotated[
         int | None,
@@ -73,12 +71,7 @@ def serve(
             show_default="1024",
         ),
     ] = None,
-    trust_checkpoint: Annotated[
-        bool,
-        typer.Option(
-            "--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."
-        ),
-    ] = False,
+    trust_checkpoint: TrustOption = False,
 ) -> None:
     """Serve the page until interrupted. For research only; not a medical device.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, quiet_imports, stdout
+from cxr_mmdet.cli.app import CxrTyper, TrustOption, quiet_imports, stdout
 from cxr_mmdet.cli.train import (
     CfgOptions,
     ConfigArgument,
@@ -16,7 +16,6 @@ from cxr_mmdet.cli.train import (
     Launcher,
     LauncherOption,
     SwitchesOption,
-    TrustOption,
     WorkDirOption,
 )
 from cxr_mmdet.structures.enums import SplitName

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import CFG_OPTIONS, CxrTyper, TrustOption, print_notes, quiet_imports, stdout
 from cxr_mmdet.recipes import describe_switch, switch_names
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ LoadFromOption = Annotated[
 ]
 WorkDirOption = Annotated[
     Path | None, typer.Option(help="Folder that the run writes to.", show_default="work_dirs/<config>")
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option("--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."),
 ]
 LauncherOption = Annotated[Launcher, typer.Option(help="pytorch under torchrun, slurm under srun.")]
 SwitchesOption = Annotated[
@@ -110,7 +106,7 @@ def train(
     if amp:
         configs.enable_amp(loaded)
         if loaded.optim_wrapper.type == "CpuAmpOptimWrapper" and has_fast_bfloat16() is False:
-            stderr.print("note: this CPU has no bfloat16 arithmetic, so --amp will make training slower.")
+            print_notes(["this CPU has no bfloat16 arithmetic, so --amp will make training slower."])
     if auto_scale_lr:
         loaded.auto_scale_lr.enable = True
     outcome = run(loaded, launcher=launcher.value, resume=resume, trust_checkpoint=trust_checkpoint)

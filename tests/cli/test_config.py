@@ -63,7 +63,7 @@ def test_a_copy_is_the_recipe_from_any_folder(tmp_path, name):
 def test_a_copy_does_not_overwrite(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("mine")
-    assert "is there already; pass --force" in run("copy", "atss", path, code=2).stderr
+    assert "exists; pass --force" in run("copy", "atss", path, code=2).stderr
     assert path.read_text() == "mine"
     run("copy", "atss", path, "--force")
     assert "no such config" in run("copy", "atsss", tmp_path / "x.py", code=2).stderr
