@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,7 +24,7 @@ except ImportError:  # Windows has no such locks; nothing is cleared there
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
@@ -45,24 +46,16 @@ def plain_cell(text: str) -> str:
     return text[1:] if _QUOTED.match(text) else text
 
 
-class SpreadsheetWriter:
-    """CSV for people: its cells are those of :func:`spreadsheet_cell`.
+def write_csv_rows(file: TextIO, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write CSV for people, with the cells of :func:`spreadsheet_cell`, to a file that translates no line ends."""
+    lines = ([spreadsheet_cell(value) for value in row] for row in chain([header], rows))
+    csv.writer(file, lineterminator="\n").writerows(lines)
 
-    Args:
-        file: open for text, without translation of line ends.
-    """
 
-    def __init__(self, file: TextIO) -> None:
-        self._writer = csv.writer(file, lineterminator="\n")
-
-    def writerow(self, row: Iterable[Any]) -> None:
-        """Write one row."""
-        self._writer.writerow([spreadsheet_cell(value) for value in row])
-
-    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
-        """Write rows."""
-        for row in rows:
-            self.writerow(row)
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file as :func:`write_csv_rows` does, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        write_csv_rows(file, header, rows)
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cxr_mmdet.annotations.table import is_region, read_csv, spreadsheet_frame
+from cxr_mmdet.annotations.table import is_region, read_csv, write_frame
 from cxr_mmdet.errors import TableError
-from cxr_mmdet.files import atomic_path
 from cxr_mmdet.structures.coverage import Coverage
 from cxr_mmdet.structures.labels import NO_FINDING
 
@@ -106,8 +105,7 @@ class ImageFacts:
         if self.coverage is not None:
             levels = self.coverage.reindex(names).astype("Int8").reset_index(drop=True)
             frame = pd.concat([frame, levels], axis=1)
-        with atomic_path(path) as temporary:
-            spreadsheet_frame(frame).to_csv(temporary, index=False, lineterminator="\n")
+        write_frame(path, frame)
 
     @classmethod
     def read(cls, path: Path) -> ImageFacts:

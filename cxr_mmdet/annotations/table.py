@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.errors import TableError, UsageError, counted
-from cxr_mmdet.files import plain_cell, spreadsheet_cell
+from cxr_mmdet.files import atomic_path, plain_cell, spreadsheet_cell
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.coco import NEARLY_ALL
 from cxr_mmdet.structures.labels import NO_FINDING, is_no_finding, spelling_key
@@ -237,10 +237,12 @@ def read_csv(path: Path, *, text: Sequence[str] | None = ()) -> pd.DataFrame:
     return frame.rename(columns=dict.fromkeys(READER_SPELLINGS, READER_COLUMN))
 
 
-def spreadsheet_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table to write for people; :func:`read_csv` gives its texts back."""
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table for people as CSV, atomically; :func:`read_csv` gives its texts back."""
     text = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
-    return frame.assign(**{column: frame[column].map(spreadsheet_cell) for column in text})
+    cells = frame.assign(**{column: frame[column].map(spreadsheet_cell) for column in text})
+    with atomic_path(path) as temporary:
+        cells.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _missing_columns(path: Path, missing: list[str], found: list[str]) -> str:

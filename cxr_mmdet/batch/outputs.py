@@ -11,7 +11,7 @@ import cv2
 
 from cxr_mmdet.batch.journal import cannot_write, read_line
 from cxr_mmdet.evaluation.image_level import write_p_abnormal
-from cxr_mmdet.files import SpreadsheetWriter, atomic_path
+from cxr_mmdet.files import atomic_path, write_csv
 from cxr_mmdet.structures.coco import read_coco, sort_detections
 from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.labels import NO_FINDING
@@ -115,7 +115,8 @@ def write_results(
         _stream_json(out_dir / DETECTIONS_JSON, _detections(results(), coco))
         gated = {item.image_id: found.p_abnormal for item, found in results()} if has_gate else None
         write_p_abnormal(out_dir / DETECTIONS_JSON, gated)
-        _write_csv(out_dir / FINDINGS_CSV, results())
+        rows = (row for item, found in results() for row in csv_rows(item.image_id, item.source, found))
+        write_csv(out_dir / FINDINGS_CSV, CSV_COLUMNS, rows)
         _write_failures(out_dir / FAILURES_CSV, items, failures)
     except OSError as error:
         raise cannot_write(Path(error.filename or out_dir), error) from None
@@ -169,21 +170,9 @@ def _write_list(file: TextIO, entries: Iterable[Any]) -> None:
     file.write("[]" if separator == "[\n" else "\n]")
 
 
-def _write_csv(path: Path, results: Iterable[tuple[RadiographFile, Findings]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = SpreadsheetWriter(file)
-        writer.writerow(CSV_COLUMNS)
-        for item, found in results:
-            writer.writerows(csv_rows(item.image_id, item.source, found))
-
-
 def _write_failures(path: Path, items: Sequence[RadiographFile], failures: Mapping[str, str]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = SpreadsheetWriter(file)
-        writer.writerow(("image_id", "source", "reason"))
-        for item in items:
-            if item.image_id in failures:
-                writer.writerow((item.image_id, item.source, failures[item.image_id]))
+    rows = ((item.image_id, item.source, failures[item.image_id]) for item in items if item.image_id in failures)
+    write_csv(path, ("image_id", "source", "reason"), rows)

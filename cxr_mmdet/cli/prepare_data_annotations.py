@@ -199,14 +199,15 @@ def next_reads(
     force: ReplaceOption = False,
 ) -> None:
     """Rank radiographs by how much one more reading is expected to change their consensus."""
-    from cxr_mmdet.preparation.reading_list import reading_list, reading_list_table, write_reading_list
+    from cxr_mmdet.annotations.table import write_frame
+    from cxr_mmdet.preparation.reading_list import reading_list, reading_list_table
 
     if out:
         refuse_to_overwrite(force, out)
     chosen = reading_list(folder, n, label_set=labels)
     stdout.print(reading_list_table(chosen))
     if out:
-        write_reading_list(out, chosen)
+        write_frame(out, chosen)
         stderr.print(f"wrote {out}", highlight=False)
 
 

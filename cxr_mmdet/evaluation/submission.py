@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import DatasetError, counted
-from cxr_mmdet.files import SpreadsheetWriter, atomic_path, plain_cell
+from cxr_mmdet.files import plain_cell, write_csv
 from cxr_mmdet.structures.boxes import clip_to_image, xywh_to_xyxy
 from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.enums import SubmissionFormat
@@ -119,19 +119,18 @@ def write_submission(
     for entry in sorted(detections, key=lambda entry: -entry["score"]):
         by_image[entry["image_id"]].append(entry)
     left_out = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = SpreadsheetWriter(file)
-        writer.writerow(layout.header)
-        for (image_id, source), p in zip(sources.items(), p_abnormal, strict=True):
-            words: list[str] = []
-            for entry in by_image[image_id]:
-                if entry["category_id"] not in word_of or not source.covered(entry["bbox"]):
-                    left_out += 1
-                    continue
-                words += [*word_of[entry["category_id"]], _number(entry["score"]), *source.corners(entry["bbox"])]
-            if layout.no_finding:
-                words += [layout.no_finding, _number(1 - p), *NO_FINDING_BOX]
-            writer.writerow([source.name + layout.suffix, " ".join(words)])
+    rows = []
+    for (image_id, source), p in zip(sources.items(), p_abnormal, strict=True):
+        words: list[str] = []
+        for entry in by_image[image_id]:
+            if entry["category_id"] not in word_of or not source.covered(entry["bbox"]):
+                left_out += 1
+                continue
+            words += [*word_of[entry["category_id"]], _number(entry["score"]), *source.corners(entry["bbox"])]
+        if layout.no_finding:
+            words += [layout.no_finding, _number(1 - p), *NO_FINDING_BOX]
+        rows.append([source.name + layout.suffix, " ".join(words)])
+    write_csv(path, layout.header, rows)
     return left_out
 
 

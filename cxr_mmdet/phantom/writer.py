@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections import Counter
 from contextlib import closing
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cxr_mmdet.errors import CxrError, UsageError
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import write_csv
 from cxr_mmdet.parallel import map_unordered
 from cxr_mmdet.phantom.cases import plan_case
 from cxr_mmdet.phantom.dicom_file import draw_encoding, image_id, write_dicom
@@ -113,7 +112,7 @@ def write_phantoms(
     job = _Job(out, seed, size, abnormal_share, readers, known, reader_kind, anatomy, bedside_share)
     _check(job, images, jobs, labels)
     # From the first moment the folder can be told from somebody's radiographs, so --force may clear an interrupted one.
-    _write_csv(out / "truth.csv", [])
+    write_csv(out / "truth.csv", COLUMNS, [])
     rows: dict[int, tuple[list[Row], list[Row]]] = {}
     try:
         with closing(map_unordered(_write_one, [(job, index) for index in range(images)], jobs=jobs)) as written:
@@ -123,9 +122,9 @@ def write_phantoms(
                     progress(len(rows))
         truth = [row for index in range(images) for row in rows[index][0]]
         marks = [row for index in range(images) for row in rows[index][1]]
-        _write_csv(out / "truth.csv", truth)
+        write_csv(out / "truth.csv", COLUMNS, truth)
         # Last, for with it the folder is one to build from.
-        _write_csv(out / "train.csv", marks)
+        write_csv(out / "train.csv", COLUMNS, marks)
     except (OSError, CxrError):
         # The disk is full or a worker was killed: half a set is of no use, and would be in the way of the next try.
         remove_phantoms(out)
@@ -205,13 +204,6 @@ def _rows(name: str, reader: str, boxes: Sequence[tuple[str, Box]]) -> list[Row]
     if not boxes:
         return [(name, NO_FINDING, NO_FINDING_ID, reader, None, None, None, None)]
     return [(name, label, CLASSES.index(label), reader, *box) for label, box in boxes]
-
-
-def _write_csv(path: Path, rows: Iterable[Row]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
 
 
 def _count(rows: Iterable[Row], labels: Sequence[str]) -> dict[str, int]:

@@ -22,12 +22,11 @@ from cxr_mmdet.annotations.table import (
     REGION_COLUMN,
     is_region,
     merge_classes,
-    spreadsheet_frame,
     unknown_classes,
     without_regions,
+    write_frame,
 )
 from cxr_mmdet.errors import counted
-from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.folder import MANIFEST_NAME, describe_label_set
 from cxr_mmdet.preparation.label_sets import LabelSetCounts, Splits, build_splits, count_splits
 from cxr_mmdet.preparation.near_duplicates import FINGERPRINTS_NAME, find_near_duplicates, fingerprint_images
@@ -267,7 +266,7 @@ def _write_label_set(folder: Path, each: _Labelled) -> None:
             if image["id"] not in with_boxes
         ]
     frame = pd.DataFrame(without_boxes, columns=["image_id", "split", "other_findings"])
-    _write_csv(folder / f"without_boxes_{each.splits.label_set.name}.csv", frame)
+    write_frame(folder / f"without_boxes_{each.splits.label_set.name}.csv", frame)
 
 
 def _write_splits(folder: Path, splits: Splits) -> None:
@@ -287,12 +286,7 @@ def _write_readers(path: Path, rows: pd.DataFrame) -> None:
     ]
     ordered = rows[columns].assign(**({REGION_COLUMN: is_region(rows).astype(int)} if REGION_COLUMN in rows else {}))
     ordered = ordered.sort_values(["image_id", "class_id", "reader", *XYXY_COLUMNS])
-    _write_csv(path, ordered.rename(columns={"reader": READER_COLUMN}))
-
-
-def _write_csv(path: Path, frame: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        spreadsheet_frame(frame).to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(path, ordered.rename(columns={"reader": READER_COLUMN}))
 
 
 def _notes(

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.files import SpreadsheetWriter, atomic_path
+from cxr_mmdet.files import write_csv
 from cxr_mmdet.preparation.images import prepare_images
 from cxr_mmdet.structures.radiograph_files import find_originals, visible_files
 
@@ -29,10 +29,7 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = SpreadsheetWriter(file)
-        writer.writerow(["image_id", "reason"])
-        writer.writerows([failure.image_id, failure.reason] for failure in failures)
+    write_csv(path, ["image_id", "reason"], ([failure.image_id, failure.reason] for failure in failures))
 
 
 MANIFEST_NAME = "manifest.json"

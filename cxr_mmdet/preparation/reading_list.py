@@ -9,9 +9,8 @@ from rich.table import Table
 
 from cxr_mmdet.annotations.next_reads import next_reads
 from cxr_mmdet.annotations.reader_consensus import ReaderModel, fit_readers
-from cxr_mmdet.annotations.table import merge_classes, spreadsheet_frame
+from cxr_mmdet.annotations.table import merge_classes
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.files import atomic_path
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME
 from cxr_mmdet.preparation.prepared import PreparedFolder
 
@@ -59,9 +58,3 @@ def reading_list_table(chosen: pd.DataFrame) -> Table:
     for row in chosen.itertuples(index=False):
         table.add_row(str(row.image_id), f"{row.expected_change:.2f}", str(row.readers), str(row.boxes))
     return table
-
-
-def write_reading_list(path: Path, chosen: pd.DataFrame) -> None:
-    """Write a reading list as a CSV table."""
-    with atomic_path(path) as temporary:
-        spreadsheet_frame(chosen).to_csv(temporary, index=False, lineterminator="\n")

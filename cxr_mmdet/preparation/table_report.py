@@ -16,9 +16,8 @@ from cxr_mmdet.annotations.coverage import ImageFacts, count_images
 from cxr_mmdet.annotations.marks import Marks
 from cxr_mmdet.annotations.readers import RESAMPLES, Reliability
 from cxr_mmdet.annotations.sources import read_source
-from cxr_mmdet.annotations.table import is_region, merge_classes, spreadsheet_frame, without_regions
+from cxr_mmdet.annotations.table import is_region, merge_classes, without_regions, write_frame
 from cxr_mmdet.errors import counted
-from cxr_mmdet.files import atomic_path
 from cxr_mmdet.pages import format_percent, format_score
 from cxr_mmdet.preparation.label_sets import choose_label_sets
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
@@ -250,5 +249,4 @@ def write_fused(path: Path, label_sets: Sequence[LabelSetReport]) -> None:
     frame = pd.concat([each.fused.assign(labels=each.label_set.name) for each in label_sets], ignore_index=True)
     frame = frame.assign(readers=frame["readers"].map(";".join))
     columns = ["labels", "image_id", "class_name", *XYXY_COLUMNS, "score", "votes", "readers"]
-    with atomic_path(path) as temporary:
-        spreadsheet_frame(frame[columns]).to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(path, frame[columns])

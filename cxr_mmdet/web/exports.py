@@ -13,7 +13,7 @@ import cv2
 
 from cxr_mmdet.batch.outputs import CSV_COLUMNS, SCHEMA_VERSION, csv_rows
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.files import SpreadsheetWriter
+from cxr_mmdet.files import write_csv_rows
 from cxr_mmdet.web.rendering import render_overlay
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ def _json(case: Case) -> bytes:
 
 def _csv(case: Case) -> bytes:
     file = io.StringIO(newline="")
-    writer = SpreadsheetWriter(file)
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(csv_rows(case.image_id, case.name, case.findings()))
+    write_csv_rows(file, CSV_COLUMNS, csv_rows(case.image_id, case.name, case.findings()))
     return file.getvalue().encode()
 
 

@@ -12,7 +12,7 @@ from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
 from cxr_mmdet.errors import DatasetError, DicomError, counted
-from cxr_mmdet.files import SpreadsheetWriter, atomic_path
+from cxr_mmdet.files import write_csv
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import find_originals, read_bytes
@@ -143,8 +143,8 @@ def _pixel_hashes(files: dict[str, Path]) -> Iterable[tuple[str, str]]:
             continue
 
 
-def _write(out: Path, rows: Sequence[tuple[object, ...]], table: Path | None) -> None:
-    frame = pd.DataFrame(rows, columns=["image_id", "class_name", "rad_id", *XYXY_COLUMNS])
+def _write(out: Path, found: Sequence[tuple[object, ...]], table: Path | None) -> None:
+    frame = pd.DataFrame(found, columns=["image_id", "class_name", "rad_id", *XYXY_COLUMNS])
     parts = [frame]
     ids: dict[str, int] = {}
     if table is not None:
@@ -154,9 +154,5 @@ def _write(out: Path, rows: Sequence[tuple[object, ...]], table: Path | None) ->
     for name in [*sorted(set(frame["class_name"]) - {NO_FINDING}), NO_FINDING]:
         ids.setdefault(name, max(ids.values(), default=-1) + 1)
     frame["class_id"] = frame["class_name"].map(ids)
-    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = SpreadsheetWriter(file)
-        writer.writerow(COLUMNS)
-        for part in parts:
-            for row in part[list(COLUMNS)].itertuples(index=False):
-                writer.writerow(["" if pd.isna(value) else value for value in row])
+    rows = (row for part in parts for row in part[list(COLUMNS)].itertuples(index=False))
+    write_csv(out, COLUMNS, (["" if pd.isna(value) else value for value in row] for row in rows))

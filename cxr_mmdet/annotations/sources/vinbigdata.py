@@ -19,7 +19,7 @@ from cxr_mmdet.annotations.table import (
     Checker,
     read_csv,
     read_table,
-    spreadsheet_frame,
+    write_frame,
 )
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
@@ -181,7 +181,7 @@ def write(source: Source, out: Path) -> dict[str, str]:
     rows = rows[[name for name in columns if name in rows]]
     if REGION_COLUMN in rows:
         rows = rows.astype({REGION_COLUMN: int})
-    spreadsheet_frame(rows).to_csv(out / TABLE_NAME, index=False, lineterminator="\n")
+    write_frame(out / TABLE_NAME, rows)
     return {image_id: f"train/{image_id}" for image_id in (*rows["image_id"].unique(), *source.unread)}
 
 
