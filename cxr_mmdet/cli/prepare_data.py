@@ -209,7 +209,7 @@ def phantom(
             bedside_share=bedside_share,
             jobs=jobs,
             labels=names,
-            progress=lambda _: progress(1, images),
+            progress=progress,
         )
     _print_phantom(summary)
 

@@ -138,7 +138,7 @@ def prepare_phantoms(
         bedside_share=BEDSIDE_SHARE,
         readers=1,
         jobs=jobs,
-        progress=progress and (lambda _: progress(1, options.images)),
+        progress=progress,
     )
     build_dataset(
         source,

@@ -82,7 +82,7 @@ def write_phantoms(
     reader_kind: PhantomReaders = PhantomReaders.PLAIN,
     anatomy: bool = False,
     bedside_share: float = 0.0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PhantomSummary:
     """Write synthetic radiographs with known findings; the same arguments give the same bytes, whatever ``jobs`` is.
 
@@ -101,7 +101,7 @@ def write_phantoms(
         anatomy: let the tables hold the organs as well, exactly as drawn for every reader; see
             :data:`~cxr_mmdet.phantom.organs.ORGANS`.
         bedside_share: share of patients imaged at the bedside, with pneumonias, 0…1.
-        progress: called with the number of images done, after each.
+        progress: called with the number of images just drawn, and of all.
 
     Raises:
         UsageError: an argument is out of range, or the folder holds something.
@@ -119,7 +119,7 @@ def write_phantoms(
             for index, truth_rows, reader_rows in written:
                 rows[index] = truth_rows, reader_rows
                 if progress is not None:
-                    progress(len(rows))
+                    progress(1, images)
         truth = [row for index in range(images) for row in rows[index][0]]
         marks = [row for index in range(images) for row in rows[index][1]]
         write_csv(out / "truth.csv", COLUMNS, truth)

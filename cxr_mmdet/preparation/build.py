@@ -138,7 +138,7 @@ def build_dataset(
         short_edge=options.short_edge,
         reduced_jpeg2000=options.reduced_jpeg2000,
         jobs=jobs,
-        progress=(lambda done: progress(done, len(readable))) if progress else None,
+        progress=progress,
         key=key,
         patients=patients,
     )

@@ -137,13 +137,7 @@ class _Images:
 def _render(
     wanted: Mapping[str, Path], part: Path, jobs: int | None, progress: Callable[[int, int], None] | None
 ) -> _Images:
-    prepared = prepare_images(
-        wanted,
-        part / _RENDERED / "images",
-        short_edge=0,
-        jobs=jobs,
-        progress=(lambda done: progress(done, len(wanted))) if progress else None,
-    )
+    prepared = prepare_images(wanted, part / _RENDERED / "images", short_edge=0, jobs=jobs, progress=progress)
     return _Images(
         {image.image_id: image.path for image in prepared.images},
         {image.image_id: image.size_hw for image in prepared.images},

@@ -154,7 +154,7 @@ def prepare_folder(
         short_edge=short_edge,
         reduced_jpeg2000=reduced_jpeg2000,
         jobs=jobs,
-        progress=(lambda done: progress(done, len(sources))) if progress else None,
+        progress=progress,
     )
     write_failures(out / FAILURES_NAME, prepared.failures)
     return prepared

@@ -199,7 +199,7 @@ def prepare_images(
     short_edge: int = 1024,
     reduced_jpeg2000: bool = False,
     jobs: int | None = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     key: PseudonymKey | None = None,
     patients: Mapping[str, str] | None = None,
 ) -> PreparedImages:
@@ -215,7 +215,8 @@ def prepare_images(
         short_edge: pixels of the shorter side at most; 0 keeps the full size. Images are never enlarged.
         reduced_jpeg2000: decode JPEG 2000 no larger than ``short_edge`` needs: faster, not to the same pixels.
         jobs: worker processes; None leaves it to a ``worker_pool`` around the call.
-        progress: called with the number of radiographs just dealt with, first with those that were already there.
+        progress: called with the number of radiographs just dealt with, first with those that were already there, and
+            of all.
         key: of the patients' pseudonyms; a random one by default, forgotten at the end.
         patients: image id → patient by the annotations; images are one patient's where these or the files say so.
 
@@ -237,8 +238,8 @@ def prepare_images(
         else:
             done[image_id] = known
     reused = len(done)
-    report = progress or (lambda _: None)
-    report(reused)
+    report = progress or (lambda done, total: None)
+    report(reused, len(sources))
     failures: list[Failure] = []
     try:
         again = [(image_id, sources[image_id], key) for image_id in done if not index.knows_patient(image_id)]
@@ -260,7 +261,7 @@ def prepare_images(
                     index.put(image, state)
                 if time.monotonic() >= save_at:
                     save_at = index.save() + time.monotonic()
-                report(1)
+                report(1, len(sources))
     finally:
         named = {image_id: key.pseudonym(patient) for image_id, patient in (patients or {}).items()}
         published = key.published(join_names({name: image.patient for name, image in done.items()}, named))

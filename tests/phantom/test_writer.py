@@ -34,7 +34,8 @@ def written(tmp_path_factory):
     """Fourteen images, half of them abnormal, and what was reported about them."""
     folder = tmp_path_factory.mktemp("phantom") / "set"
     steps = []
-    summary = write_phantoms(folder, images=14, seed=3, size=SIZE, abnormal_share=0.5, progress=steps.append)
+    progress = lambda done, total: steps.append((done, total))  # noqa: E731
+    summary = write_phantoms(folder, images=14, seed=3, size=SIZE, abnormal_share=0.5, progress=progress)
     return folder, summary, steps
 
 
@@ -93,7 +94,7 @@ class TestLayout:
         assert summary.reader_boxes == {label: int((marks.class_name == label).sum()) for label in LABELS_14}
         identities = {pydicom.dcmread(path, stop_before_pixels=True).PatientID for path in folder.rglob("*.dicom")}
         assert summary.patients == len(identities)
-        assert steps == list(range(1, 15))
+        assert steps == [(1, 14)] * 14
 
 
 class TestDeterminism:
@@ -182,7 +183,7 @@ def test_refuses_what_is_there(tmp_path, kind):
 def test_an_interrupted_set_can_be_told_from_real_radiographs(tmp_path):
     """The command line's --force removes a train folder only where a truth.csv says that it is a phantom's."""
 
-    def stop(done):
+    def stop(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

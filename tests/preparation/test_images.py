@@ -140,7 +140,7 @@ def test_a_second_run_renders_only_what_is_missing_or_changed(folder: Path, tmp_
     sources = find_originals(folder)
     first = prepare_images(sources, out)
     counts: list[int] = []
-    again = prepare_images(sources, out, progress=counts.append)
+    again = prepare_images(sources, out, progress=lambda done, total: counts.append(done))
     assert (again.images, again.reused, sum(counts)) == (first.images, 4, 4)
 
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -168,7 +168,7 @@ def test_one_bad_file_does_not_stop_the_others(folder: Path, tmp_path: Path) -> 
 def test_an_interrupted_run_resumes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "images"
 
-    def interrupt(count: int, seen: list[int] = []) -> None:  # noqa: B006
+    def interrupt(count: int, total: int, seen: list[int] = []) -> None:  # noqa: B006
         seen.append(count)
         if sum(seen) == 3:
             raise KeyboardInterrupt
@@ -192,7 +192,7 @@ def test_saving_the_index_takes_a_small_share_of_the_time(folder, tmp_path, monk
         clock[0] += 20
         return images.Failure(image_id, path, "")
 
-    def progress(_: int) -> None:
+    def progress(done: int, total: int) -> None:
         seen.append(len(saved))
 
     monkeypatch.setattr(images, "write_json", write)
