@@ -133,12 +133,10 @@ class ImageFacts:
         return cls(stated.astype(np.int8) if len(levels.columns) else None, set_of, split_of, is_normal)
 
 
-def coverage_frame(
-    image_ids: Sequence[str], classes: Sequence[str], level: Coverage = Coverage.EXHAUSTIVE
-) -> pd.DataFrame:
-    """Return a frame for :attr:`ImageFacts.coverage` that states one level of all classes on all images."""
-    values = np.full((len(image_ids), len(classes)), level, dtype=np.int8)
-    return pd.DataFrame(values, index=pd.Index(image_ids, name="image_id"), columns=list(classes))
+def coverage_frame(image_ids: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """Return a frame for :attr:`ImageFacts.coverage` that states that all classes were looked for on all images."""
+    images = pd.Index(image_ids, name="image_id")
+    return pd.DataFrame(np.int8(Coverage.EXHAUSTIVE), index=images, columns=list(classes))
 
 
 class ImageCounts(NamedTuple):

@@ -78,16 +78,13 @@ class Reliability:
     sensitivity_interval: Floats
 
     @classmethod
-    def of(
-        cls, marks: Marks, candidates: Candidates | None = None, *, resamples: int = 0, seed: int = 0
-    ) -> Reliability:
+    def of(cls, marks: Marks, candidates: Candidates | None = None, *, resamples: int = 0) -> Reliability:
         """Return the readers' reliability.
 
         Args:
             marks: of images that several readers read; others tell nothing and are left out.
             candidates: of ``marks``, if known.
             resamples: how many draws of images the intervals rest on; 0: none.
-            seed: of the draws.
 
         Raises:
             TableError: no image has two readers.
@@ -106,7 +103,7 @@ class Reliability:
         np.add.at(drawn, (marks.drawn_by, marks.classes), 1)
         interval = np.full((2, *sensitivity.shape[1:]), np.nan)
         if resamples:
-            random = np.random.default_rng(seed)
+            random = np.random.default_rng(0)
             n_images = len(marks.looked)
             drawn_images = random.multinomial(n_images, np.full(n_images, 1 / n_images), size=resamples)
             resampled = cells.estimate(cells.weights(drawn_images.T.astype(np.float64)), random)[0]

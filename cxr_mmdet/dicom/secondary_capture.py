@@ -74,10 +74,9 @@ def build_secondary_capture(
     return capture
 
 
-def _short(model_id: str, length: int = 64) -> str:
-    """Return a name in which the middle of a long one is missing: the end tells weights apart."""
-    half = length // 2
-    return model_id if len(model_id) <= length else f"{model_id[: half - 2]}...{model_id[-half:]}"
+def _short(model_id: str) -> str:
+    """Return a name of 64 characters (VR LO) at most, without its middle: the end tells weights apart."""
+    return model_id if len(model_id) <= 64 else f"{model_id[:30]}...{model_id[-32:]}"
 
 
 def uncompress_capture(capture: Dataset) -> None:

@@ -180,8 +180,8 @@ class Calibration:
         }
 
 
-def calibrate(matches: ClassMatches, bins: int = BINS) -> Calibration:
-    """Return precision over score.
+def calibrate(matches: ClassMatches) -> Calibration:
+    """Return precision over score, in :data:`BINS` bins of equal width.
 
     A duplicate is a false positive, as for average precision. Where many detections score close to 0, their bin
     dominates the error (Guo et al., ICML 2017; for detectors, Küppers et al., CVPR workshops 2020): read it beside the
@@ -189,14 +189,14 @@ def calibrate(matches: ClassMatches, bins: int = BINS) -> Calibration:
 
     Args:
         matches: one class's detections, or all pooled.
-        bins: of equal width over 0…1; a score on a border belongs to the upper bin, 1 to the last.
     """
-    place = np.minimum((matches.scores * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    nothing = np.full(bins, np.nan)
+    # A score on a border belongs to the upper bin, 1 to the last.
+    place = np.minimum((matches.scores * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    nothing = np.full(BINS, np.nan)
     return Calibration(
         name=matches.name,
         counts=counts,
-        scores=np.divide(np.bincount(place, matches.scores, bins), counts, out=nothing.copy(), where=counts > 0),
-        precision=np.divide(np.bincount(place, matches.hits, bins), counts, out=nothing.copy(), where=counts > 0),
+        scores=np.divide(np.bincount(place, matches.scores, BINS), counts, out=nothing.copy(), where=counts > 0),
+        precision=np.divide(np.bincount(place, matches.hits, BINS), counts, out=nothing.copy(), where=counts > 0),
     )

@@ -195,9 +195,7 @@ class OperatingPoints:
     images: Counts
 
 
-def operating_points(
-    matches: ClassMatches, weights: Weights, *, count_duplicates: bool = True, rank_ties: bool = False
-) -> OperatingPoints:
+def operating_points(matches: ClassMatches, weights: Weights, *, count_duplicates: bool = True) -> OperatingPoints:
     """Return the counts of ``matches`` where image i counts ``weights[r, i]`` times.
 
     Args:
@@ -205,12 +203,11 @@ def operating_points(
         weights: (R, images), at least 0: multiplicities in a resample, or ones.
         count_duplicates: count a second detection of a box as a false positive (average precision); otherwise ignore it
             (FROC).
-        rank_ties: rank equal scores by the order of the list, as COCO does.
     """
     per_image = np.ascontiguousarray(weights.T)
     counted = np.ones(len(matches.hits), bool) if count_duplicates else ~matches.duplicates
     hits, scores, image_index = matches.hits[counted], matches.scores[counted], matches.image_index[counted]
-    ends = np.arange(len(scores)) if rank_ties else _ends_of_ties(scores)
+    ends = _ends_of_ties(scores)
     points = np.unique(ends[hits])
     counted_before = int(points[-1]) + 1 if len(points) else 0
     all_sums = segment_sums(per_image, image_index[:counted_before], points)

@@ -104,7 +104,7 @@ class DimseDestination:
     label: str = ""
 
     @classmethod
-    def parse(cls, text: str, tls: ssl.SSLContext | None = None, calling_ae: str = "CXR") -> DimseDestination:
+    def parse(cls, text: str) -> DimseDestination:
         """Return the destination that ``AE@host:port`` names; an IPv6 address stands in brackets.
 
         Raises:
@@ -115,7 +115,7 @@ class DimseDestination:
         if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536):
             raise UsageError(f"--destination {text}: is not of the form AE@host:port, as in ARCHIVE@10.0.0.5:104.")
         try:
-            return cls(check_ae_title(title), host.strip("[]"), int(port), tls, calling_ae)
+            return cls(check_ae_title(title), host.strip("[]"), int(port))
         except ValueError as error:
             raise UsageError(f"--destination {text}: got {title!r}, expected {error}.") from None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.options import SplitOptions
 
 
-def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annotated:
+def resplit(folder: Path, split: SplitOptions) -> Annotated:
     """Split the images of ``folder`` again and write its COCO files, manifest and report again.
 
     Nothing changes when the split is refused.
@@ -30,7 +30,6 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
     Args:
         folder: a finished prepared folder.
         split: how.
-        jobs: worker processes.
 
     Raises:
         UsageError: an option makes no sense with this folder.
@@ -75,7 +74,6 @@ def resplit(folder: Path, split: SplitOptions, *, jobs: int | None = 1) -> Annot
         prepared.label_sets,
         options,
         facts=prepared.facts,
-        jobs=jobs,
         models=models,
     )
     manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}

@@ -76,13 +76,12 @@ def parse_class_thresholds(options: Iterable[str]) -> dict[str, float]:
     return thresholds
 
 
-def printed_threshold(threshold: float, scores: ArrayLike, digits: int = 3) -> str:
-    """Return a threshold rounded down to ``digits`` decimals, or to as many more as it takes to cut alike.
+def printed_threshold(threshold: float, scores: ArrayLike) -> str:
+    """Return a threshold rounded down to three decimals, or to as many more as it takes to cut alike.
 
     Args:
         threshold: what the scores are cut at.
         scores: (N,) all of them; no score that the threshold cuts off reaches the text.
-        digits: decimals at least.
 
     Example:
         >>> printed_threshold(0.30049, [0.9, 0.30049, 0.3002])
@@ -91,7 +90,7 @@ def printed_threshold(threshold: float, scores: ArrayLike, digits: int = 3) -> s
     values = np.asarray(scores, dtype=np.float64)
     below = values[~reaches(values, threshold)].max(initial=-np.inf)
     exact = Decimal(repr(float(threshold)))
-    for places in range(digits, max(digits, -int(exact.as_tuple().exponent)) + 1):
+    for places in range(3, max(3, -int(exact.as_tuple().exponent)) + 1):
         text = f"{exact.quantize(Decimal(1).scaleb(-places), rounding=ROUND_FLOOR):f}"
         if float(text) > below:
             return text

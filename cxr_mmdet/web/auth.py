@@ -57,6 +57,12 @@ def read_users(path: Path) -> dict[str, str]:
     return users
 
 
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+"""Wait after the first wrong password, and what further ones double it up to."""
+FORGOTTEN_S = 900.0
+"""After which a wrong password no longer counts."""
+
+
 @dataclass
 class _Failures:
     count: int
@@ -67,9 +73,6 @@ class Throttle:
     """Growing waits after wrong passwords, by client and by account; nothing is checked while one lasts.
 
     Args:
-        first_s: wait after the first wrong password; each further one doubles it.
-        longest_s: what it doubles up to.
-        forgotten_s: after which a wrong password no longer counts.
         most: clients and accounts remembered; those that failed longest ago go first.
         clock: in seconds.
     """
@@ -77,15 +80,9 @@ class Throttle:
     def __init__(
         self,
         *,
-        first_s: float = 0.5,
-        longest_s: float = 60.0,
-        forgotten_s: float = 900.0,
         most: int = 4096,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._forgotten_s = forgotten_s
         self._most = most
         self._clock = clock
         self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
@@ -110,10 +107,8 @@ class Throttle:
         now = self._clock()
         for key in self._keys(client, account):
             earlier = self._failures.pop(key, None)
-            count = earlier.count + 1 if earlier and now < earlier.until + self._forgotten_s else 1
-            self._failures[key] = _Failures(
-                count, now + min(self._longest_s, self._first_s * 2.0 ** min(count - 1, 30))
-            )
+            count = earlier.count + 1 if earlier and now < earlier.until + FORGOTTEN_S else 1
+            self._failures[key] = _Failures(count, now + min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(count - 1, 30)))
             if len(self._failures) > self._most:
                 self._failures.popitem(last=False)
         return self.wait_s(client, account)

@@ -63,10 +63,10 @@ def visible_part(size_hw: tuple[int, int], look: Look) -> Part:
     return Part(left, top, left + part_width, top + part_height)
 
 
-def render_case(case: Case, *, long_edge: int = VIEW_LONG_EDGE) -> Images:
+def render_case(case: Case) -> Images:
     """Return the two images of the visible part."""
     part = visible_part(case.size_hw, case.look)
-    pixels = _at_size(_pixels(case, part), long_edge, case.decoded.radiograph.pixel_aspect)
+    pixels = _at_size(_pixels(case, part), case.decoded.radiograph.pixel_aspect)
     findings = case.findings()
     overlay = _draw(findings, pixels, part, None if len(findings) else _caption(case))
     height, width = pixels.shape
@@ -95,10 +95,10 @@ def _pixels(case: Case, part: Part) -> NDArray[np.uint8]:
     return case.decoded.viewable.render(case.look.window, invert=case.look.invert, part=part.slices)
 
 
-def _at_size(pixels: NDArray[np.uint8], long_edge: int, pixel_aspect: float) -> NDArray[np.uint8]:
+def _at_size(pixels: NDArray[np.uint8], pixel_aspect: float) -> NDArray[np.uint8]:
     height, width = pixels.shape
     square_height = height * pixel_aspect
-    ratio = long_edge / max(square_height, width)
+    ratio = VIEW_LONG_EDGE / max(square_height, width)
     size_wh = max(1, round(width * ratio)), max(1, round(square_height * ratio))
     interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, size_wh, interpolation=interpolation), dtype=np.uint8)

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas as pd
 
+from cxr_mmdet.annotations.coverage import coverage_frame
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, read_head
 from cxr_mmdet.annotations.sources.geometry import points_extent
 from cxr_mmdet.annotations.sources.tool_records import (
@@ -37,13 +37,14 @@ from cxr_mmdet.annotations.table import ONE_READER, SIZE_COLUMNS, class_names, i
 from cxr_mmdet.errors import DicomError, TableError
 from cxr_mmdet.files import write_json
 from cxr_mmdet.structures.coco import NEARLY_ALL, read_json
-from cxr_mmdet.structures.coverage import Coverage
 from cxr_mmdet.structures.labels import NO_FINDING, is_no_finding
 from cxr_mmdet.structures.radiograph_files import image_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    import pandas as pd
 
 CONFIG_NAME = "label_config.xml"
 """Labelling interface beside the tasks; it gives the classes their order, and Label Studio's import asks for it."""
@@ -384,7 +385,7 @@ def _coverage(tasks: Sequence[Mapping[str, Any]], image_ids: Sequence[str], rows
     if not stated:
         return None
     columns = dict.fromkeys([*class_names(rows), *(name for _, name in stated)])
-    coverage = pd.DataFrame(Coverage.EXHAUSTIVE, index=rows["image_id"].unique(), columns=list(columns), dtype=np.int8)
+    coverage = coverage_frame(rows["image_id"].unique().tolist(), list(columns))
     for (image_id, name), kind in stated.items():
         if image_id in coverage.index:
             coverage.loc[image_id, name] = kind

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from cxr_mmdet.annotations.coverage import coverage_frame
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat
 from cxr_mmdet.annotations.sources.rows import find_json, is_box, json_row, read_json, source_of
 from cxr_mmdet.annotations.table import READER_COLUMN, SIZE_COLUMNS
@@ -62,9 +62,8 @@ def read(path: Path, options: ReadOptions) -> Source:
     source = replace(source_of(path, records, options, unit="image"), normal=frozenset(normal))
     if not unplaced:
         return source
-    images = pd.Index(source.rows["image_id"].unique(), name="image_id")
     names = sorted({*source.rows["class_name"], *(name for some in unplaced.values() for name in some)} - {NO_FINDING})
-    coverage = pd.DataFrame(np.int8(Coverage.EXHAUSTIVE), index=images, columns=names)
+    coverage = coverage_frame(source.rows["image_id"].unique().tolist(), names)
     for image_id, some in unplaced.items():
         coverage.loc[image_id, sorted(some)] = Coverage.NOT_EXHAUSTIVE
     note = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cxr_mmdet.annotations.coverage import coverage_frame
 from cxr_mmdet.annotations.sources.base import Source, annotation_files, csv_header, open_text, read_head
 from cxr_mmdet.annotations.table import (
     READER_COLUMN,
@@ -24,7 +25,6 @@ from cxr_mmdet.annotations.table import (
 )
 from cxr_mmdet.errors import TableError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS
-from cxr_mmdet.structures.coverage import Coverage
 from cxr_mmdet.structures.labels import NO_FINDING
 from cxr_mmdet.structures.radiograph_files import UNZIP_ERRORS
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cxr_mmdet.annotations.sources.base import ReadOptions
+    from cxr_mmdet.structures.coverage import Coverage
 
 NO_BOX = (np.nan,) * 4
 
@@ -172,8 +173,7 @@ def looked_for(source: Source, classes: Sequence[str], normal: Collection[str] =
         classes: what was looked for.
         normal: images that are known to hold nothing else either.
     """
-    images = pd.Index(source.rows["image_id"].unique(), name="image_id")
-    coverage = pd.DataFrame(np.int8(Coverage.EXHAUSTIVE), index=images, columns=list(classes))
+    coverage = coverage_frame(source.rows["image_id"].unique().tolist(), classes)
     return replace(source, coverage=coverage, normal=frozenset(normal))
 
 
