@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import ssl
 from collections.abc import Mapping  # noqa: TC003 (pydantic reads the annotations)
 from enum import Enum
 from pathlib import Path
@@ -21,13 +22,12 @@ from pydantic import (
     model_validator,
 )
 
-from cxr_mmdet.errors import ConfigError
+from cxr_mmdet.errors import ConfigError, UsageError
 from cxr_mmdet.files import read_toml
 from cxr_mmdet.pacs.dicomweb import Archive, Poller
 from cxr_mmdet.pacs.node import NodeOptions, parse_networks
 from cxr_mmdet.pacs.reporting import ReportOptions
 from cxr_mmdet.pacs.sender import Destination, DimseDestination, StowDestination, check_ae_title
-from cxr_mmdet.pacs.tls import Certificates
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD, DEFAULT_STREAMS
 from cxr_mmdet.structures.scores import parse_class_thresholds
 
@@ -84,7 +84,10 @@ class Listen(_Table):
 
 
 class Tls(_Table):
-    """The node's certificate, by which it listens with TLS, and the authority of its peers."""
+    """The node's certificate, by which it listens with TLS, and who must have signed those of its peers; all in PEM.
+
+    Without ``ca`` senders need no certificate, and destinations' are checked against the system's authorities.
+    """
 
     cert: FilePath | None = None
     key: FilePath | None = None
@@ -95,6 +98,43 @@ class Tls(_Table):
         if self.cert is None and (self.key is not None or self.ca is not None):
             raise ValueError("cert, the node's own certificate, beside key and ca")
         return self
+
+    def for_listening(self) -> ssl.SSLContext | None:
+        """Return how to encrypt what comes in; None without a certificate.
+
+        Raises:
+            UsageError: a certificate without key, or files that are none.
+        """
+        if self.cert is None:
+            return None
+        context = self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.ca)
+        if self.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def for_sending(self, ca: Path | None = None) -> ssl.SSLContext:
+        """Return how to encrypt what goes out; the destination's name must be the one in its certificate.
+
+        Args:
+            ca: who must have signed it, where that is another one than for other peers.
+
+        Raises:
+            UsageError: files that are not certificates.
+        """
+        return self._load(ssl.create_default_context(), ca or self.ca)
+
+    def _load(self, context: ssl.SSLContext, ca: Path | None) -> ssl.SSLContext:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key)
+            if ca is not None:
+                context.load_verify_locations(ca)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(
+                f"the TLS files cannot be used ({error}); expected a certificate and its key in PEM."
+            ) from None
+        return context
 
 
 class Report(_Table):
@@ -195,10 +235,6 @@ class NodeConfig(_Table):
             raise ValueError("destinations of different names")
         return value
 
-    def certificates(self, authority: Path | None = None) -> Certificates:
-        """Return the certificates, with another authority for a destination that has its own."""
-        return Certificates(self.tls.cert, self.tls.key, authority or self.tls.ca)
-
     def destinations(self) -> list[Destination]:
         """Return where results go.
 
@@ -212,7 +248,7 @@ class NodeConfig(_Table):
                 each.ae_title,
                 each.host,
                 each.port,
-                self.certificates(each.tls_ca).for_sending() if each.tls else None,
+                self.tls.for_sending(each.tls_ca) if each.tls else None,
                 self.listen.ae_title,
                 _name_of(each),
             )
@@ -240,7 +276,7 @@ class NodeConfig(_Table):
             port=listen.port,
             calling_ae_titles=listen.allow_ae,
             networks=parse_networks(listen.allow_host),
-            tls=self.certificates().for_listening(),
+            tls=self.tls.for_listening(),
         )
 
     def report_options(self) -> ReportOptions:

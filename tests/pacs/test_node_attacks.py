@@ -33,10 +33,10 @@ from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
+from cxr_mmdet.pacs.config import Tls
 from cxr_mmdet.pacs.listener import MAX_REQUEST_BYTES, ConnectionLimits
 from cxr_mmdet.pacs.node import CANNOT_UNDERSTAND, VERIFICATION, DicomNode, parse_networks
 from cxr_mmdet.pacs.sender import DimseDestination, NotDeliveredError
-from cxr_mmdet.pacs.tls import Certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,7 +160,7 @@ def test_silent_connections_to_a_tls_node_keep_nobody_out(tmp_path: Path, radiog
     certificate, key = make_certificate(tmp_path, "node")
     trusting = ssl.create_default_context(cafile=str(certificate))
     trusting.check_hostname = False
-    with node_that_stops(tmp_path / "state", tls=Certificates(certificate, key).for_listening()) as node:
+    with node_that_stops(tmp_path / "state", tls=Tls(cert=certificate, key=key).for_listening()) as node:
         silent, half_hello = connect(node.port), connect(node.port)
         half_hello.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
         assert store(node.port, radiograph, trusting) == 0

@@ -16,8 +16,8 @@ from pydicom import dcmread
 
 from cxr_mmdet.dicom.report import secondary_capture, to_bytes
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.pacs.config import Tls
 from cxr_mmdet.pacs.sender import DimseDestination, NotDeliveredError
-from cxr_mmdet.pacs.tls import Certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def test_only_peers_with_a_certificate_get_in(tmp_path: Path):
     ours, our_key = make_certificate(tmp_path, "node")
     theirs, their_key = make_certificate(tmp_path, "peer")
     strangers, strangers_key = make_certificate(tmp_path, "stranger")
-    tls = Certificates(ours, our_key, theirs).for_listening()
+    tls = Tls(cert=ours, key=our_key, ca=theirs).for_listening()
     with run_node(tmp_path / "state", "NOBODY@127.0.0.1:9", tls=tls) as node:
         trust = ("+cf", str(ours))
         assert echoscu(node.port, "+tls", str(their_key), str(theirs), *trust).returncode == 0
@@ -51,19 +51,19 @@ def test_results_travel_encrypted_to_a_destination_whose_certificate_is_checked(
     ours, our_key = make_certificate(tmp_path, "node")
     path = tmp_path / "sc.dcm"
     path.write_bytes(to_bytes(secondary_capture(np.zeros((4, 4, 3), np.uint8), FINDINGS, HEADER)))
-    trusting = Certificates(ours, our_key, theirs).for_sending()
+    trusting = Tls(cert=ours, key=our_key, ca=theirs).for_sending()
     with run_storescp(tmp_path / "archive", "+tls", str(their_key), str(theirs), "+cf", str(ours), "-rc") as port:
         DimseDestination("ARCHIVE", "127.0.0.1", port, trusting).send([path])
         (stored,) = (tmp_path / "archive").iterdir()
         assert dcmread(stored).PixelData == dcmread(path).PixelData
-        unknown_signer, knows_nobody = Certificates(ours, our_key, other), Certificates(ours, our_key)
+        unknown_signer, knows_nobody = Tls(cert=ours, key=our_key, ca=other), Tls(cert=ours, key=our_key)
         for context in (unknown_signer.for_sending(), knows_nobody.for_sending(), None):
             with pytest.raises(NotDeliveredError, match="cannot be reached"):
                 DimseDestination("ARCHIVE", "127.0.0.1", port, context).send([path])
-        stranger = Certificates(other, other_key, theirs).for_sending()
+        stranger = Tls(cert=other, key=other_key, ca=theirs).for_sending()
         with pytest.raises(NotDeliveredError, match="cannot be reached"):
             DimseDestination("ARCHIVE", "127.0.0.1", port, stranger).send([path])
-    wrong_name = Certificates(ours, our_key, other).for_sending()
+    wrong_name = Tls(cert=ours, key=our_key, ca=other).for_sending()
     with (
         run_storescp(tmp_path / "elsewhere", "+tls", str(other_key), str(other), "+cf", str(ours), "-rc") as port,
         pytest.raises(NotDeliveredError, match="cannot be reached"),
@@ -92,15 +92,13 @@ def run_storescp(folder: Path, *options: str) -> Iterator[int]:
 
 
 def test_without_a_certificate_nothing_is_encrypted():
-    assert Certificates().for_listening() is None
+    assert Tls().for_listening() is None
 
 
 def test_mistakes_end_in_a_sentence(tmp_path: Path):
     junk = tmp_path / "junk.pem"
     junk.write_text("no certificate")
-    with pytest.raises(UsageError, match="need --tls-cert"):
-        Certificates(None, junk, None).for_listening()
     with pytest.raises(UsageError, match="TLS files cannot be used"):
-        Certificates(junk, junk, None).for_listening()
+        Tls(cert=junk, key=junk).for_listening()
     with pytest.raises(UsageError, match="TLS files cannot be used"):
-        Certificates(None, None, junk).for_sending()
+        Tls().for_sending(junk)
