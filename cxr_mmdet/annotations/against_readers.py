@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_mmdet.annotations.marks import Marks, boxes_as_truth
+from cxr_mmdet.annotations.marks import Marks, boxes_as_truth, rows_of
 from cxr_mmdet.annotations.placement import scale_to_prepared
 from cxr_mmdet.annotations.table import merge_classes, read_table
 from cxr_mmdet.errors import UsageError
@@ -257,15 +257,15 @@ class _Pairs:
             )
         )
         own = reading[marks.images, marks.drawn_by]
-        truth_rows, truth_pair = _rows_of(own, other)
-        drawn_rows, drawn_pair = _rows_of(own, scored)
+        truth_rows, truth_pair = rows_of(own, other)
+        drawn_rows, drawn_pair = rows_of(own, scored)
         truth = boxes_as_truth(
             truth_pair, marks.classes[truth_rows], marks.boxes_xyxy[truth_rows], len(other), marks.labels
         )
         boxes = xyxy_to_xywh(marks.boxes_xyxy[drawn_rows])
         theirs = DetectionTable(drawn_pair, marks.classes[drawn_rows], boxes, np.ones(len(drawn_rows)))
         kept = _as_many_as_readers(marks, place, image, found)
-        detected_rows, detected_pair = _rows_of(found.image_index[kept], place[image[scored]])
+        detected_rows, detected_pair = rows_of(found.image_index[kept], place[image[scored]])
         rows = kept[detected_rows]
         detected = DetectionTable(detected_pair, found.category_index[rows], found.boxes_xywh[rows], found.scores[rows])
         return cls(image[scored], reader[scored], _counts(truth, theirs), _counts(truth, detected))
@@ -301,7 +301,7 @@ def _against(marks: Marks, image: Indices, reader: Indices, place: Indices, foun
     reading[image, reader] = np.arange(len(image))
     own = reading[marks.images, marks.drawn_by]
     truth = boxes_as_truth(own, marks.classes, marks.boxes_xyxy, len(image), marks.labels)
-    rows, readings = _rows_of(found.image_index, place[image])
+    rows, readings = rows_of(found.image_index, place[image])
     detected = DetectionTable(readings, found.category_index[rows], found.boxes_xywh[rows], found.scores[rows])
     return match_tables(truth, detected, overlapping_pairs(truth, detected), iou_threshold=COMPETITION_IOU)
 
@@ -317,16 +317,6 @@ def _as_many_as_readers(marks: Marks, place: Indices, image: Indices, found: Det
         drawn = np.cumsum(n_readers[found.image_index[own]])
         kept.append(own[drawn <= (marks.classes == label).sum()])
     return np.concatenate([np.zeros(0, np.int64), *kept])
-
-
-def _rows_of(owners: Indices, wanted: Indices) -> tuple[Indices, Indices]:
-    """Return the rows whose owner is ``wanted[i]``, for every i, and that i beside each."""
-    order = np.argsort(owners, kind="stable")
-    starts, ends = (np.searchsorted(owners[order], wanted, side=side) for side in ("left", "right"))
-    counts = ends - starts
-    places = np.repeat(np.arange(len(wanted)), counts)
-    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[starts[places] + within], places
 
 
 def _counts(truth: Any, found: DetectionTable) -> Floats:

@@ -217,10 +217,13 @@ def build_coco(
     """
     ordered = sorted(images, key=lambda image: image.image_id)
     annotations = _annotation_entries(ordered, boxes, labels)
-    entries = [_image_entry(number, image) for number, image in enumerate(ordered, start=1)]
+    entries: list[dict[str, Any]] = [{"id": number, **vars(image)} for number, image in enumerate(ordered, start=1)]
     with_box = {annotation["image_id"] for annotation in annotations if not annotation["iscrowd"]}
-    for image, entry in zip(ordered, entries, strict=True):
-        if not image.normal and entry["id"] not in with_box:
+    for entry in entries:
+        normal, readers = entry.pop("normal"), entry.pop("readers")
+        if readers is not None:
+            entry["readers"] = list(readers)
+        if not normal and entry["id"] not in with_box:
             entry[NORMAL_KEY] = False
     if coverage is not None:
         _add_coverage(entries, annotations, coverage[list(labels)])
@@ -231,20 +234,6 @@ def build_coco(
     }
     check_coco(coco)
     return coco
-
-
-def _image_entry(number: int, image: CocoImage) -> dict[str, Any]:
-    return {
-        "id": number,
-        "file_name": image.file_name,
-        "width": image.width,
-        "height": image.height,
-        "image_id": image.image_id,
-        "group": image.group,
-        "original_width": image.original_width,
-        "original_height": image.original_height,
-        **({} if image.readers is None else {"readers": list(image.readers)}),
-    }
 
 
 def _add_coverage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,9 +101,8 @@ class Marks:
         looked = self.looked[of_reading]
         looked[np.arange(len(hidden)), hidden] = False
         rows = rows[order]
-        marks = Marks(
-            labels=self.labels,
-            readers=self.readers,
+        marks = replace(
+            self,
             image_names=self.image_names[of_reading],
             images=readings[order],
             classes=self.classes[rows],
@@ -117,9 +116,8 @@ class Marks:
         """Return the images of an (images,) mask."""
         number = np.cumsum(chosen) - 1
         kept = chosen[self.images]
-        return Marks(
-            labels=self.labels,
-            readers=self.readers,
+        return replace(
+            self,
             image_names=self.image_names[chosen],
             images=number[self.images[kept]],
             classes=self.classes[kept],
@@ -206,6 +204,16 @@ def boxes_as_truth(
         areas=area(boxes_xyxy),
         crowd=np.zeros(len(images), dtype=bool),
     )
+
+
+def rows_of(owners: Indices, wanted: Indices) -> tuple[Indices, Indices]:
+    """Return the rows whose owner is ``wanted[i]``, for every i, and that i beside each."""
+    order = np.argsort(owners, kind="stable")
+    starts, ends = (np.searchsorted(owners[order], wanted, side=side) for side in ("left", "right"))
+    counts = ends - starts
+    places = np.repeat(np.arange(len(wanted)), counts)
+    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[starts[places] + within], places
 
 
 def sums_at(places: Indices, values: Floats, length: int) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mmdet.annotations.consensus import REFERENCE_IOU_THRESHOLD
-from cxr_mmdet.annotations.marks import Candidates, Marks, boxes_as_truth
+from cxr_mmdet.annotations.marks import Candidates, Marks, boxes_as_truth, rows_of
 from cxr_mmdet.evaluation.matching import DetectionTable, overlapping_pairs
 from cxr_mmdet.structures.boxes import xyxy_to_xywh
 
@@ -76,12 +76,7 @@ def changes_of(model: ReaderModel, before: Marks, after: Marks, of_image: Indice
     boxes, scores, _ = model.rank(before, first)
     last_boxes, last_scores, _ = model.rank(after, last)
     # Every image of `before` has its own copy of the boxes after.
-    order = np.argsort(last.images, kind="stable")
-    starts, ends = (np.searchsorted(last.images[order], of_image, side=side) for side in ("left", "right"))
-    counts = ends - starts
-    images = np.repeat(np.arange(len(of_image)), counts)
-    within = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = order[starts[images] + within]
+    rows, images = rows_of(last.images, of_image)
     truth = boxes_as_truth(images, last.classes[rows], last_boxes[rows], len(of_image), after.labels)
     found = DetectionTable(first.images, first.classes, xyxy_to_xywh(boxes), scores)
     pairs = overlapping_pairs(truth, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -207,27 +207,19 @@ def _coco_images(
     readers = {image_id: tuple(sorted(set(names))) for image_id, names in rows.groupby("image_id")["reader"]}
     # What is taken as normal unread has no row, and no reader.
     return [
-        replace(
-            _coco_image(image, split.group_of[image.image_id], readers.get(image.image_id, ())),
+        CocoImage(
+            image_id=image.image_id,
+            file_name=image.path.name,
+            width=image.size_hw[1],
+            height=image.size_hw[0],
+            group=split.group_of[image.image_id],
+            original_width=image.original_size_hw[1],
+            original_height=image.original_size_hw[0],
+            readers=readers.get(image.image_id, ()),
             normal=facts.normal.get(image.image_id, True),
         )
         for image in images
     ]
-
-
-def _coco_image(image: PreparedImage, group: str, readers: tuple[str, ...]) -> CocoImage:
-    height, width = image.size_hw
-    original_height, original_width = image.original_size_hw
-    return CocoImage(
-        image_id=image.image_id,
-        file_name=image.path.name,
-        width=width,
-        height=height,
-        group=group,
-        original_width=original_width,
-        original_height=original_height,
-        readers=readers,
-    )
 
 
 def _measure_readers(each: _Labelled, split: Split, options: BuildOptions) -> dict[str, Any]:
