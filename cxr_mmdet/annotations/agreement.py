@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou
+from cxr_mmdet.annotations.marks import Marks
+from cxr_mmdet.structures.boxes import iou
 from cxr_mmdet.structures.coverage import Coverage
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+
+_Counts = dict[tuple[int, int, int], "BoxAgreement"]
+"""By reader, reader and class: what both drew on the images they share."""
 
 AGREEMENT_IOU = 0.4
 """The competition's overlap; boxes meet above it."""
@@ -73,17 +77,17 @@ def measure_agreement(
             who did not look for a class do not agree that it is absent.
     """
     readings = _Readings.of(rows, labels, coverage)
-    shared = readings.pairs_of_readings()
+    shared = _pairs_within(readings.images)  # by the names of the readers
     if not len(shared):
         return None
-    boxes = _Boxes.of(rows, labels, readings)
-    box_pairs = boxes.pairs_that_meet(iou_threshold)
+    pairs = readings.pairs_that_meet(iou_threshold)
+    counts = _pair_counts(readings, pairs, shared)
     return {
         "iou_threshold": iou_threshold,
         "images": len(np.unique(readings.images[shared[:, 0]])),
-        "readers": _per_reader(readings, boxes, box_pairs),
-        "per_class": _per_class(readings, boxes, box_pairs, shared),
-        "pairs": _per_pair(readings, boxes, box_pairs, shared),
+        "readers": _per_reader(readings, pairs),
+        "per_class": _per_class(readings, pairs, counts),
+        "pairs": _per_pair(readings, counts, shared),
     }
 
 
@@ -108,66 +112,65 @@ def label_agreement(image_labels: pd.DataFrame, names: Sequence[str]) -> list[di
 
 @dataclass(frozen=True)
 class _Readings:
-    """Each reader's look at each image, as numbers into sorted names, the classes it found and those looked for."""
+    """Each reader's look at each image, and the boxes drawn in it.
 
-    reader_names: list[str]
+    Attributes:
+        labels: names of the classes.
+        reader_names: sorted.
+        images: (N,) image of each reading; readings of one image stand together, by reader.
+        readers: (N,) its reader.
+        holds: (N, classes) whether a box of the class was drawn.
+        known: (N, classes) whether the class was looked for.
+        classes: (B,) class of each box; boxes of one image and class stand together, by reader.
+        of_box: (B,) its reading.
+        boxes_xyxy: (B, 4).
+    """
+
     labels: Sequence[str]
+    reader_names: tuple[str, ...]
     images: NDArray[np.int64]
     readers: NDArray[np.int64]
     holds: NDArray[np.bool_]
     known: NDArray[np.bool_]
-    of_row: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, labels: Sequence[str], coverage: pd.DataFrame | None) -> _Readings:
-        images, image_names = pd.factorize(rows["image_id"], sort=True)
-        readers, names = pd.factorize(rows["reader"], sort=True)
-        keys, of_row = np.unique(images * len(names) + readers, return_inverse=True)
-        classes = pd.Index(labels).get_indexer(pd.Index(rows["class_name"]))
-        holds = np.zeros((len(keys), len(labels)), dtype=bool)
-        holds[of_row[classes >= 0], classes[classes >= 0]] = True
-        known = np.ones_like(holds)
-        if coverage is not None:
-            levels = coverage.reindex(index=image_names, columns=list(labels), fill_value=Coverage.EXHAUSTIVE)
-            known = (levels.to_numpy() > Coverage.UNKNOWN)[keys // len(names)]
-        return cls(list(names), labels, keys // len(names), keys % len(names), holds, known, of_row.reshape(-1))
-
-    def pairs_of_readings(self) -> NDArray[np.int64]:
-        """Return (P, 2) positions of readings of one image, the reader whose name comes first on the left."""
-        return _pairs_within(self.images)
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """The boxes of the labels, ordered by image and class; ``groups`` numbers images and classes together."""
-
-    readers: NDArray[np.int64]
     classes: NDArray[np.int64]
-    readings: NDArray[np.int64]
-    groups: NDArray[np.int64]
+    of_box: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, labels: Sequence[str], readings: _Readings) -> _Boxes:
-        classes = pd.Index(labels).get_indexer(pd.Index(rows["class_name"]))
-        kept = np.flatnonzero(classes >= 0)
-        groups = readings.images[readings.of_row[kept]] * len(labels) + classes[kept]
-        kept = kept[np.lexsort((readings.of_row[kept], groups))]
-        own = readings.of_row[kept]
-        return cls(
-            readers=readings.readers[own],
-            classes=classes[kept],
-            readings=own,
-            groups=readings.images[own] * len(labels) + classes[kept],
-            boxes_xyxy=rows[XYXY_COLUMNS].to_numpy(np.float64)[kept],
-        )
+    def of(cls, rows: pd.DataFrame, labels: Sequence[str], coverage: pd.DataFrame | None) -> _Readings:
+        marks = Marks.of(rows, labels)
+        images, readers = np.nonzero(marks.looked)
+        number = np.zeros(marks.looked.shape, dtype=np.int64)
+        number[images, readers] = np.arange(len(images))
+        order = np.lexsort((marks.drawn_by, marks.classes, marks.images))
+        classes, of_box = marks.classes[order], number[marks.images, marks.drawn_by][order]
+        holds = np.zeros((len(images), len(labels)), dtype=bool)
+        holds[of_box, classes] = True
+        known = np.ones_like(holds)
+        if coverage is not None:
+            levels = coverage.reindex(index=marks.image_names, columns=list(labels), fill_value=Coverage.EXHAUSTIVE)
+            known = (levels.to_numpy() > Coverage.UNKNOWN)[images]
+        return cls(labels, marks.readers, images, readers, holds, known, classes, of_box, marks.boxes_xyxy[order])
+
+    @property
+    def drawn_by(self) -> NDArray[np.int64]:
+        """(B,) reader of each box."""
+        return self.readers[self.of_box]
 
     def pairs_that_meet(self, iou_threshold: float) -> NDArray[np.int64]:
         """Return (P, 2) positions of boxes of one image and class by different readers that overlap enough."""
-        pairs = _pairs_within(self.groups)
-        pairs = pairs[self.readers[pairs[:, 0]] != self.readers[pairs[:, 1]]]
+        pairs = _pairs_within(self.images[self.of_box] * len(self.labels) + self.classes)
+        pairs = pairs[self.drawn_by[pairs[:, 0]] != self.drawn_by[pairs[:, 1]]]
         overlaps = iou(self.boxes_xyxy[pairs[:, 0]], self.boxes_xyxy[pairs[:, 1]])
         return pairs[overlaps > iou_threshold]
+
+    def met(self, pairs: NDArray[np.int64], chosen: NDArray[np.bool_]) -> float | None:
+        """Return the share of the chosen boxes that meet another; those on images that nobody else read cannot."""
+        met = np.zeros(len(self.of_box), dtype=bool)
+        met[pairs.reshape(-1)] = True
+        read_by = np.bincount(self.images)[self.images]
+        counted = met[(read_by[self.of_box] > 1) & chosen]
+        return float(counted.mean()) if len(counted) else None
 
 
 def _pairs_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -194,31 +197,19 @@ def _count_matches(pairs: NDArray[np.int64]) -> int:
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
-def _per_reader(readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64]) -> list[dict[str, Any]]:
-    met = np.zeros(len(boxes.readers), dtype=bool)
-    met[pairs.reshape(-1)] = True
-    # A box on an image that nobody else read cannot be met.
-    read_by = np.bincount(readings.images)[readings.images]
-    chance = read_by[boxes.readings] > 1
+def _per_reader(readings: _Readings, pairs: NDArray[np.int64]) -> list[dict[str, Any]]:
     return [
         {
             "reader": name,
             "images": int((readings.readers == number).sum()),
-            "boxes": int((boxes.readers == number).sum()),
-            "met": _share(met[chance & (boxes.readers == number)]),
+            "boxes": int((readings.drawn_by == number).sum()),
+            "met": readings.met(pairs, readings.drawn_by == number),
         }
         for number, name in enumerate(readings.reader_names)
     ]
 
 
-def _per_class(
-    readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64], shared: NDArray[np.int64]
-) -> list[dict[str, Any]]:
-    met = np.zeros(len(boxes.readers), dtype=bool)
-    met[pairs.reshape(-1)] = True
-    read_by = np.bincount(readings.images)[readings.images]
-    chance = read_by[boxes.readings] > 1
-    counts = _pair_counts(readings, boxes, pairs, shared)
+def _per_class(readings: _Readings, pairs: NDArray[np.int64], counts: _Counts) -> list[dict[str, Any]]:
     rows = []
     for label, name in enumerate(readings.labels):
         own = [agreement for (_, _, other), agreement in counts.items() if other == label]
@@ -226,8 +217,8 @@ def _per_class(
         rows.append(
             {
                 "name": name,
-                "boxes": int((boxes.classes == label).sum()),
-                "met": _share(met[chance & (boxes.classes == label)]),
+                "boxes": int((readings.classes == label).sum()),
+                "met": readings.met(pairs, readings.classes == label),
                 "f1": 2 * sum(agreement.matched for agreement in own) / drawn if drawn else None,
                 "kappa": fleiss_kappa(
                     readings.images[readings.known[:, label]], readings.holds[readings.known[:, label], label]
@@ -237,10 +228,7 @@ def _per_class(
     return rows
 
 
-def _per_pair(
-    readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64], shared: NDArray[np.int64]
-) -> list[dict[str, Any]]:
-    counts = _pair_counts(readings, boxes, pairs, shared)
+def _per_pair(readings: _Readings, counts: _Counts, shared: NDArray[np.int64]) -> list[dict[str, Any]]:
     first, second = readings.readers[shared[:, 0]], readings.readers[shared[:, 1]]
     entries = []
     for a, b in np.unique(np.stack([first, second], axis=1), axis=0).tolist():
@@ -274,20 +262,18 @@ def _per_pair(
     return entries
 
 
-def _pair_counts(
-    readings: _Readings, boxes: _Boxes, pairs: NDArray[np.int64], shared: NDArray[np.int64]
-) -> dict[tuple[int, int, int], BoxAgreement]:
+def _pair_counts(readings: _Readings, pairs: NDArray[np.int64], shared: NDArray[np.int64]) -> _Counts:
     """Return by (reader, reader, class) what both drew on the images they share, where either drew anything."""
     n_readers, n_labels = len(readings.reader_names), len(readings.labels)
     drawn = np.zeros((len(readings.images), n_labels), dtype=np.int64)
-    np.add.at(drawn, (boxes.readings, boxes.classes), 1)
+    np.add.at(drawn, (readings.of_box, readings.classes), 1)
     key = readings.readers[shared[:, 0]] * n_readers + readings.readers[shared[:, 1]]
     keys, place = np.unique(key, return_inverse=True)
     totals = np.zeros((2, len(keys), n_labels), dtype=np.int64)
     for side in (0, 1):
         np.add.at(totals[side], place.reshape(-1), drawn[shared[:, side]])
-    pair_key = boxes.readers[pairs[:, 0]] * n_readers + boxes.readers[pairs[:, 1]]
-    pair_class = boxes.classes[pairs[:, 0]]
+    pair_key = readings.drawn_by[pairs[:, 0]] * n_readers + readings.drawn_by[pairs[:, 1]]
+    pair_class = readings.classes[pairs[:, 0]]
     counts = {}
     for row, number in enumerate(keys.tolist()):
         for label in np.flatnonzero(totals[:, row].sum(axis=0)).tolist():
@@ -302,10 +288,6 @@ def _pair_counts(
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _share(flags: NDArray[np.bool_]) -> float | None:
-    return float(flags.mean()) if len(flags) else None
 
 
 def cohen_kappa(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float | None:
