@@ -2,9 +2,12 @@ import contextlib
 import copy
 import io
 import json
+from functools import partial
 
+import detection_cases
 import numpy as np
 import pytest
+from detection_cases import IMAGE_IDS, NAMES, make_detections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -13,35 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.coco import CocoScores, evaluate_coco
 
-NAMES = ("Cardiomegaly", "Nodule/Mass", "Pneumothorax")
 CATEGORY_IDS = (2, 3, 7)
-IMAGE_IDS = (4, 1, 30, 12)
-
-
-def make_ground_truth(boxes, image_ids=IMAGE_IDS, category_ids=CATEGORY_IDS):
-    """Boxes are (image_id, category_id, xywh) or (image_id, category_id, xywh, iscrowd)."""
-    return {
-        "images": [{"id": image_id, "width": 200, "height": 200} for image_id in image_ids],
-        "categories": [{"id": category_id, "name": NAMES[i]} for i, category_id in enumerate(category_ids)],
-        "annotations": [
-            {
-                "id": index,
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": list(box),
-                "area": box[2] * box[3],
-                "iscrowd": rest[0] if rest else 0,
-            }
-            for index, (image_id, category_id, box, *rest) in enumerate(boxes, 1)
-        ],
-    }
-
-
-def make_detections(rows):
-    return [
-        {"image_id": image_id, "category_id": category_id, "bbox": list(box), "score": score}
-        for image_id, category_id, box, score in rows
-    ]
+make_ground_truth = partial(detection_cases.make_ground_truth, category_ids=CATEGORY_IDS)
 
 
 def pycocotools_stats(ground_truth, detections, caps=(1, 10, 100)):

@@ -14,25 +14,12 @@ import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
-from serving_builders import make_room, phantom_dicom, running_site
+from serving_builders import phantom_dicom
 
 from cxr_mmdet.web.api import predict_files
 from cxr_mmdet.web.guard import Guard
 from cxr_mmdet.web.page import build_page
-from cxr_mmdet.web.uploads import NOT_UPLOADED, UploadError, UploadLimits, remove_unfinished, uploaded_file
-
-
-@pytest.fixture(scope="module")
-def room():
-    room = make_room(limits=UploadLimits(files=4, file_bytes=4 << 20, total_bytes=8 << 20, pixels=1_000_000))
-    yield room
-    room.close()
-
-
-@pytest.fixture(scope="module")
-def url(room):
-    with running_site(room) as url:
-        yield url
+from cxr_mmdet.web.uploads import NOT_UPLOADED, UploadError, remove_unfinished, uploaded_file
 
 
 @pytest.fixture(scope="module")

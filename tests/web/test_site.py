@@ -13,25 +13,12 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from serving_builders import make_room, phantom_dicom, predictor, running_site
+from serving_builders import phantom_dicom, predictor, running_site
 
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.web.auth import read_users
 from cxr_mmdet.web.cases import Cases, Filter
-from cxr_mmdet.web.uploads import Upload, UploadLimits
-
-
-@pytest.fixture(scope="module")
-def room():
-    room = make_room(limits=UploadLimits(files=4, file_bytes=4 << 20, total_bytes=8 << 20, pixels=1_000_000))
-    yield room
-    room.close()
-
-
-@pytest.fixture(scope="module")
-def url(room):
-    with running_site(room) as url:
-        yield url
+from cxr_mmdet.web.uploads import Upload
 
 
 @pytest.fixture(scope="module")
