@@ -14,8 +14,6 @@ from cxr_mmdet.evaluation.matching import DetectionTable, overlapping_pairs
 from cxr_mmdet.structures.boxes import xyxy_to_xywh
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from cxr_mmdet.annotations.reader_consensus import ReaderModel
@@ -97,14 +95,13 @@ def disagreements(marks: Marks) -> Floats:
     return np.bincount(candidates.images, missed, minlength=len(marks.looked)).astype(np.float64)
 
 
-def next_reads(rows: pd.DataFrame, model: ReaderModel, n: int, *, among: Sequence[str] | None = None) -> pd.DataFrame:
+def next_reads(rows: pd.DataFrame, model: ReaderModel, n: int) -> pd.DataFrame:
     """Return the ``n`` images that a further reader should look at, the most worthwhile first.
 
     Args:
         rows: validated readers' rows, from which the expected change is learned as well.
         model: what is known of the readers.
         n: how many.
-        among: images to choose from; None: all.
 
     Returns:
         image_id, expected_change, readers (how many looked so far) and boxes (candidates so far).
@@ -119,8 +116,6 @@ def next_reads(rows: pd.DataFrame, model: ReaderModel, n: int, *, among: Sequenc
             "boxes": np.bincount(Candidates.of(marks).images, minlength=len(marks.looked)),
         }
     )
-    if among is not None:
-        frame = frame[frame["image_id"].isin(set(among))]
     return frame.sort_values(["expected_change", "image_id"], ascending=[False, True], ignore_index=True).head(n)
 
 

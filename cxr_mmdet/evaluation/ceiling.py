@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation.bootstrap import Interval
+from cxr_mmdet.structures.coco import read_json
 from cxr_mmdet.structures.enums import SplitMethod
 
 if TYPE_CHECKING:
@@ -108,12 +108,7 @@ def find_training_readers(ground_truth_path: Path | None) -> tuple[str, ...]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: is not JSON ({error}).") from None
+    manifest = read_json(path)
     if not isinstance(manifest, dict):
         raise DatasetError(f"{path}: holds no JSON object; is it the manifest of a prepared folder?")
     return manifest

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 
 IOU_50, IOU_75 = 0, 5
+"""Indices in COCO's ten IoUs."""
 
 
 @dataclass(frozen=True)

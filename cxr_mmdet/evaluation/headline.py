@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_mmdet.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, group_index, percentile_interval
-from cxr_mmdet.evaluation.coco import IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
+from cxr_mmdet.evaluation.coco import IOU_50, IOU_75, IOU_THRESHOLDS, CocoMatches, coco_average_precision, match_coco
 from cxr_mmdet.evaluation.froc import RATES, pool, sensitivities
 from cxr_mmdet.evaluation.image_level import ImageScores, no_finding_matches, roc_auc, score_images
 from cxr_mmdet.evaluation.matching import (
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.evaluation.voc import Weights
     from cxr_mmdet.structures.coco import CocoDict, Detection
-
-IOU_50, IOU_75 = 0, 5
-"""Indices in COCO's ten IoUs."""
 
 
 def sensitivity_name(rate: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from cxr_mmdet.evaluation.matching import first_of_runs, match_detections
+from cxr_mmdet.evaluation.matching import first_of_runs
 from cxr_mmdet.structures.scores import reaches
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cxr_mmdet.evaluation.matching import ClassMatches, Indices
-    from cxr_mmdet.structures.coco import CocoDict, Detection
 
     Weights = NDArray[np.number]
     Counts = NDArray[np.float64]
@@ -43,17 +42,6 @@ class VocScores:
     iou_threshold: float
     mean_ap: float | None
     per_class: tuple[VocClassScores, ...]
-
-
-def evaluate_voc(
-    ground_truth: CocoDict, detections: Sequence[Detection], iou_threshold: float = COMPETITION_IOU
-) -> VocScores:
-    """Return the competition's metric over the ground truth's own classes, with no cap on detections.
-
-    Raises:
-        DatasetError: a detection names an image or a category that the ground truth lacks.
-    """
-    return voc_scores(match_detections(ground_truth, detections, iou_threshold=iou_threshold), iou_threshold)
 
 
 def voc_scores(matches: Sequence[ClassMatches], iou_threshold: float = COMPETITION_IOU) -> VocScores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cxr_mmdet.annotations.coverage import ImageCounts, count_images
 from cxr_mmdet.annotations.sources import find_source, formats
+from cxr_mmdet.annotations.sources.base import grouped
 from cxr_mmdet.annotations.sources.vinbigdata import TABLE_NAME
 from cxr_mmdet.annotations.table import SIZE_COLUMNS, class_names
 from cxr_mmdet.dicom.attributes import text_of
@@ -246,8 +247,8 @@ def examine_file(path: Path, name: str, key: PseudonymKey) -> FileFacts:
 def summarise(facts: Sequence[FileFacts], *, other_files: int = 0, table: TableMatch | None = None) -> Survey:
     """Return the survey that the facts of all files, sorted by name, add up to."""
     shown = [each for each in facts if each.reason is None]
-    by_patient = _groups((each.patient, each.name) for each in shown)
-    by_image = _groups((each.pixel_hash, each.name) for each in shown)
+    by_patient = grouped((each.patient, each.name) for each in shown if each.patient is not None)
+    by_image = grouped((each.pixel_hash, each.name) for each in shown if each.pixel_hash is not None)
     return Survey(
         readable=len(shown),
         other_files=other_files,
@@ -291,14 +292,6 @@ def _pixel_hash(pixels: np.ndarray) -> str:
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
-
-
-def _groups(pairs: Iterable[tuple[str | None, str]]) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, list[str]] = defaultdict(list)
-    for key, name in pairs:
-        if key is not None:
-            groups[key].append(name)
-    return {key: tuple(names) for key, names in groups.items()}
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

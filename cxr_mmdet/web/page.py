@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from cxr_mmdet.errors import CxrError
 from cxr_mmdet.inference.candidates import FLOOR
 from cxr_mmdet.web.actions import Actions
-from cxr_mmdet.web.api import predict_files
+from cxr_mmdet.web.cases import Filter
+from cxr_mmdet.web.exports import describe
 from cxr_mmdet.web.markup import asset, examples_html, header_html, viewer_html
 from cxr_mmdet.web.rendering import MAX_ZOOM
+from cxr_mmdet.web.uploads import uploaded_file
 from cxr_mmdet.web.verdicts import Kind
 
 if TYPE_CHECKING:
@@ -233,3 +236,34 @@ def _add_api(room: ReadingRoom, folder: Path) -> None:
         return predict_files(room, folder, files, score_threshold, nms_iou)
 
     button.click(predict, [files, score, nms], [result], api_name="predict", concurrency_limit=2)
+
+
+def predict_files(
+    room: ReadingRoom,
+    folder: Path,
+    files: Sequence[str] | None,
+    score_threshold: float | None,
+    nms_iou: float | None,
+) -> dict[str, Any]:
+    """Return the findings of files in the folder of uploads; those that are not radiographs stand under ``failures``.
+
+    Raises:
+        gr.Error: the upload as a whole is refused, or a threshold makes no sense.
+    """
+    if not files:
+        raise gr.Error("no file was sent.", print_exception=False)
+    start = room.default_filter
+    shown = Filter(
+        start.score if score_threshold is None else score_threshold, start.nms_iou if nms_iou is None else nms_iou
+    )
+    try:
+        cases, problems = room.open_files([uploaded_file(file, folder) for file in files], shown)
+        described = [describe(case) for case in cases]
+    except CxrError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    room.cases.drop([case.token for case in cases])
+    images = [image for each in described for image in each["images"]]  # type: ignore[attr-defined]
+    for image, case in zip(images, cases, strict=True):
+        del image["verdicts"]
+        image["seconds"] = {"decoding": round(case.seconds[0], 4), "network": round(case.seconds[1], 4)}
+    return {"labels": list(room.class_names), "images": images, "failures": problems, "research_use_only": True}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_reader_source
+from detection_cases import evaluate_voc
 from reader_tables import readings
 from typer.testing import CliRunner
 
@@ -14,7 +15,6 @@ from cxr_mmdet.cli.evaluate import app
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.evaluation.evaluate import evaluate
 from cxr_mmdet.evaluation.matching import DetectionTable
-from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.table_report import against_readers_tables
 from cxr_mmdet.structures.boxes import xyxy_to_xywh

@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import pytest
+from detection_cases import evaluate_voc
 from reader_tables import drawn_readings, readings
 
 from cxr_mmdet.annotations.ceiling import human_ceiling
 from cxr_mmdet.annotations.consensus import fuse_readers
 from cxr_mmdet.annotations.table import read_table
-from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, xyxy_to_xywh
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
 

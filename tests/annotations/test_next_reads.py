@@ -37,10 +37,6 @@ def test_no_order_of_rows_matters(rows, model):
     assert one.equals(other)
 
 
-def test_among_limits_the_choice(rows, model):
-    assert set(next_reads(rows, model, 5, among=["i0003", "i0007"])["image_id"]) == {"i0003", "i0007"}
-
-
 def test_nothing_changes_between_equal_readings(rows, model):
     marks = Marks.of(rows, CLASSES, model.reliability.readers)
     assert changes_of(model, marks, marks, np.arange(len(marks.looked))) == pytest.approx(0)

@@ -3,6 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from cxr_mmdet.evaluation.matching import match_detections
+from cxr_mmdet.evaluation.voc import COMPETITION_IOU, voc_scores
+
 NAMES = ("Cardiomegaly", "Nodule/Mass", "Pneumothorax")
 CATEGORY_IDS = (7, 2, 3)
 IMAGE_IDS = (4, 1, 30, 12)
@@ -36,6 +39,11 @@ def make_detections(rows):
         {"image_id": image_id, "category_id": category_id, "bbox": list(box), "score": score}
         for image_id, category_id, box, score in rows
     ]
+
+
+def evaluate_voc(ground_truth, detections, iou_threshold=COMPETITION_IOU):
+    """The competition's metric over the ground truth's own classes."""
+    return voc_scores(match_detections(ground_truth, detections, iou_threshold=iou_threshold), iou_threshold)
 
 
 # A coarse grid makes equal boxes, equal scores and IoUs on a threshold common instead of rare.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ceiling_cases import make_ceiling
-from detection_cases import detector_like, make_detections, make_ground_truth
+from detection_cases import detector_like, evaluate_voc, make_detections, make_ground_truth
 
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation import evaluate as evaluate_module
@@ -17,7 +17,6 @@ from cxr_mmdet.evaluation.evaluate import evaluate, evaluate_inputs
 from cxr_mmdet.evaluation.headline import HEADLINE
 from cxr_mmdet.evaluation.inputs import EvaluationInputs
 from cxr_mmdet.evaluation.terminal import NO_THRESHOLD
-from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.structures.boxes import iou_matrix, xywh_to_xyxy
 from cxr_mmdet.structures.enums import HitCriterion
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from detection_cases import detector_like, make_detections, make_ground_truth, repeat_images
+from detection_cases import detector_like, evaluate_voc, make_detections, make_ground_truth, repeat_images
 from literal_voc import literal_voc_ap
 
 from cxr_mmdet.evaluation.coco import evaluate_coco
@@ -14,7 +14,6 @@ from cxr_mmdet.evaluation.headline import (
     resampled_values,
     statistics,
 )
-from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.structures.enums import HitCriterion
 
 HEART = (10, 10, 40, 40)

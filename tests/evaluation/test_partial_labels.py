@@ -9,6 +9,7 @@ import pytest
 from detection_cases import (
     CATEGORY_IDS,
     IMAGE_IDS,
+    evaluate_voc,
     found,
     make_detections,
     make_ground_truth,
@@ -25,7 +26,6 @@ from cxr_mmdet.cli.evaluate import app
 from cxr_mmdet.evaluation.coco import evaluate_coco
 from cxr_mmdet.evaluation.evaluate import evaluate
 from cxr_mmdet.evaluation.headline import match_all, point_values
-from cxr_mmdet.evaluation.voc import evaluate_voc
 from cxr_mmdet.structures.coverage import Coverage, coverage_of
 
 CARDIOMEGALY, NODULE, PNEUMOTHORAX = CATEGORY_IDS

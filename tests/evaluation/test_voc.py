@@ -6,6 +6,7 @@ from detection_cases import (
     CATEGORY_IDS,
     IMAGE_IDS,
     detector_like,
+    evaluate_voc,
     found,
     make_detections,
     make_ground_truth,
@@ -19,7 +20,7 @@ from literal_voc import literal_voc_ap
 
 from cxr_mmdet.evaluation import voc as counting
 from cxr_mmdet.evaluation.matching import match_detections
-from cxr_mmdet.evaluation.voc import average_precision, evaluate_voc, mean_defined
+from cxr_mmdet.evaluation.voc import average_precision, mean_defined
 
 HEART, ELSEWHERE = (10, 10, 40, 40), (150, 150, 10, 10)
 

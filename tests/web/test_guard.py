@@ -16,9 +16,8 @@ import pytest
 from gradio_client import Client, handle_file
 from serving_builders import phantom_dicom
 
-from cxr_mmdet.web.api import predict_files
 from cxr_mmdet.web.guard import Guard
-from cxr_mmdet.web.page import build_page
+from cxr_mmdet.web.page import build_page, predict_files
 from cxr_mmdet.web.uploads import NOT_UPLOADED, UploadError, remove_unfinished, uploaded_file
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydicom
 from pydicom.uid import RE_VALID_UID
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+
+Named = TypeVar("Named")
 
 HEAD_BYTES = 8192
 """Length of the beginning of a file that tells its format."""
@@ -142,7 +144,7 @@ class ImageFinder:
     @cached_property
     def by_id(self) -> dict[str, tuple[Path, ...]]:
         """Name without folders and suffix → the files of this name."""
-        return _grouped((image_id_of(path), path) for path in self.files)
+        return grouped((image_id_of(path), path) for path in self.files)
 
     @cached_property
     def by_path(self) -> dict[str, Path]:
@@ -157,7 +159,7 @@ class ImageFinder:
     @cached_property
     def by_study_uid(self) -> dict[str, tuple[Path, ...]]:
         """Study Instance UID → its DICOM files; every header is read."""
-        return _grouped((uid, path) for path, (_, uid) in self._uids.items() if uid)
+        return grouped((uid, path) for path, (_, uid) in self._uids.items() if uid)
 
     def find(self, name: str) -> Path | None:
         """Return the image that a path, the end of a path, or a name with or without suffix means; None if unclear.
@@ -200,11 +202,12 @@ class ImageFinder:
         return found
 
 
-def _grouped(pairs: Iterable[tuple[str, Path]]) -> dict[str, tuple[Path, ...]]:
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for key, path in pairs:
-        groups[key].append(path)
-    return {key: tuple(paths) for key, paths in groups.items()}
+def grouped(pairs: Iterable[tuple[str, Named]]) -> dict[str, tuple[Named, ...]]:
+    """Return the second values of pairs by their first ones."""
+    groups: dict[str, list[Named]] = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    return {key: tuple(values) for key, values in groups.items()}
 
 
 def annotation_files(place: Path, suffixes: Sequence[str], depth: int = DEPTH) -> list[Path]:
