@@ -263,6 +263,7 @@ def _compare_on(
         truth=images.truth,
         gate=reference.has_gate,
         loss=options.int8,
+        within=RANKED if isinstance(reference.model.spec.maps, Queries) and not options.int8 else None,
     )
 
 

@@ -178,7 +178,10 @@ EXACT = ParityLimits(box_px=0.5, score=0.005, unmatched_share=0.0, mean_ap=0.001
 
 
 RANKED = ParityLimits(box_px=2.0, score=0.02, unmatched_share=0.01, mean_ap=0.001)
-"""Limits of a transformer: two start positions of nearly one score change queries by the rounding of a score."""
+"""Limits of a transformer: two start positions of nearly one score change queries by the rounding of a score.
+
+A finding that moves beyond the limits for boxes and scores has no counterpart.
+"""
 
 
 def quantised_limits(max_loss: float) -> ParityLimits:
@@ -194,7 +197,7 @@ class Parity:
         name: of the set.
         images: how many.
         findings: of the reference, clearly above its threshold.
-        unmatched: those without a counterpart of the same class that overlaps by half.
+        unmatched: those without a counterpart of the same class that overlaps by half and is as near as was asked.
         largest_box_difference_px: between a side of a finding and its counterpart's, pixels of the radiograph.
         largest_score_difference: likewise.
         reference_mean_ap: mAP@[.5:.95] of the reference, 0…1; None without ground truth.
@@ -249,6 +252,7 @@ def compare_findings(
     truth: CocoDict | None = None,
     gate: bool = False,
     loss: bool = False,
+    within: ParityLimits | None = None,
 ) -> Parity:
     """Return how far ``other`` is from ``reference``.
 
@@ -260,6 +264,7 @@ def compare_findings(
         truth: COCO ground truth whose images are numbered from 1 in that order, in pixels of the radiographs.
         gate: whether their p_abnormal is a gate's, and is compared.
         loss: give the differences of the scores with paired intervals, where there is truth.
+        within: limits of box and score that a counterpart keeps; by default any difference is one of a counterpart.
     """
     boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
     for expected, got in zip(reference, other, strict=True):
@@ -272,11 +277,14 @@ def compare_findings(
         # Among several that overlap alike, the counterpart is the one with the nearest score.
         distance = 1 - overlaps + np.abs(clear.scores[:, None] - got.scores[None, :])
         partners = distance.argmin(axis=1) if len(clear) else np.empty(0, dtype=np.int64)
+        moved = np.abs(clear.boxes_xyxy - got.boxes_xyxy[partners]).max(axis=1, initial=0)
+        changed = np.abs(clear.scores - got.scores[partners])
         found = overlaps[np.arange(len(clear)), partners] >= SAME_IOU
+        if within is not None and within.box_px is not None and within.score is not None:
+            found &= (moved <= within.box_px) & (changed <= within.score)
         unmatched += int((~found).sum())
-        partners = partners[found]
-        boxes = max(boxes, float(np.abs(clear.boxes_xyxy[found] - got.boxes_xyxy[partners]).max(initial=0)))
-        scores = max(scores, float(np.abs(clear.scores[found] - got.scores[partners]).max(initial=0)))
+        boxes = max(boxes, float(moved[found].max(initial=0)))
+        scores = max(scores, float(changed[found].max(initial=0)))
     return Parity(
         name=name,
         images=len(reference),
