@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from detectors import bundle_of, checkpoint_of, write_image
 
-from cxr_mmdet.errors import CheckpointError, UsageError
+from cxr_mmdet.errors import CheckpointError, DatasetError, UsageError
 from cxr_mmdet.files import write_json
+from cxr_mmdet.inference.bundle import Bundle
 from cxr_mmdet.inference.export import export, int8
 from cxr_mmdet.inference.export.export import ExportOptions, export_model
 from cxr_mmdet.inference.export.parity import Parity, user_set
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 nncf = pytest.importorskip("nncf")
 openvino = pytest.importorskip("openvino")
@@ -163,6 +165,45 @@ def test_without_the_folder_of_the_training(tmp_path, prepared):
     write_json(check, json.loads(check.read_text()) | {"annotations": []})
     with pytest.raises(UsageError, match="holds no box, and eight bits are judged by mAP"):
         export_model(source, tmp_path / "int8", replace(OPTIONS, check=check))
+
+
+def test_a_detector_that_finds_too_little_to_lose_is_not_judged(prepared):
+    """A mAP of nothing cannot fall, so that any eight bits would have passed."""
+    data = prepared("retina")
+    file = data / "annotations" / "val_5.json"
+    coco = json.loads(file.read_text())
+    coco["annotations"] = [entry | {"bbox": [138, 148, 1, 1]} for entry in coco["annotations"]]
+    write_json(file, coco)
+    bundle = Bundle.open(bundle_of("retina", "openvino"))
+    control = user_set(file, bundle.class_names)
+    with pytest.raises(
+        CheckpointError,
+        match=r"cannot be judged on 4 radiographs of prepared, where the mAP .* is 0\.0000, no more than .*0\.005",
+    ):
+        int8.quantise(bundle, control.items, control, max_loss=0.005)
+
+
+def test_prediction_works_while_inputs_are_drawn(tmp_path):
+    """NNCF takes as many inputs as it wants and may leave the others: the backend is never left recording."""
+    predictor = Predictor.load(bundle_of("faster", "openvino"))
+    run = predictor.model.backend.run
+    files = find_radiographs([str(write_image(tmp_path / f"{number}.png", seed=number)) for number in range(2)])
+    for name, wanted in (("maps", {"image"}), ("regions", {"pooled"})):
+        drawn = iter(int8._Inputs(predictor, name, files))
+        assert next(drawn).keys() == wanted
+        assert predictor.model.backend.run is run
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_prepared_folder_whose_images_are_gone(tmp_path, prepared, split):
+    data = prepared("retina")
+    file = data / "annotations" / f"{split}_5.json"
+    coco = json.loads(file.read_text())
+    coco["images"][2]["file_name"] = "gone.png"
+    write_json(file, coco)
+    with pytest.raises(DatasetError, match=rf"{split}_5\.json: its image .*gone\.png is missing"):
+        export_model(str(checkpoint_of("retina")), tmp_path / "int8", replace(OPTIONS, data_root=data))
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
 
 
 def test_agreement_with_the_exact_findings():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino
 
+from cxr_mmdet.errors import CheckpointError, counted
 from cxr_mmdet.inference.backends.graphs import GraphBackend, graph_names
 from cxr_mmdet.inference.backends.openvino import SINGLE_PRECISION, Graph
 from cxr_mmdet.inference.export.formats import save_graph
@@ -80,6 +81,7 @@ def quantise(
         max_loss: mAP@[.5:.95], 0…1, over all graphs together.
 
     Raises:
+        CheckpointError: the mAP in single precision is too low for the loss to show.
         OSError: the graphs cannot be written.
     """
     calibration = evenly(calibration, MAX_CALIBRATION)
@@ -88,6 +90,13 @@ def quantise(
     assert isinstance(backend, GraphBackend), "the format is openvino"
     names = graph_names(bundle.spec, bundle.box_depth)
     judge = None if control is None or control.truth is None else _Judge(predictor, control.some(MAX_CONTROL))
+    if judge is not None and judge.exact_mean_ap <= max_loss < 1:
+        raise CheckpointError(
+            f"{bundle.model_id}: eight bits cannot be judged on {counted(len(judge), 'radiograph')} of {judge.name}, "
+            f"where the mAP in single precision is {judge.exact_mean_ap:.4f}, no more than the loss that --max-loss "
+            f"{max_loss:g} allows. Nothing was written; train longer, pass --check with radiographs of what the model "
+            "finds, or export without --int8."
+        )
     layers: dict[str, bool] = {}
     for name in names:
         model = openvino.Core().read_model(str(bundle.path / f"{name}.xml"))
@@ -169,22 +178,28 @@ class _Inputs:
 
         for item in self._items:
             radiograph = as_radiograph(item.read(), name=item.source)
+            inputs = None
             backend.run = stop
             try:
                 self._predictor.predict(radiograph)  # ends without reaching a second stage that gets no proposal
             except _ReachedError as reached:
-                yield reached.inputs
+                inputs = reached.inputs
             finally:
-                backend.run = run
+                backend.run = run  # before the yield: the caller may predict, or never come back
+            if inputs is not None:
+                yield inputs
 
 
 class _Judge:
     """The mAP of candidate graphs, and how far their findings are from those in single precision."""
 
     def __init__(self, predictor: Predictor, control: CheckSet) -> None:
+        self.name = control.name
         self._predictor, self._truth = predictor, control.truth
         self._radiographs = [as_radiograph(item.read(), name=item.source) for item in control.items]
         self._exact = [predictor.predict(radiograph) for radiograph in self._radiographs]
+        self.exact_mean_ap = self._mean_ap(self._exact)
+        """mAP@[.5:.95], 0…1, in single precision."""
 
     def __len__(self) -> int:
         return len(self._radiographs)
@@ -206,10 +221,13 @@ class _Judge:
             agreements = [agreement(self._exact[number], findings) for number, findings in found.items()]
             if len(found) < len(self):
                 return float(np.mean(agreements)), agreements
-            assert self._truth is not None, "a judge without truth is not asked"
-            return mean_ap(self._truth, list(found.values())) or 0.0, agreements
+            return self._mean_ap(list(found.values())), agreements
 
         return judge
+
+    def _mean_ap(self, found: Sequence[Findings]) -> float:
+        assert self._truth is not None, "a judge without truth is not asked"
+        return mean_ap(self._truth, found) or 0.0
 
 
 def agreement(expected: Findings, found: Findings) -> float:
