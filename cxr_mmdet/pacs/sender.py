@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -165,6 +164,7 @@ class DimseDestination:
             )
             if not association.is_established:
                 raise _no_association(association, self)
+            association._reactor_checkpoint = _Checkpoint(association)
             try:
                 yield association
             finally:
@@ -260,6 +260,50 @@ def _rewritten(stored: _Stored) -> Dataset:
     return dataset
 
 
+class _Checkpoint(threading.Event):
+    """Checkpoint at which an association's own thread stands while the sender waits for an answer.
+
+    pynetdicom takes that thread to stand there as soon as it comes near an open checkpoint, which it then passes: it
+    takes the answer off the queue, and an archive that answered counts as silent (its issues 842 and 850). Here
+    :meth:`clear` returns when the thread does stand, or has ended.
+    """
+
+    def __init__(self, reactor: threading.Thread) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._stands = False
+
+    def is_set(self) -> bool:
+        """Return whether the thread may pass."""
+        return self._is_open
+
+    def set(self) -> None:
+        """Let the thread pass."""
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Stop the thread, and return when it stands."""
+        with self._changed:
+            self._is_open = False
+            while not self._stands and self._reactor.is_alive() and threading.current_thread() is not self._reactor:
+                self._changed.wait(0.05)  # nobody tells when the thread ends
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Stand until the checkpoint is open; one that is closed again before the thread wakes holds it."""
+        with self._changed:
+            while not self._is_open:
+                self._stands = True
+                self._changed.notify_all()
+                if not self._changed.wait(timeout):
+                    break
+            self._stands = False
+            return self._is_open
+
+
 def _store(association: Association, stored: _Stored, destination: DimseDestination) -> None:
     kind = stored.sop_class.name
     accepted = [
@@ -269,10 +313,6 @@ def _store(association: Association, stored: _Stored, destination: DimseDestinat
     ]
     if not accepted:
         raise NotDeliveredError(f"{destination} does not accept objects of the kind {kind}", refused=True)
-    # pynetdicom's own thread, woken by the end of the last exchange, would take the answer to this one off the queue if
-    # it were slow to wake (its issues 842 and 850): an archive that answered would count as silent.
-    while getattr(association, "_is_paused", False) and association.is_alive():
-        time.sleep(0.001)
     try:
         answer = association.send_c_store(stored.path if stored.syntax in accepted else _rewritten(stored))
     except RuntimeError:  # the association ended meanwhile

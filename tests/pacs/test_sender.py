@@ -16,11 +16,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
-from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 
 from cxr_mmdet.dicom.report import to_bytes
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.pacs import sender
 from cxr_mmdet.pacs.sender import DimseDestination, NotDeliveredError, check_ae_title
 
 if TYPE_CHECKING:
@@ -208,31 +208,55 @@ def test_all_results_go_through_one_association(listener, capture: Path):
 
 def test_an_answer_is_not_lost_where_threads_wake_late(listener, capture: Path, monkeypatch: pytest.MonkeyPatch):
     """As on a machine whose processors predict: one answer in some dozens was lost, and the archive called silent."""
+    pass_by, get = sender._Checkpoint.wait, DIMSEServiceProvider.get_msg
 
-    class Late(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            is_set = super().wait(timeout)
-            time.sleep(0.1)
-            return is_set
-
-    begin, get = Association.__init__, DIMSEServiceProvider.get_msg
+    def pass_late(self: threading.Event, timeout: float | None = None) -> bool:
+        is_open = pass_by(self, timeout)  # type: ignore[arg-type]
+        time.sleep(0.1)
+        return is_open
 
     def get_late(self: DIMSEServiceProvider, block: bool = False) -> object:
         time.sleep(0.3 * block)
         return get(self, block)
 
-    def begin_late(self: Association, *arguments: object, **options: object) -> None:
-        begin(self, *arguments, **options)
-        if self.is_requestor:
-            self._reactor_checkpoint = Late()
-            self._reactor_checkpoint.set()
-
-    monkeypatch.setattr(Association, "__init__", begin_late)
+    monkeypatch.setattr(sender._Checkpoint, "wait", pass_late)
     monkeypatch.setattr(DIMSEServiceProvider, "get_msg", get_late)
-    monkeypatch.setattr("cxr_mmdet.pacs.sender.TIMEOUT_S", 2)
     destination, arrivals = listener([ExplicitVRLittleEndian])
     destination.send([capture, capture])
     assert len(arrivals) == 2
+
+
+def test_nobody_passes_a_checkpoint_that_is_closed():
+    """Not a thread that came near while it was open either: closing it returns when the thread stands."""
+    passed, ended = [], threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            checkpoint.wait()
+            time.sleep(0.01)  # woken late
+            passed.append(None)
+
+    thread = threading.Thread(target=come_and_go, daemon=True)
+    checkpoint = sender._Checkpoint(thread)
+    thread.start()
+    for turn in range(20):
+        checkpoint.clear()
+        before = len(passed)
+        time.sleep(0.03)
+        assert len(passed) == before
+        checkpoint.set()
+        while turn % 2 and len(passed) == before:  # else closed again before the thread wakes
+            time.sleep(0.001)
+    ended.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_checkpoint_does_not_wait_for_a_thread_that_ended():
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    sender._Checkpoint(thread).clear()
 
 
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB007, 0x0111])
