@@ -51,7 +51,7 @@ def steps_table(steps: Sequence[StepTime]) -> Table:
     """Return where an image's CPU time goes, step by step."""
     table = _table("Where the time goes: CPU ms per image")
     for header in ("stock mmdet", "cxr_mmdet"):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     for step in steps:
         stock = "" if step.stock_s is None else _milliseconds(step.stock_s)
         table.add_row(step.step, stock, _milliseconds(step.ours_s))
@@ -89,7 +89,7 @@ def machine_line(machine: Mapping[str, str]) -> str:
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # a narrow terminal folds names, and never cuts figures
     return table
 
 

@@ -1,9 +1,11 @@
 import itertools
 
 import pytest
+from rich.console import Console
 
 from benchmarks import harness
 from benchmarks.harness import Alternative, Comparison, Spread, Timings, compare
+from benchmarks.report import comparison_table
 
 
 def recording(log: list[tuple[str, int]], *names: str) -> list[Alternative]:
@@ -98,3 +100,12 @@ def test_every_alternative_has_every_round(rounds):
     comparison = run(recording([], "a", "b", "c"), rounds=rounds)
     assert [timings.name for timings in comparison.timings] == ["a", "b", "c"]
     assert {len(timings.cpu_s) for timings in comparison.timings} == {rounds}
+
+
+def test_a_narrow_terminal_folds_names_and_keeps_every_figure(capsys):
+    names = ("rtmdet_tiny, OpenVINO int8, a long name", "yolo11s, OpenVINO int8")
+    timings = tuple(Timings(name, wall_s=(0.04321,) * 3, cpu_s=(0.08765,) * 3) for name in names)
+    Console(width=80).print(comparison_table(Comparison("Network alone", "image", timings, clock="wall_s")))
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("43.21") == printed.count("87.65") == printed.count("1.00-1.00") == 2
