@@ -24,7 +24,7 @@ from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
 from cxr_mmdet.inference.export.parity import EXACT, RANKED, Parity, compare_findings, quantised_limits
 from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, LoadedModel
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
-from cxr_mmdet.inference.spec import Queries
+from cxr_mmdet.inference.spec import DetectorSpec, Queries
 from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from cxr_mmdet.inference.checkpoint import TrainedDetector
     from cxr_mmdet.inference.export.parity import CheckSet, ParityLimits
-    from cxr_mmdet.inference.spec import DetectorSpec
     from cxr_mmdet.structures.radiograph_files import RadiographFile
 
     Progress = Callable[[int, int], None]
@@ -255,15 +254,17 @@ def _compare_on(
         expected.append(reference.predict(radiograph))
         got.append(exported.predict(radiograph))
         done()
+    spec = reference.model.spec
+    is_ranked = isinstance(spec, DetectorSpec) and isinstance(spec.maps, Queries)
     return compare_findings(
         images.name,
         expected,
         got,
-        score_threshold=reference.model.spec.score_threshold,
+        score_threshold=spec.score_threshold,
         truth=images.truth,
         gate=reference.has_gate,
         loss=options.int8,
-        within=RANKED if isinstance(reference.model.spec.maps, Queries) and not options.int8 else None,
+        within=RANKED if is_ranked and not options.int8 else None,
     )
 
 
