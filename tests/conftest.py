@@ -26,12 +26,17 @@ import numpy as np
 import pydicom
 import pytest
 import shared_builds
+from hypothesis import settings
 
 from cxr_mmdet.dicom import radiograph
 from cxr_mmdet.structures.coco import write_coco
 from cxr_mmdet.structures.labels import LABELS_5
 
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # ensemble-boxes, an oracle, takes longer to compile than to run
+
+# One commit, one outcome, on slow machines too; other examples than each time the same: `--hypothesis-profile=default`.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 PreparedFolder = Callable[..., Path]
 

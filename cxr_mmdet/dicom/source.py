@@ -221,7 +221,7 @@ def with_functional_groups(dataset: Dataset, frame: int) -> Dataset:
     shared = items(dataset, "SharedFunctionalGroupsSequence")[:1]
     groups = shared + items(dataset, "PerFrameFunctionalGroupsSequence")[frame : frame + 1]
     found = [item for group in groups for keyword in _FRAME_SEQUENCES for item in items(group, keyword)[:1]]
-    return _with_elements(dataset, [element for item in found for element in item.elements()]) if found else dataset
+    return _with_elements(dataset, [element for item in found for element in item.values()]) if found else dataset
 
 
 def transfer_syntax(dataset: Dataset) -> uid.UID:
@@ -247,7 +247,7 @@ def _completed(dataset: Dataset, warnings: list[str]) -> Dataset:
     photometric = _photometric(dataset, warnings)
     if photometric != value_of(dataset, "PhotometricInterpretation"):
         fixes["PhotometricInterpretation"] = photometric
-    if "NumberOfFrames" in dataset and not dataset.get_item("NumberOfFrames").value:
+    if "NumberOfFrames" in dataset and not dataset.get_item("NumberOfFrames", keep_deferred=True).value:
         fixes["NumberOfFrames"] = 1
     if not fixes:
         return dataset
@@ -320,9 +320,10 @@ def header_of(dataset: Dataset) -> Dataset:
     and pixel data are left out, and so are the largest of the others where they exceed a limit; none of those identify
     the patient or the study.
     """
+    elements = dict(dataset.items())  # as they are stored: asking for one converts its value, which may be damaged
     sizes = {
-        tag: size_in_memory(dataset.get_item(tag))
-        for tag in dataset.keys()  # noqa: SIM118 -- iterating over a dataset converts its values
+        tag: size_in_memory(element)
+        for tag, element in elements.items()
         if not tag.is_private
         and tag.group >> 8 not in _CURVES_AND_OVERLAYS
         and keyword_for_tag(tag) not in PIXEL_KEYWORDS
@@ -334,14 +335,14 @@ def header_of(dataset: Dataset) -> Dataset:
             break
         total += sizes[tag]
         kept.append(tag)
-    header.update({tag: dataset.get_item(tag) for tag in sorted(kept)})
+    header.update({tag: elements[tag] for tag in sorted(kept)})
     is_implicit, is_little = dataset.original_encoding
     header.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
     meta = getattr(dataset, "file_meta", None)
     if meta is not None:
         header.file_meta = FileMetaDataset()
         header.file_meta.update(
-            {tag: meta.get_item(tag) for tag in meta.keys() if size_in_memory(meta.get_item(tag)) < _LONGEST_META}  # noqa: SIM118
+            {tag: element for tag, element in meta.items() if size_in_memory(element) < _LONGEST_META}
         )
     return header
 
@@ -351,7 +352,7 @@ def size_in_memory(value: Any) -> int:
     if isinstance(value, (DataElement, RawDataElement)):
         return _OBJECT_BYTES + size_in_memory(value.value)
     if isinstance(value, Dataset):
-        return sum(size_in_memory(value.get_item(tag)) for tag in value.keys())  # noqa: SIM118
+        return sum(size_in_memory(element) for element in value.values())
     if isinstance(value, (bytes, str)):
         return len(value)
     if isinstance(value, (list, Sequence, MultiValue)):

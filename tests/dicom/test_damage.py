@@ -33,6 +33,16 @@ def test_found_by_damage_unknown_vr_of_a_needed_attribute() -> None:
     assert outcome(content) in ("image", "refused")
 
 
+@pytest.mark.parametrize(
+    "tag", [b"\x28\x00\x02\x00US", b"\x10\x00\x20\x00LO", b"\x28\x00\x01\x03CS", b"\x28\x00\x50\x10DS"]
+)
+def test_found_by_damage_unknown_vr_of_an_empty_attribute(tag: bytes) -> None:
+    place = FILES["plain"].index(tag)
+    length = int.from_bytes(FILES["plain"][place + 6 : place + 8], "little")
+    damaged = FILES["plain"][: place + 4] + b"S@\0\0" + FILES["plain"][place + 8 + length :]
+    assert outcome(damaged) in ("image", "refused")
+
+
 def test_found_by_damage_colour_of_8_bits_in_16() -> None:
     from pydicom import dcmread
 
