@@ -33,6 +33,12 @@ class Lut:
         """Whether the file states more bits than its entries use, so that the lightest entry would be a dark grey."""
         return self.stated_bits > self.bits
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether higher inputs never turn back, so that what the mean of inputs hits lies between what they hit."""
+        steps = np.diff(self.entries)
+        return bool((steps >= 0).all() or (steps <= 0).all())
+
     def look_up(self, values: np.ndarray) -> np.ndarray:
         """Return the entry of each value; values beyond the table take its first or last entry."""
         first = self.first

@@ -24,7 +24,14 @@ from cxr_mmdet.dicom.source import (
     transfer_syntax,
     with_functional_groups,
 )
-from cxr_mmdet.dicom.windowing import Rendering, look_up, render_by_percentiles, render_grey, tabulate
+from cxr_mmdet.dicom.windowing import (
+    Rendering,
+    has_monotone_luts,
+    look_up,
+    render_by_percentiles,
+    render_grey,
+    tabulate,
+)
 from cxr_mmdet.errors import DicomError
 from cxr_mmdet.structures.radiograph_files import is_dicom, read_bytes
 
@@ -196,9 +203,11 @@ def _decode_dataset(
     dataset = with_functional_groups(dataset, index)
     aspect = pixel_aspect(dataset, warnings)
     size_hw = (int(dataset.Rows), int(dataset.Columns))
-    # Low-passes and means would blend the padding value, which may lie far outside the image's values, into the image.
-    may_reduce = min_short_edge and aspect == 1 and "PixelPaddingValue" not in dataset
-    times = halvings(size_hw, min_short_edge) if min_short_edge and may_reduce else 0
+    # Low-passes and means would blend the padding value, which may lie far outside the image's values, into the image;
+    # and a look-up table that turns back shows a mean unlike all that it is a mean of.
+    times = halvings(size_hw, min_short_edge) if min_short_edge else 0
+    if times and not (aspect == 1 and "PixelPaddingValue" not in dataset and has_monotone_luts(dataset)):
+        times = 0
     reduced = decode_reduced(dataset, syntax, index, times)
     stated = str(dataset.PhotometricInterpretation)
     try:

@@ -234,6 +234,14 @@ def look_up(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
     return image
 
 
+def has_monotone_luts(dataset: Dataset) -> bool:
+    """Return whether no Modality or VOI LUT of the file turns back; then means of stored values may be shown."""
+    found = [
+        read_lut(item, dataset) for name in ("ModalityLUTSequence", "VOILUTSequence") for item in items(dataset, name)
+    ]
+    return all(lut.is_monotone for lut in found if lut is not None)
+
+
 def modality_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> np.ndarray:
     """Apply the Modality LUT or the rescale slope and intercept (PS3.3 C.11.1)."""
     transformation = modality_transformation(dataset, warnings)

@@ -204,9 +204,22 @@ def test_uncompressed_values_are_averaged_before_the_window(tmp_path, photometri
     assert np.abs(shrunken[0] - shrunken[1]).max() <= 2
 
 
+def _table(entries: list[int]) -> Dataset:
+    """Return an item of a look-up table whose inputs are 16 bits, 256 of them to an entry."""
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [0, 0, 16], np.repeat(entries, 65536 // len(entries)).astype(np.uint16).tobytes()
+    item["LUTData"].VR = "OW"
+    return item
+
+
+RISING, FOLDED = [0, 20000, 65535, 65535], [0, 65535, 20000, 65535]
+
+
 @pytest.mark.parametrize(
     ("attributes", "options"),
     [
+        ({"VOILUTSequence": [_table(FOLDED)]}, {"min_short_edge": 90}),
+        ({"ModalityLUTSequence": [_table(FOLDED)]}, {"min_short_edge": 90}),
         ({}, {"min_short_edge": 102}),
         ({}, {"min_short_edge": 90, "jpeg2000_only": True}),
         ({"PixelPaddingValue": 0}, {"min_short_edge": 90}),
@@ -216,6 +229,13 @@ def test_uncompressed_values_are_averaged_before_the_window(tmp_path, photometri
 def test_where_no_means_may_be_taken_every_pixel_is_read(tmp_path, attributes, options):
     path = write_radiograph(tmp_path / "x.dcm", np.rint(SMOOTH[:300] * 65535).astype(np.uint16), **attributes)
     np.testing.assert_array_equal(read_radiograph(path, **options).pixels, read_radiograph(path).pixels)
+
+
+@pytest.mark.parametrize("entries", [RISING, RISING[::-1]])
+def test_means_go_through_a_look_up_table_that_does_not_turn_back(tmp_path, entries):
+    stored = np.rint(SMOOTH[:300] * 65535).astype(np.uint16)
+    path = write_radiograph(tmp_path / "x.dcm", stored, VOILUTSequence=[_table(entries)])
+    assert read_radiograph(path, min_short_edge=90).pixels.shape == (150, 101)
 
 
 def test_preparation_reads_every_pixel_of_what_is_not_jpeg_2000(tmp_path):
