@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import resource
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,7 +124,11 @@ def _shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fix
 
 
 @pytest.fixture(autouse=True)
-def _fast_and_shared() -> Iterator[None]:
+def _fast_shared_and_repeatable() -> Iterator[None]:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 -- what mmdet's transforms draw from
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
     shared_builds.repeat_nothing_slow()
     shared_builds.drop_closed_logs()
     yield

@@ -123,7 +123,7 @@ boxes = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(boxes, st.integers(10, 300), st.integers(10, 300))
 def test_every_name_lies_inside_the_image_when_it_fits(boxes, height, width):
     with pytest.MonkeyPatch.context() as monkeypatch:

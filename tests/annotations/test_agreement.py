@@ -102,7 +102,7 @@ def test_nobody_drew_anything():
     assert agreement["per_class"][0] == {"name": "Edema", "boxes": 0, "met": None, "f1": None, "kappa": None}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_order_names_and_scale_change_nothing(seed):
     rows = drawn_readings(seed)

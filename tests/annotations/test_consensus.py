@@ -209,7 +209,7 @@ def test_the_names_of_readers_change_nothing_else():
     assert fused["readers"].map(set).tolist() != expected["readers"].map(set).tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), powers=st.tuples(st.integers(-4, 4), st.integers(-4, 4)))
 def test_scaling_an_axis_scales_the_boxes(seed, powers):
     # Powers of two scale without rounding, so that the comparison can be exact.
@@ -222,7 +222,7 @@ def test_scaling_an_axis_scales_the_boxes(seed, powers):
     pd.testing.assert_frame_equal(fuse_readers(scaled), expected, check_exact=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), threshold=st.floats(0.05, 0.95))
 def test_fused_boxes_lie_within_their_readers_boxes_and_votes_add_up(seed, threshold):
     rows = phantom_like(seed, images=5)

@@ -124,7 +124,7 @@ def test_classes_that_readers_confuse_are_given_on_request():
     assert both["votes"].tolist() == [2, 0]
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1000), order=st.randoms(use_true_random=False))
 def test_no_order_of_rows_matters(seed, order):
     rows = drawn_readings(seed)

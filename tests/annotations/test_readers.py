@@ -107,7 +107,7 @@ def test_less_data_never_narrows_an_interval():
     assert edema > 0.4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), order=st.randoms(use_true_random=False))
 def test_no_order_of_rows_matters(seed, order):
     rows = drawn_readings(seed)

@@ -58,7 +58,7 @@ def test_the_order_of_images_changes_nothing_and_the_seed_does(divide):
     assert divide(SINGLES, *labels, third, 7) != divide(SINGLES, *labels, third, 8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=4, max_size=25),
     seed=st.integers(0, 2**33),

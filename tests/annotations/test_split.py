@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_mmdet.annotations.split import split_groups
@@ -64,7 +64,6 @@ def test_a_share_that_is_none_is_refused(ratio):
         split_groups(SINGLES, ratio, 42)
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=40),
     ratio=st.floats(0.01, 0.99),

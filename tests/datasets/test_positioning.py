@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
@@ -41,7 +41,6 @@ def seed_all(seed: int) -> None:
 
 
 @given(x=st.integers(20, 90), y=st.integers(20, 60), shift_x=st.integers(-15, 15), shift_y=st.integers(-15, 15))
-@settings(deadline=None)
 def test_a_shift_moves_pixels_and_box_exactly(x, y, shift_x, shift_y):
     image = np.zeros(SIZE, np.uint8)
     image[y : y + 10, x : x + 12] = 255
@@ -53,7 +52,6 @@ def test_a_shift_moves_pixels_and_box_exactly(x, y, shift_x, shift_y):
 
 
 @given(x=st.integers(30, 70), y=st.integers(25, 50), factor=factors)
-@settings(deadline=None)
 def test_scaling_moves_the_box_with_its_pixels(x, y, factor):
     """A pixel half covered is above or below the threshold of 127: within half a pixel, plus 1/32 of interpolation."""
     image = np.zeros(SIZE, np.uint8)
@@ -63,7 +61,6 @@ def test_scaling_moves_the_box_with_its_pixels(x, y, factor):
 
 
 @given(width=st.integers(12, 50), height=st.integers(12, 40), degrees=degrees, factor=factors)
-@settings(deadline=None)
 def test_the_box_of_a_turned_ellipse_encloses_it_tightly(width, height, degrees, factor):
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     inside = ((columns - 60) / (width / 2)) ** 2 + ((rows - 45) / (height / 2)) ** 2 <= 1
@@ -76,7 +73,6 @@ def test_the_box_of_a_turned_ellipse_encloses_it_tightly(width, height, degrees,
 
 
 @given(degrees=st.floats(-180, 180), factor=st.floats(0.5, 2))
-@settings(deadline=None)
 def test_no_position_is_a_mirror(degrees, factor):
     assert np.linalg.det(positioning((90, 120), degrees, factor, 0, 0)[:, :2]) == pytest.approx(factor**2)
 

@@ -121,7 +121,7 @@ def test_two_ranks_share_one_stream(switches):
     start=st.integers(0, 50),
     length=st.integers(1, 40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_successive_draws_of_any_rank_hold_the_share_of_normals(share, ranks, start, length):
     normal = plan_draws(eight_abnormal_of_twelve()).normal
     total = 0

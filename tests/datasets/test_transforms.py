@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
@@ -73,7 +73,6 @@ def test_padding_makes_a_centred_black_square(results):
     assert out["gt_bboxes"].tensor.tolist() == [white_box(out["img"])]
 
 
-@settings(deadline=None)
 @given(results=images_with_box(), size=st.integers(8, 64))
 def test_boxes_come_back_to_prepared_pixels_after_padding_and_resizing(results, size):
     """What mmdet's ``predict`` does with rescale=True, then the sample, is the inverse of the test pipeline."""

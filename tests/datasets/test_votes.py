@@ -91,7 +91,7 @@ def image(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("base", BASES)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(entry=entries(), seed=st.integers(0, 2**31))
 def test_every_box_keeps_its_share_in_the_recipes(image, base, entry, seed):
     pipeline = training_pipeline(BASES[base])
@@ -109,7 +109,7 @@ def test_every_box_keeps_its_share_in_the_recipes(image, base, entry, seed):
 
 
 @pytest.mark.parametrize("steps", OTHERS.values(), ids=OTHERS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(entry=entries(), seed=st.integers(0, 2**31))
 def test_every_box_keeps_its_share_in_other_steps_of_mmdet(steps, entry, seed):
     seed_draw(Draw(0, seed))

@@ -93,13 +93,13 @@ found = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(truths, found)
 def test_equals_pycocotools_on_random_boxes(truth_rows, found_rows):
     assert_equals_pycocotools(make_ground_truth(truth_rows), make_detections(found_rows))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_equals_pycocotools_on_a_detector_like_set(seed):
     """Noisy copies of the truth among false alarms, more than 100 of one class on one image, real-valued boxes."""

@@ -25,7 +25,7 @@ def assert_equals_the_library(ground_truth, detections, multiplicities=None):
         np.testing.assert_allclose([ap.mean(), ap[0, 0], ap[5, 0]], expected, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(truths, found)
 def test_equals_the_library_on_random_boxes_with_ties_and_crowds(truth, detections):
     assert_equals_the_library(truth, detections)
@@ -43,7 +43,7 @@ def test_weights_are_as_good_as_copies_of_the_images(seed):
     assert_equals_the_library(truth, detections, [int(n) for n in random.integers(0, 3, 8)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(truths, st.integers(0, 2**32 - 1))
 def test_more_than_the_cap_of_one_class_on_one_image(truth, seed):
     random = np.random.default_rng(seed)

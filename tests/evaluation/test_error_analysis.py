@@ -65,7 +65,7 @@ def test_a_detection_in_a_region_of_its_class_is_no_error_of_any_kind():
     assert matrix(truth, other)[3] == [0, 0, 1, 0], "the region excuses its own class only"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(truths, found)
 def test_every_box_and_every_detection_is_counted_once(truth, detections):
     counts = np.array(matrix(truth, detections))

@@ -23,7 +23,7 @@ def literal_sensitivity(matches, rate):
     return best
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(truths, found)
 def test_equals_cutting_at_every_score(truth, detections):
     matches = match_detections(truth, detections)

@@ -16,7 +16,7 @@ images = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.booleans()
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(images)
 def test_auc_is_the_mann_whitney_statistic(scores):
     auc = roc_auc(scores)
@@ -28,7 +28,7 @@ def test_auc_is_the_mann_whitney_statistic(scores):
     assert auc[0] == pytest.approx(trapezoid(*reversed(roc_curve(scores))))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(images, st.randoms(use_true_random=False))
 def test_weights_are_as_good_as_copies(scores, random):
     weights = np.array([[random.randint(0, 3) for _ in scores.abnormal] for _ in range(2)])

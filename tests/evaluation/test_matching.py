@@ -119,7 +119,7 @@ def test_an_unknown_id_is_named(row, named):
         match_detections(make_ground_truth([]), make_detections([(*row, (0, 0, 1, 1), 0.5)]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(truths, found)
 def test_pairs_are_all_that_overlap(truth, detections):
     truth_table, found_table = tables.TruthTable.of(truth), tables.DetectionTable.of(truth, detections)

@@ -67,7 +67,7 @@ def lvis_values(ground_truth, detections):
     return [evaluation.results[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(partly_labelled, found.filter(len))
 def test_average_precision_is_that_of_lvis(ground_truth, detections):
     assume(ground_truth["annotations"])
@@ -79,7 +79,7 @@ def test_average_precision_is_that_of_lvis(ground_truth, detections):
     np.testing.assert_allclose([values[name] for name in names[:3]], own[:3], atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(partly_labelled, found.map(with_distinct_scores))
 def test_voc_and_froc_leave_out_what_nobody_looked_for(ground_truth, detections):
     coverage = dict(
@@ -125,7 +125,7 @@ def test_image_is_normal_only_if_every_class_was_looked_for():
     assert point_values(match_all(truth, [], p_abnormal=np.array([0.5, 0.1, 0.9, 0.9])))["image_auc"] == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(without_regions, found)
 def test_files_that_state_full_coverage_score_as_files_that_state_nothing(ground_truth, detections):
     plain = evaluate(ground_truth, detections, resamples=20).to_metrics()

@@ -96,7 +96,7 @@ boxes = st.tuples(st.floats(0, 90), st.floats(0, 70), st.floats(0.5, 60), st.flo
 rows = st.lists(st.builds(entry, boxes, st.floats(0, 1, width=32), st.just(9), st.sampled_from([5, 6])), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows, st.lists(st.floats(0, 1), min_size=2, max_size=2), st.sampled_from(SubmissionFormat))
 def test_what_was_written_is_read_back(tmp_path_factory, detections, p, competition):
     path = tmp_path_factory.mktemp("round") / "s.csv"

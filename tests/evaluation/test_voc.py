@@ -34,7 +34,7 @@ def assert_literal(truth, detections, iou_threshold):
     np.testing.assert_allclose(mean, mean_defined(np.array(expected)), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(truths, found.map(with_distinct_scores), st.sampled_from([0.25, 0.4, 0.5]))
 def test_equals_the_literal_rule_on_random_boxes(truth, detections, iou_threshold):
     assert_literal(truth, detections, iou_threshold)
@@ -93,7 +93,7 @@ def test_equal_scores_are_one_operating_point():
     assert evaluate_voc(truth, make_detections(rows[::-1])).mean_ap == 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(truths, found, st.randoms(use_true_random=False))
 def test_the_order_of_the_files_does_not_matter(truth, detections, random):
     shuffled = truth | {"images": random.sample(truth["images"], len(IMAGE_IDS))}
@@ -102,7 +102,7 @@ def test_the_order_of_the_files_does_not_matter(truth, detections, random):
         assert ours.ap == pytest.approx(theirs.ap, abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(truths, found, st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=3))
 def test_weights_are_as_good_as_copies_of_the_images(truth, detections, weights):
     matches = match_detections(truth, detections)

@@ -28,7 +28,7 @@ def sorted_rows(boxes, labels, scores):
     return rows[np.lexsort(rows.T[::-1])]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 12), min_size=1, max_size=4),
     seed=st.integers(0, 999),

@@ -90,7 +90,7 @@ def test_pixels_that_are_not_square():
     np.testing.assert_allclose(view.to_source([[10, 20, 30, 40]]), [[20, 20, 60, 40]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),

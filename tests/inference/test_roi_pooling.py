@@ -40,7 +40,7 @@ coordinate = st.floats(-40, 160, width=32)
 box = st.tuples(st.integers(0, 1), coordinate, coordinate, coordinate, coordinate, st.integers(0, 1))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(box, min_size=1, max_size=8), st.sampled_from([0, 2, 3]), st.booleans())
 def test_regions_anywhere(entries, samples, aligned):
     """Also beyond the image, and without extent."""

@@ -35,7 +35,7 @@ def stacked(convs, level: torch.Tensor) -> torch.Tensor:
     return level
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 3), st.booleans())
 def test_a_convolution_by_tiles(height, width, images, bias):
     layer = conv(5, 3, bias=bias)
@@ -66,7 +66,7 @@ SIZES = [(13, 9), (7, 5), (2, 1)]
 CELLS = [(level, y, x) for level, (height, width) in enumerate(SIZES) for y in range(height) for x in range(width)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sets(st.sampled_from(CELLS), min_size=1, max_size=12), st.integers(1, 4), st.integers(0, 1))
 def test_single_cells_of_a_branch(cells, depth, image):
     convs = [conv(4, 4) for _ in range(depth)]

@@ -34,7 +34,7 @@ def both(options: dict, images: list[torch.Tensor], training: bool = True) -> tu
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     sizes=sizes_hw,
     divisor=st.sampled_from([1, 7, 32]),

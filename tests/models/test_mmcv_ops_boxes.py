@@ -167,7 +167,7 @@ def mmcvs_soft_nms(boxes, scores, threshold, min_score):
 
 
 @given(count=st.integers(1, 40), seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_soft_nms_resolves_ties_as_mmcv_does(count, seed):
     boxes, scores = random_boxes(count, seed, size=12)
     scores = (scores * 4).round() / 4

@@ -159,7 +159,6 @@ def test_without_rotation_ellipses_move_exactly_as_boxes():
     touching=st.lists(st.floats(0, 1), min_size=4, max_size=4),
     degrees=st.floats(-10, 10),
 )
-@settings(deadline=None)
 def test_sides_are_off_by_no_more_than_the_documented_bound(width, height, touching, degrees):
     """Of whatever touches all four sides of its box somewhere: here the four points where it does."""
     left, right, top, bottom = touching
@@ -180,7 +179,6 @@ def test_sides_are_off_by_no_more_than_the_documented_bound(width, height, touch
 
 
 @given(degrees=st.floats(-10, 10), factor=st.floats(0.8, 1.25), shift=st.floats(-9, 9))
-@settings(deadline=None)
 def test_the_box_lies_within_the_turned_corners(degrees, factor, shift):
     matrix = turn(degrees, factor, shift)
     corners = np.array([(10, 20), (40, 20), (10, 35), (40, 35)], dtype=float) @ matrix[:, :2].T + matrix[:, 2]

@@ -160,7 +160,7 @@ detections = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(detections, st.randoms(use_true_random=False))
 def test_written_bytes_and_scores_do_not_depend_on_the_order(tmp_path_factory, entries, random):
     folder = tmp_path_factory.mktemp("order")

@@ -18,7 +18,7 @@ def random_boxes(count: int, seed: int, groups: int = 3):
     return boxes, rng.permutation(count).astype(np.float32) / max(count, 1), rng.integers(0, groups, count)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(0, 700),
     seed=st.integers(0, 99),

@@ -95,7 +95,7 @@ def facts(source: Source, keeps: frozenset[str]) -> tuple:
 def test_what_is_written_reads_back_equal(name: str) -> None:
     target = WRITABLE[name]
 
-    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
     @given(sources(target.keeps))
     def check(source: Source) -> None:
         with TemporaryDirectory() as folder:
