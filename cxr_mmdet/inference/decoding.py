@@ -45,7 +45,8 @@ def decode_maps(
         scores: (A * K, H, W) logits, one map per level.
         deltas_at: returns the deltas of given anchors; see :meth:`cxr_mmdet.inference.cpu_kernels.on_demand.Deltas.at`.
         size_hw: size of the image inside the input, to which boxes are clipped.
-        score_thresholds: (K,) lowest score of each class; None for proposals, whose ``labels`` are their levels.
+        score_thresholds: (K,) lowest score of each class; None for proposals, whose ``labels`` are their levels and
+            whose ``scores`` are logits.
     """
     selected = [_select_anchors(logits, spec, score_thresholds) for logits in scores]
     deltas = deltas_at([indices for indices, _, _ in selected])
@@ -239,13 +240,14 @@ def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 def _score_proposals(
     table: NDArray[np.float32], spec: AnchorMaps
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return index, label 0 and objectness of the ``nms_pre`` best anchors, in any order."""
-    objectness = table[:, 0] if spec.activation == "sigmoid" else softmax(table)[:, 0]
+    """Return index, label 0 and logit of objectness of every anchor.
+
+    The order of the logits is that of mmdet's probabilities, but of these, near 1, hundreds share one number of single
+    precision. Which of them NMS then keeps would be decided by the rounding of the network's runtime.
+    """
+    objectness = table[:, 0] if spec.activation == "sigmoid" else table[:, 0] - table[:, 1]
     indices: NDArray[np.int64] = np.arange(len(objectness))
-    if 0 < spec.nms_pre < len(objectness):
-        indices = np.argpartition(-objectness, spec.nms_pre - 1)[: spec.nms_pre]
-    scores = sigmoid(objectness[indices]) if spec.activation == "sigmoid" else objectness[indices]
-    return indices, np.zeros_like(indices), scores
+    return indices, np.zeros_like(indices), objectness
 
 
 def _score_classes(

@@ -156,8 +156,10 @@ def predict(bundle, grey):
     else:
         boxes, labels, best = [], [], []
         for level, (_, width) in enumerate(sizes):
-            chances = 1 / (1 + np.exp(-scores[level].reshape(-1, maps["channels"])))
-            floor = -1 if regions else np.float32(maps["score_threshold"])
+            chances = scores[level].reshape(-1, maps["channels"])
+            if not regions:  # proposals keep their logits: near 1, many chances are one number in single precision
+                chances = 1 / (1 + np.exp(-chances))
+            floor = -np.inf if regions else np.float32(maps["score_threshold"])
             anchor, label = np.nonzero(chances > floor)
             order = np.argsort(-chances[anchor, label], kind="stable")[
                 : maps["nms_pre"] if maps["nms_pre"] > 0 else None

@@ -152,9 +152,13 @@ def _decoding_of_maps(spec: DetectorSpec) -> list[str]:
     kept = f"Keep {best} of each level"
     if regions is None:
         kept += f" among the pairs of anchor and class whose score exceeds {maps.score_threshold:g}"
-    activation = "sigmoid" if maps.activation == "sigmoid" else "softmax, background last,"
+    if regions is not None:  # of many proposals the probability is 1 in single precision
+        less = "" if maps.activation == "sigmoid" else ", less the logits of the background, the second channel"
+        scores = f"logits scores_i{less}"
+    else:
+        scores = f"{'sigmoid' if maps.activation == 'sigmoid' else 'softmax, background last,'} of scores_i"
     steps = [
-        f"Scores are the {activation} of scores_i. {kept}.",
+        f"Scores are the {scores}. {kept}.",
         "An anchor is one of the level's base_anchors in model.json plus column and row times the stride.",
         f"Decode boxes: {_coding(maps.coder)}",
     ]
