@@ -7,6 +7,7 @@ reported on and evaluated under the same id.
 from __future__ import annotations
 
 import glob
+import os
 import struct
 import zipfile
 import zlib
@@ -159,7 +160,7 @@ def find_radiographs(inputs: Sequence[str]) -> list[RadiographFile]:
     A file that is named is taken whatever it is called; in folders and archives :func:`is_radiograph` decides.
 
     Raises:
-        DatasetError: an input does not exist, or there is no radiograph at all.
+        DatasetError: an input does not exist, a radiograph's path is not UTF-8, or there is no radiograph at all.
     """
     found = list(dict.fromkeys(place for entry in inputs for place in _expand(entry)))
     if not found:
@@ -176,7 +177,7 @@ def find_originals(source: Path) -> dict[str, Path]:
     Folders below are not searched, as VinBigData has none.
 
     Raises:
-        DatasetError: no such folder, no radiograph in it, or two files with one image id.
+        DatasetError: no such folder, no radiograph in it, a path that is not UTF-8, or two files with one image id.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; expected train/<image_id>.dicom in it")
@@ -204,13 +205,18 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def is_radiograph_file(path: Path, folder: Path) -> bool:
-    """Return whether a file in or below ``folder`` is a radiograph; see :func:`is_radiograph`."""
+    """Return whether a file in or below ``folder`` is a radiograph; see :func:`is_radiograph`.
+
+    Raises:
+        DatasetError: it is, and its path is not UTF-8.
+    """
 
     def head() -> bytes:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)
 
-    return path.is_file() and is_radiograph(path.relative_to(folder), head)
+    found = path.is_file() and is_radiograph(path.relative_to(folder), head)
+    return found and _is_utf8(path)
 
 
 def is_radiograph(name: PurePath, head: Callable[[], bytes]) -> bool:
@@ -272,6 +278,20 @@ def read_bytes(path: Path) -> bytes:
         raise DicomError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _is_utf8(path: Path) -> bool:
+    """Return true, or refuse a path that no JSON, CSV or page could hold: a batch would fail when it writes them.
+
+    Raises:
+        DatasetError: the path is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise DatasetError(f"{shown}: this path is not UTF-8, so results cannot name the file; rename it.") from None
+    return True
+
+
 def _is_hidden(name: PurePath) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.parts)
 
@@ -281,7 +301,7 @@ def _expand(entry: str) -> Iterator[tuple[Path, str]]:
     if path.is_dir():
         files = (file for file in visible_files(path) if _is_archive(file) or is_radiograph_file(file, path))
         yield from ((file, member) for file in files for member in _members(file))
-    elif path.exists():
+    elif path.exists() and _is_utf8(path):
         yield from ((path, member) for member in _members(path))
     elif glob.has_magic(entry):
         matches = sorted(glob.glob(entry, recursive=True))

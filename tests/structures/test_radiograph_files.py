@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pydicom.data import get_testdata_file
 
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.errors import DatasetError, DicomError
-from cxr_mmdet.structures.radiograph_files import find_radiographs
+from cxr_mmdet.structures.radiograph_files import find_originals, find_radiographs
 
 
 def names(items):
@@ -93,3 +94,22 @@ def test_a_damaged_member_is_an_error_of_that_member(tmp_path):
     (item,) = find_radiographs([str(path)])
     with pytest.raises(DicomError, match=r"study\.zip!x\.png: cannot be unpacked"):
         item.read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+@pytest.mark.parametrize("place", ["bad\udcff.png", "bad\udcff/good.png"])
+def test_a_path_that_is_not_utf8_is_refused_before_work_that_could_not_be_written(tmp_path, place):
+    """``predict`` ended in a traceback when it wrote findings.json, and the other files' findings were not written."""
+    write_image(tmp_path / "a.png", 20, 20)
+    odd = tmp_path / place
+    odd.parent.mkdir(exist_ok=True)
+    odd.write_bytes((tmp_path / "a.png").read_bytes())
+    message = r"bad\\xff.*: this path is not UTF-8, so results cannot name the file; rename it\.$"
+    for listed in (tmp_path, odd, odd.parent / "*.png"):
+        with pytest.raises(DatasetError, match=message):
+            find_radiographs([str(listed)])
+    with pytest.raises(DatasetError, match=message):
+        find_originals(odd.parent)
+    (tmp_path / "README\udcff").write_text("nobody's radiograph")
+    odd.unlink()
+    assert names(find_radiographs([str(tmp_path)])) == ["a"]
