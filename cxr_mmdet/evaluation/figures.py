@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 SIZE = (4.8, 3.7)
 """Inches, about the width of a phone at 72 dots per inch, so that letters keep their size there."""
+_LABEL_CHARACTERS, _TITLE_CHARACTERS = 24, 48
+"""Length of a line beside and below the axes; longer names are wrapped, else they leave no room for the axes."""
 FIRST_COLOR, SECOND_COLOR = INK["text"], INK["accent"]
 
 
@@ -81,15 +84,18 @@ def class_differences(comparison: Comparison) -> Markup:
         for place, label in enumerate(comparison.classes)
     ]
     rows = [row for row in rows if row[2].value is not None]
-    figure, axes = _figure((SIZE[0], 0.9 + 0.3 * max(1, len(rows))))
+    labels = [textwrap.fill(label, _LABEL_CHARACTERS) for _, label, _ in rows]
+    title = textwrap.fill(f"AP@.4 of {comparison.names[1]} minus {comparison.names[0]}", _TITLE_CHARACTERS)
+    lines = max([1, *(label.count("\n") + 1 for label in labels)])
+    figure, axes = _figure((SIZE[0], 0.75 + 0.15 * (title.count("\n") + 1) + (0.15 + 0.15 * lines) * max(1, len(rows))))
     axes.axvline(0, color=INK["muted"], linewidth=1)
     for height, (_, _, difference) in enumerate(rows):
         if difference.low is not None and difference.high is not None:
             axes.plot([difference.low, difference.high], [height, height], color=INK["accent"], linewidth=2)
         axes.plot(float(difference.value or 0), height, "o", color=INK["accent"], markersize=6)
-    axes.set_yticks(range(len(rows)), [label for _, label, _ in rows])
+    axes.set_yticks(range(len(rows)), labels, parse_math=False)
     axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
-    axes.set_xlabel(f"AP@.4 of {comparison.names[1]} minus {comparison.names[0]}")
+    axes.set_xlabel(title, parse_math=False)
     return figure_svg(figure, "Difference in average precision of each finding")
 
 

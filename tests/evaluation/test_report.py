@@ -11,8 +11,9 @@ from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.evaluation import figures
 from cxr_mmdet.evaluation.bootstrap import Interval
 from cxr_mmdet.evaluation.ceiling import HumanCeiling
-from cxr_mmdet.evaluation.comparison import compare
+from cxr_mmdet.evaluation.comparison import Comparison, Difference, compare
 from cxr_mmdet.evaluation.evaluate import evaluate, evaluate_inputs
+from cxr_mmdet.evaluation.headline import of_class
 from cxr_mmdet.evaluation.inputs import EvaluationInputs
 from cxr_mmdet.evaluation.report import write_comparison_report, write_report
 
@@ -161,6 +162,17 @@ def test_a_detector_without_an_operating_threshold(case, tmp_path):
     assert "it has no operating threshold" in page
     assert "none shown: no threshold" in page
     assert "Worst false alarms" not in page
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["a finding whose name is long " * 4, "unbroken" * 12, "$x_{$ of $", "结节"])
+def test_names_of_any_length_and_script_leave_room_for_the_axes(name):
+    """Long names left axes of no width and a warning of matplotlib's, and dollars were read as formulas."""
+    point = Interval(0.1, -0.1, 0.3)
+    values = {of_class("voc_ap_40", place): Difference(point, point, point, 0.5) for place in range(3)}
+    comparison = Comparison((name, name), values, (name, "B", name), images=3, groups=3, resamples=1, seed=0)
+    svg = figures.class_differences(comparison)
+    assert "".join(re.findall(r"<text[^>]*>(.*?)</text>", svg)).replace(" ", "").count(name.replace(" ", "")) == 4
 
 
 def test_curves_lie_on_the_ground_of_the_page_in_light_and_dark():
