@@ -26,9 +26,9 @@ from benchmarks.run_inputs import RANDOM, check_inputs, hash_data, hash_settings
 from benchmarks.yolo import YoloSettings, train_yolo
 from cxr_mmdet.engine.config import annotated_parts, load_config
 from cxr_mmdet.engine.running import train
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.evaluation.headline import match_all, point_values
-from cxr_mmdet.files import write_json
+from cxr_mmdet.files import sole_use, write_json
 from cxr_mmdet.structures.coco import (
     read_coco,
     read_detections,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from benchmarks.folds import Part
 
 RESULT_FILE, CLOCK_FILE, PACE_FILE = "run.json", "clock.json", "pace.json"
+_ELSEWHERE = "name another folder by --out"
 _WARM_UP_ITERATIONS, _TIMED_ITERATIONS, _TIMED_ROUNDS = 4, 12, 2
 
 
@@ -165,8 +166,9 @@ def run_quality(
         report: gets a line when a run begins and when it ends.
 
     Raises:
-        UsageError: a contestant is named twice, a YOLO has no settings, or ``out`` holds runs of another budget, other
-            data, weights or settings.
+        UsageError: a contestant is named twice, a YOLO has no settings, ``out`` holds runs of another budget, other
+            data, weights or settings, or another process trains the same there.
+        DatasetError: there is no box to validate on.
     """
     names = [contestant.name for contestant in contestants]
     folders = {run_folder(out, name, 0) for name in names}
@@ -203,11 +205,12 @@ def run_quality(
             done = folder / RESULT_FILE
             place = part.folder.replace("_", " ").split("/") if part.folder else []
             words = ", ".join([contestant.name, *place, f"seed {seed}"])
-            if not done.is_file():
-                report(f"{words}: training")
-                run = replace(training, part=part).run(contestant, folder, lengths[contestant.name], seed)
-                run = replace(run, inputs=inputs[contestant.name, part.folder])
-                write_json(done, run.to_json(), indent=2)
+            with sole_use(folder.parent, _ELSEWHERE):
+                if not done.is_file():
+                    report(f"{words}: training")
+                    run = replace(training, part=part).run(contestant, folder, lengths[contestant.name], seed)
+                    run = replace(run, inputs=inputs[contestant.name, part.folder])
+                    write_json(done, run.to_json(), indent=2)
             run = _read_run(done)
             report(
                 f"{words}: mAP {run.curve[-1][1]:.3f} after {run.iterations} iterations, {run.cpu_s / 60:.1f} minutes"
@@ -297,6 +300,7 @@ class _Training:
         Raises:
             UsageError: the starting weights are not there.
             ConfigError: there is no such recipe or switch.
+            DatasetError: no box is validated on, so that no score would be defined.
         """
         root = self.part.data_root
         if contestant.is_yolo:
@@ -306,6 +310,12 @@ class _Training:
             loaders = (loader for config in configs for loader in (config.train_dataloader, config.val_dataloader))
             files = [annotated_parts(loader)[0]["ann_file"] for loader in loaders]
             start = hash_start(configs[0], contestant.name)
+        validated = [root / file for file in files[1::2]]
+        if all(box.get("iscrowd") for path in validated for box in read_coco(path)["annotations"]):
+            raise DatasetError(
+                f"{validated[0]}: holds no box, so no training could be scored on it; divide the data anew by "
+                "tools/prepare_data.py split --split stratified, or take fewer --folds or another --fold-seed."
+            )
         return {"data": hash_data(root, files), "start": start, "recipe": self.settings(contestant)}
 
     def settings(self, contestant: Contestant) -> str:
@@ -399,7 +409,8 @@ def _measure_pace(
     for number in range(_TIMED_ROUNDS):
         for name, contestant in missing.items():
             folder = run_folder(training.out, name, 0).parent / f"trial_{number}"
-            rounds[name].append(training.seconds(contestant, folder))
+            with sole_use(folder.parent, _ELSEWHERE):
+                rounds[name].append(training.seconds(contestant, folder))
     for name, seconds in rounds.items():
         known[name] = {"seconds": min(seconds), "settings": settings[name]}
         report(f"{name}: {min(seconds):.3f} s an iteration")

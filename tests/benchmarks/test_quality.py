@@ -17,8 +17,9 @@ from benchmarks.quality import QualityRun, run_quality
 from benchmarks.quality_report import gates_table, quality_tables, read_runs, score_gates, score_quality
 from benchmarks.torchvision_retinanet import as_torchvision
 from cxr_mmdet.engine.config import load_config
-from cxr_mmdet.errors import UsageError
+from cxr_mmdet.errors import DatasetError, UsageError
 from cxr_mmdet.evaluation.headline import match_all, point_values
+from cxr_mmdet.files import sole_use
 from cxr_mmdet.structures.boxes import remove_padding
 from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.coverage import coverage_of
@@ -115,6 +116,42 @@ def test_folds_are_trained_seed_by_seed_and_a_killed_benchmark_goes_on(monkeypat
     fake.inputs["start"] = "0" * 64
     with pytest.raises(UsageError, match="name another folder by --out"):
         run_quality(contestants, parts, tmp_path / "out", **options | {"folds": (2, 1)})
+
+
+@pytest.mark.parametrize("at", ["", "fold_1/share_0.3"])
+def test_two_benchmarks_in_one_folder_leave_each_others_trainings(monkeypatch, tmp_path, at):
+    """A second one removed the folder in which the first was training."""
+    fake, out = FakeTrainings(monkeypatch), tmp_path / "out"
+    options = {"minutes": 1, "seeds": [0], "threads": 1, "folds": (2, 0)}
+
+    def run(fold):
+        return run_quality([Contestant.parse("retina_small")], [Part(tmp_path, fold, 0.3)], out, **options)
+
+    with sole_use(out / "retina_small" / at, "stop it"):
+        with pytest.raises(UsageError, match=r"is in use by another process; wait for it, or name another folder by"):
+            run(1)
+        assert fake.done == []
+    run(1)
+    with sole_use(out / "retina_small" / "fold_1/share_0.3", "stop it"):
+        assert len(run(2)) == 1  # another fold
+
+
+def test_a_validation_without_a_box_is_refused_before_anything_is_trained(prepared_folder, tmp_path):
+    """Its trainings were reported with an mAP of 0.000, and after all of them every score was undefined."""
+    root = prepared_folder(train=2, val=2)
+    path = root / "annotations" / "val_5.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    message = r"val_5\.json: holds no box, so no training could be scored on it; divide the data anew by .* split"
+    with pytest.raises(DatasetError, match=message):
+        run_quality(
+            [Contestant.parse("retina_small")],
+            [Part(root)],
+            tmp_path / "out",
+            iterations=1,
+            minutes=1,
+            seeds=[0],
+            threads=1,
+        )
 
 
 def test_torchvisions_detector_gives_its_own_boxes_in_pixels_before_padding(prepared_folder):
