@@ -66,7 +66,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        error.filename = str(target)
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -77,9 +81,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, target)
     except OSError as error:
-        # What a write to an open file raises does not say which file.
-        if error.errno is not None:
-            error.filename = error.filename or str(target)
+        # A write to an open file does not say which file, and the temporary one is nobody's choice.
+        if error.errno is not None and error.filename in (None, name):
+            error.filename = str(target)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -34,6 +34,9 @@ stderr = Console(stderr=True, soft_wrap=True)
 CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """The disk is full, the user's share of it is, a file would be too large for it, or it is read-only."""
 
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
+"""A path that the system does not let this user read or write, or that cannot be one."""
+
 CFG_OPTIONS = "--cfg-options"
 SHOWN_FAILURES = 20
 
@@ -82,7 +85,7 @@ class CxrGroup(_WithPlainFlags, TyperGroup):
 
 
 class CxrCommand(_WithPlainFlags, TyperCommand):
-    """A command whose :class:`CxrError` ends in its message on stderr and its exit code."""
+    """A command whose :class:`CxrError`, or a path that the system refuses, ends in one sentence and an exit code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -114,10 +117,14 @@ class CxrCommand(_WithPlainFlags, TyperCommand):
             stderr.print(f"error: {error}", style="bold red", markup=False, highlight=False)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            if error.errno not in CANNOT_WRITE:
+            if error.errno in REFUSED and error.filename:
+                remedy = "correct the path or its permissions, or choose another place"
+                message = f"{error.filename}: cannot be used ({error.strerror}); {remedy}."
+            elif error.errno in CANNOT_WRITE:
+                where = f"{error.filename}: " if error.filename else ""
+                message = f"{where}cannot be written ({error.strerror}); free the disk or choose another place."
+            else:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}cannot be written ({error.strerror}); free the disk or choose another place."
             stderr.print(f"error: {message}", style="bold red", markup=False, highlight=False)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -178,15 +185,29 @@ def _import_yapf() -> None:
             return
 
 
-def refuse_to_overwrite(force: bool, *targets: Path) -> None:
-    """Refuse to write where something is already, unless ``force`` allows it.
+def refuse_to_overwrite(force: bool, *targets: Path, inputs: Iterable[Path | None] = ()) -> None:
+    """Refuse, before the work is done, to write where something is already, unless ``force`` allows it.
+
+    Args:
+        force: whether files of an earlier run may be replaced.
+        targets: files to be written.
+        inputs: files that the command reads, which no ``force`` may replace.
 
     Raises:
-        UsageError: a target exists.
+        UsageError: a target exists, is an input, or cannot be written.
     """
+    read = [path for path in inputs if path is not None and path.exists()]
     for target in targets:
-        if target.exists() and not force:
-            raise UsageError(f"{target}: exists; pass --force to replace it, or choose another place.")
+        if target.exists():
+            if any(target.samefile(path) for path in read):
+                raise UsageError(f"{target}: is read by this command and would be lost; choose another place.")
+            if not force:
+                raise UsageError(f"{target}: exists; pass --force to replace it, or choose another place.")
+        folder = next(parent for parent in target.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise UsageError(f"{target}: cannot be written, since {folder} is a file; choose another place.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{target}: cannot be written to {folder} (no permission); choose another place.")
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -44,7 +44,7 @@ def ensemble(
     from cxr_mmdet.evaluation.image_level import write_p_abnormal
     from cxr_mmdet.structures.coco import write_detections
 
-    refuse_to_overwrite(force, out)
+    refuse_to_overwrite(force, out, inputs=(*detections, *coco))
     if len(coco) not in (1, len(detections)):
         raise UsageError(f"{len(coco)} times --coco for {len(detections)} files: give it once, or once for each file.")
     notes: list[str] = []

@@ -127,7 +127,8 @@ def run(
     from cxr_mmdet.preparation.table_report import against_readers_tables
 
     if out:
-        refuse_to_overwrite(force, out / METRICS_FILE, out / REPORT_FILE, out / AGAINST_READERS_FILE)
+        targets = (out / METRICS_FILE, out / REPORT_FILE, out / AGAINST_READERS_FILE)
+        refuse_to_overwrite(force, *targets, inputs=(ground_truth, detections, p_abnormal, manifest))
     result = evaluate(
         ground_truth,
         detections,
@@ -191,9 +192,10 @@ def compare(
     from cxr_mmdet.evaluation.inputs import read_inputs
     from cxr_mmdet.evaluation.terminal import class_comparison_table, comparison_table
 
-    if out:
-        refuse_to_overwrite(force, out / COMPARISON_FILE, out / REPORT_FILE)
     probabilities = p_abnormal or (None, None)
+    if out:
+        read = (ground_truth, first, second, *probabilities)
+        refuse_to_overwrite(force, out / COMPARISON_FILE, out / REPORT_FILE, inputs=read)
     inputs = [
         read_inputs(ground_truth, path, given) for path, given in zip((first, second), probabilities, strict=True)
     ]
@@ -251,7 +253,7 @@ def thresholds(
     if (sensitivity is None) == (fp_rate is None):
         raise UsageError("pass one of --sensitivity and --fp-rate.")
     if out:
-        refuse_to_overwrite(force, out)
+        refuse_to_overwrite(force, out, inputs=(ground_truth, detections))
     inputs = read_inputs(ground_truth, detections)
     _print_notes(inputs)
     _require_boxes(inputs)
@@ -309,7 +311,7 @@ def submission(
     from cxr_mmdet.evaluation.matching import DetectionTable, TruthTable
     from cxr_mmdet.evaluation.submission import images_of_sample, read_findings, write_submission
 
-    refuse_to_overwrite(force, out)
+    refuse_to_overwrite(force, out, inputs=(ground_truth, detections, p_abnormal, sample))
     if detections is None:
         truth, found, scores = read_findings(ground_truth)
         if p_abnormal is not None:
@@ -359,7 +361,7 @@ def gallery(
     from cxr_mmdet.evaluation.gallery import write_gallery
     from cxr_mmdet.evaluation.inputs import read_inputs
 
-    refuse_to_overwrite(force, out)
+    refuse_to_overwrite(force, out, inputs=(ground_truth, detections))
     inputs = read_inputs(ground_truth, detections)
     _print_notes(inputs)
     write_gallery(

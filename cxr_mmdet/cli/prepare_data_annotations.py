@@ -127,7 +127,7 @@ def read_annotations(
     from cxr_mmdet.preparation.table_report import TableOptions, report_table, table_lines, write_fused
 
     if out:
-        refuse_to_overwrite(force, out)
+        refuse_to_overwrite(force, out, inputs=(table,))
     options = TableOptions(
         fusion=fusion.value,
         fusion_iou=fusion_iou,

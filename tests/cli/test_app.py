@@ -1,7 +1,10 @@
 """What every command shares."""
 
+import errno
 import io
+import os
 import pickle
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -10,9 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cxr_mmdet.cli import app as shared
-from cxr_mmdet.cli.app import CxrTyper, progress_bar
+from cxr_mmdet.cli.app import CxrTyper, progress_bar, refuse_to_overwrite
 from cxr_mmdet.cli.main import build_app
 from cxr_mmdet.errors import CxrError, TableError, UsageError
+from cxr_mmdet.files import write_json
 
 
 def run(function, *args):
@@ -46,6 +50,69 @@ def test_our_own_mistakes_keep_their_traceback():
         raise ZeroDivisionError("ours")
 
     assert isinstance(run(mistake).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR])
+def test_a_path_that_the_system_refuses_is_a_sentence(code):
+    """``--out`` in a folder of somebody else's ended in a traceback, after the work was done."""
+
+    def refused():
+        raise OSError(code, os.strerror(code), "there/out.json")
+
+    result = run(refused)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: there/out.json: cannot be used ({os.strerror(code)}); correct the path")
+
+
+def test_a_path_that_cannot_be_one_is_named_and_not_the_temporary_file(tmp_path):
+    target = tmp_path / f"{'x' * 240}.{'y' * 40}"
+    result = run(lambda: write_json(target, {}))
+    assert result.stderr.startswith(f"error: {target}: cannot be used (File name too long)")
+
+
+class TestRefusingToOverwrite:
+    def test_what_a_command_reads_is_never_replaced(self, tmp_path):
+        """``ensemble … --coco truth.json --out truth.json --force`` replaced the ground truth."""
+        table, other, link = tmp_path / "t.csv", tmp_path / "o.csv", tmp_path / "link.csv"
+        table.touch(), other.touch(), link.symlink_to(table)
+        for target in (table, link, tmp_path / "x" / ".." / "t.csv"):
+            (tmp_path / "x").mkdir(exist_ok=True)
+            with pytest.raises(UsageError, match=r"is read by this command and would be lost; choose another place"):
+                refuse_to_overwrite(True, other, target, inputs=(None, tmp_path / "gone", table))
+        refuse_to_overwrite(True, other, inputs=(table,))
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            ("ensemble", "OTHER", "--coco", "FILE"),
+            ("ensemble", "FILE", "--coco", "OTHER"),
+            ("prepare_data", "annotations", "FILE"),
+        ],
+        ids=" ".join,
+    )
+    def test_by_the_commands_that_fuse(self, tmp_path, line):
+        files = {"FILE": tmp_path / "file", "OTHER": tmp_path / "other"}
+        for file in files.values():
+            file.write_text("kept")
+        args = [str(files.get(each, each)) for each in (*line, "--out", "FILE", "--force")]
+        result = CliRunner().invoke(build_app(), args)
+        assert (result.exit_code, files["FILE"].read_text()) == (2, "kept")
+        assert "is read by this command" in result.stderr
+
+    def test_below_a_file(self, tmp_path):
+        (tmp_path / "file").touch()
+        for target in (tmp_path / "file" / "out.json", tmp_path / "file" / "deep" / "out.json"):
+            with pytest.raises(UsageError, match=r"out\.json: cannot be written, since .*file is a file"):
+                refuse_to_overwrite(False, target)
+
+    def test_a_folder_without_permission(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+        with pytest.raises(UsageError, match=r"out\.json: cannot be written to .* \(no permission\)"):
+            refuse_to_overwrite(False, tmp_path / "new" / "out.json")
+
+    def test_a_new_folder_is_not_made_yet(self, tmp_path):
+        refuse_to_overwrite(False, tmp_path / "new" / "out.json")
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])

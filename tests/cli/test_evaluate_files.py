@@ -36,6 +36,29 @@ def test_submission_is_in_source_pixels_and_can_be_scored(invoke, files, tmp_pat
     assert by_csv == by_json
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("submission", ()), ("thresholds", ("--sensitivity", 0.5)), ("gallery", ("--images", "."))],
+)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_force_does_not_replace_what_is_read(invoke, files, command, options, lost):
+    before = files[lost].read_bytes()
+    result = invoke(command, *files, *options, "--out", files[lost], "--force")
+    assert result.exit_code == 2
+    assert f"{files[lost]}: is read by this command and would be lost" in result.stderr
+    assert files[lost].read_bytes() == before
+
+
+def test_force_does_not_replace_detections_called_as_a_report_is(invoke, files, tmp_path):
+    """``test`` writes metrics.json, and nothing kept a file of detections from being called so."""
+    named = files[1].rename(tmp_path / "metrics.json")
+    for arguments in (("run", files[0], named), ("compare", files[0], named, named)):
+        own = named if arguments[0] == "run" else named.rename(tmp_path / "comparison.json")
+        arguments = tuple(own if each == named else each for each in arguments)
+        result = invoke(*arguments, "--out", tmp_path, "--force")
+        assert (result.exit_code, "is read by this command" in result.stderr) == (2, True)
+
+
 def test_submission_takes_a_classifiers_probabilities(invoke, files, tmp_path):
     given = write(tmp_path / "p.json", {"i1": 0.75, "i2": 0.5})
     invoke("submission", *files, "--out", tmp_path / "s.csv", "--p-abnormal", given)
