@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from cxr_mmdet.cli.app import CxrTyper, ReplaceOption, quiet_imports, refuse_to_overwrite, stderr, stdout
 from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, LoadFromOption, SwitchesOption
+from cxr_mmdet.commands import command
 from cxr_mmdet.errors import UsageError
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.recipes import config_names, copy_of, describe_config
@@ -78,8 +80,9 @@ def copy(
     """Copy a recipe to a config of your own, which inherits the same bases by name (cxr::…) from any folder."""
     if file.suffix != ".py":
         raise UsageError(f"{file}: a config is a Python file; give a name that ends in .py.")
-    refuse_to_overwrite(force, file)
+    refuse_to_overwrite(force, file, inputs=(Path(config),))
     text = copy_of(config)
     with atomic_path(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    stderr.print(f"{file}: change what you need, then train it by tools/train.py {file}", highlight=False, markup=False)
+    train = f"{command('train')} {shlex.quote(str(file))}"
+    stderr.print(f"{file}: change what you need, then train it by {train}", highlight=False, markup=False)

@@ -70,6 +70,12 @@ def test_a_copy_does_not_overwrite(tmp_path):
     assert "ends in .py" in run("copy", "atss", tmp_path / "x.txt", code=2).stderr
 
 
+def test_a_copy_onto_itself_is_refused_and_a_path_with_spaces_is_quoted(tmp_path):
+    path = tmp_path / "of mine" / "my own.py"
+    assert run("copy", "atss", path).stderr.endswith(f"train it by tools/train.py '{path}'\n")
+    assert "is read by this command" in run("copy", path, path, "--force", code=2).stderr
+
+
 class TestInheritanceByName:
     def test_through_a_config_of_ones_own(self, tmp_path):
         (tmp_path / "below").mkdir()
