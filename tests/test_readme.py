@@ -68,6 +68,16 @@ def test_the_walk_through_runs(tmp_path: Path):
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-3000:]}"
 
 
+def test_files_of_a_run_have_the_names_that_training_gives_them():
+    """The page on Python named a config.py and a best.pth, which no run writes."""
+    found = 0
+    for page in PAGES:
+        for run, name in re.findall(r"work_dirs/(\w+)/(\w+\.(?:pth|py))\b", page.read_text(encoding="utf-8")):
+            assert name == f"{run}.py" or re.fullmatch(r"(best_\w+_)?iter_\d+\.pth", name), f"{page.name}: {run}/{name}"
+            found += 1
+    assert found >= 2
+
+
 def test_every_file_the_readme_and_docs_point_to_is_there():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
