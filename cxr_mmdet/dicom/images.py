@@ -66,7 +66,9 @@ def read_image(content: bytes, name: str, *, max_pixels: int, folder: Path | Non
                 raise DicomError(f"{name}: {width} x {height} pixels is beyond the limit of {max_pixels:,} pixels")
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
-                raise DicomError(f"{name}: holds {pages} pages; a radiograph is one image")
+                raise DicomError(
+                    f"{name}: holds {pages} pages; a radiograph is one image; save one page as a file of its own"
+                )
             orientation = _orientation(image)
             upright = image if orientation == 1 else ImageOps.exif_transpose(image)
             values = np.asarray(upright if upright.mode in _GREY_MODES else upright.convert(_plain_mode(upright.mode)))

@@ -304,7 +304,9 @@ def _to_bits(grey: np.ndarray, have: int, want: int) -> np.ndarray:
 def _frame_index(dataset: Dataset, frame: int | None, name: str) -> int:
     count = frame_count(dataset)
     if frame is None and count > 1:
-        raise DicomError(f"{name}: holds {count} frames; a radiograph is one image; choose a frame")
+        raise DicomError(
+            f"{name}: holds {count} frames; a radiograph is one image; save one frame as a file of its own"
+        )
     if frame is not None and not 0 <= frame < count:
         raise DicomError(f"{name}: frame {frame} does not exist, the file holds {count}, counted from 0")
     return frame or 0

@@ -81,7 +81,7 @@ def test_too_large_and_several_pages_are_refused() -> None:
         read_radiograph(encode(".png", GREY8), max_pixels=3000)
     pages = BytesIO()
     Image.fromarray(GREY8).save(pages, "TIFF", save_all=True, append_images=[Image.fromarray(GREY8)])
-    with pytest.raises(DicomError, match="2 pages"):
+    with pytest.raises(DicomError, match="2 pages; a radiograph is one image; save one page as a file"):
         read_radiograph(pages.getvalue())
 
 

@@ -288,7 +288,7 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Any) -> None:
     make_dataset(RAMP12, Rows=65535, Columns=65535).save_as(path, enforce_file_format=True)
     assert "beyond the limit" in refusal()
     make_dataset(RAMP12, NumberOfFrames=2).save_as(path, enforce_file_format=True)
-    assert "2 frames" in refusal()
+    assert "2 frames; a radiograph is one image; save one frame as a file of its own" in refusal()
 
 
 def test_frames_that_cannot_be_counted_are_refused_but_an_empty_count_is_one() -> None:
