@@ -200,16 +200,23 @@ def reading_of(findings: Findings, marked: MarkedReport) -> Reading:
 
 
 def _reports(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the structured reports among files and folders; a folder may hold other files, too."""
+    """Yield the structured reports among files and folders, and damaged DICOM files, which may have been some.
+
+    A folder may hold other files, too.
+    """
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        for file in sorted(path.rglob("*")):
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
             try:
                 with quiet_pydicom():
                     header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
             except (InvalidDicomError, OSError):
+                continue
+            # pydicom raises whatever the damage leads to.
+            except Exception:
+                yield file
                 continue
             if header.get("Modality") == "SR":
                 yield file
@@ -222,7 +229,7 @@ def _radiographs(images: Path) -> dict[str, Path]:
         try:
             with quiet_pydicom():
                 header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
-        except InvalidDicomError:  # an image, of which there are no reports
+        except Exception:  # an image or damaged, of which there are no reports
             continue
         found[str(header.get("SOPInstanceUID"))] = path
     return found

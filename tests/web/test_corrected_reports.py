@@ -95,6 +95,22 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
+def test_damaged_files_are_named_and_keep_no_others_out(tmp_path: Path):
+    """One cut file among reports or radiographs ended the import of all in a traceback."""
+    images, reports = tmp_path / "images", tmp_path / "reports"
+    images.mkdir(), reports.mkdir()
+    whole = phantom_file(images, 0).read_bytes()
+    cuts = (141, 152)  # within the file meta information
+    for folder in (images, reports):
+        for length in cuts:
+            (folder / f"cut{length}.dcm").write_bytes(whole[:length])
+    store = Store.open(str(tmp_path / "store"))
+    problems = import_reports(store, [reports], images).problems
+    store.close()
+    assert len(problems) == len(cuts)
+    assert all(f"cut{length}.dcm: damaged DICOM file" in each for length, each in zip(cuts, problems, strict=True))
+
+
 @needs_ohif
 def test_a_report_corrected_in_ohif_becomes_a_reading_and_a_row_to_train_on(hospital: dict[str, Any], tmp_path: Path):
     store, reports, images = hospital["store"], hospital["reports"], hospital["images"]
