@@ -82,7 +82,7 @@ def decode_queries(
     # After the selection, so that the threshold of one class does not make room for another.
     best = best[reaches(values[best], score_thresholds[best % spec.channels])]
     indices, labels = np.divmod(best, spec.channels)
-    centres, sides = np.split(deltas_at([indices])[0], 2, axis=1)
+    centres, sides = np.split(deltas_at([indices])[0][:, :4], 2, axis=1)
     boxes = np.concatenate([centres - np.float32(0.5) * sides, centres + np.float32(0.5) * sides], axis=1)
     boxes = boxes * np.array([*size_hw[::-1], *size_hw[::-1]], dtype=np.float32)
     return Detections(_clip(boxes, size_hw), labels, values[best])

@@ -184,6 +184,8 @@ class Queries:
         channels: scores per query, one per class.
         max_per_image: maximum detections per image.
         score_threshold: a detection's score exceeds this one.
+        starts: in a graph, a fifth number follows each box: the cell that the query starts from, counted through all
+            levels of the pyramid, row by row.
     """
 
     count: int
@@ -191,10 +193,10 @@ class Queries:
     channels: int
     max_per_image: int
     score_threshold: float
+    starts: bool = False
 
     activation: ClassVar[Activation] = "sigmoid"
     anchor_counts: ClassVar[tuple[int, ...]] = (1,)
-    values: ClassVar[int] = 4
     min_size: ClassVar[float] = -1.0
     nms_iou: ClassVar[float] = NO_NMS
 
@@ -204,6 +206,12 @@ class Queries:
             require_whole("strides", side, 1, _LARGE)
         require_whole("channels", self.channels, 1, _MANY)
         _require_selection(self.score_threshold, self.nms_iou, self.max_per_image)
+        require_flag("starts", self.starts)
+
+    @property
+    def values(self) -> int:
+        """Numbers per query beside its scores."""
+        return 4 + self.starts
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Check that inputs of a shape (N, C, H, W) have a cell for each query.

@@ -149,7 +149,8 @@ def predict(bundle, grey):
         query, labels = np.nonzero(chances > np.float32(maps["score_threshold"]))
         order = np.argsort(-chances[query, labels], kind="stable")[: maps["max_per_image"]]
         query, labels = query[order], labels[order]
-        centres, halves = np.split(deltas[0].reshape(-1, 4)[query] * np.float32([1, 1, 0.5, 0.5]), 2, axis=1)
+        coordinates = deltas[0].reshape(maps["count"], -1)[query, :4]  # a fifth number, if any, is the query's start
+        centres, halves = np.split(coordinates * np.float32([1, 1, 0.5, 0.5]), 2, axis=1)
         boxes = np.clip(np.concatenate([centres - halves, centres + halves], axis=1), 0, 1) * np.tile(shown[::-1], 2)
         best = chances[query, labels]
         maps = maps | {"nms_iou": 1, "min_size": -1}

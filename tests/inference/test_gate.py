@@ -219,7 +219,7 @@ def test_parity_of_gates_by_hand():
     reference, other = [nothing_found(0.5), nothing_found(0.1)], [nothing_found(0.52), nothing_found(0.07)]
     parity = compare_findings("two", reference, other, score_threshold=0.05, gate=True)
     assert parity.largest_p_abnormal_difference == pytest.approx(0.03)
-    assert parity.problems(EXACT) == ["p_abnormal differs by 0.03 (limit 0.005)"]
+    assert parity.problems(EXACT) == ["p_abnormal differs by 0.03 (limit 0.001)"]
     assert parity.problems(quantised_limits(0.005)) == []
     assert compare_findings("two", reference, other, score_threshold=0.05).problems(EXACT) == []
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxr_mmdet.inference.export.parity import EXACT, RANKED, compare_findings
+from cxr_mmdet.inference.export.parity import EXACT, compare_findings, quantised_limits
 from cxr_mmdet.structures.detections import Findings
 
 COUNT = 200
@@ -24,35 +24,38 @@ def findings(*, moved=0.0, scored=0.0, places=1):
     return Findings(boxes, labels, scores, ("a",), size_hw=(50, 50 * COUNT), model_id="m")
 
 
-def compare(other, within):
-    return compare_findings("one", [findings()], [other], score_threshold=0.05, within=within)
+def compare(other):
+    return compare_findings("one", [findings()], [other], score_threshold=0.05)
 
 
-@pytest.mark.parametrize("change", [{"moved": 6.0}, {"scored": 0.05}, {"moved": 45.0}])
-def test_a_query_that_was_exchanged_has_no_counterpart_however_far_it_went(change):
-    for places, problems in ((2, []), (3, ["3 of 200 findings have no counterpart"])):
-        parity = compare(findings(places=places, **change), RANKED)
-        assert parity.unmatched == places
-        assert parity.largest_box_difference_px == parity.largest_score_difference == 0
-        assert parity.problems(RANKED) == problems
-
-
-def test_elsewhere_every_difference_counts():
-    parity = compare(findings(moved=6.0, scored=0.05), None)
+def test_every_difference_counts():
+    parity = compare(findings(moved=6.0, scored=0.05))
     assert parity.unmatched == 0
-    assert parity.problems(EXACT) == ["a box differs by 6 px (limit 0.5)", "a score differs by 0.05 (limit 0.005)"]
+    assert parity.problems(EXACT) == ["a box differs by 6 px (limit 0.5)", "a score differs by 0.05 (limit 0.001)"]
+
+
+def test_one_finding_without_counterpart_is_too_many():
+    parity = compare(findings(moved=45.0))
+    assert parity.problems(EXACT) == ["1 of 200 findings have no counterpart"]
+    assert parity.problems(quantised_limits(0.01)) == []
 
 
 def test_within_the_limits_the_differences_are_stated():
-    parity = compare(findings(moved=1.5, scored=0.01, places=COUNT), RANKED)
-    assert (parity.unmatched, parity.problems(RANKED)) == (0, [])
-    assert parity.largest_box_difference_px == pytest.approx(1.5)
-    assert parity.largest_score_difference == pytest.approx(0.01)
+    parity = compare(findings(moved=0.4, scored=0.0009, places=COUNT))
+    assert (parity.unmatched, parity.problems(EXACT)) == (0, [])
+    assert parity.largest_box_difference_px == pytest.approx(0.4)
+    assert parity.largest_score_difference == pytest.approx(0.0009)
 
 
-@pytest.mark.parametrize("within", [None, RANKED])
-def test_nothing_found_on_either_side(within):
+def test_an_order_of_queries_that_the_scores_contradict():
+    parity = replace(compare(findings()), largest_order_difference=0.0009)
+    assert parity.problems(EXACT) == []
+    problems = replace(parity, largest_order_difference=0.02).problems(EXACT)
+    assert problems == ["torch's scores contradict the order of the queries by 0.02 (limit 0.001)"]
+
+
+def test_nothing_found_on_either_side():
     nothing = replace(findings(), boxes_xyxy=np.empty((0, 4)), labels=np.empty(0, int), scores=np.empty(0))
     for expected, got, lost in ((nothing, findings(), 0), (findings(), nothing, COUNT), (nothing, nothing, 0)):
-        parity = compare_findings("one", [expected], [got], score_threshold=0.05, within=within)
+        parity = compare_findings("one", [expected], [got], score_threshold=0.05)
         assert (parity.findings, parity.unmatched) == (len(expected), lost)

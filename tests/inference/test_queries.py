@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import detectors
+import modern
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,12 @@ from mmdet.models.detectors import DINO
 from torch import Tensor, nn
 
 from cxr_mmdet.inference.backends.openvino import SINGLE_PRECISION
+from cxr_mmdet.inference.backends.torch import TorchBackend
+from cxr_mmdet.inference.cpu_kernels.on_demand import WholeMaps
 from cxr_mmdet.inference.export.formats import OPSET
-from cxr_mmdet.inference.export.queries import proposing_cells
+from cxr_mmdet.inference.export.parity import EXACT, compare_findings
+from cxr_mmdet.inference.export.queries import SameStarts, proposing_cells
+from cxr_mmdet.inference.predictor import Predictor
 
 
 class Cells(nn.Module):
@@ -61,3 +68,70 @@ def test_the_cells_that_queries_start_from(run, size):
 def test_a_level_whose_boxes_are_as_large_as_the_image_proposes_none():
     size = torch.tensor([9, 8])
     assert [bool(proposing_cells(size, level).any()) for level in range(6)] == [True] * 5 + [False]
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """Return a tiny DINO in ONNX Runtime, and images with what it finds there."""
+    predictor = Predictor.load(modern.bundle_of("dino_r50", "onnx"))
+    images = [detectors.make_image(150, 120, seed=seed) for seed in range(2)]
+    return predictor, images, predictor.predict(images)
+
+
+def compare(exported, model, backend=None):
+    """Return the comparison of a detector in torch, its queries in the order of the exported one, with that one."""
+    predictor, images, found = exported
+    same = SameStarts(TorchBackend(model), backend or predictor.model.backend)
+    expected = Predictor(replace(predictor.model, backend=same)).predict(images)
+    parity = compare_findings("images", expected, found, score_threshold=predictor.score_threshold)
+    return replace(parity, largest_order_difference=same.order_difference)
+
+
+def test_in_the_order_of_the_graph_torch_finds_the_same(exported):
+    parity = compare(exported, modern.model_of("dino_r50"))
+    assert parity.findings == 80
+    assert parity.problems(EXACT) == []
+    assert parity.largest_box_difference_px < 2e-3
+    assert parity.largest_score_difference < 2e-5
+    assert parity.largest_order_difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bbox_head.cls_branches.1.weight",
+        "decoder.layers.1.cross_attn.value_proj.weight",
+        "backbone.conv1.weight",
+    ],
+)
+def test_no_order_hides_a_weight_that_differs_by_one_per_cent(exported, name):
+    model = modern.build("dino_r50")
+    with torch.no_grad():
+        model.get_parameter(name).mul_(1.01)
+    assert compare(exported, model).problems(EXACT) != []
+
+
+class Reordered:
+    """The backend of a graph that says it had put its first queries into other places."""
+
+    def __init__(self, backend, places):
+        self.backend, self.places = backend, places
+
+    def maps(self, batch):
+        scores, deltas, *rest = self.backend.maps(batch)
+        (level,) = deltas.levels
+        queries = level.copy()
+        queries[:, :, : len(self.places)] = level[:, :, self.places]
+        return scores, WholeMaps([queries], deltas.values), *rest
+
+
+def test_an_order_that_no_rounding_explains_is_refused_by_torchs_own_scores(exported):
+    """Torch follows any order, and says by how much its scores contradict it."""
+    model = modern.model_of("dino_r50")
+    backend = exported[0].model.backend
+    exchanged = compare(exported, model, Reordered(backend, [39, *range(1, 39), 0]))
+    assert exchanged.largest_order_difference > 0.1
+    assert exchanged.unmatched
+    assert any("contradict the order" in problem for problem in exchanged.problems(EXACT))
+    twice = compare(exported, model, Reordered(backend, [0, 0]))
+    assert twice.largest_order_difference > 0

@@ -3,7 +3,7 @@
 * ``maps``: ``image`` (N, 3, H, W) → ``scores_i`` (N, H_i, W_i, A * K) of each level; where the bundle has no graph
   ``boxes``, ``deltas_i`` (N, H_i, W_i, A * values); where it has another graph, ``rows`` (cells + 1, C): the feature
   pyramid, level by level, in each image by image, then a row of zeros. DINO has ``scores_0`` (N, Q, 1, K) and
-  ``deltas_0`` (N, Q, 1, 4) of its queries.
+  ``deltas_0`` (N, Q, 1, 5) of its queries: boxes and the cells that the queries start from.
 * ``boxes``: ``rows`` and a plan (``table_i``, ``cells``; see :mod:`cxr_mmdet.inference.cpu_kernels.on_demand`) →
   ``deltas`` (n, A * 4).
 * ``regions``: ``pooled`` (R, bins * C) → ``logits`` and ``deltas``; ``regions_2`` and so on: later stages of a cascade.

@@ -215,6 +215,7 @@ def _queries(model: Any, source: str) -> Queries:
         channels=int(head.cls_out_channels),
         max_per_image=int(test.get("max_per_img", model.num_queries)),
         score_threshold=float(test.get("score_thr", 0)),
+        starts=True,
     )
 
 

@@ -15,13 +15,15 @@ from cxr_mmdet import __version__
 from cxr_mmdet.engine.config import annotated_parts
 from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.files import locked_folder
+from cxr_mmdet.inference.backends.graphs import GraphBackend
 from cxr_mmdet.inference.backends.torch import TorchBackend
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.checkpoint import load_detector
 from cxr_mmdet.inference.export import parity as check_images
 from cxr_mmdet.inference.export.describe import describe_detector, describe_preprocessing
 from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
-from cxr_mmdet.inference.export.parity import EXACT, RANKED, Parity, compare_findings, quantised_limits
+from cxr_mmdet.inference.export.parity import EXACT, Parity, compare_findings, quantised_limits
+from cxr_mmdet.inference.export.queries import SameStarts
 from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, LoadedModel
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
 from cxr_mmdet.inference.spec import DetectorSpec, Queries
@@ -126,8 +128,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             bundle = replace(bundle, files={path.name: sha256_of(path) for path in sorted(files)})
             bundle.save()
         if options.compare:
-            exact = RANKED if isinstance(spec.maps, Queries) else EXACT
-            limits = quantised_limits(options.max_loss) if options.int8 else exact
+            limits = quantised_limits(options.max_loss) if options.int8 else EXACT
             results = _compare(reference, Predictor.load(folder), checked, options, progress)
             _require(checkpoint, results, limits)
             parity |= {"limits": vars(limits), "sets": [result.to_json() for result in results]}
@@ -248,15 +249,20 @@ def _compare(
 def _compare_on(
     images: CheckSet, reference: Predictor, exported: Predictor, options: ExportOptions, done: Callable[[], None]
 ) -> Parity:
+    spec, graph = reference.model.spec, exported.model.backend
+    order: SameStarts | None = None
+    is_dino = isinstance(spec, DetectorSpec) and isinstance(spec.maps, Queries)
+    if is_dino and isinstance(graph, GraphBackend) and not options.int8:
+        assert isinstance(reference.model.backend, TorchBackend), "it is what is exported"
+        order = SameStarts(reference.model.backend, graph)
+        reference = Predictor(replace(reference.model, backend=order))
     expected, got = [], []
     for item in images.items:
         radiograph = as_radiograph(item.read(), name=item.source)
         expected.append(reference.predict(radiograph))
         got.append(exported.predict(radiograph))
         done()
-    spec = reference.model.spec
-    is_ranked = isinstance(spec, DetectorSpec) and isinstance(spec.maps, Queries)
-    return compare_findings(
+    parity = compare_findings(
         images.name,
         expected,
         got,
@@ -264,8 +270,8 @@ def _compare_on(
         truth=images.truth,
         gate=reference.has_gate,
         loss=options.int8,
-        within=RANKED if is_ranked and not options.int8 else None,
     )
+    return parity if order is None else replace(parity, largest_order_difference=order.order_difference)
 
 
 def _require(checkpoint: str, results: Sequence[Parity], limits: ParityLimits) -> None:

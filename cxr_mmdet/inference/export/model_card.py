@@ -90,7 +90,12 @@ def _outputs(bundle: Bundle) -> str:
     if isinstance(maps, Queries):
         rows = [
             ("maps", "scores_0", f"(N, {maps.count}, 1, {maps.channels}) logits per query and class"),
-            ("maps", "deltas_0", f"(N, {maps.count}, 1, 4): centre x and y, width and height, in shares of the image"),
+            (
+                "maps",
+                "deltas_0",
+                f"(N, {maps.count}, 1, {maps.values}): centre x and y, width and height, in shares of the image"
+                f"{'; the cell that the query starts from' if maps.starts else ''}",
+            ),
         ]
     else:
         last = len(maps.strides) - 1
@@ -250,7 +255,15 @@ def _parity(bundle: Bundle) -> str:
     if None not in gates:
         head = (*head, "p_abnormal")
         rows = [(*row, f"{gate:.2g}") for row, gate in zip(rows, gates, strict=True)]
-    return "## Agreement with torch\n\nLargest differences; the mAP is mAP@[.5:.95].\n\n" + _table(head, rows)
+    orders = [entry["largest_order_difference"] for entry in sets if entry.get("largest_order_difference") is not None]
+    order = (
+        " Torch's queries started from the cells that the graph chose, in its order; torch's own scores (logits) "
+        f"contradict that order by at most {max(orders):.2g}."
+        if orders
+        else ""
+    )
+    head_line = f"## Agreement with torch\n\nLargest differences; the mAP is mAP@[.5:.95].{order}\n\n"
+    return head_line + _table(head, rows)
 
 
 def _eight_bits(bundle: Bundle) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from torch import Tensor, nn
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mmdet.models.detectors.base import BaseDetector
+    from numpy.typing import NDArray
+    from torch.utils.hooks import RemovableHandle
 
+    from cxr_mmdet.inference.backends.graphs import GraphBackend
+    from cxr_mmdet.inference.backends.torch import TorchBackend
+    from cxr_mmdet.inference.cpu_kernels.on_demand import Deltas
+
+    Array = NDArray[np.float32]
 
 _FAR = 1e6
 """A logit whose sigmoid is 1; mmdet has infinity, which bundles may not hold."""
@@ -47,7 +55,7 @@ class QueryGraph(FeatureGraph):
                     setattr(module, name, PlainAttention(child))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits (N, Q, 1, K) and boxes (N, Q, 1, 4) of the queries."""
+        """Return logits (N, Q, 1, K) of the queries, and (N, Q, 1, 5) their boxes and the cells they start from."""
         model: Any = self.model
         stages, pyramid = self.features(image)
         sizes = [torch.stack([torch.as_tensor(side) for side in level.shape[2:]]) for level in pyramid]
@@ -67,20 +75,22 @@ class QueryGraph(FeatureGraph):
                 valid_ratios=ratios,
                 **of_levels,
             )
+        boxes, starts = self._proposals(memory, sizes, centres)
         hidden, references = model.decoder(
             query=model.query_embedding.weight.expand(memory.shape[0], -1, -1),
             value=memory,
-            reference_points=self._proposals(memory, sizes, centres),
+            reference_points=boxes,
             self_attn_mask=None,
             valid_ratios=ratios,
             reg_branches=model.bbox_head.reg_branches,
             **of_levels,
         )
         logits, boxes = model.bbox_head(hidden, list(references))
-        return (logits[-1].unsqueeze(2), boxes[-1].unsqueeze(2), *self.abnormal(stages, pyramid, ()))
+        found = torch.cat([boxes[-1], starts[:, :, None].to(memory.dtype)], dim=2)
+        return (logits[-1].unsqueeze(2), found.unsqueeze(2), *self.abnormal(stages, pyramid, ()))
 
-    def _proposals(self, memory: Tensor, sizes: Sequence[Tensor], centres: Sequence[Tensor]) -> Tensor:
-        """Return the (N, Q, 4) boxes that the queries start from, as mmdet's ``pre_decoder`` chooses them."""
+    def _proposals(self, memory: Tensor, sizes: Sequence[Tensor], centres: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the (N, Q, 4) boxes and (N, Q) cells that queries start from, as mmdet's ``pre_decoder`` does."""
         model: Any = self.model
         sides = [torch.full_like(level, _SIDE * 2**number) for number, level in enumerate(centres)]
         boxes = torch.cat([torch.cat(list(centres)), torch.cat(sides)], dim=1)
@@ -89,8 +99,68 @@ class QueryGraph(FeatureGraph):
         logits = (boxes / (1 - boxes)).log().masked_fill(~inside, _FAR)
         features = model.memory_trans_norm(model.memory_trans_fc(memory.masked_fill(~inside, 0)))
         scores = model.bbox_head.cls_branches[-1](features).amax(dim=2)
-        best = scores.topk(model.num_queries, dim=1).indices[:, :, None].expand(-1, -1, 4)
-        return (model.bbox_head.reg_branches[-1](features) + logits).gather(1, best).sigmoid()
+        starts = scores.topk(model.num_queries, dim=1).indices
+        boxes = model.bbox_head.reg_branches[-1](features) + logits
+        return boxes.gather(1, starts[:, :, None].expand(-1, -1, 4)).sigmoid(), starts
+
+
+class SameStarts:
+    """Backend of a DINO in torch whose queries start from the cells that an exported graph chose for the same input.
+
+    DINO gives its learned queries to the best cells in the order of their scores. Two cells whose scores differ by less
+    than rounding change places between any two programs, torch in single and in double precision included, and two
+    queries then find something else. In the graph's order torch must find what the graph finds; how far that order is
+    from torch's own is measured here.
+
+    Args:
+        reference: the detector in torch.
+        exported: the backend of its exported graph.
+
+    Attributes:
+        order_difference: largest logit by which a cell exceeds, in torch, one that the graph put before it or chose in
+            its place, over all inputs so far.
+    """
+
+    name = "torch"
+
+    def __init__(self, reference: TorchBackend, exported: GraphBackend) -> None:
+        self._reference, self._exported = reference, exported
+        self.order_difference = 0.0
+
+    def maps(self, batch: Array) -> tuple[list[Array], Deltas, Any, Array | None]:
+        """See :class:`cxr_mmdet.inference.backends.base.Backend`."""
+        model: Any = self._reference.model
+        _, deltas, *_ = self._exported.maps(batch)
+        queries = np.arange(model.num_queries)
+        starts = np.stack([deltas.at(index, [queries])[0][:, 4] for index in range(len(batch))])
+        branch = model.bbox_head.cls_branches[model.decoder.num_layers]
+        handles: list[RemovableHandle] = []
+
+        def force(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
+            handles.pop().remove()  # where all layers share one branch, the later ones call it as well
+            return self._force(torch.from_numpy(starts).to(logits.device, torch.int64), logits)
+
+        handles.append(branch.register_forward_hook(force))
+        try:
+            return self._reference.maps(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def regions(self, pyramid: Any, rois: Array, levels: Any, stage: int) -> tuple[Array, Array]:
+        """Raise: a DINO has none."""
+        raise NotImplementedError
+
+    def _force(self, starts: Tensor, logits: Tensor) -> Tensor:
+        """Return logits (N, cells, K) that put the cells (N, Q) in that order before all others."""
+        scores = logits.amax(dim=2)
+        chosen = scores.gather(1, starts)
+        others = scores.scatter(1, starts, -torch.inf).amax(dim=1, keepdim=True)
+        later = torch.cat([chosen, others], dim=1).flip(1).cummax(dim=1).values.flip(1)[:, 1:]
+        self.order_difference = max(self.order_difference, float((later - chosen).max()))
+        order = torch.arange(starts.shape[1], 0, -1, dtype=logits.dtype, device=logits.device)
+        forced = torch.full_like(scores, -torch.inf).scatter(1, starts, order.expand_as(chosen))
+        return forced[:, :, None].expand_as(logits)
 
 
 class PlainAttention(nn.Module):
