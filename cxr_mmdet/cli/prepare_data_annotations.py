@@ -127,7 +127,8 @@ def read_annotations(
     from cxr_mmdet.preparation.table_report import TableOptions, report_table, table_lines, write_fused
 
     if out:
-        refuse_to_overwrite(force, out, inputs=(table,))
+        is_among = table.is_dir() and out.resolve().is_relative_to(table.resolve())  # any file there may be the table
+        refuse_to_overwrite(force, out, inputs=(out if is_among else table,))
     options = TableOptions(
         fusion=fusion.value,
         fusion_iou=fusion_iou,

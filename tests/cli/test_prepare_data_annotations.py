@@ -74,6 +74,12 @@ class TestAnnotations:
         assert run(*args).exit_code == 2
         assert run(*args, "--force").exit_code == 0
 
+    def test_the_table_in_the_folder_that_is_read_is_never_replaced(self, src):
+        before = (src / "train.csv").read_bytes()
+        result = run("annotations", src, "--labels", "auto", "--out", src / "train.csv", "--force")
+        assert (result.exit_code, "is read by this command" in result.stderr) == (2, True)
+        assert (src / "train.csv").read_bytes() == before
+
     def test_coco_is_read_and_one_reader_is_noted(self, tmp_path):
         coco = {
             "images": [{"id": 1, "file_name": "a.png"}],
