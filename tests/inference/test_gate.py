@@ -207,7 +207,7 @@ class TestBundle:
             return (*maps, abnormal + np.float32(0.1))
 
         monkeypatch.setattr(OnnxBackend, "maps", off)
-        with pytest.raises(CheckpointError, match=r"p_abnormal differs by 0\.0\d+ \(limit 0\.005\)"):
+        with pytest.raises(CheckpointError, match=r"p_abnormal differs by 0\.0\d+ \(limit 0\.001\)"):
             export_model(str(checkpoint_of("faster_gate")), tmp_path / "out", ExportOptions(format=ExportFormat.ONNX))
 
 

@@ -67,8 +67,10 @@ def find_source(place: Path, name: str | None = None) -> tuple[SourceFormat, Pat
 
     Raises:
         UsageError: no such format.
-        TableError: no format, or not the one that was named, reads anything there.
+        TableError: there is nothing, or no format, or not the one that was named, reads anything there.
     """
+    if not place.exists():
+        raise TableError(f"{place}: no such file or folder; expected annotations.")
     known = formats()
     if name is not None:
         if name not in known:

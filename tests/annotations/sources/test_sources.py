@@ -102,6 +102,11 @@ def test_a_folder_of_no_format_names_what_is_nearest(tmp_path: Path, name: str, 
         find_source(tmp_path, "coco")
 
 
+def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"none\.csv: no such file or folder"):
+        find_source(tmp_path / "none.csv")
+
+
 def test_packed_headers_and_depth(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     (folder / "c").mkdir(parents=True)
