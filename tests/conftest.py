@@ -36,7 +36,7 @@ from cxr_mmdet.structures.labels import LABELS_5
 
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # ensemble-boxes, an oracle, takes longer to compile than to run
 
-# One commit, one outcome, on slow machines too; other examples than each time the same: `--hypothesis-profile=default`.
+# Every run draws the same examples and sets no deadline; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 

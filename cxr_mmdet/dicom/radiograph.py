@@ -205,9 +205,8 @@ def _decode_dataset(
     size_hw = (int(dataset.Rows), int(dataset.Columns))
     # Low-passes and means would blend the padding value, which may lie far outside the image's values, into the image;
     # and a look-up table that turns back shows a mean unlike all that it is a mean of.
-    times = halvings(size_hw, min_short_edge) if min_short_edge else 0
-    if times and not (aspect == 1 and "PixelPaddingValue" not in dataset and has_monotone_luts(dataset)):
-        times = 0
+    may_reduce = min_short_edge and aspect == 1 and "PixelPaddingValue" not in dataset and has_monotone_luts(dataset)
+    times = halvings(size_hw, min_short_edge) if min_short_edge and may_reduce else 0
     reduced = decode_reduced(dataset, syntax, index, times)
     stated = str(dataset.PhotometricInterpretation)
     try:

@@ -40,7 +40,7 @@ def test_found_by_damage_unknown_vr_of_an_empty_attribute(tag: bytes) -> None:
     place = FILES["plain"].index(tag)
     length = int.from_bytes(FILES["plain"][place + 6 : place + 8], "little")
     damaged = FILES["plain"][: place + 4] + b"S@\0\0" + FILES["plain"][place + 8 + length :]
-    assert outcome(damaged) in ("image", "refused")
+    assert outcome(damaged) == "image"
 
 
 def test_found_by_damage_colour_of_8_bits_in_16() -> None:

@@ -155,13 +155,12 @@ def _decoding_of_maps(spec: DetectorSpec) -> list[str]:
     assert isinstance(maps, AnchorMaps), "queries are decoded otherwise"
     best = f"the {maps.nms_pre} best" if maps.nms_pre > 0 else "all"
     kept = f"Keep {best} of each level"
+    is_sigmoid = maps.activation == "sigmoid"
     if regions is None:
         kept += f" among the pairs of anchor and class whose score exceeds {maps.score_threshold:g}"
-    if regions is not None:  # of many proposals the probability is 1 in single precision
-        less = "" if maps.activation == "sigmoid" else ", less the logits of the background, the second channel"
-        scores = f"logits scores_i{less}"
-    else:
-        scores = f"{'sigmoid' if maps.activation == 'sigmoid' else 'softmax, background last,'} of scores_i"
+        scores = f"{'sigmoid' if is_sigmoid else 'softmax, background last,'} of scores_i"
+    else:  # of many proposals the probability is 1 in single precision
+        scores = f"logits scores_i{'' if is_sigmoid else ', less the logits of the background, the second channel'}"
     steps = [
         f"Scores are the {scores}. {kept}.",
         "An anchor is one of the level's base_anchors in model.json plus column and row times the stride.",
