@@ -36,12 +36,15 @@ def browse(
         config, data_root=data_root, labels=labels, switches=with_ or [], cfg_options=cfg_options or []
     )
     images: list[TrainingImage] = []
-    with progress_bar("images") as report:
-        for image in training_images(loaded, count):
-            out.mkdir(parents=True, exist_ok=True)
-            write_image(out / f"{len(images):03}_{image.image}.png", image.pixels)
-            images.append(image)
-            report(len(images), count)
-    write_grid(out / "grid.png", images)
+    try:
+        with progress_bar("images") as report:
+            for image in training_images(loaded, count):
+                out.mkdir(parents=True, exist_ok=True)
+                write_image(out / f"{len(images):03}_{image.image}.png", image.pixels)
+                images.append(image)
+                report(len(images), count)
+    finally:  # also of the images before one that cannot be read
+        if images:
+            write_grid(out / "grid.png", images)
     normal = sum(not image.boxes for image in images)
     stdout.print(f"{counted(len(images), 'image')}, {normal} without a box: {out / 'grid.png'}", highlight=False)

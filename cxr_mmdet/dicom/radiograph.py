@@ -158,10 +158,11 @@ class StoredRadiograph:
             )
         except ValueError as error:
             raise DicomError(f"{self._name}: {error}") from None
+        constant = () if np.ptp(rendering.levels) else ("the image is constant",)
         return Radiograph(
             pixels=rendering.levels,
             windowing=rendering.how,
-            warnings=(*rendering.warnings, *self._warnings),
+            warnings=(*rendering.warnings, *constant, *self._warnings),
             **self._facts,
         )
 

@@ -112,7 +112,7 @@ def render_grey(stored: np.ndarray, dataset: Dataset, *, window: int | str = 0, 
         if view is not None:
             warnings.append(f"{view.how} shows nothing of the image")
         reason = "no window" if view is None else f"{view.how} is outside the data"
-        shade, how = _percentile_shade(values, table.counts, warnings)
+        shade, how = _percentile_shade(values, table.counts)
         how = f"{how}: {reason}"
     if is_inverted(dataset, warnings):
         shade = 1 - shade
@@ -130,7 +130,7 @@ def render_by_percentiles(stored: np.ndarray, *, bits: int = 8) -> Rendering:
     """Show values that come without any display attributes, such as a 16-bit PNG's."""
     warnings: list[str] = []
     table = tabulate(stored, None, warnings)
-    shade, how = _percentile_shade(table.values, table.counts, warnings)
+    shade, how = _percentile_shade(table.values, table.counts)
     dtype = np.uint8 if bits == 8 else np.uint16
     levels = np.rint(shade * np.iinfo(dtype).max).astype(dtype)
     return Rendering(look_up(levels, table.index), f"{how}: no window", tuple(warnings))
@@ -362,13 +362,12 @@ def _percentile_values(values: np.ndarray, counts: np.ndarray) -> tuple[float, f
     return float(low), float(high)
 
 
-def _percentile_shade(values: np.ndarray, counts: np.ndarray, warnings: list[str]) -> tuple[np.ndarray, str]:
+def _percentile_shade(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, str]:
     low, high = _percentile_values(values, counts)
     how = "percentiles {:g}-{:g}".format(*PERCENTILES)
     if high <= low:
         used = values[counts > 0]
         low, high, how = float(used.min()), float(used.max()), "full range"
     if high <= low:
-        warnings.append("the image is constant")
         return np.zeros_like(values), "constant"
     return np.clip((values - low) / (high - low), 0, 1), how

@@ -40,3 +40,11 @@ def test_without_a_prepared_folder_it_is_one_sentence(tmp_path):
     message = run("retina_small", "--data-root", tmp_path / "none", "--out", tmp_path / "x", code=1).stderr
     assert "none: no such prepared folder" in message
     assert not (tmp_path / "x").exists()
+
+
+def test_images_before_one_that_cannot_be_read_are_in_the_grid(prepared_folder, tmp_path):
+    root, out = prepared_folder(), tmp_path / "seen"
+    names = [image.image for image in training_images(load_config("retina_small", data_root=root), 3)]
+    (root / "images" / f"{names[2]}.png").write_bytes(b"no image")
+    assert names[2] in run("retina_small", "--data-root", root, "--out", out, "--count", 5, code=1).stderr
+    assert sorted(path.name for path in out.iterdir()) == [f"000_{names[0]}.png", f"001_{names[1]}.png", "grid.png"]

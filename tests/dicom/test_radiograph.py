@@ -9,6 +9,7 @@ import weakref
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from oracle import by_pydicom
@@ -228,6 +229,15 @@ def test_a_constant_image_is_a_warning() -> None:
     radiograph = read_radiograph(make_dataset(np.full((8, 8), 7, np.uint16)))
     assert not radiograph.pixels.any()
     assert radiograph.warnings == ("the image is constant",)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_constant_image_without_a_window_is_a_warning_too(dtype: type[np.unsignedinteger[Any]]) -> None:
+    content = cv2.imencode(".png", np.full((8, 8), 7, dtype))[1].tobytes()
+    assert read_radiograph(content).warnings == ("the image is constant",)
+    colour = make_dataset(np.full((8, 8, 3), 7, np.uint8), bits_stored=8, photometric="RGB", PlanarConfiguration=0)
+    colour.SamplesPerPixel = 3
+    assert read_radiograph(colour).warnings == ("the image is constant",)
 
 
 def test_what_the_radiograph_says_of_itself_and_what_not() -> None:
