@@ -154,18 +154,22 @@ def unique_ids(names: Iterable[str | PurePath]) -> list[str]:
     return list(ids)
 
 
-def find_radiographs(inputs: Sequence[str]) -> list[RadiographFile]:
+def find_radiographs(inputs: str | Path | Sequence[str | Path]) -> list[RadiographFile]:
     """Return the radiographs in files, folders (with all below), patterns and zip archives, each once, in order.
 
     A file that is named is taken whatever it is called; in folders and archives :func:`is_radiograph` decides.
 
+    Args:
+        inputs: one path or pattern, or several.
+
     Raises:
         DatasetError: an input does not exist, a radiograph's path is not UTF-8, or there is no radiograph at all.
     """
-    found = list(dict.fromkeys(place for entry in inputs for place in _expand(entry)))
+    entries = [str(entry) for entry in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    found = list(dict.fromkeys(place for entry in entries for place in _expand(entry)))
     if not found:
         raise DatasetError(
-            f"{', '.join(inputs)}: holds no radiograph; expected .dicom, .dcm, .png, .jpg or .tif files, or a .zip."
+            f"{', '.join(entries)}: holds no radiograph; expected .dicom, .dcm, .png, .jpg or .tif files, or a .zip."
         )
     ids = unique_ids(PurePosixPath(member) if member else path for path, member in found)
     return [RadiographFile(image_id, path, member) for image_id, (path, member) in zip(ids, found, strict=True)]

@@ -26,6 +26,13 @@ def test_folders_with_all_below_and_nothing_hidden(tmp_path):
     assert names(find_radiographs([str(tmp_path)])) == ["b", "a", "e"]
 
 
+def test_one_path_need_not_be_in_a_list(tmp_path):
+    """The letters of a path were taken for inputs, "/" among them: the whole disk was searched."""
+    write_image(tmp_path / "a.png", 20, 20)
+    for inputs in (str(tmp_path), tmp_path, [tmp_path], str(tmp_path / "*.png"), tmp_path / "*.png"):
+        assert names(find_radiographs(inputs)) == ["a"]
+
+
 def test_dicom_without_a_suffix(tmp_path):
     data = Path(get_testdata_file("CT_small.dcm")).read_bytes()
     (tmp_path / "IM000001").write_bytes(data)
