@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
 _HEAD = re.compile(r'\s*\{\s*("(info|type)"\s*:|"(licenses?|categories|images|annotations)"\s*:\s*\[)')
 
+_SIDES = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
+
 
 def recognise(place: Path) -> Path | None:
     """Return the folder, where it holds one COCO file for each side of a split; else the first COCO file."""
     files = _files(place)
-    sides = [_side(path, place) for path in files]
-    if len(files) > 1 and all(sides) and len(set(sides)) == len(sides):
-        return place
-    return files[0] if files else None
+    return place if _split_files(place) else next(iter(files), None)
 
 
 def read(path: Path, options: ReadOptions) -> Source:
@@ -45,7 +44,15 @@ def read(path: Path, options: ReadOptions) -> Source:
     """
     if not path.is_dir():
         return _read_file(path, options)
-    sides = {str(_side(file, path)): _read_file(file, options) for file in _files(path)}
+    files = _split_files(path)
+    if others := [file.relative_to(path).as_posix() for file in _files(path) if file not in files]:
+        named = " and ".join(file.relative_to(path).as_posix() for file in files)
+        left_out = ", ".join([*others[:2], *(["…"] if len(others) > 2 else [])])
+        options.notes.append(
+            f"{path.name}: {named} are read, {left_out} are not; to read a pair of another name, copy it to a folder "
+            "of its own."
+        )
+    sides = {str(_side(file, path)): _read_file(file, options) for file in files}
     split: dict[str, str] = {}
     for side, source in sides.items():
         for image_id in dict.fromkeys([*source.rows["image_id"], *source.unread]):
@@ -151,6 +158,24 @@ def _normal_of(source: Source) -> set[str]:
 
 def _files(place: Path) -> list[Path]:
     return [path for path in annotation_files(place, [".json"]) if _HEAD.match(read_head(path, 200))]
+
+
+def _split_files(place: Path) -> list[Path]:
+    """Return one COCO file for each side of a split, which are named alike but for the side; empty where none are.
+
+    Where all files of a folder are one for each side, their names need not be alike. A prepared folder holds a pair for
+    each label set and fold: the first is taken.
+    """
+    files = _files(place)
+    alike: dict[str, list[Path]] = {}
+    for file in files:
+        name = file.relative_to(place).as_posix() if place in file.parents else file.name
+        alike.setdefault(_SIDES.sub("", name.lower()), []).append(file)
+    for group in (files, *alike.values()):
+        sides = [_side(file, place) for file in group]
+        if len(group) > 1 and all(sides) and len(set(sides)) == len(sides):
+            return group
+    return []
 
 
 def _side(path: Path, root: Path) -> str | None:

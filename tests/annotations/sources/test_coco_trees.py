@@ -62,6 +62,19 @@ def test_a_given_split_is_kept(tmp_path: Path, tree: dict) -> None:
     assert source.coverage is None
 
 
+def test_the_first_pair_of_several_keeps_its_split(tmp_path: Path) -> None:
+    """Of a prepared folder with two label sets or folds, the validation images were taken for unread."""
+    pair = {"annotations/{}_14.json": ("a.png", "b.png"), "annotations/{}_5.json": ("a.png",)}
+    pair["annotations/fold1/{}_14.json"] = ("b.png",)
+    tree = {name.format("train"): coco(*images) for name, images in pair.items()}
+    tree |= {name.format("val"): coco("c.png") for name in pair}
+    source = read_tree(tmp_path, tree)
+    assert (source.format, source.path) == ("coco", tmp_path)
+    assert source.split == {"a": "train", "b": "train", "c": "val"}
+    (note,) = [note for note in source.notes if "train_14.json" in note]
+    assert "annotations/train_14.json and annotations/val_14.json are read, annotations/train_5.json" in note
+
+
 def test_one_export_of_cvat(tmp_path: Path) -> None:
     source = read_tree(
         tmp_path, {"annotations/instances_default.json": coco("sub/a.png"), "images/default/sub/a.png": None}
