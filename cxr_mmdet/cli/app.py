@@ -48,6 +48,15 @@ TrustOption = Annotated[
     bool,
     typer.Option("--trust-checkpoint", help="Load a checkpoint that runs code. Use it only for files that you made."),
 ]
+ModelShortEdgeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--short-edge",
+        min=0,
+        help="Short edge of the prepared images that a checkpoint was trained on; 0: full size. Bundles record it.",
+        show_default="1024",
+    ),
+]
 ClassThresholdOption = Annotated[
     list[str] | None,
     typer.Option(metavar="CLASS=SCORE", help="Score threshold of one class, or a TOML file of several. Repeatable."),

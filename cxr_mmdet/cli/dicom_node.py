@@ -13,6 +13,7 @@ from cxr_mmdet.cli.app import (
     CxrTyper,
     DicomwebCa,
     DicomwebCredentials,
+    ModelShortEdgeOption,
     TrustOption,
     quiet_imports,
     stdout,
@@ -162,14 +163,7 @@ def run(
             show_default=f"{DEFAULT_STREAMS}",
         ),
     ] = None,
-    short_edge: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Short edge of the prepared images that a checkpoint was trained on; bundles record it.",
-            show_default="1024",
-        ),
-    ] = None,
+    short_edge: ModelShortEdgeOption = None,
     trust_checkpoint: TrustOption = False,
     http: Annotated[
         str | None,

@@ -14,6 +14,7 @@ from cxr_mmdet.cli.app import (
     DeviceOption,
     DicomwebCa,
     DicomwebCredentials,
+    ModelShortEdgeOption,
     TrustOption,
     print_failures,
     progress_bar,
@@ -140,15 +141,7 @@ def predict(
     ] = False,
     credentials: DicomwebCredentials = None,
     dicomweb_ca: DicomwebCa = None,
-    short_edge: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Short edge of the prepared images that a checkpoint was trained on, as in tools/prepare_data.py; "
-            "0: full size. Bundles record it.",
-            show_default="1024",
-        ),
-    ] = None,
+    short_edge: ModelShortEdgeOption = None,
     device: DeviceOption = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores, divided among processes")

@@ -11,6 +11,7 @@ from cxr_mmdet.cli.app import (
     CxrTyper,
     DeviceOption,
     ModelArgument,
+    ModelShortEdgeOption,
     ReplaceOption,
     TrustOption,
     progress_bar,
@@ -56,6 +57,7 @@ def write(
     ] = False,
     device: DeviceOption = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    short_edge: ModelShortEdgeOption = None,
     trust_checkpoint: TrustOption = False,
     force: ReplaceOption = False,
 ) -> None:
@@ -78,7 +80,9 @@ def write(
     items = find_radiographs(inputs)
     refuse_to_overwrite(force, *(out / f"{item.image_id}.sr.dcm" for item in items))
     with quiet_imports():
-        predictor = Predictor.load(model, device=device, threads=threads, trust_checkpoint=trust_checkpoint)
+        predictor = Predictor.load(
+            model, device=device, threads=threads, trust_checkpoint=trust_checkpoint, short_edge=short_edge
+        )
     options = ReportOptions(score_threshold, overlay_size, capture, capture_quality or None, presentation=presentation)
     out.mkdir(parents=True, exist_ok=True)
     failures = 0

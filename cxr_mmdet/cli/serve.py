@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, DeviceOption, ModelArgument, TrustOption, quiet_imports, stderr, stdout
+from cxr_mmdet.cli.app import (
+    CxrTyper,
+    DeviceOption,
+    ModelArgument,
+    ModelShortEdgeOption,
+    TrustOption,
+    quiet_imports,
+    stderr,
+    stdout,
+)
 from cxr_mmdet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,15 +71,8 @@ def serve(
     max_megapixels: Annotated[int, typer.Option(min=1, help="Maximum pixels of one radiograph.")] = 60,
     decoders: Annotated[int, typer.Option(min=1, help="Processes that decode uploads.")] = 1,
     device: DeviceOption = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the network.")] = None,
-    short_edge: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Short edge of the prepared images that a checkpoint was trained on; 0: full size. Bundles record it.",
-            show_default="1024",
-        ),
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    short_edge: ModelShortEdgeOption = None,
     trust_checkpoint: TrustOption = False,
 ) -> None:
     """Serve the page until interrupted. For research only; not a medical device.

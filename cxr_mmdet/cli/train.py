@@ -41,7 +41,8 @@ LoadFromOption = Annotated[
     str | None, typer.Option(help="Starting weights: a file, a URL, phantom (see pretrain), or none.")
 ]
 WorkDirOption = Annotated[
-    Path | None, typer.Option(help="Folder that the run writes to.", show_default="work_dirs/<config>")
+    Path | None,
+    typer.Option(help="Folder that the run writes to.", show_default="work_dirs/<config>_<labels>+<switch>"),
 ]
 LauncherOption = Annotated[Launcher, typer.Option(help="pytorch under torchrun, slurm under srun.")]
 SwitchesOption = Annotated[

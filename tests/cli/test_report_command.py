@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import full_disk
-from detectors import bundle_of, write_image
+from detectors import bundle_of, checkpoint_of, write_image
 from node_builders import HEADER, write_phantoms
 from pydicom import dcmread
 from typer.testing import CliRunner
@@ -50,6 +50,17 @@ def test_predictions_go_out_and_come_back(tmp_path: Path):
     assert {file.name for file in out.iterdir()} == {"000.sr.dcm", "000.pr.dcm"}
     state = dcmread(out / "000.pr.dcm")
     assert len(state.GraphicAnnotationSequence) == len(classes)
+
+
+def test_a_checkpoint_is_told_the_size_of_its_images(tmp_path: Path):
+    """predict, serve and the node took --short-edge; reports shrank every radiograph to 1024 pixels."""
+    (path,) = write_phantoms(tmp_path / "in", 1)
+    model, out = str(checkpoint_of("retina")), tmp_path / "out"
+    arguments = ["--out", str(out), "--short-edge", "48", "--score-threshold", "0.5"]
+    assert run("write", model, str(path), *arguments).exit_code == 0
+    found = json.loads(run("read", str(out / "000.sr.dcm")).stdout)["p_abnormal"]
+    assert found == Predictor.load(model, short_edge=48, exact=True).predict(path).p_abnormal
+    assert found != Predictor.load(model).predict(path).p_abnormal
 
 
 def test_a_file_is_parsed_and_decoded_once(tmp_path: Path, reads):
