@@ -22,7 +22,7 @@ from node_builders import missing, wait_for, write_phantoms
 from orthanc_server import NO_DICOMWEB
 from pydicom import dcmread
 
-from cxr_mmdet.pacs.config import read_config
+from cxr_mmdet.pacs.config import Dimse, Listen, NodeConfig, Poll, Report, Stow, Tls, read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,13 @@ def test_what_is_installed_runs_what_is_exported():
     assert installed == [{form, "pacs", "serve"}, {form, "pacs"}]
     assert f'"/src[{form},pacs,serve]"' in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert {form, "pacs", "serve"} <= set(metadata("cxr-mmdet").get_all("Provides-Extra"))
+
+
+def test_every_key_of_the_configuration_file_is_documented():
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    for table in (NodeConfig, Listen, Tls, Report, Dimse, Stow, Poll):
+        missing = [key for key in table.model_fields if not re.search(rf"\b{key}\b", example)]
+        assert not missing, f"{table.__name__}: {missing}"
 
 
 def test_every_container_is_confined_and_has_a_health_check():
