@@ -88,6 +88,19 @@ def test_every_file_the_readme_and_docs_point_to_is_there():
             assert place.exists(), f"{page.name} points to {place}, which is not there"
 
 
+def headings(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_section_the_readme_and_docs_point_to_is_there():
+    for page in PAGES:
+        for name, section in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert section in headings(page.parent / name if name else page), f"{page.name}: {name}#{section}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_option_the_readme_and_docs_name_exists(page: Path):
     text = page.read_text(encoding="utf-8")
