@@ -55,6 +55,14 @@ def test_same_content_same_bytes(tmp_path):
     write_json(tmp_path / "one.json", {"b": 1, "a": ["ä", None]})
     write_json(tmp_path / "two.json", {"a": ["ä", None], "b": 1})
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+def test_threads_that_write_leave_the_umask_alone(tmp_path, monkeypatch):
+    def refuse(mask):
+        raise AssertionError("another thread may read the umask that this one set for a moment, and set it for good")
+
+    monkeypatch.setattr("cxr_mmdet.files.os.umask", refuse)
+    write_json(tmp_path / "ours.json", {})
+
+
     assert (tmp_path / "one.json").read_text(encoding="utf-8") == '{"a": ["ä", null], "b": 1}\n'
 
 
