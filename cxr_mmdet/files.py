@@ -11,6 +11,7 @@ import secrets
 import shutil
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -67,8 +68,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
     temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(8)}{target.suffix}")
+    try:
         # Not mkstemp, whose files are private: giving them a new file's permissions takes the umask, which can only be
         # read by changing it, for all threads at once.
         temporary.touch(exist_ok=False)
@@ -104,28 +105,27 @@ def locked_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        lock.close()
 
 
-def _lock_new_folder(prefix: str, parent: Path | None) -> tuple[Path, int | None]:
+def _lock_new_folder(prefix: str, parent: Path | None) -> tuple[Path, _Lock]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
         lock = _lock(folder)
         # Between the two lines above another process may have taken the folder for an abandoned one.
-        if fcntl is None or (lock is not None and folder.exists()):
+        if lock is not None and folder.exists():
             return folder, lock
         if lock is not None:
-            os.close(lock)
+            lock.close()
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
     for folder in parent.glob(f"{glob.escape(prefix)}*"):
         lock = _lock(folder)
         if lock is not None:
-            if os.fstat(lock).st_uid == os.getuid():
+            if lock.handle is not None and os.fstat(lock.handle).st_uid == os.getuid():
                 shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+            lock.close()
 
 
 def make_writable_folder(folder: Path, remedy: str) -> None:
@@ -150,29 +150,42 @@ def sole_use(folder: Path, remedy: str) -> Iterator[None]:
         UsageError: another process uses it, or it cannot be made or written to.
     """
     make_writable_folder(folder, remedy)
-    lock = _lock(folder)
-    if lock is None and fcntl is not None:
+    lock = _lock(folder.resolve())
+    if lock is None:
         raise UsageError(f"{folder}: is in use by another process; wait for it, or {remedy}.")
     try:
         yield
     finally:
-        if lock is not None:
-            os.close(lock)
+        lock.close()
 
 
-def _lock(folder: Path) -> int | None:
-    """Return a handle that locks a folder while it is open; None where another process has it."""
+@dataclass(frozen=True)
+class _Lock:
+    """A folder's lock while ``handle`` is open; None where the system or the file system locks no folders."""
+
+    handle: int | None
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self.handle is not None:
+            os.close(self.handle)
+
+
+def _lock(folder: Path) -> _Lock | None:
+    """Return a folder's lock; None where another process has it, or the folder cannot be opened."""
     if fcntl is None:
-        return None
-    handle = None
+        return _Lock(None)
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        if handle is not None:
-            os.close(handle)
         return None
-    return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        # EWOULDBLOCK is a lock of another process; NFS, for one, locks no folders and answers EBADF.
+        return None if isinstance(error, BlockingIOError) else _Lock(None)
+    return _Lock(handle)
 
 
 def write_durably(path: str | os.PathLike[str], content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -10,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from cxr_mmdet import files
-from cxr_mmdet.files import atomic_path, locked_folder, plain_cell, spreadsheet_cell, write_durably, write_json
+from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import (
+    atomic_path,
+    locked_folder,
+    plain_cell,
+    sole_use,
+    spreadsheet_cell,
+    write_durably,
+    write_json,
+)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -45,6 +55,14 @@ def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     assert stat.S_IMODE(os.stat(tmp_path / "ours.json").st_mode) == stat.S_IMODE(os.stat(tmp_path / "plain").st_mode)
 
 
+def test_threads_that_write_leave_the_umask_alone(tmp_path, monkeypatch):
+    def refuse(mask):
+        raise AssertionError("another thread may read the umask that this one set for a moment, and set it for good")
+
+    monkeypatch.setattr("cxr_mmdet.files.os.umask", refuse)
+    write_json(tmp_path / "ours.json", {})
+
+
 def test_long_names_are_fine(tmp_path):
     name = "x" * 250 + ".json"
     write_json(tmp_path / name, [])
@@ -55,14 +73,6 @@ def test_same_content_same_bytes(tmp_path):
     write_json(tmp_path / "one.json", {"b": 1, "a": ["ä", None]})
     write_json(tmp_path / "two.json", {"a": ["ä", None], "b": 1})
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
-def test_threads_that_write_leave_the_umask_alone(tmp_path, monkeypatch):
-    def refuse(mask):
-        raise AssertionError("another thread may read the umask that this one set for a moment, and set it for good")
-
-    monkeypatch.setattr("cxr_mmdet.files.os.umask", refuse)
-    write_json(tmp_path / "ours.json", {})
-
-
     assert (tmp_path / "one.json").read_text(encoding="utf-8") == '{"a": ["ä", null], "b": 1}\n'
 
 
@@ -138,6 +148,33 @@ def test_a_killed_process_folder_goes_at_the_next_start_and_a_living_ones_stays(
         living.wait()
         killed.stdout.close()
         living.stdout.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_a_file_system_that_locks_no_folders_is_used_without_locks(tmp_path, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(errno.EBADF, "Bad file descriptor")  # as NFS answers for a folder
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    (tmp_path / "cxr-test-of-another").mkdir()
+    with locked_folder("cxr-test-", tmp_path) as own, sole_use(tmp_path / "run", "go elsewhere"):
+        assert own.is_dir()
+        assert (tmp_path / "cxr-test-of-another").is_dir()
+    assert not own.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_a_folder_behind_a_link_is_used_by_one_at_a_time(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with (
+        sole_use(tmp_path / "link", "go elsewhere"),
+        pytest.raises(UsageError, match="in use by another process; wait for it, or go elsewhere"),
+        sole_use(tmp_path / "disk", "go elsewhere"),
+    ):
+        pass
+    with sole_use(tmp_path / "disk", "go elsewhere"):
+        pass
 
 
 @pytest.mark.parametrize(
