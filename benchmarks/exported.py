@@ -358,8 +358,8 @@ def _parse_model(text: str, backends: Sequence[str]) -> tuple[str, str, Sequence
 
 
 def _recipe_of(model_id: str) -> str:
-    """Return the recipe in a model's name, before the checkpoint's hash and the format."""
-    return re.sub(r"-[0-9a-f]{12}(-.*)?$", "", model_id)
+    """Return the recipe in a model's name, before the checkpoint's hash, the size and the format."""
+    return re.sub(r"-[0-9a-f]{12}(@\d+)?(-.*)?$", "", model_id)
 
 
 def _random_checkpoint(recipe: str, folder: Path, cfg_options: Sequence[str]) -> Path:

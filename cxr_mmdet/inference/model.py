@@ -42,6 +42,11 @@ class LoadedModel:
     streams: int = 1
 
 
+def name_model(detector: TrainedDetector, short_edge: int) -> str:
+    """Return a name of config and weights and, where it is not the default, of the size of prepared images."""
+    return detector.model_id + f"@{short_edge}" * (short_edge != DEFAULT_SHORT_EDGE)
+
+
 def load_model(
     name: str | Path,
     *,
@@ -110,7 +115,7 @@ def _load_checkpoint(path: Path, device: str, streams: Streams, trust: bool, sho
         spec=spec,
         preprocessing=describe_preprocessing(detector.config, str(path), short_edge=edge),
         class_names=detector.class_names,
-        model_id=detector.model_id,
+        model_id=name_model(detector, edge),
         streams=streams.count,
     )
 

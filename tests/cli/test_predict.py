@@ -111,6 +111,14 @@ def test_models_of_other_label_orders_are_fused_by_name(tmp_path):
     assert entry["score"] == pytest.approx((0.8 + 0.4) / 2)
 
 
+def test_results_at_another_size_are_not_continued(images, tmp_path):
+    """They were kept as if they were those of the size that was asked for."""
+    for edge, code in ((64, 0), (64, 0), (32, 2)):
+        result = run(checkpoint_of("retina"), images, "--out", tmp_path / "out", "--short-edge", edge)
+        assert result.exit_code == code, result.output
+    assert "results of another model or of other settings" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [

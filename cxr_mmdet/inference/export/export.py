@@ -24,7 +24,7 @@ from cxr_mmdet.inference.export.describe import describe_detector, describe_prep
 from cxr_mmdet.inference.export.model_card import CARD_FILE, write_model_card
 from cxr_mmdet.inference.export.parity import EXACT, Parity, compare_findings, quantised_limits
 from cxr_mmdet.inference.export.queries import SameStarts
-from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, LoadedModel
+from cxr_mmdet.inference.model import DEFAULT_SHORT_EDGE, LoadedModel, name_model
 from cxr_mmdet.inference.predictor import Predictor, as_radiograph
 from cxr_mmdet.inference.spec import DetectorSpec, Queries
 from cxr_mmdet.structures.enums import ExportFormat
@@ -98,7 +98,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
         spec=spec,
         preprocessing=describe_preprocessing(detector.config, checkpoint, short_edge=options.short_edge),
         class_names=detector.class_names,
-        model_id=detector.model_id,
+        model_id=name_model(detector, options.short_edge),
     )
     reference = Predictor(model)
     checked = _check_set(detector, options)
@@ -109,7 +109,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             path=folder,
             format=options.format.value,
             int8=options.int8,
-            model_id=f"{detector.model_id}-{options.format.value}{'-int8' * options.int8}",
+            model_id=f"{model.model_id}-{options.format.value}{'-int8' * options.int8}",
             class_names=detector.class_names,
             preprocessing=model.preprocessing,
             spec=spec,
