@@ -43,10 +43,12 @@ class CocoIds:
             keeps them in source-image pixels.
         categories: the number of each class, in the model's order.
     """
+        path: the annotation file that states them; None where none does.
 
     images: Mapping[str, tuple[int, tuple[int, int] | None]]
     categories: Sequence[int]
 
+    path: Path | None = None
     @classmethod
     def by_order(cls, items: Sequence[RadiographFile], class_names: Sequence[str]) -> CocoIds:
         """Return numbers from 1 in the order of the items and of the classes."""
@@ -73,7 +75,19 @@ class CocoIds:
             image_id: (image["id"], (image["height"], image["width"]))
             for image_id, image in image_ids_in_coco(truth["images"], path).items()
         }
-        return cls(images, [ids[name] for name in class_names])
+        return cls(images, [ids[name] for name in class_names], path)
+
+    def without_radiograph(self, items: Iterable[RadiographFile]) -> dict[str, str]:
+        """Return why images of the annotation file are not predicted: image id → reason.
+
+        Scoring would take each of them for an image without a finding.
+        """
+        given = {self.images[item.image_id][0] for item in items}
+        names = {number: image_id for image_id, (number, _) in self.images.items() if number not in given}
+        return {
+            image_id: f"{self.path}: names image {image_id}, but no radiograph of this name is given"
+            for image_id in sorted(names.values())
+        }
 
 
 def write_results(
@@ -174,5 +188,6 @@ def _write_failures(path: Path, items: Sequence[RadiographFile], failures: Mappi
     if not failures:
         path.unlink(missing_ok=True)
         return
-    rows = ((item.image_id, item.source, failures[item.image_id]) for item in items if item.image_id in failures)
+    sources = {item.image_id: item.source for item in items}
+    rows = ((image_id, sources.get(image_id, ""), reason) for image_id, reason in failures.items())
     write_csv(path, ("image_id", "source", "reason"), rows)

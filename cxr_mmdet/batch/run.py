@@ -239,7 +239,8 @@ def _finish(
 ) -> RunSummary:
     places = _places(log, items)
     reasons = log.failures()
-    failures = {
+    failures = {} if coco is None else coco.without_radiograph(items)
+    failures |= {
         item.image_id: reasons.get(item.image_id, f"{item.source}: was not predicted")
         for item in items
         if item.image_id not in places
