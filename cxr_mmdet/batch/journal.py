@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CxrError, UsageError
+from cxr_mmdet.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,11 @@ def cannot_write(path: Path, error: OSError) -> CxrError:
     )
 
 
+def is_in(out_dir: Path) -> bool:
+    """Return whether a folder holds results of a run, finished or not."""
+    return (out_dir / FOLDER).is_dir()
+
+
 def start(out_dir: Path, settings: Mapping[str, Any], *, force: bool) -> None:
     """Prepare the folder of results; called by one process, before any :class:`Journal` is opened.
 
@@ -44,7 +50,8 @@ def start(out_dir: Path, settings: Mapping[str, Any], *, force: bool) -> None:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not note.exists():
-            note.write_text(wanted + "\n", encoding="utf-8")
+            with atomic_path(note) as temporary:
+                temporary.write_text(wanted + "\n", encoding="utf-8")
         elif note.read_text(encoding="utf-8").strip() != wanted:
             raise UsageError(
                 f"{out_dir}: holds results of another model or of other settings; pass --force to replace them, or "

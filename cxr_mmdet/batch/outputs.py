@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FINDINGS_JSON, DETECTIONS_JSON, FINDINGS_CSV = "findings.json", "detections.json", "findings.csv"
 FAILURES_CSV = "failures.csv"
 OVERLAYS = "overlays"
+RESULTS = (FINDINGS_JSON, DETECTIONS_JSON, FINDINGS_CSV, FAILURES_CSV, OVERLAYS)
 SCHEMA_VERSION = 1
 
 CSV_COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", "score", "source")
@@ -42,13 +43,13 @@ class CocoIds:
         images: image id → number, and height and width to scale boxes into; None
             keeps them in source-image pixels.
         categories: the number of each class, in the model's order.
-    """
         path: the annotation file that states them; None where none does.
+    """
 
     images: Mapping[str, tuple[int, tuple[int, int] | None]]
     categories: Sequence[int]
-
     path: Path | None = None
+
     @classmethod
     def by_order(cls, items: Sequence[RadiographFile], class_names: Sequence[str]) -> CocoIds:
         """Return numbers from 1 in the order of the items and of the classes."""

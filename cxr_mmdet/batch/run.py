@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_mmdet.batch import journal
-from cxr_mmdet.batch.outputs import OVERLAYS, CocoIds, write_overlay, write_results
+from cxr_mmdet.batch.outputs import OVERLAYS, RESULTS, CocoIds, write_overlay, write_results
 from cxr_mmdet.errors import CxrError, DicomError, UsageError
+from cxr_mmdet.files import sole_use
 from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
 from cxr_mmdet.parallel import map_in_threads
 from cxr_mmdet.preparation.images import RENDERING_VERSION, shrink
@@ -182,7 +184,8 @@ def predict_many(
         What came of it; None in other processes than the first.
 
     Raises:
-        UsageError: the folder holds results of another model or of other settings, or thresholds make no sense.
+        UsageError: the folder holds results of another model, of other settings or of another command, is in use, or
+            thresholds make no sense.
         CxrError: results cannot be written.
     """
     process = process or Process()
@@ -195,9 +198,36 @@ def predict_many(
         items = [item for item in items if item.image_id in coco.images]
         if not items:
             raise CxrError(f"{options.coco}: none of its images is among the inputs; they are matched by file name.")
-    if process.rank == 0:
-        journal.start(out_dir, settings, force=options.force)
-    process.wait_for_others()
+    with sole_use(out_dir, "choose another --out") if process.rank == 0 else nullcontext():
+        if process.rank == 0:
+            _refuse_others_results(out_dir, force=options.force)
+            journal.start(out_dir, settings, force=options.force)
+        process.wait_for_others()
+        return _predict_share(predictor, items, out_dir, coco, options, settings, process, report)
+
+
+def _refuse_others_results(out_dir: Path, *, force: bool) -> None:
+    """Refuse to write over files of another command, such as ``test``, which also writes detections.json."""
+    if force or journal.is_in(out_dir):
+        return
+    for path in (out_dir / name for name in RESULTS):
+        if path.exists():
+            raise UsageError(
+                f"{path}: exists, and no prediction wrote it; choose another --out, or pass --force to replace it."
+            )
+
+
+def _predict_share(
+    predictor: Predicts,
+    items: Sequence[RadiographFile],
+    out_dir: Path,
+    coco: CocoIds | None,
+    options: RunOptions,
+    settings: Mapping[str, Any],
+    process: Process,
+    report: Progress,
+) -> RunSummary | None:
+    """Predict what is missing of this process's share; the first process writes the files of all."""
     log = journal.Journal(out_dir, process.rank)
     share = items[process.rank :: process.count]
     done = set(_finished(log, share, out_dir, options))
