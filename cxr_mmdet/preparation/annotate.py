@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.options import BuildOptions
 
 ANNOTATIONS = "annotations"
+PART = f".{ANNOTATIONS}.part"
+"""New annotations until they are complete."""
+
 PARAMETERS_NAME = "readers_{}.json"
 """Among the annotations: what ``--fusion readers`` learned under a label set's names."""
 COVERAGE_NAME = "coverage.csv"
@@ -125,14 +128,6 @@ def annotate(
         coverage = facts.of_labels(label_set.label_map, own)
         labelled.append(_label(label_set, own, fused, coco_images, split, options, coverage))
 
-    folder = out / ANNOTATIONS
-    # Killed from here on, the folder is not finished.
-    (out / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    for each in labelled:
-        _write_label_set(folder, each)
-    _write_readers(folder / READERS_NAME, rows)
-    facts.write(folder / COVERAGE_NAME)
     counts = tuple(count_splits(each.splits) for each in labelled)
     manifest = {
         "groups": {"all": len(set(split.group_of.values())), "val": len({split.group_of[i] for i in split.val})},
@@ -147,6 +142,20 @@ def annotate(
         notes.append(
             f"{int(is_region(rows).sum())} regions to ignore (iscrowd) are neither findings nor their absence."
         )
+    # Last, and beside what is there: a kill or a full disk before costs nothing.
+    part = out / PART
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        for each in labelled:
+            _write_label_set(part, each)
+        _write_readers(part / READERS_NAME, rows)
+        facts.write(part / COVERAGE_NAME)
+        # Killed from here on, the folder is not finished.
+        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(out / ANNOTATIONS, ignore_errors=True)
+        part.rename(out / ANNOTATIONS)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return Annotated(counts, manifest, tuple(notes))
 
 

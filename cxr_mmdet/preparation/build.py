@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +13,8 @@ from cxr_mmdet.annotations.placement import fit_to_images, keep_within_images
 from cxr_mmdet.annotations.sources.vinbigdata import label_names
 from cxr_mmdet.annotations.table import is_region
 from cxr_mmdet.errors import DatasetError, UsageError, counted
-from cxr_mmdet.files import write_json
-from cxr_mmdet.preparation.annotate import ANNOTATIONS, annotate
+from cxr_mmdet.files import sole_use, write_json
+from cxr_mmdet.preparation.annotate import ANNOTATIONS, PART, annotate
 from cxr_mmdet.preparation.folder import (
     FAILURES_NAME,
     IMAGES,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.preparation.images import PreparedImage
     from cxr_mmdet.preparation.inputs import Input
 
-OURS = frozenset({IMAGES, ANNOTATIONS, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
+OURS = frozenset({IMAGES, ANNOTATIONS, PART, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
 
 __all__ = ["BuildOptions", "BuildSummary", "build_dataset"]
 
@@ -100,6 +101,35 @@ def build_dataset(
     """
     options.check()
     _check_out(out, force=force)
+    with ExitStack() as claims:
+        return _build(
+            src,
+            out,
+            options,
+            table=table,
+            format_name=format_name,
+            jobs=jobs,
+            force=force,
+            progress=progress,
+            pseudonym_key=pseudonym_key,
+            claims=claims,
+        )
+
+
+def _build(
+    src: Path | Sequence[tuple[str, Path]],
+    out: Path,
+    options: BuildOptions,
+    *,
+    table: Path | None,
+    format_name: str | None,
+    jobs: int | None,
+    force: bool,
+    progress: Callable[[int, int], None] | None,
+    pseudonym_key: Path | None,
+    claims: ExitStack,
+) -> BuildSummary:
+    """Build as :func:`build_dataset` says; ``claims`` gets ``out`` once the annotations are known to be good."""
     key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
     places = [("", src)] if isinstance(src, Path) else list(src)
     inputs = read_inputs(
@@ -113,6 +143,8 @@ def build_dataset(
     rows = all_rows(inputs)
     looked_for = [name for each in inputs for name in each.source.looked_for]
     label_sets = choose_label_sets(options.labels, rows, options.minority, [each.name for each in inputs], looked_for)
+    claims.enter_context(sole_use(out, "name another folder"))
+    _check_out(out, force=force)  # another build may have ended meanwhile
     unmatched = [failure for each in inputs for failure in each.failures]
     for each in inputs:
         if not each.images or each.images.keys().isdisjoint(each.source.rows["image_id"]):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from cxr_mmdet.annotations.reader_consensus import ReaderModel
 from cxr_mmdet.errors import DatasetError, UsageError, counted
-from cxr_mmdet.files import write_json
+from cxr_mmdet.files import sole_use, write_json
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME, READERS_NAME, annotate
 from cxr_mmdet.preparation.folder import MANIFEST_NAME
 from cxr_mmdet.preparation.options import BY_IMAGE, BY_PATIENT
 from cxr_mmdet.preparation.prepared import PreparedFolder
-from cxr_mmdet.preparation.report import write_report
+from cxr_mmdet.preparation.report import REPORT_NAME, write_report
 from cxr_mmdet.structures.enums import SplitMethod
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def resplit(folder: Path, split: SplitOptions) -> Annotated:
         split: how.
 
     Raises:
-        UsageError: an option makes no sense with this folder.
+        UsageError: an option makes no sense with this folder, or a build or another split uses it.
         DatasetError: the folder is not finished, or cannot be divided so.
     """
     split.check()
@@ -67,19 +67,22 @@ def resplit(folder: Path, split: SplitOptions) -> Annotated:
         if parameters.is_file():
             models[label_set.name] = ReaderModel.load(parameters, ())
     options = replace(options, reader_model=None)
-    annotated = annotate(
-        folder,
-        prepared.rows,
-        images,
-        prepared.label_sets,
-        options,
-        facts=prepared.facts,
-        models=models,
-    )
-    manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
-    if kept:  # after a split by something else, its name is nowhere in the parameters
-        manifest["group_column"] = kept
-    manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
-    write_report(folder, manifest)
-    write_json(folder / MANIFEST_NAME, manifest, indent=2)
+    with sole_use(folder, "split a copy of it"):
+        annotated = annotate(
+            folder,
+            prepared.rows,
+            images,
+            prepared.label_sets,
+            options,
+            facts=prepared.facts,
+            models=models,
+        )
+        manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
+        if kept:  # after a split by something else, its name is nowhere in the parameters
+            manifest["group_column"] = kept
+        manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
+        # At once: a folder without it is not finished, and only a build could finish it.
+        (folder / REPORT_NAME).unlink(missing_ok=True)
+        write_json(folder / MANIFEST_NAME, manifest, indent=2)
+        write_report(folder, manifest)
     return annotated

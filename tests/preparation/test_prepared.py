@@ -12,6 +12,7 @@ from conftest import write_reader_source
 
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.errors import DatasetError, UsageError
+from cxr_mmdet.files import sole_use
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.check import check_folder
 from cxr_mmdet.preparation.options import SplitOptions
@@ -79,11 +80,36 @@ class TestInterrupted:
         assert (tmp_path / "out/report.html").is_file()
         assert not check_folder(tmp_path / "out")
 
-    def test_a_split_killed_before_its_report_does_not_look_finished(self, built, killed):
+    def test_a_split_killed_before_its_report_shows_no_page_of_an_earlier_one(self, built, killed):
         killed("resplit")
         with pytest.raises(KeyboardInterrupt):
             resplit(built, SplitOptions(val_ratio=0.5, group_by="image"))
-        assert any("so the folder is not finished" in problem for problem in check_folder(built))
+        assert not check_folder(built)
+        assert len(read_coco(built / "annotations/val_auto.json")["images"]) == 8
+        assert not (built / "report.html").exists()
+
+    @pytest.mark.parametrize("step", ["_measure_readers", "_write_readers"])
+    def test_a_split_that_is_killed_or_has_no_disk_loses_nothing(self, built, monkeypatch, step):
+        """readers.csv was gone with it, and only a build from the radiographs could bring it back."""
+        before = content(built)
+        for error in (KeyboardInterrupt, OSError(28, "No space left on device")):
+
+            def die(*arguments, error=error):
+                raise error
+
+            monkeypatch.setattr(f"cxr_mmdet.preparation.annotate.{step}", die)
+            with pytest.raises((KeyboardInterrupt, OSError)):
+                resplit(built, SplitOptions(val_ratio=0.5, group_by="image"))
+            assert content(built) == before
+
+    def test_builds_and_splits_of_one_folder_at_once_are_refused(self, src, built):
+        before = content(built)
+        with sole_use(built, "go elsewhere"):
+            with pytest.raises(UsageError, match="in use by another process"):
+                resplit(built, SplitOptions(val_ratio=0.5, group_by="image"))
+            with pytest.raises(UsageError, match="in use by another process; wait for it, or name another folder"):
+                build_dataset(src, built, BuildOptions(labels=("auto",), group_by="image"), force=True)
+        assert content(built) == before
 
     def test_a_forced_build_shows_no_page_of_an_earlier_one(self, src, built, killed):
         killed("build")
