@@ -204,7 +204,9 @@ def read_csv(path: Path, *, text: Sequence[str] | None = ()) -> pd.DataFrame:
     """
     # "NA" or "None" may be somebody's name, so only the numbers have words for missing.
     names = (*TEXT_COLUMNS, *READER_SPELLINGS, *(text or ()))
-    missing = dict.fromkeys(["class_id", *XYXY_COLUMNS], MISSING_NUMBERS) | {column: [""] for column in names}
+    missing = dict.fromkeys(["class_id", *XYXY_COLUMNS, REGION_COLUMN], MISSING_NUMBERS) | {
+        column: [""] for column in names
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)

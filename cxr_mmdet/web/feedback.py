@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cxr_mmdet.annotations.table import read_table
+from cxr_mmdet.annotations.table import PATIENT_COLUMNS, REGION_COLUMN, read_table
 from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.dicom.radiograph import read_radiograph
 from cxr_mmdet.dicom.source import quiet_pydicom
@@ -67,7 +67,8 @@ def export_feedback(
             matched by content, or else by what they show. None takes the names in the store, if it has any.
         reader: name of all readings' reader; the readers' own names by default.
         unfinished: take unfinished readings, too.
-        table: a readers' table that stands before the new rows, and whose class ids count.
+        table: a readers' table that stands before the new rows, with its patients and regions to ignore, and whose
+            class ids count.
         progress: called with the number of files hashed, and of all.
 
     Raises:
@@ -148,11 +149,15 @@ def _write(out: Path, found: Sequence[tuple[object, ...]], table: Path | None) -
     parts = [frame]
     ids: dict[str, int] = {}
     if table is not None:
-        before = read_table(table).rename(columns={"reader": "rad_id"})
+        before = read_table(table).rename(columns={"reader": "rad_id", "group": PATIENT_COLUMNS[0]})
+        if REGION_COLUMN in before:
+            before[REGION_COLUMN] = before[REGION_COLUMN].astype(int)
         ids = dict(zip(before["class_name"], before["class_id"], strict=True))
         parts.insert(0, before)
     for name in [*sorted(set(frame["class_name"]) - {NO_FINDING}), NO_FINDING]:
         ids.setdefault(name, max(ids.values(), default=-1) + 1)
     frame["class_id"] = frame["class_name"].map(ids)
-    rows = (row for part in parts for row in part[list(COLUMNS)].itertuples(index=False))
-    write_csv(out, COLUMNS, (["" if pd.isna(value) else value for value in row] for row in rows))
+    # Patients, which keep images on one side of a split, and regions to ignore.
+    columns = [*COLUMNS, *(name for name in (PATIENT_COLUMNS[0], REGION_COLUMN) if name in parts[0])]
+    rows = (row for part in parts for row in part.reindex(columns=columns).itertuples(index=False))
+    write_csv(out, columns, (["" if pd.isna(value) else value for value in row] for row in rows))

@@ -143,6 +143,22 @@ def test_behind_an_existing_table_its_class_ids_count(tmp_path):
     assert list(rows["reader"]) == ["R1", "R1", "R2", "R2"]
 
 
+def test_patients_and_regions_of_an_existing_table_stay(tmp_path):
+    """Without them a patient's images could stand on both sides of a split, and regions to ignore became findings."""
+    table = tmp_path / "train.csv"
+    table.write_text(
+        "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max,iscrowd,PatientID\n"
+        "x,Cardiomegaly,3,R1,1,2,30,40,0,007\ny,Cardiomegaly,3,R1,1,2,30,40,1,007\nz,No finding,14,R1,,,,,0,\n"
+    )
+    read = [stored(each, Verdict(Kind.agree, "Cardiomegaly", BOX), reader="R2", name=each) for each in ("b", "x")]
+    export_feedback(read, tmp_path / "all.csv", table=table)
+    before, after = read_table(table), read_table(tmp_path / "all.csv")
+    pd.testing.assert_frame_equal(after.iloc[:3], before)
+    assert list(after["image_id"][3:]) == ["b", "x"]
+    assert list(after["iscrowd"][3:]) == [False, False]
+    assert list(after["group"][3:].fillna("unknown")) == ["unknown", "007"]
+
+
 @pytest.mark.parametrize(
     ("readings", "message"),
     [
@@ -166,3 +182,13 @@ def test_the_command_refuses(tmp_path):
     assert result.exit_code == 2
     assert "holds no store" in result.output
     assert (tmp_path / "out.csv").read_text() == "mine"
+    Store.open(tmp_path / "store").close()
+    kept = (tmp_path / "store" / "readings.sqlite").read_bytes()
+    for arguments in (
+        [str(tmp_path / "store"), str(tmp_path / "store" / "readings.sqlite")],
+        [str(tmp_path / "store"), str(tmp_path / "out.csv"), "--append-to", str(tmp_path / "out.csv")],
+    ):
+        result = CliRunner().invoke(app, ["export", *arguments, "--force"])
+        assert result.exit_code == 2
+        assert "is read by this command and would be lost" in " ".join(result.output.split())
+    assert (tmp_path / "store" / "readings.sqlite").read_bytes() == kept
