@@ -48,10 +48,10 @@ def export(
 
     Each reader's latest reading of a radiograph counts.
     """
-    refuse_to_overwrite(force, out)
+    refuse_to_overwrite(force, out, inputs=(append_to, Path(store), *Path(store).glob("*.sqlite")))
     from cxr_mmdet.web.feedback import export_feedback
 
-    kept = _open(store, must_exist=True)
+    kept = _open(store)
     try:
         with progress_bar("comparing radiographs") as progress:
             summary = export_feedback(
@@ -103,25 +103,22 @@ def import_(
     except ModuleNotFoundError as error:
         raise UsageError(f"reports need {error.name}: pip install 'cxr-mmdet[serve,pacs]'") from None
 
-    kept = _open(store)
-    try:
-        summary = import_reports(kept, reports, images, reader)
-    finally:
-        kept.close()
+    summary = import_reports(store, reports, images, reader)
     print_failures(summary.problems)
     if summary.ignored:
         stderr.print(f"ignored: {counted(summary.ignored, 'annotation')} without an area", highlight=False)
     if summary.known:
         stderr.print(f"{counted(summary.known, 'reading')} in the store already", highlight=False)
     stderr.print(f"{counted(summary.readings, 'reading')} added", highlight=False)
-    stdout.print(store, highlight=False)
+    if summary.readings or summary.known:
+        stdout.print(store, highlight=False)
     if summary.problems:
         raise typer.Exit(1)
 
 
-def _open(store: str, *, must_exist: bool = False) -> Store:
+def _open(store: str) -> Store:
     try:
         from cxr_mmdet.web.store import Store
     except ModuleNotFoundError as error:
         raise UsageError(f"the store needs {error.name}: pip install 'cxr-mmdet[serve]'") from None
-    return Store.open(store, must_exist=must_exist)
+    return Store.open(store, must_exist=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from cxr_mmdet.structures.boxes import as_boxes, iou_matrix
 from cxr_mmdet.structures.labels import LABELS_14
 from cxr_mmdet.structures.radiograph_files import find_originals, read_bytes
 from cxr_mmdet.web.cases import Filter
-from cxr_mmdet.web.store import StoredImage
+from cxr_mmdet.web.store import Store, StoredImage
 from cxr_mmdet.web.verdicts import Kind, Reading
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from cxr_mmdet.structures.detections import Box, Findings
-    from cxr_mmdet.web.store import Store
+    from cxr_mmdet.web.verdicts import Verdict
 
 SAME_BOX = 0.05
 """Pixels by which a corner may differ and count as not moved: viewers convert to millimetres and back."""
@@ -78,14 +79,14 @@ class ImportSummary:
     problems: tuple[str, ...]
 
 
-def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: str | None = None) -> ImportSummary:
-    """Add corrected reports to a store as finished readings.
+def import_reports(store: str | Path, paths: Sequence[Path], images: Path, reader: str | None = None) -> ImportSummary:
+    """Add corrected reports to a store as finished readings; without any, no store is made.
 
     A box with the text of a finding, or the one that overlaps it most, is that finding: agreed, or corrected
     where corners or class changed. Findings without a box are rejected, further boxes are missed findings.
 
     Args:
-        store: where the readings go.
+        store: where the readings go; see :meth:`Store.open`.
         paths: corrected reports and the reports that they were made from, as files or folders.
         images: folder of the radiographs, as for ``prepare_data build``.
         reader: name of all readings' reader; the Person Observer Name of each report by default.
@@ -110,8 +111,7 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
             f"{', '.join(map(str, paths))}: no report that a viewer stored; pass it together with the one it corrects."
         )
     radiographs = _radiographs(images)
-    held = {(each.image.content_sha256, each.reader, each.verdicts) for each in store.readings()}
-    added = known = 0
+    found: list[_Correction] = []
     for name, marked in sorted(corrected, key=lambda each: each[1].created):  # a reader's latest reading counts
         try:
             findings = _original(name, marked, originals)
@@ -125,16 +125,48 @@ def import_reports(store: Store, paths: Sequence[Path], images: Path, reader: st
         except CxrError as error:
             problems.append(str(error))
             continue
-        key = image.content_sha256, who, tuple(reading.said)
-        if key in held:
-            known += 1
-            continue
-        shown = Filter(float(findings.scores.min(initial=1.0)), 1.0)
-        number = store.add_prediction(image, model_id=findings.model_id, seconds=0.0, shown=shown, findings=findings)
-        store.save_reading(number, reader=who, reading=reading, shown=shown, findings=findings)
-        held.add(key)
-        added += 1
-    return ImportSummary(added, known, sum(marked.ignored for _, marked in corrected), tuple(problems))
+        found.append(_Correction(image, who, reading, findings))
+    added = _add(Store.open(store), found) if found else 0
+    ignored = sum(marked.ignored for _, marked in corrected)
+    return ImportSummary(added, len(found) - added, ignored, tuple(problems))
+
+
+@dataclass(frozen=True)
+class _Correction:
+    """A reader's verdicts on a model's findings, to be kept in a store."""
+
+    image: StoredImage
+    reader: str
+    reading: Reading
+    findings: Findings
+
+
+def _add(store: Store, corrections: Sequence[_Correction]) -> int:
+    """Add what a store does not hold yet, close it, and return the number of readings added.
+
+    A reader may return to what they said before: then it is held only if it was said again after what came between.
+    """
+    try:
+        held: dict[tuple[str, str], list[tuple[Verdict, ...]]] = defaultdict(list)
+        for each in store.readings():
+            held[each.image.content_sha256, each.reader].append(each.verdicts)
+        added = 0
+        for each in corrections:
+            said, later = tuple(each.reading.said), held[each.image.content_sha256, each.reader]
+            if said in later:
+                del later[: later.index(said) + 1]
+                continue
+            later.clear()  # what is added now comes after all that is there
+            findings = each.findings
+            shown = Filter(float(findings.scores.min(initial=1.0)), 1.0)
+            number = store.add_prediction(
+                each.image, model_id=findings.model_id, seconds=0.0, shown=shown, findings=findings
+            )
+            store.save_reading(number, reader=each.reader, reading=each.reading, shown=shown, findings=findings)
+            added += 1
+        return added
+    finally:
+        store.close()
 
 
 def read_marks(dataset: Dataset, path: Path) -> MarkedReport:

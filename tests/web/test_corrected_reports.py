@@ -16,8 +16,15 @@ from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.cli.feedback import app
 from cxr_mmdet.dicom.report import read_header, structured_report, to_bytes
 from cxr_mmdet.errors import DatasetError, DicomError
-from cxr_mmdet.web.corrected_reports import MarkedReport, import_reports, read_marks, reading_of
-from cxr_mmdet.web.store import Store
+from cxr_mmdet.web.corrected_reports import (
+    MarkedReport,
+    _add,
+    _Correction,
+    import_reports,
+    read_marks,
+    reading_of,
+)
+from cxr_mmdet.web.store import Store, StoredImage
 from cxr_mmdet.web.verdicts import Kind
 
 BOXES = [[10, 20, 60, 70], [5, 5, 15, 15], [30, 10, 50, 40], [62, 60, 90, 90]]
@@ -104,11 +111,35 @@ def test_damaged_files_are_named_and_keep_no_others_out(tmp_path: Path):
     for folder in (images, reports):
         for length in cuts:
             (folder / f"cut{length}.dcm").write_bytes(whole[:length])
-    store = Store.open(str(tmp_path / "store"))
-    problems = import_reports(store, [reports], images).problems
-    store.close()
+    problems = import_reports(tmp_path / "store", [reports], images).problems
+    assert not (tmp_path / "store").exists(), "there is nothing to keep"
     assert len(problems) == len(cuts)
     assert all(f"cut{length}.dcm: damaged DICOM file" in each for length, each in zip(cuts, problems, strict=True))
+
+
+def test_who_returns_to_what_they_said_before_says_it_last(tmp_path: Path):
+    """The third of three reports was taken for the first, so that the second counted."""
+    image = StoredImage("a" * 64, "b" * 64, (117, 96))
+
+    def corrected(marks: list[tuple[str, tuple[float, ...]]]) -> _Correction:
+        return _Correction(image, "R", reading_of(FINDINGS, MarkedReport("R", "1.2", tuple(marks))), FINDINGS)
+
+    def last() -> list[Kind]:
+        store = Store.open(tmp_path / "store")
+        kinds = [verdict.kind for verdict in store.readings()[-1].verdicts]
+        store.close()
+        return kinds
+
+    def add(*corrections: _Correction) -> int:
+        return _add(Store.open(tmp_path / "store"), corrections)
+
+    first, second = corrected(AGREED), corrected(AGREED[:3])
+    assert add(second) == 1
+    assert add(first, second, first) == 3
+    assert last() == [Kind.agree] * 4
+    assert add(first, second, first) == 0
+    assert add(first, second, first, second) == 1
+    assert last() == [Kind.agree] * 3 + [Kind.absent]
 
 
 @needs_ohif
@@ -155,7 +186,7 @@ def test_the_later_of_two_corrections_counts(hospital: dict[str, Any], tmp_path:
 
 @needs_ohif
 def test_what_is_missing_is_named(hospital: dict[str, Any], tmp_path: Path):
-    store, reports, images = Store.open(hospital["store"]), hospital["reports"], hospital["images"]
+    store, reports, images = hospital["store"], hospital["reports"], hospital["images"]
     (problem,) = import_reports(store, [reports / "corrected.dcm"], images).problems
     assert "corrected.dcm: none of the reports given is the one that it corrects" in problem
     with pytest.raises(DatasetError, match="no report that a viewer stored"):
@@ -179,4 +210,3 @@ def test_what_is_missing_is_named(hospital: dict[str, Any], tmp_path: Path):
     (problem,) = import_reports(store, [reports], images).problems
     assert "names no reader; pass --reader NAME" in problem
     assert import_reports(store, [reports], images, "R7").readings == 1
-    store.close()
