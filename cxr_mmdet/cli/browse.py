@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from cxr_mmdet.cli.app import CxrTyper, progress_bar, quiet_imports, stdout
 from cxr_mmdet.cli.train import CfgOptions, ConfigArgument, DataRootOption, LabelsOption, SwitchesOption
 from cxr_mmdet.errors import UsageError, counted
+from cxr_mmdet.files import sole_use
 
 app = CxrTyper(help=__doc__)
 
@@ -30,21 +32,26 @@ def browse(
         from cxr_mmdet.engine.config import load_config
         from cxr_mmdet.engine.inspection import TrainingImage, training_images, write_grid, write_image
 
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise UsageError(f"{out}: is not empty; pass --force to write into it, or choose another folder.")
+    _refuse_filled(out, force)
     loaded = load_config(
         config, data_root=data_root, labels=labels, switches=with_ or [], cfg_options=cfg_options or []
     )
     images: list[TrainingImage] = []
-    try:
-        with progress_bar("images") as report:
-            for image in training_images(loaded, count):
-                out.mkdir(parents=True, exist_ok=True)
-                write_image(out / f"{len(images):03}_{image.image}.png", image.pixels)
-                images.append(image)
-                report(len(images), count)
-    finally:  # also of the images before one that cannot be read
-        if images:
-            write_grid(out / "grid.png", images)
+    with ExitStack() as stack:
+        report = stack.enter_context(progress_bar("images"))
+        for image in training_images(loaded, count):
+            if not images:
+                stack.enter_context(sole_use(out, "choose another folder"))
+                _refuse_filled(out, force)  # by a browse that ended meanwhile
+                # Also of the images before one that cannot be read.
+                stack.callback(lambda: images and write_grid(out / "grid.png", images))
+            write_image(out / f"{len(images):03}_{image.image}.png", image.pixels)
+            images.append(image)
+            report(len(images), count)
     normal = sum(not image.boxes for image in images)
     stdout.print(f"{counted(len(images), 'image')}, {normal} without a box: {out / 'grid.png'}", highlight=False)
+
+
+def _refuse_filled(out: Path, force: bool) -> None:
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out}: is not empty; pass --force to write into it, or choose another folder.")

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from cxr_mmdet.cli import browse
 from cxr_mmdet.engine.config import load_config
 from cxr_mmdet.engine.inspection import training_images
+from cxr_mmdet.files import sole_use
 
 
 def run(*arguments: object, code: int = 0):
@@ -48,3 +49,13 @@ def test_images_before_one_that_cannot_be_read_are_in_the_grid(prepared_folder, 
     (root / "images" / f"{names[2]}.png").write_bytes(b"no image")
     assert names[2] in run("retina_small", "--data-root", root, "--out", out, "--count", 5, code=1).stderr
     assert sorted(path.name for path in out.iterdir()) == [f"000_{names[0]}.png", f"001_{names[1]}.png", "grid.png"]
+
+
+def test_two_at_once_into_one_folder_are_refused(prepared_folder, tmp_path):
+    """The images of both lay in one folder, and the grid showed those of one."""
+    arguments = ("retina_small", "--data-root", prepared_folder(), "--out", tmp_path / "seen", "--count", 2)
+    with sole_use(tmp_path / "seen", "go elsewhere"):
+        for force in ((), ("--force",)):
+            assert "in use by another process" in run(*arguments, *force, code=2).stderr
+    assert not any((tmp_path / "seen").iterdir())
+    run(*arguments)
