@@ -201,6 +201,7 @@ def _losses(source: Source, target: SourceFormat) -> list[str]:
     doubtful = 0 if source.normal is None else len(empty - source.normal)
     losses = (
         ("readers", reader != ONE_READER, f"the reader's name {reader}"),
+        ("patients", "group" in rows, "which images are of one patient"),
         ("regions", regions, counted(regions, "region to ignore", "regions to ignore")),
         ("coverage", partial, f"what was not looked for on {counted(partial, 'image')}: it counts as absent there"),
         (

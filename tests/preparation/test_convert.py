@@ -55,6 +55,28 @@ def test_several_readers_read_back_equal(three_readers: Path, tmp_path: Path, to
     assert not list((tmp_path).glob(".*"))
 
 
+def with_patients(folder: Path) -> Path:
+    """Return a source whose table names patients of two images each, the last one's unknown."""
+    write_reader_source(folder, images=6)
+    table = pd.read_csv(folder / "train.csv").rename(columns={"study": "patient"})
+    table.loc[table["image_id"] == "i05", "patient"] = None
+    table.to_csv(folder / "train.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize("to", ["coco", "vinbigdata"])
+def test_images_of_one_patient_stay_so(tmp_path: Path, to: str) -> None:
+    convert(with_patients(tmp_path / "source"), tmp_path / "out", to)
+    groups = read_source(tmp_path / "out").rows.groupby("image_id")["group"].first()
+    assert [groups[f"i{number:02}"] == groups[f"i{number + 1:02}"] for number in range(4)] == [True, False, True, False]
+    assert pd.isna(groups["i05"])
+
+
+def test_patients_that_a_format_cannot_hold_are_named(tmp_path: Path) -> None:
+    done = convert(with_patients(tmp_path / "source"), tmp_path / "out", "cvat")
+    assert done.notes[-1].endswith("cannot hold which images are of one patient.")
+
+
 def test_yolo_holds_one_reader(three_readers: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"YOLO tree: holds one reading of an image, but .*train.csv has 3 readers"):
         convert(three_readers, tmp_path / "out", "yolo")

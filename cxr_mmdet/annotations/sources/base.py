@@ -116,8 +116,8 @@ class SourceFormat:
         looks_for: what ``recognise`` looks for, for the message that no format was recognised.
         write: writes annotations into a folder and returns where in it each image belongs, image id → relative path.
             Rows have ``table_height`` and ``table_width``. None where the format cannot be written.
-        keeps: what is not lost in writing: ``readers``, ``regions`` to ignore, ``coverage``, ``split``; with
-            ``originals`` the images are those of the source, whose suffix follows the path, else PNG.
+        keeps: what is not lost in writing: ``readers``, ``patients``, ``regions`` to ignore, ``coverage``, ``split``;
+            with ``originals`` the images are those of the source, whose suffix follows the path, else PNG.
     """
 
     name: str

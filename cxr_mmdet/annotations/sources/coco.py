@@ -94,6 +94,10 @@ def write(source: Source, out: Path) -> dict[str, str]:
     """Write one file, or one for each side of a split, and return where the images belong."""
     rows, split, names = source.rows, source.split or {}, classes_of(source)
     category_ids = np.arange(1, len(names) + 1)
+    patients: dict[str, str] = {}
+    if "group" in rows:  # named after their first image, for the images come without Patient ID
+        named = rows[rows["group"].notna()]
+        patients = dict(zip(named["image_id"], named.groupby("group")["image_id"].transform("first"), strict=True))
     for side in sorted({split.get(image_id, "") for image_id in rows["image_id"]}):
         images, annotations = [], []
         own = [group for group in rows.groupby("image_id", sort=False) if split.get(str(group[0]), "") == side]
@@ -115,6 +119,8 @@ def write(source: Source, out: Path) -> dict[str, str]:
                 {"image_id": number, **dict(zip(keys, each, strict=True))} for each in zip(*sides, strict=True)
             ]
             entry: dict[str, Any] = {"height": height, "width": width, "readers": group["reader"].unique().tolist()}
+            if image_id in patients:
+                entry["group"] = patients[image_id]
             if source.coverage is not None and image_id in source.coverage.index:
                 present = np.isin(
                     category_ids, [id_ for id_, region in zip(categories, regions, strict=True) if not region]
@@ -214,7 +220,7 @@ FORMAT = SourceFormat(
     recognise=recognise,
     read=read,
     write=write,
-    keeps=frozenset({"readers", "regions", "coverage", "split", "normal"}),
+    keeps=frozenset({"readers", "patients", "regions", "coverage", "split", "normal"}),
     coverage_rule="All classes were looked for, except where an image's neg_category_ids says which; an image with "
     "an empty list `readers` was read by nobody.",
     looks_for="a .json file with images, annotations and categories",

@@ -13,6 +13,7 @@ from cxr_mmdet.annotations.table import (
     ONE_READER,
     READER_COLUMN,
     REGION_COLUMN,
+    PATIENT_COLUMNS,
     REQUIRED_COLUMNS,
     SUFFIXES,
     TEXT_COLUMNS,
@@ -176,8 +177,8 @@ def read(path: Path, options: ReadOptions) -> Source:
 
 def write(source: Source, out: Path) -> dict[str, str]:
     """Write train.csv, and return where the images belong."""
-    columns = [*TEXT_COLUMNS, "class_id", READER_COLUMN, *XYXY_COLUMNS, REGION_COLUMN]
-    rows = source.rows.rename(columns={"reader": READER_COLUMN})
+    columns = [*TEXT_COLUMNS, "class_id", READER_COLUMN, *XYXY_COLUMNS, REGION_COLUMN, PATIENT_COLUMNS[0]]
+    rows = source.rows.rename(columns={"reader": READER_COLUMN, "group": PATIENT_COLUMNS[0]})
     rows = rows[[name for name in columns if name in rows]]
     if REGION_COLUMN in rows:
         rows = rows.astype({REGION_COLUMN: int})
@@ -191,7 +192,7 @@ FORMAT = SourceFormat(
     recognise=recognise,
     read=read,
     write=write,
-    keeps=frozenset({"readers", "regions", "originals"}),
+    keeps=frozenset({"readers", "patients", "regions", "originals"}),
     coverage_rule="Every reading is of all classes: a reader without a box of a class did not find it.",
     looks_for=f"{TABLE_NAME} or {RELEASE_NAMES[0]} with {', '.join(REQUIRED_COLUMNS)}",
 )
