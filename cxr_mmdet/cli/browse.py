@@ -43,10 +43,10 @@ def browse(
             if not images:
                 stack.enter_context(sole_use(out, "choose another folder"))
                 _refuse_filled(out, force)  # by a browse that ended meanwhile
-                # Also of the images before one that cannot be read.
-                stack.callback(lambda: images and write_grid(out / "grid.png", images))
             write_image(out / f"{len(images):03}_{image.image}.png", image.pixels)
             images.append(image)
+            if len(images) == 1:  # written at the end, also where a later image cannot be read
+                stack.callback(write_grid, out / "grid.png", images)
             report(len(images), count)
     normal = sum(not image.boxes for image in images)
     stdout.print(f"{counted(len(images), 'image')}, {normal} without a box: {out / 'grid.png'}", highlight=False)

@@ -204,7 +204,7 @@ def next_reads(
     from cxr_mmdet.preparation.reading_list import reading_list, reading_list_table
 
     if out:
-        refuse_to_overwrite(force, out)
+        refuse_to_overwrite(force, out, inputs=(*folder.glob("*.json"), *folder.glob("annotations/*")))
     chosen = reading_list(folder, n, label_set=labels)
     stdout.print(reading_list_table(chosen))
     if out:

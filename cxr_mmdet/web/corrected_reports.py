@@ -148,8 +148,8 @@ def _add(store: Store, corrections: Sequence[_Correction]) -> int:
     """
     try:
         held: dict[tuple[str, str], list[tuple[Verdict, ...]]] = defaultdict(list)
-        for each in store.readings():
-            held[each.image.content_sha256, each.reader].append(each.verdicts)
+        for earlier in store.readings():
+            held[earlier.image.content_sha256, earlier.reader].append(earlier.verdicts)
         added = 0
         for each in corrections:
             said, later = tuple(each.reading.said), held[each.image.content_sha256, each.reader]

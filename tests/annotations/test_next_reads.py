@@ -51,6 +51,8 @@ def test_the_command_lists_and_writes(tmp_path):
     assert result.exit_code == 0, result.output
     assert len((tmp_path / "next.csv").read_text().splitlines()) == 5
     assert CliRunner().invoke(app, arguments).exit_code == 2
+    result = CliRunner().invoke(app, [*arguments[:-1], str(out / "annotations/readers.csv"), "--force"])
+    assert "is read by this command and would be lost" in result.stderr
     result = CliRunner().invoke(app, [*arguments, "--force", "--labels", "none"])
     assert result.exit_code == 2
     assert "has the label sets 14" in result.stderr

@@ -119,8 +119,8 @@ def write(source: Source, out: Path) -> dict[str, str]:
                 {"image_id": number, **dict(zip(keys, each, strict=True))} for each in zip(*sides, strict=True)
             ]
             entry: dict[str, Any] = {"height": height, "width": width, "readers": group["reader"].unique().tolist()}
-            if image_id in patients:
-                entry["group"] = patients[image_id]
+            if patient := patients.get(str(image_id)):
+                entry["group"] = patient
             if source.coverage is not None and image_id in source.coverage.index:
                 present = np.isin(
                     category_ids, [id_ for id_, region in zip(categories, regions, strict=True) if not region]
