@@ -11,9 +11,9 @@ import pandas as pd
 from cxr_mmdet.annotations.sources.base import ReadOptions, Source, SourceFormat, annotation_files, csv_header
 from cxr_mmdet.annotations.table import (
     ONE_READER,
+    PATIENT_COLUMNS,
     READER_COLUMN,
     REGION_COLUMN,
-    PATIENT_COLUMNS,
     REQUIRED_COLUMNS,
     SUFFIXES,
     TEXT_COLUMNS,
