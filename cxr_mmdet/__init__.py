@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.detections import Detections, Findings
     from cxr_mmdet.structures.radiograph_files import RadiographFile, find_radiographs
 
-__version__ = "0.5.0"
+__version__ = "0.5.1"
 
 __all__ = [
     "Augmentation",
