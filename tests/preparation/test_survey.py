@@ -74,7 +74,7 @@ def test_every_count(archive: Path) -> None:
 def test_images_that_are_turned_by_their_exif_orientation_are_reported(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(np.tile(np.arange(40, dtype=np.uint8), (30, 1))).save(tmp_path / "a.jpg", exif=exif)
     survey = survey_folder(tmp_path)
     assert survey.warnings == {"turned upright by EXIF orientation 6": 1}
     assert survey.counts["size"] == {"30 x 40": 1}
