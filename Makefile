@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(PY) tools/prepare_data.py phantom $(DEMO)/phantom --images 520 --seed 7 --size 512 --labels 5 --abnormal-share 0.85 --jobs 2 --force
 	$(PY) tools/prepare_data.py build $(DEMO)/phantom $(DEMO)/prepared --labels 5 --jobs 2 --force
-	$(PY) tools/train.py configs/retina_phantom.py --data-root $(DEMO)/prepared --work-dir $(DEMO)/run
+	$(PY) tools/train.py configs/retina_phantom.py --data-root $(DEMO)/prepared --work-dir $(DEMO)/run --load-from phantom
 	$(PY) tools/test.py configs/retina_phantom.py $(DEMO)/run --data-root $(DEMO)/prepared --out $(DEMO)/scores
 	$(PY) tools/evaluate.py gallery $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --images $(DEMO)/prepared/images --out $(DEMO)/gallery.html --force
 	$(PY) tools/evaluate.py run $(DEMO)/prepared/annotations/val_5.json $(DEMO)/scores/detections.json --out $(DEMO)/report --force
