@@ -83,4 +83,5 @@ def _plot(axes: Axes, curves: Scalars, title: str, y_label: str, marker: str | N
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     if any(curves.values()) and len(curves) > 1:
-        axes.legend(fontsize="small")
+        # A mAP rises. "best" would cover the point of a single validation.
+        axes.legend(fontsize="small", loc="upper left" if marker else "best")
