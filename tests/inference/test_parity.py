@@ -59,3 +59,15 @@ def test_nothing_found_on_either_side():
     for expected, got, lost in ((nothing, findings(), 0), (findings(), nothing, COUNT), (nothing, nothing, 0)):
         parity = compare_findings("one", [expected], [got], score_threshold=0.05)
         assert (parity.findings, parity.unmatched) == (len(expected), lost)
+        assert parity.additional == (COUNT if got is not nothing and expected is nothing else 0)
+
+
+def test_a_finding_that_torch_does_not_have_is_too_many():
+    """Only torch's findings were looked for in the other, so that a graph which found more of them passed."""
+    torchs, more = findings(), findings()
+    torchs = replace(torchs, **{key: getattr(torchs, key)[1:] for key in ("boxes_xyxy", "labels", "scores")})
+    parity = compare_findings("one", [torchs], [more], score_threshold=0.05)
+    assert parity.problems(EXACT) == ["1 finding without counterpart in torch"]
+    assert parity.problems(quantised_limits(0.01)) == []
+    weak = replace(more, scores=np.append(0.055, more.scores[1:]))  # too near the threshold to tell
+    assert compare_findings("one", [torchs], [weak], score_threshold=0.05).problems(EXACT) == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.errors import DatasetError, counted
 from cxr_mmdet.structures.boxes import XYXY_COLUMNS, iou_matrix, xyxy_to_xywh
 from cxr_mmdet.structures.coverage import NEG_KEY, NOT_EXHAUSTIVE_KEY
 from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
@@ -16,6 +16,8 @@ from cxr_mmdet.structures.radiograph_files import RadiographFile, find_radiograp
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from cxr_mmdet.structures.coco import CocoDict, Detection
     from cxr_mmdet.structures.detections import Findings
@@ -164,7 +166,7 @@ class ParityLimits:
     Attributes:
         box_px: pixels of the radiograph, for a box's side; None: not limited.
         score: of a finding, and of a gate's p_abnormal; None: not limited.
-        unmatched: whether clear findings of the reference may be without counterpart.
+        unmatched: whether clear findings of either may be without counterpart.
         mean_ap: mAP@[.5:.95] that may be lost, 0…1.
         order: logit by which the reference may contradict the order of the cells that a DINO's queries start from;
             None: not limited.
@@ -194,6 +196,7 @@ class Parity:
         images: how many.
         findings: of the reference, clearly above its threshold.
         unmatched: those without a counterpart of the same class that overlaps by half.
+        additional: findings of the other, clearly above the threshold, without such a counterpart in the reference.
         largest_box_difference_px: between a side of a finding and its counterpart's, pixels of the radiograph.
         largest_score_difference: likewise.
         reference_mean_ap: mAP@[.5:.95] of the reference, 0…1; None without ground truth.
@@ -212,6 +215,7 @@ class Parity:
     unmatched: int
     largest_box_difference_px: float
     largest_score_difference: float
+    additional: int = 0
     reference_mean_ap: float | None = None
     mean_ap: float | None = None
     largest_p_abnormal_difference: float | None = None
@@ -237,6 +241,8 @@ class Parity:
             found.append(f"torch's scores contradict the order of the queries by {order:.2g} (limit {limits.order:g})")
         if self.unmatched and not limits.unmatched:
             found.append(f"{self.unmatched} of {self.findings} findings have no counterpart")
+        if self.additional and not limits.unmatched:
+            found.append(f"{counted(self.additional, 'finding')} without counterpart in torch")
         if self.reference_mean_ap is not None and self.mean_ap is not None:
             lost = self.reference_mean_ap - self.mean_ap
             if lost > limits.mean_ap:
@@ -265,11 +271,12 @@ def compare_findings(
         gate: whether their p_abnormal is a gate's, and is compared.
         loss: give the differences of the scores with paired intervals, where there is truth.
     """
-    boxes, scores, unmatched, findings = 0.0, 0.0, 0, 0
+    boxes, scores, unmatched, findings, additional = 0.0, 0.0, 0, 0, 0
     for expected, got in zip(reference, other, strict=True):
-        clear = expected.filter(score_threshold + CLEAR_MARGIN)
-        overlaps = iou_matrix(clear.boxes_xyxy, got.boxes_xyxy) * (clear.labels[:, None] == got.labels[None, :])
+        clear, clear_got = (found.filter(score_threshold + CLEAR_MARGIN) for found in (expected, got))
+        overlaps = _overlaps(clear, got)
         findings += len(clear)
+        additional += int((_overlaps(clear_got, expected).max(axis=1, initial=0) < SAME_IOU).sum())
         if not len(got):
             unmatched += len(clear)
             continue
@@ -287,6 +294,7 @@ def compare_findings(
         images=len(reference),
         findings=findings,
         unmatched=unmatched,
+        additional=additional,
         largest_box_difference_px=boxes,
         largest_score_difference=scores,
         reference_mean_ap=None if truth is None else mean_ap(truth, reference),
@@ -294,6 +302,11 @@ def compare_findings(
         largest_p_abnormal_difference=_p_abnormal_difference(reference, other) if gate else None,
         loss=_loss(truth, reference, other) if loss and truth is not None else None,
     )
+
+
+def _overlaps(first: Findings, second: Findings) -> NDArray[np.float64]:
+    """Return the IoU of each pair of findings, 0 for two classes."""
+    return iou_matrix(first.boxes_xyxy, second.boxes_xyxy) * (first.labels[:, None] == second.labels[None, :])
 
 
 def _p_abnormal_difference(reference: Sequence[Findings], other: Sequence[Findings]) -> float:
