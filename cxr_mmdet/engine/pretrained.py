@@ -211,6 +211,7 @@ class PretrainedReportHook(Hook):
             fitted = weights
             report = compare_weights(own, fitted)
             _require_all(report, runner._load_from)
+            _require_classes(runner, checkpoint)
             _require_average(runner, checkpoint)
         else:
             fitted = fit_fpn_levels(own, fit_bare_backbone(own, weights))
@@ -232,16 +233,13 @@ def _with_classes(
     report: LoadingReport,
 ) -> tuple[LoadingReport, dict[str, torch.Tensor]]:
     """Take classes over by name where the file and the data name theirs, and differ."""
-    meta = checkpoint.get("meta")
-    known = meta.get("dataset_meta") if isinstance(meta, dict) else None
-    given = known.get("classes") if isinstance(known, dict) else None
-    given = [given] if isinstance(given, str) else given  # metainfo=dict(classes=("Nodule")), a tuple meant
-    if not given or not isinstance(given, (list, tuple)):
+    given = _named_classes(checkpoint)
+    if not given:
         return report, fitted
-    wanted = runner.train_dataloader.dataset.metainfo["classes"]
-    if list(given) == list(wanted):
+    wanted = list(runner.train_dataloader.dataset.metainfo["classes"])
+    if given == wanted:
         return report, fitted
-    by_class = fit_classes(own, fitted, list(wanted), list(given))
+    by_class = fit_classes(own, fitted, wanted, given)
     matched, other_shape = (
         tuple(name for name in names if name not in by_class) for names in (report.matched, report.other_shape)
     )
@@ -251,6 +249,35 @@ def _with_classes(
         return replace(report, matched=matched, other_classes=other_classes), fitted
     report = replace(report, matched=matched, other_shape=other_shape, by_class=tuple(by_class), classes=shared)
     return report, fitted | by_class
+
+
+def _named_classes(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a checkpoint names, in the order of its network's outputs; none of a stranger's file."""
+    meta = checkpoint.get("meta")
+    known = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    given = known.get("classes") if isinstance(known, dict) else None
+    given = [given] if isinstance(given, str) else given  # metainfo=dict(classes=("Nodule")), a tuple meant
+    names = isinstance(given, (list, tuple)) and all(isinstance(name, str) for name in given)
+    return list(given) if names else []
+
+
+def _require_classes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse data whose classes are others, or in another order: each output would count as another finding."""
+    given = _named_classes(checkpoint)
+    if not given:
+        return
+    loader = runner.train_dataloader if runner._resume else runner.test_dataloader
+    wanted = list(loader.dataset.metainfo["classes"])
+    if shared_classes(wanted, given) != [(place, place) for place in range(len(wanted))]:
+        remedy = (
+            "start another training from its weights by --load-from, which takes classes over by name"
+            if runner._resume
+            else "score what tools/predict.py --coco finds by tools/evaluate.py, which go by name"
+        )
+        raise CheckpointError(
+            f"{runner._load_from}: was trained on the classes {', '.join(given)}, the data hold {', '.join(wanted)}, "
+            f"and the order counts; choose the label set that it was trained on by --labels, or {remedy}."
+        )
 
 
 def _state_of(checkpoint: dict[str, Any], source: str | None) -> dict[str, Any]:

@@ -275,6 +275,23 @@ def test_testing_and_resuming_need_the_same_class_count(how):
         load(Model(5), {"state_dict": Model(14).state_dict()}, **how)
 
 
+@pytest.mark.parametrize("how", ["testing", "resume"])
+def test_testing_and_resuming_need_the_same_classes_in_their_order(how):
+    """Each output would be scored, or go on to learn, as another finding."""
+    loader = {"testing": "test_dataloader", "resume": "train_dataloader"}[how]
+
+    def load_with(*classes: str) -> None:
+        dataset = SimpleNamespace(metainfo={"classes": classes})
+        meta = {"dataset_meta": {"classes": ("Nodule", "Effusion")}, "iter": 1}
+        more = {how: True, loader: SimpleNamespace(dataset=dataset)}
+        load(Model(2), {"state_dict": Model(2).state_dict(), "meta": meta}, **more)
+
+    load_with("nodule", "Effusion")
+    for classes in (("Effusion", "Nodule"), ("Nodule", "Mass")):
+        with pytest.raises(CheckpointError, match=f"classes Nodule, Effusion, the data hold {', '.join(classes)},"):
+            load_with(*classes)
+
+
 def test_testing_needs_every_parameter():
     state = Model(5).state_dict()
     del state["head.bias"]
