@@ -32,6 +32,11 @@ def _plain_mode(mode: str) -> str:
     return "L" if mode == "1" else "RGB"
 
 
+def _is_white_zero(image: Image.Image) -> bool:
+    """Return whether 0 is white in a TIFF (TIFF 6.0, section 3); Pillow inverts such images of up to 8 bits alone."""
+    return getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8 (CIPA DC-008 4.6.4 A); 1, as it is, where it is not stated or damaged."""
     try:
@@ -72,6 +77,8 @@ def read_image(content: bytes, name: str, *, max_pixels: int, folder: Path | Non
             orientation = _orientation(image)
             upright = image if orientation == 1 else ImageOps.exif_transpose(image)
             values = np.asarray(upright if upright.mode in _GREY_MODES else upright.convert(_plain_mode(upright.mode)))
+            if upright.mode in _GREY_MODES - {"L"} and _is_white_zero(image):
+                values = -values if values.dtype.kind == "f" else ~values
     except UnidentifiedImageError:
         raise DicomError(f"{name}: damaged {kind} image; its header cannot be read") from None
     except DicomError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,18 @@ def test_16_bit_images_are_shown_by_percentiles(suffix: str) -> None:
     low, high = GREY16.ravel()[17], GREY16.ravel()[3482]  # 3500 values, each once: ranks 17.5 and 3482.5
     expected = np.clip((GREY16.astype(float) - low) / (high - low), 0, 1) * 255
     assert np.abs(radiograph.pixels - expected).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_zero_is_white_is_inverted(dtype: type) -> None:
+    """Pillow inverts those of 8 bits, and left others to be shown as their negatives."""
+    file = BytesIO()
+    Image.fromarray(np.flipud(GREY8).astype(dtype)).save(file, "TIFF")
+    black_zero, white_zero = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    assert file.getvalue().count(black_zero) == 1
+    shown = read_radiograph(file.getvalue()).pixels
+    negative = read_radiograph(file.getvalue().replace(black_zero, white_zero)).pixels
+    assert np.abs(negative.astype(int) - (255 - shown)).max() <= 1
 
 
 def test_16_bits_on_request() -> None:
