@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_mmdet.cli.app import CxrTyper, TrustOption, progress_bar, quiet_imports, stdout
+from cxr_mmdet.cli.app import CxrTyper, TrustOption, print_notes, progress_bar, quiet_imports, stdout
 from cxr_mmdet.structures.enums import ExportFormat
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def export(
 
     with quiet_imports():
         from cxr_mmdet.inference.export.export import ExportOptions, export_model
+        from cxr_mmdet.inference.export.parity import nothing_compared
 
     options = ExportOptions(
         format=bundle_format,
@@ -104,6 +105,8 @@ def export(
     with contextlib.redirect_stdout(sys.stderr), progress_bar("comparing with torch") as progress:
         bundle = export_model(checkpoint, out, options, progress=progress)
     stdout.print(parity_table(bundle))
+    if nothing := nothing_compared((bundle.parity or {}).get("sets", [])):
+        print_notes([f"{nothing}; pass --check with radiographs of what the model finds, or train longer."])
     if int8:
         stdout.print(loss_table(bundle))
     stdout.print(bundle.path, highlight=False)

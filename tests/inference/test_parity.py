@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxr_mmdet.inference.export.parity import EXACT, compare_findings, quantised_limits
+from cxr_mmdet.inference.export.parity import EXACT, compare_findings, nothing_compared, quantised_limits
 from cxr_mmdet.structures.detections import Findings
 
 COUNT = 200
@@ -60,6 +60,17 @@ def test_nothing_found_on_either_side():
         parity = compare_findings("one", [expected], [got], score_threshold=0.05)
         assert (parity.findings, parity.unmatched) == (len(expected), lost)
         assert parity.additional == (COUNT if got is not nothing and expected is nothing else 0)
+
+
+def test_a_comparison_of_nothing_says_so():
+    """An export of a hardly trained detector passed, as if it had been compared."""
+    nothing = replace(findings(), boxes_xyxy=np.empty((0, 4)), labels=np.empty(0, int), scores=np.empty(0))
+    empty, full = (
+        compare_findings("one", [found], [found], score_threshold=0.05).to_json() for found in (nothing, findings())
+    )
+    assert nothing_compared([empty, empty]).startswith("Torch found nothing clear")
+    assert nothing_compared([empty, full]) == ""
+    assert nothing_compared([]) == ""
 
 
 def test_a_finding_that_torch_does_not_have_is_too_many():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_mmdet.errors import counted
 from cxr_mmdet.files import atomic_path
 from cxr_mmdet.inference.backends.graphs import regions_name
+from cxr_mmdet.inference.export.parity import nothing_compared
 from cxr_mmdet.inference.spec import AnchorMaps, DistanceCoder, Queries
 from cxr_mmdet.models.gate_rule import ScoreMode
 from cxr_mmdet.pages import format_score
@@ -261,7 +262,9 @@ def _parity(bundle: Bundle) -> str:
         if orders
         else ""
     )
-    head_line = f"## Agreement with torch\n\nLargest differences; the mAP is mAP@[.5:.95].{order}\n\n"
+    nothing = nothing_compared(sets)
+    nothing = f" **{nothing}.**" if nothing else ""
+    head_line = f"## Agreement with torch\n\nLargest differences; the mAP is mAP@[.5:.95].{order}{nothing}\n\n"
     return head_line + _table(head, rows)
 
 

@@ -14,7 +14,7 @@ from cxr_mmdet.structures.labels import LABELS_14, NO_FINDING
 from cxr_mmdet.structures.radiograph_files import RadiographFile, find_radiographs, image_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -248,6 +248,17 @@ class Parity:
             if lost > limits.mean_ap:
                 found.append(f"the mAP falls by {lost:.4f} (limit {limits.mean_ap:g})")
         return found
+
+
+def nothing_compared(sets: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence that says that no box and no score was compared, where the reference found nothing; else ''.
+
+    Args:
+        sets: as :meth:`Parity.to_json` gives them.
+    """
+    if not sets or any(entry["findings"] for entry in sets):
+        return ""
+    return "Torch found nothing clear on these radiographs, so no box and no score was compared"
 
 
 def compare_findings(
