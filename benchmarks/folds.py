@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from cxr_mmdet.preparation.splitting import join_near_duplicates
 from cxr_mmdet.structures.coco import read_coco, read_json, write_coco
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
@@ -46,7 +47,7 @@ def parts_of(
 
     Args:
         data: a prepared folder.
-        out: gets a folder per part; one that is there is written again.
+        out: gets a folder per part.
         folds: how many; None keeps the folder's own split.
         fold_seed: of the folds and of the patients that a share keeps.
         only: the folds to return, from 1; all by default.
@@ -54,7 +55,7 @@ def parts_of(
             share is part of a larger one.
 
     Raises:
-        UsageError: a fold that does not exist is asked for.
+        UsageError: a fold that does not exist is asked for, or a part's folder holds something else.
         DatasetError: the folder has no training or no validation images.
     """
     numbers = list(range(1, folds + 1)) if folds else [0]
@@ -82,25 +83,38 @@ def _written(part: Part, root: Path, folds: int | None, seed: int) -> Part:
             ]
             for name, whole in wholes.items()
         }
-    link_images(part.data_root, root)
+    written = {}
     for path, val in files.items():
         train_coco, val_coco = splits[path.name]
-        write_coco(root / "annotations" / path.name, _share(train_coco, part.label_share, seed))
-        write_coco(root / "annotations" / val.name, val_coco)
-    for path in (root / "annotations").iterdir():  # a label set that the data had before
-        if path.name not in {file.name for pair in files.items() for file in pair}:
-            path.unlink()
+        written |= {path.name: _share(train_coco, part.label_share, seed), val.name: val_coco}
+    write_part(part.data_root, root, written)
     return Part(root, part.fold, part.label_share)
 
 
-def link_images(data: Path, root: Path) -> None:
-    """Make ``root`` a folder of the images of ``data``, whichever folder's they were before."""
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
-    link, target = root / "images", (data / "images").resolve()
-    if link.is_symlink() and link.readlink() == target:
-        return
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+def write_part(data: Path, root: Path, files: Mapping[str, dict[str, Any]]) -> None:
+    """Write a prepared folder that links to the images of ``data``; one that is there already must be the same.
+
+    Args:
+        data: a prepared folder.
+        root: the folder to write. Trainings of another process may read it, so nothing in it is changed.
+        files: COCO files by name.
+
+    Raises:
+        UsageError: it holds other images or annotations.
+    """
+    folder, link, target = root / "annotations", root / "images", (data / "images").resolve()
+    known = {path.name: path for path in folder.glob("*.json")}
+    same = known.keys() <= files.keys() and all(read_json(path) == files[name] for name, path in known.items())
+    if not same or (link.is_symlink() and link.readlink() != target):
+        raise UsageError(
+            f"{root}: holds other data, folds or label sets than asked for, and a training may be reading it; name "
+            "another folder by --out, or remove this one if none does."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(target)
+    for name in files.keys() - known.keys():
+        write_coco(folder / name, files[name])
 
 
 def _train_files(data: Path) -> list[Path]:

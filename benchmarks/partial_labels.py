@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.folds import link_images
-from cxr_mmdet.structures.coco import read_coco, write_coco
+from benchmarks.folds import write_part
+from cxr_mmdet.structures.coco import read_coco
 from cxr_mmdet.structures.coverage import Coverage, coverage_keys
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def file_as_hospitals(data: Path, out: Path, *, labels: str = "14", seed: int = 
 
     Args:
         data: a prepared folder; its images are linked to.
-        out: gets the files; those of an earlier call are written again.
+        out: gets the files.
         labels: the label set that is filed.
         seed: of the division of patients.
     """
@@ -60,15 +60,13 @@ def file_as_hospitals(data: Path, out: Path, *, labels: str = "14", seed: int = 
         coverage = np.where(covered, Coverage.EXHAUSTIVE, Coverage.UNKNOWN).astype(np.int8)
         images.append(image | coverage_keys(coverage, present, ids))
 
-    link_images(data, out)
-    for name, coco in {"partial": train | {"images": images, "annotations": kept}, "full": train}.items():
-        write_coco(out / "annotations" / f"train_{name}.json", coco)
-        write_coco(out / "annotations" / f"val_{name}.json", val)
+    files = {"train_partial": train | {"images": images, "annotations": kept}, "train_full": train}
+    files |= {"val_partial": val, "val_full": val}
     for number, classes in enumerate(looked_for, start=1):
         own = {image_id for image_id, hospital in of_image.items() if hospital == number - 1}
-        write_coco(out / "annotations" / f"train_hospital{number}.json", _part(train, classes, own))
-        everything = {image["id"] for image in val["images"]}
-        write_coco(out / "annotations" / f"val_hospital{number}.json", _part(val, classes, everything))
+        files[f"train_hospital{number}"] = _part(train, classes, own)
+        files[f"val_hospital{number}"] = _part(val, classes, {image["id"] for image in val["images"]})
+    write_part(data, out, {f"{name}.json": coco for name, coco in files.items()})
 
 
 def unite(

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -104,14 +105,27 @@ def test_a_label_set_without_some_images_keeps_their_patients_together(patients,
         assert not all_[0] & all_[1]
 
 
-def test_label_sets_that_the_data_no_longer_have_are_removed(patients, tmp_path):
+@pytest.mark.parametrize("change", ["seed", "labels", "images"])
+def test_parts_that_a_training_may_be_reading_are_not_changed(patients, tmp_path, change):
+    """A command that was refused afterwards had exchanged the folds of a benchmark that ran."""
     for split in ("train", "val"):
         write_coco(patients / f"annotations/{split}_x.json", read_coco(patients / f"annotations/{split}_5.json"))
-    parts_of(patients, tmp_path / "out", folds=2)
-    for split in ("train", "val"):
-        (patients / f"annotations/{split}_x.json").unlink()
-    (part, _) = parts_of(patients, tmp_path / "out", folds=2)
-    assert sorted(path.name for path in (part.data_root / "annotations").iterdir()) == ["train_5.json", "val_5.json"]
+    out = tmp_path / "out"
+    parts = parts_of(patients, out, folds=2)
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    (out / "fold_1/annotations/val_x.json").unlink()  # killed halfway
+    assert parts_of(patients, out, folds=2) == parts
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
+    data = patients
+    if change == "labels":
+        for split in ("train", "val"):
+            (data / f"annotations/{split}_x.json").unlink()
+    elif change == "images":
+        data = shutil.copytree(patients, tmp_path / "other")
+    with pytest.raises(UsageError, match=r"fold_1: holds other data, folds or label sets than asked for"):
+        parts_of(data, out, folds=2, fold_seed=int(change == "seed"))
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
+    assert (parts[0].data_root / "images").resolve() == (patients / "images").resolve()
 
 
 @pytest.mark.parametrize(("allowed", "apart"), [(False, False), (True, True)])

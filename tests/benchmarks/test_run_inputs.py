@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import quality
 from benchmarks.contestant import Contestant
-from benchmarks.folds import Part, parts_of
+from benchmarks.folds import Part
 from benchmarks.quality import run_quality
 from cxr_mmdet.engine import phantom_start
 from cxr_mmdet.errors import UsageError
@@ -90,11 +90,3 @@ def test_a_run_of_an_earlier_version_is_refused(prepared_folder, tmp_path):
         run_quality(
             [Contestant.parse("retina_small")], [Part(root)], out, minutes=1, iterations=3, seeds=[0], threads=1
         )
-
-
-def test_folds_of_another_folder_link_to_its_images(prepared_folder, tmp_path):
-    root = prepared_folder(train=6, val=4)
-    shutil.copytree(root, tmp_path / "other")
-    for data in (root, tmp_path / "other"):
-        (part, _) = parts_of(data, tmp_path / "out", folds=2)
-        assert (part.data_root / "images").resolve() == (data / "images").resolve()
