@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 
 from cxr_mmdet.batch.journal import cannot_write, read_line
-from cxr_mmdet.evaluation.image_level import write_p_abnormal
+from cxr_mmdet.errors import DatasetError
+from cxr_mmdet.evaluation.image_level import p_abnormal_path, write_p_abnormal
 from cxr_mmdet.files import atomic_path, write_csv
 from cxr_mmdet.structures.coco import read_coco, sort_detections
 from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.labels import NO_FINDING
-from cxr_mmdet.structures.radiograph_files import image_ids_in_coco
+from cxr_mmdet.structures.radiograph_files import image_id_of, image_ids_in_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,8 +65,6 @@ class CocoIds:
         Raises:
             DatasetError: it is not such a file, lacks a class of the model, or names two images alike.
         """
-        from cxr_mmdet.errors import DatasetError
-
         truth = read_coco(path, strict=False)
         ids = {category["name"]: category["id"] for category in truth["categories"]}
         missing = [name for name in class_names if name not in ids]
@@ -77,6 +77,29 @@ class CocoIds:
             for image_id, image in image_ids_in_coco(truth["images"], path).items()
         }
         return cls(images, [ids[name] for name in class_names], path)
+
+    def radiographs(self, items: Iterable[RadiographFile]) -> list[RadiographFile]:
+        """Return those that are images of the annotation file, under the ids of their names.
+
+        Raises:
+            DatasetError: there is none, or two could be one image: which one was annotated, their names do not tell.
+        """
+        found: dict[int, RadiographFile] = {}
+        for item in items:
+            image_id = image_id_of(item.member or item.path)  # not the item's, which may have a number for its name
+            if image_id not in self.images:
+                continue
+            number, _ = self.images[image_id]
+            item = replace(item, image_id=image_id)
+            other = found.setdefault(number, item)
+            if other is not item:
+                raise DatasetError(
+                    f"{other.source} and {item.source} are both the image of {self.path} with id {number} by their "
+                    "names; give the one that was annotated alone."
+                )
+        if not found:
+            raise DatasetError(f"{self.path}: none of its images is among the inputs; they are matched by file name.")
+        return list(found.values())
 
     def without_radiograph(self, items: Iterable[RadiographFile]) -> dict[str, str]:
         """Return why images of the annotation file are not predicted: image id → reason.
@@ -133,6 +156,22 @@ def write_results(
         rows = (row for item, found in results() for row in csv_rows(item.image_id, item.source, found))
         write_csv(out_dir / FINDINGS_CSV, CSV_COLUMNS, rows)
         _write_failures(out_dir / FAILURES_CSV, items, failures)
+    except OSError as error:
+        raise cannot_write(Path(error.filename or out_dir), error) from None
+
+
+def remove_results(out_dir: Path) -> None:
+    """Remove the files of an earlier run.
+
+    Raises:
+        CxrError: the folder cannot be written to.
+    """
+    try:
+        p_abnormal_path(out_dir / DETECTIONS_JSON).unlink(missing_ok=True)
+        for path in (out_dir / name for name in RESULTS):
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(Path(error.filename or out_dir), error) from None
 

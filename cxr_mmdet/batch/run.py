@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_mmdet.batch import journal
-from cxr_mmdet.batch.outputs import OVERLAYS, RESULTS, CocoIds, write_overlay, write_results
+from cxr_mmdet.batch.outputs import OVERLAYS, RESULTS, CocoIds, remove_results, write_overlay, write_results
 from cxr_mmdet.errors import CxrError, DicomError, UsageError
 from cxr_mmdet.files import sole_use
 from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
@@ -186,6 +186,7 @@ def predict_many(
     Raises:
         UsageError: the folder holds results of another model, of other settings or of another command, is in use, or
             thresholds make no sense.
+        DatasetError: no input is an image of ``options.coco``, or two are one of its images.
         CxrError: results cannot be written.
     """
     process = process or Process()
@@ -195,12 +196,12 @@ def predict_many(
     _check_overlay_score(predictor, options)
     coco = CocoIds.of_file(options.coco, predictor.class_names) if options.coco else None
     if coco is not None:
-        items = [item for item in items if item.image_id in coco.images]
-        if not items:
-            raise CxrError(f"{options.coco}: none of its images is among the inputs; they are matched by file name.")
+        items = coco.radiographs(items)
     with sole_use(out_dir, "choose another --out") if process.rank == 0 else nullcontext():
         if process.rank == 0:
             _refuse_others_results(out_dir, force=options.force)
+            if options.force:
+                remove_results(out_dir)  # a kill would leave them beside another model's progress
             journal.start(out_dir, settings, force=options.force)
         process.wait_for_others()
         return _predict_share(predictor, items, out_dir, coco, options, settings, process, report)

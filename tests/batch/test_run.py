@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.cli import predict
-from cxr_mmdet.errors import CxrError, NotFiniteError, UsageError
+from cxr_mmdet.errors import CxrError, DatasetError, NotFiniteError, UsageError
 from cxr_mmdet.inference.predictor import Thresholds
 from cxr_mmdet.structures.coco import read_detections
 from cxr_mmdet.structures.detections import Detections, Findings
@@ -282,6 +282,25 @@ def test_images_of_the_annotation_file_without_a_radiograph_fail(images, tmp_pat
     assert rows[0]["reason"] == f"{tmp_path / 'val.json'}: names image gone, but no radiograph of this name is given"
 
 
+def test_an_image_of_the_annotation_file_is_one_radiograph(images, tmp_path):
+    """The first of two with its name was scored, and one that a number had given the name in place of its own file."""
+    write_image(images / "more" / "p1.png", 40, 30)  # p1-2
+    write_image(images / "zoo" / "p1-2.png", 60, 50)
+    truth = {
+        "images": [{"id": 7, "file_name": "p1-2.png", "height": 60, "width": 50}],
+        "categories": [{"id": 1, "name": "ILD"}, {"id": 2, "name": "Nodule/Mass"}],
+        "annotations": [],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    assert run(images, tmp_path / "out", coco=tmp_path / "val.json").images == 1
+    (found,) = json.loads((tmp_path / "out" / "findings.json").read_text())["images"]
+    assert (found["image_id"], found["height"], Path(found["source"]).parent.name) == ("p1-2", 60, "zoo")
+    (tmp_path / "val.json").write_text(json.dumps(truth).replace("p1-2.png", "p1.png"))
+    message = r"more/p1\.png and .*p1\.png are both the image of .*val\.json with id 7"
+    with pytest.raises(DatasetError, match=message):
+        run(images, tmp_path / "other", coco=tmp_path / "val.json")
+
+
 def test_a_changed_image_is_predicted_again(images, tmp_path):
     run(images, tmp_path / "out")
     write_image(images / "p1.png", 80, 60, 9)
@@ -324,6 +343,16 @@ def test_results_of_another_model_or_setting_are_not_mixed(images, tmp_path):
     predictor = OneBox("other")
     assert run(images, tmp_path / "out", predictor, force=True).reused == 0
     assert predictor.calls == 5
+
+
+def test_a_replacement_that_is_killed_leaves_no_results_of_the_model_before(images, tmp_path):
+    """They stood beside the progress of the other, and a submission was written of them."""
+    run(images, tmp_path / "out", overlays=True)
+    (tmp_path / "out" / "detections.p_abnormal.json").write_text("{}")  # as of a gate
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "out", OneBox("other", stop_after=1), force=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".progress", "notes.txt"]
 
 
 def test_numbers_and_pixels_of_a_prepared_folder(prepared_folder, tmp_path):
