@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import CxrError, UsageError
 from cxr_mmdet.files import atomic_path
+from cxr_mmdet.structures.radiograph_files import PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from cxr_mmdet.structures.radiograph_files import RadiographFile
-
-FOLDER = ".progress"
 
 
 def cannot_write(path: Path, error: OSError) -> CxrError:
@@ -32,7 +31,7 @@ def cannot_write(path: Path, error: OSError) -> CxrError:
 
 def is_in(out_dir: Path) -> bool:
     """Return whether a folder holds results of a run, finished or not."""
-    return (out_dir / FOLDER).is_dir()
+    return (out_dir / PROGRESS).is_dir()
 
 
 def start(out_dir: Path, settings: Mapping[str, Any], *, force: bool) -> None:
@@ -42,7 +41,7 @@ def start(out_dir: Path, settings: Mapping[str, Any], *, force: bool) -> None:
         UsageError: it holds results of another model or of other settings, and ``force`` is off.
         CxrError: it cannot be written.
     """
-    folder = out_dir / FOLDER
+    folder = out_dir / PROGRESS
     note = folder / "settings.json"
     wanted = json.dumps(settings, sort_keys=True)
     try:
@@ -65,7 +64,7 @@ class Journal:
     """The lines of one process, whose threads may all add to them; reading sees those of all processes."""
 
     def __init__(self, out_dir: Path, rank: int = 0) -> None:
-        self.folder = out_dir / FOLDER
+        self.folder = out_dir / PROGRESS
         self.path = self.folder / f"rank-{rank}.jsonl"
         self._file: BinaryIO | None = None
         self._adding = threading.Lock()

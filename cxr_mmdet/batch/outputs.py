@@ -17,7 +17,7 @@ from cxr_mmdet.files import atomic_path, write_csv
 from cxr_mmdet.structures.coco import read_coco, sort_detections
 from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.labels import NO_FINDING
-from cxr_mmdet.structures.radiograph_files import image_id_of, image_ids_in_coco
+from cxr_mmdet.structures.radiograph_files import OVERLAYS, image_id_of, image_ids_in_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FINDINGS_JSON, DETECTIONS_JSON, FINDINGS_CSV = "findings.json", "detections.json", "findings.csv"
 FAILURES_CSV = "failures.csv"
-OVERLAYS = "overlays"
 RESULTS = (FINDINGS_JSON, DETECTIONS_JSON, FINDINGS_CSV, FAILURES_CSV, OVERLAYS)
 SCHEMA_VERSION = 1
 

@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_mmdet.batch import journal
-from cxr_mmdet.batch.outputs import OVERLAYS, RESULTS, CocoIds, remove_results, write_overlay, write_results
+from cxr_mmdet.batch.outputs import RESULTS, CocoIds, remove_results, write_overlay, write_results
 from cxr_mmdet.errors import CxrError, DicomError, UsageError
 from cxr_mmdet.files import sole_use
 from cxr_mmdet.inference.predictor import Thresholds, as_radiograph
 from cxr_mmdet.parallel import map_in_threads
 from cxr_mmdet.preparation.images import RENDERING_VERSION, shrink
 from cxr_mmdet.structures.enums import DEFAULT_SCORE_THRESHOLD
+from cxr_mmdet.structures.radiograph_files import OVERLAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

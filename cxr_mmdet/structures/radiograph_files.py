@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".dicom", ".dcm", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mhd"})
 
+PROGRESS, OVERLAYS = ".progress", "overlays"
+"""Folders that a prediction of many radiographs makes among its results: of its journal, and of its drawings."""
+
 _OTHER_SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".webp"})
 """Suffixes of formats that are not read here, but that annotation files name."""
 
@@ -158,6 +161,7 @@ def find_radiographs(inputs: str | Path | Sequence[str | Path]) -> list[Radiogra
     """Return the radiographs in files, folders (with all below), patterns and zip archives, each once, in order.
 
     A file that is named is taken whatever it is called; in folders and archives :func:`is_radiograph` decides.
+    Overlays of a prediction, which may lie among them, are no radiographs.
 
     Args:
         inputs: one path or pattern, or several.
@@ -300,15 +304,21 @@ def _is_hidden(name: PurePath) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.parts)
 
 
+def _is_overlay(path: Path) -> bool:
+    """Return whether a file is the drawing of a radiograph with its findings, and would take the radiograph's id."""
+    return path.parent.name == OVERLAYS and (path.parent.parent / PROGRESS).is_dir()
+
+
 def _expand(entry: str) -> Iterator[tuple[Path, str]]:
     path = Path(entry)
     if path.is_dir():
-        files = (file for file in visible_files(path) if _is_archive(file) or is_radiograph_file(file, path))
+        visible = (file for file in visible_files(path) if not _is_overlay(file))
+        files = (file for file in visible if _is_archive(file) or is_radiograph_file(file, path))
         yield from ((file, member) for file in files for member in _members(file))
     elif path.exists() and _is_utf8(path):
         yield from ((path, member) for member in _members(path))
     elif glob.has_magic(entry):
-        matches = sorted(glob.glob(entry, recursive=True))
+        matches = sorted(match for match in glob.glob(entry, recursive=True) if not _is_overlay(Path(match)))
         if not matches:
             raise DatasetError(f"{entry}: nothing matches this pattern.")
         for match in matches:

@@ -47,6 +47,18 @@ def test_patterns_that_the_shell_left_alone(tmp_path):
     assert names(find_radiographs([str(tmp_path / "**" / "a*.png")])) == ["a1", "a2", "a3"]
 
 
+def test_overlays_of_a_prediction_are_no_radiographs(tmp_path):
+    """They took the ids of the radiographs when a prediction into a folder below these was run again."""
+    for path in ("a.png", "findings/overlays/a.png", "overlays/b.png"):
+        write_image(tmp_path / path, 20, 20)
+    (tmp_path / "findings/.progress").mkdir()
+    for inputs in (str(tmp_path), str(tmp_path / "**" / "*.png")):
+        assert [item.source for item in find_radiographs(inputs)] == [
+            str(tmp_path / path) for path in ("a.png", "overlays/b.png")
+        ]
+    assert names(find_radiographs(str(tmp_path / "findings/overlays/a.png"))) == ["a"]
+
+
 def test_archives(tmp_path):
     image = write_image(tmp_path / "x.png", 20, 30)
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
