@@ -142,15 +142,32 @@ def make_writable_folder(folder: Path, remedy: str) -> None:
         raise UsageError(f"{folder}: cannot be written to; {remedy}.")
 
 
+def cache_folder() -> Path:
+    """Return where this user's machine keeps what can be made again.
+
+    Raises:
+        UsageError: the user has no home folder, and the environment names no other.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr_mmdet"
+    except RuntimeError:  # a container's user without a home
+        raise UsageError("this user has no home folder for a cache; name a folder by XDG_CACHE_HOME.") from None
+
+
 @contextmanager
-def sole_use(folder: Path, remedy: str) -> Iterator[None]:
+def sole_use(folder: Path, remedy: str, *, wait: bool = False) -> Iterator[None]:
     """Make a folder if need be, and keep other processes out that call this too.
+
+    Args:
+        folder: to be used.
+        remedy: for messages, how to do with another folder.
+        wait: wait for another process that uses it.
 
     Raises:
         UsageError: another process uses it, or it cannot be made or written to.
     """
     make_writable_folder(folder, remedy)
-    lock = _lock(folder.resolve())
+    lock = _lock(folder.resolve(), wait=wait)
     if lock is None:
         raise UsageError(f"{folder}: is in use by another process; wait for it, or {remedy}.")
     try:
@@ -171,7 +188,7 @@ class _Lock:
             os.close(self.handle)
 
 
-def _lock(folder: Path) -> _Lock | None:
+def _lock(folder: Path, *, wait: bool = False) -> _Lock | None:
     """Return a folder's lock; None where another process has it, or the folder cannot be opened."""
     if fcntl is None:
         return _Lock(None)
@@ -180,7 +197,7 @@ def _lock(folder: Path) -> _Lock | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         os.close(handle)
         # EWOULDBLOCK is a lock of another process; NFS, for one, locks no folders and answers EBADF.

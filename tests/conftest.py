@@ -17,6 +17,7 @@ import gc
 import os
 import random
 import resource
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +42,9 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 PreparedFolder = Callable[..., Path]
+
+PHANTOMS = 12, 128, 12
+"""Number, short edge and seed of the phantoms in ``phantom_cache``."""
 
 TESTS = Path(__file__).parent
 SLOW = (
@@ -202,6 +206,22 @@ def prepared_folder(tmp_path: Path) -> PreparedFolder:
         return root
 
     return build
+
+
+@pytest.fixture
+def phantom_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a few small phantoms into a cache of the test's own, and return the options that ask for them."""
+    from cxr_mmdet.preparation.phantoms import prepare_phantoms
+
+    def draw(path: Path) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+        prepare_phantoms(*PHANTOMS)
+
+    made = shared_builds.shared("phantoms-in-training", draw)
+    shutil.copytree(made, tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, size, seed = PHANTOMS
+    return [f"train_dataloader.dataset.{key}" for key in (f"images={images}", f"size={size}", f"seed={seed}")]
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,24 @@ def test_a_folder_behind_a_link_is_used_by_one_at_a_time(tmp_path):
         pass
     with sole_use(tmp_path / "disk", "go elsewhere"):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_who_waits_for_a_folder_gets_it_when_the_other_is_done(tmp_path):
+    done = []
+
+    def wait():
+        with sole_use(tmp_path, "go elsewhere", wait=True):
+            done.append("second")
+
+    with ThreadPoolExecutor(1) as threads:
+        with sole_use(tmp_path, "go elsewhere"):
+            waiting = threads.submit(wait)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            done.append("first")
+        waiting.result(timeout=60)
+    assert done == ["first", "second"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from cxr_mmdet.datasets.augmentation import (
 from cxr_mmdet.datasets.cxr_dataset import CxrDataset
 from cxr_mmdet.datasets.loading import LoadRadiograph
 from cxr_mmdet.datasets.minority import MinorityAugmentedDataset
+from cxr_mmdet.datasets.phantoms import WithPhantoms
 from cxr_mmdet.datasets.sampler import SeededInfiniteSampler
 from cxr_mmdet.datasets.transforms import (
     GreyToThreeChannels,
@@ -42,4 +43,5 @@ __all__ = [
     "RandomMirror",
     "RandomPositioning",
     "SeededInfiniteSampler",
+    "WithPhantoms",
 ]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cxr_mmdet.structures.coco import CocoDict
+
 _MISSING_SHOWN = 3
 
 
@@ -60,9 +62,13 @@ class CxrDataset(BaseDetDataset):
         self.img_suffix, self.partial_labels, self.sample = img_suffix, partial_labels, sample
         super().__init__(data_prefix=data_prefix or {"img": "images"}, **kwargs)
 
+    def read_annotations(self) -> CocoDict:
+        """Return what the COCO file holds."""
+        return read_coco(self.ann_file)
+
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return one entry an image, as mmdet's pipelines expect them."""
-        coco = read_coco(self.ann_file)
+        coco = self.read_annotations()
         names = tuple(category["name"] for category in coco["categories"])
         self._check_classes(names)
         if not coco["images"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from cxr_mmdet.commands import PACKAGE
 from cxr_mmdet.engine.checkpoint_file import SCALES, read_checkpoint_file
 from cxr_mmdet.errors import CheckpointError, UsageError, first_line
-from cxr_mmdet.files import atomic_path
+from cxr_mmdet.files import atomic_path, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,18 +26,6 @@ PHANTOM = "phantom"
 """Name of these weights in ``load_from`` and ``--load-from``."""
 
 _NOT_OF_WEIGHTS = ("out_indices", "frozen_stages", "norm_eval", "init_cfg", "with_cp", "norm_cfg", "style")
-
-
-def cache_folder() -> Path:
-    """Return where this user's machine keeps what can be made again.
-
-    Raises:
-        UsageError: the user has no home folder, and the environment names no other.
-    """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr_mmdet"
-    except RuntimeError:  # a container's user without a home
-        raise UsageError("this user has no home folder for a cache; name a folder by XDG_CACHE_HOME.") from None
 
 
 def own_starts() -> Path:

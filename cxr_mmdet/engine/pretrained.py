@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cxr_mmdet.errors import CheckpointError
+from cxr_mmdet.structures.labels import shared_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,26 +151,6 @@ def fit_classes(
             own[len(own) - background :] = given[len(given) - background :]
         fitted[name] = own
     return fitted
-
-
-def shared_classes(own: Sequence[str], given: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the places in both lists of the classes that both name.
-
-    Neither case nor spaces and underscores tell two names apart, unless one list uses them to.
-    """
-
-    def plain(name: str) -> str:
-        return " ".join(name.replace("_", " ").casefold().split())
-
-    exact = {name: index for index, name in enumerate(given)}
-    own_plain, given_plain = ([plain(name) for name in names] for names in (own, given))
-    alike = {
-        name: index
-        for index, name in enumerate(given_plain)
-        if given_plain.count(name) == 1 and own_plain.count(name) == 1
-    }
-    places = ((index, exact.get(name, alike.get(own_plain[index]))) for index, name in enumerate(own))
-    return [(index, place) for index, place in places if place is not None]
 
 
 def _per_class(values: torch.Tensor, classes: int, class_first: bool) -> torch.Tensor:

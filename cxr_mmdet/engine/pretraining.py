@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet import __version__
 from cxr_mmdet.engine.config import NO_WEIGHTS, class_names, load_config
-from cxr_mmdet.engine.phantom_start import cache_folder, own_starts, write_start
+from cxr_mmdet.engine.phantom_start import own_starts, write_start
 from cxr_mmdet.engine.resuming import newest_checkpoint
 from cxr_mmdet.engine.running import train
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.files import atomic_path, make_writable_folder, sole_use
-from cxr_mmdet.phantom.writer import remove_phantoms, write_phantoms
-from cxr_mmdet.preparation.build import build_dataset
-from cxr_mmdet.preparation.options import BuildOptions
+from cxr_mmdet.files import atomic_path, cache_folder, make_writable_folder, sole_use
+from cxr_mmdet.preparation.phantoms import ABNORMAL_SHARE, BEDSIDE_SHARE, prepare_phantoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SWITCHES = ("ema", "many_machines")
-ABNORMAL_SHARE, BEDSIDE_SHARE = 0.7, 0.6
 _NOTE, _TIMED_ITERATIONS = "pretraining.json", 20
 _CARD = """# Starting weights: {recipe}, pretrained on phantoms
 
@@ -108,7 +105,8 @@ def pretrain(
         make_writable_folder(out.parent, "name another file by --out")
         if force:
             shutil.rmtree(run, ignore_errors=True)
-        data = prepare_phantoms(unfinished or options, jobs=jobs, progress=progress)
+        drawn = unfinished or options
+        data = prepare_phantoms(drawn.images, drawn.size, drawn.seed, jobs=jobs, progress=progress)
         options = unfinished or _begin(run, options, minutes, data, out)
         config = _config(options, data, run)
         outcome = train(config, resume=newest_checkpoint(run) is not None)
@@ -116,41 +114,6 @@ def pretrain(
         write_start(outcome.last_checkpoint, out, config, _card(options, config, run))
         shutil.rmtree(run)
         return out
-
-
-def prepare_phantoms(
-    options: PretrainingOptions, *, jobs: int = 1, progress: Callable[[int, int], None] | None = None
-) -> Path:
-    """Return the prepared folder of these phantoms in the cache, drawn unless it is there."""
-    drawn = (__version__, options.images, options.size, options.seed, f"{BEDSIDE_SHARE:g}")
-    folder = cache_folder() / "phantoms" / "_".join(map(str, drawn))
-    source, prepared = folder / "source", folder / "prepared"
-    if (prepared / "manifest.json").is_file():
-        return prepared
-    remove_phantoms(source)
-    write_phantoms(
-        source,
-        images=options.images,
-        seed=options.seed,
-        size=options.size,
-        abnormal_share=ABNORMAL_SHARE,
-        anatomy=True,
-        bedside_share=BEDSIDE_SHARE,
-        readers=1,
-        jobs=jobs,
-        progress=progress,
-    )
-    build_dataset(
-        source,
-        prepared,
-        # Phantoms of one build look alike, but no two are of one patient on both sides of the split.
-        BuildOptions(labels=("auto",), short_edge=0, allow_duplicates=True, val_ratio=max(0.02, 2 / options.images)),
-        table=source / "truth.csv",
-        jobs=jobs,
-        force=True,
-    )
-    shutil.rmtree(source)
-    return prepared
 
 
 def _unfinished(run: Path, options: PretrainingOptions, minutes: float | None, out: Path) -> PretrainingOptions | None:

@@ -204,3 +204,23 @@ def mirrored_labels(class_names: Sequence[str]) -> tuple[int, ...]:
     index = {name: label for label, name in enumerate(class_names)}
     swapped = [_SIDE.sub(lambda match: _OTHER_SIDE.get(match[0], match[0]), name) for name in class_names]
     return tuple(index.get(name, label) for label, name in enumerate(swapped))
+
+
+def shared_classes(own: Sequence[str], given: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the places in both lists of the classes that both name.
+
+    Neither case nor spaces and underscores tell two names apart, unless one list uses them to.
+    """
+
+    def plain(name: str) -> str:
+        return " ".join(name.replace("_", " ").casefold().split())
+
+    exact = {name: index for index, name in enumerate(given)}
+    own_plain, given_plain = ([plain(name) for name in names] for names in (own, given))
+    alike = {
+        name: index
+        for index, name in enumerate(given_plain)
+        if given_plain.count(name) == 1 and own_plain.count(name) == 1
+    }
+    places = ((index, exact.get(name, alike.get(own_plain[index]))) for index, name in enumerate(own))
+    return [(index, place) for index, place in places if place is not None]

@@ -23,6 +23,7 @@ from cxr_mmdet.engine.phantom_start import PHANTOM, resolve_start, write_start
 from cxr_mmdet.errors import CheckpointError
 from cxr_mmdet.files import sole_use
 from cxr_mmdet.phantom.organs import ORGANS
+from cxr_mmdet.preparation import phantoms
 from cxr_mmdet.structures.labels import LABELS_14
 
 CLASSES = ["Nodule/Mass", "Left lung"]
@@ -183,7 +184,7 @@ def test_pretrain_writes_a_start_that_training_takes_by_class_name(folders, prep
     other = tmp_path / "other.safetensors"  # a file that the unfinished run has no part in
     other.touch()
     assert f"with other options (out {folders[1]}" in run("--iterations", "2", "--out", str(other), code=2).stderr
-    monkeypatch.setattr(pretraining, "write_phantoms", None)
+    monkeypatch.setattr(phantoms, "write_phantoms", None)
     assert "with other options (seed 11); go on" in run("--iterations", "2", "--seed", "12", code=2).stderr
     # What was drawn and trained is kept.
     run("--iterations", "2")

@@ -20,7 +20,6 @@ from cxr_mmdet.engine.pretrained import (
     fit_bare_backbone,
     fit_classes,
     fit_fpn_levels,
-    shared_classes,
 )
 from cxr_mmdet.errors import CheckpointError
 
@@ -132,15 +131,6 @@ class TestClasses:
         name = "roi_head.bbox_head.fc_reg.bias"
         names = [*"abcd"[:classes]]
         assert not fit_classes({name: torch.zeros(4)}, {name: torch.arange(4.0)}, names, names[::-1])
-
-    def test_names_are_alike_in_any_case_and_spacing(self):
-        assert shared_classes(["Left lung", "Nodule", "lung_opacity"], ["Lung  Opacity", "left Lung"]) == [
-            (0, 1),
-            (2, 0),
-        ]
-        assert shared_classes(["Lung", "lung"], ["lung", "LUNG"]) == [(1, 0)]
-        assert shared_classes(["lung"], ["Lung", "LUNG"]) == []
-        assert shared_classes(["+", "-"], ["-"]) == [(1, 0)]
 
 
 def test_rows_of_other_classes_stay_out_though_they_have_the_shape(caplog):

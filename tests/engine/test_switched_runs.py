@@ -274,3 +274,18 @@ def test_a_tracker_whose_package_is_missing_is_one_sentence(prepared_folder, tmp
     said = train_here(prepared_folder(), tmp_path / "run", code=2, more=("--with", switch))
     assert f'not installed (Please run "pip install {package}"' in error_of(said)
     assert "install it, or remove the back end from the config" in error_of(said)
+
+
+def test_a_training_with_phantoms_goes_on_as_the_uninterrupted_one(
+    runs: Runs, phantom_cache: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    inner = "train_dataloader.dataset."  # which the switch wraps
+    deeper = [option.replace(inner, f"{inner}dataset.") for option in OPTIONS]
+    monkeypatch.setattr(sys.modules[__name__], "OPTIONS", deeper)
+    options = (*phantom_cache, "train_cfg.max_iters=4")
+    runs.train("whole", "--with", "phantoms", options=options)
+    assert "Training with phantoms: 12 of 128 px" in runs.log("whole")
+    (runs.folder / "half").mkdir()
+    shutil.copy(runs.checkpoint("whole", 2), runs.folder / "half")
+    runs.train("half", "--with", "phantoms", "--resume", options=options)
+    assert differing(weights(runs.checkpoint("whole", 4)), weights(runs.checkpoint("half", 4))) == []

@@ -15,6 +15,7 @@ from cxr_mmdet.structures.labels import (
     mirrored_labels,
     resolve_label_map,
     resolve_labels,
+    shared_classes,
 )
 
 
@@ -150,3 +151,13 @@ def test_a_bad_yaml_file_is_named_by_its_line(tmp_path, text, message):
     (tmp_path / "map.yaml").write_text(text)
     with pytest.raises(UsageError, match=message):
         resolve_label_map(str(tmp_path / "map.yaml"), ())
+
+
+def test_names_are_alike_in_any_case_and_spacing(self):
+    assert shared_classes(["Left lung", "Nodule", "lung_opacity"], ["Lung  Opacity", "left Lung"]) == [
+        (0, 1),
+        (2, 0),
+    ]
+    assert shared_classes(["Lung", "lung"], ["lung", "LUNG"]) == [(1, 0)]
+    assert shared_classes(["lung"], ["Lung", "LUNG"]) == []
+    assert shared_classes(["+", "-"], ["-"]) == [(1, 0)]
