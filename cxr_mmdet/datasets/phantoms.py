@@ -94,11 +94,15 @@ class WithPhantoms:
         MMLogger.get_current_instance().info(
             f"Training with phantoms: {self.images} of {self.size} px, drawn once per machine, in about a minute."
         )
+        innermost = self.dataset
+        while hasattr(innermost, "dataset"):
+            innermost = innermost.dataset
         phantoms = PhantomDataset(
             data_root=str(prepare_phantoms(self.images, self.size, self.seed)),
             ann_file="annotations/train_auto.json",
             metainfo={"classes": self.metainfo["classes"]},
-            pipeline=_pipeline(self.dataset),
+            pipeline=innermost.pipeline.transforms,
+            partial_labels=innermost.partial_labels,
         )
         radiographs, odds = len(self.dataset), self.share / (1 - self.share)
         times = max(1, int(len(phantoms) / odds / radiographs))
@@ -171,10 +175,3 @@ def relabel(coco: CocoDict, classes: Sequence[str]) -> CocoDict:
         ],
         "annotations": annotations,
     }
-
-
-def _pipeline(dataset: Any) -> list[Any]:
-    while hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-    steps: list[Any] = dataset.pipeline.transforms
-    return steps

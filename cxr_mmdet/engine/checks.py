@@ -263,19 +263,22 @@ def heed_coverage(model: nn.Module, dataset: Any) -> str | None:
     Raises:
         ConfigError: the detector would learn unknown classes as absent.
     """
-    parts = list(innermost(dataset))
-    coverage = [part.get_data_info(index).get(COVERAGE_KEY) for part in parts for index in range(len(part))]
-    if all(row is None for row in coverage):
+    rows = [
+        (part.ann_file, part.get_data_info(index).get(COVERAGE_KEY))
+        for part in innermost(dataset)
+        for index in range(len(part))
+    ]
+    if all(row is None for _, row in rows):
         return None
-    full = sum(row is None or bool((row == Coverage.EXHAUSTIVE).all()) for row in coverage)
-    rpn = full >= _LEAST_KNOWN * len(coverage)
-    if not mask_unknown_classes(model, rpn=rpn) and full < len(coverage):
+    partly = [file for file, row in rows if row is not None and bool((row < Coverage.EXHAUSTIVE).any())]
+    rpn = len(rows) - len(partly) >= _LEAST_KNOWN * len(rows)
+    if not mask_unknown_classes(model, rpn=rpn) and partly:
         raise ConfigError(
-            f"{parts[0].ann_file}: is partly labelled, and this detector would learn what nobody looked for as absent; "
+            f"{partly[0]}: is partly labelled, and this detector would learn what nobody looked for as absent; "
             "train a RetinaNet, GFL, ATSS, VFNet, RTMDet, DINO, Faster R-CNN or Cascade R-CNN, or give --with "
             "unknown_as_absent."
         )
-    if full == len(coverage):
+    if not partly:
         return None
     background = (
         ""
@@ -283,7 +286,7 @@ def heed_coverage(model: nn.Module, dataset: Any) -> str | None:
         else " Its RPN learns background from all images."
     )
     return (
-        f"{parts[0].ann_file}: {len(coverage) - full} of {counted(len(coverage), 'image')} were not looked through for "
+        f"{partly[0]}: {len(partly)} of {counted(len(rows), 'image')} were not looked through for "
         "all classes; classes that were not looked for neither reward nor punish the detector (--with "
         f"unknown_as_absent takes them for absent).{background}"
     )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import PHANTOMS
-from mmdet.registry import DATA_SAMPLERS, DATASETS
+from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
 from cxr_mmdet.datasets.phantoms import relabel
@@ -64,11 +64,18 @@ def test_the_classes_are_those_of_the_data(prepared_folder, phantom_cache):
 
 
 def test_classes_that_phantoms_do_not_have_are_not_learned_as_absent(prepared_folder, phantom_cache):
-    _, dataset = build(prepared_folder(labels=("Rib fracture", "lung_opacity"), name="auto"), phantom_cache)
+    root = prepared_folder(labels=("Rib fracture", "lung_opacity"), name="auto")
+    config, dataset = build(root, phantom_cache)
     radiographs, phantoms = dataset.datasets
     assert COVERAGE_KEY not in radiographs.get_data_info(0)
     for index in range(len(phantoms)):
         assert phantoms.get_data_info(index)[COVERAGE_KEY].tolist() == [Coverage.UNKNOWN, Coverage.EXHAUSTIVE]
+    note = heed_coverage(MODELS.build(config.model), dataset)
+    assert note.startswith(
+        f"{phantoms.ann_file}: {len(phantoms)} of {len(phantoms) + 6} images were not looked through"
+    )
+    _, absent = build(root, phantom_cache, ("unknown_as_absent", "phantoms"))
+    assert heed_coverage(None, absent) is None
 
 
 def test_relabelled_annotations_are_a_valid_file(phantom_cache, tmp_path):
