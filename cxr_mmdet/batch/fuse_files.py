@@ -95,10 +95,17 @@ def _for_each(files: Sequence[Path], annotations: Sequence[Path]) -> list[Path]:
 
 
 def _by_name(truth: CocoDict, path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return {image_id_of(image["file_name"]): image for image in truth["images"]}
-    except (KeyError, TypeError, AttributeError):
-        raise DatasetError(f"{path}: an image has no file_name, by which files are matched.") from None
+    found: dict[str, dict[str, Any]] = {}
+    for image in truth["images"]:
+        if not isinstance(image.get("file_name"), str):
+            raise DatasetError(f"{path}: an image has no file_name, by which files are matched.")
+        other = found.setdefault(image_id_of(image["file_name"]), image)
+        if other is not image:
+            raise DatasetError(
+                f"{path}: {other['file_name']} and {image['file_name']} have one name without folder and suffix, by "
+                "which images are matched; rename one."
+            )
+    return found
 
 
 def _of_file(

@@ -193,3 +193,14 @@ def test_fusing_notes_boxes_without_extent(tmp_path):
     assert fused.exit_code == 0, fused.output
     assert f"note: {found}: left out 1 detection without width or height." in fused.stderr
     assert len(json.loads((tmp_path / "fused.json").read_text())) == 1
+
+
+def test_fusing_refuses_images_that_their_names_do_not_tell_apart(tmp_path):
+    """It ended in a traceback."""
+    coco, found = tmp_path / "coco.json", tmp_path / "found.json"
+    images = [{"id": place, "file_name": f"{name}/a.png", "width": 9, "height": 9} for place, name in enumerate("xy")]
+    coco.write_text(json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "ILD"}]}))
+    found.write_text("[]")
+    fused = run(found, found, "--coco", coco, "--out", tmp_path / "fused.json", of=ensemble_app)
+    assert fused.exit_code == 1
+    assert "x/a.png and y/a.png have one name without folder and suffix" in fused.stderr
