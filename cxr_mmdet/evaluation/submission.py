@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,19 +141,21 @@ def read_findings(path: Path) -> tuple[CocoDict, list[Detection], list[float]]:
         path: its output folder, or the findings.json in it.
 
     Raises:
-        DatasetError: there is no such file, or it is not what tools/predict.py writes.
+        DatasetError: there is no such file, it is not what tools/predict.py writes, or names an image twice.
     """
     path = path / "findings.json" if path.is_dir() else path
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         labels = document["labels"]
-        found = {str(image["image_id"]): Findings.from_json(image, labels) for image in document["images"]}
+        names = [str(image["image_id"]) for image in document["images"]]
+        found = {name: Findings.from_json(image, labels) for name, image in zip(names, document["images"], strict=True)}
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror}); expected the output folder of tools/predict.py."
         ) from None
     except (KeyError, TypeError, ValueError):
         raise DatasetError(f"{path}: is not the findings.json that tools/predict.py writes.") from None
+    _require_each_once(path, names)
     images = []
     for number, (name, findings) in enumerate(found.items(), 1):
         height, width = findings.size_hw
@@ -178,11 +180,12 @@ def images_of_sample(
         allow_missing: give an image that is missing the line of a normal one.
 
     Raises:
-        DatasetError: it is no such file, or images are missing.
+        DatasetError: it is no such file, names an image twice, or images are missing.
     """
     format_, lines = _lines(sample)
     layout = _LAYOUTS[format_]
     asked = [name.strip().removesuffix(layout.suffix) for _, name, _ in lines if not name.endswith(layout.other_suffix)]
+    _require_each_once(sample, asked)
     known = {
         str(image.get("image_id")): (image, p) for image, p in zip(ground_truth["images"], p_abnormal, strict=True)
     }
@@ -200,6 +203,12 @@ def images_of_sample(
     known |= {name: ({"id": spare + place, "image_id": name} | size, 0.0) for place, name in enumerate(missing, 1)}
     images, probabilities = zip(*(known[name] for name in asked), strict=True)
     return {**ground_truth, "images": list(images)}, list(probabilities), missing
+
+
+def _require_each_once(path: Path, names: Sequence[str]) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{path}: names image {twice!r} more than once; expected each image once.")
 
 
 def read_submission(path: str | os.PathLike[str], ground_truth: CocoDict) -> Submission:

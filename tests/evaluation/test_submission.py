@@ -1,10 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_mmdet.errors import DatasetError
-from cxr_mmdet.evaluation.submission import read_submission, write_submission
+from cxr_mmdet.evaluation.submission import images_of_sample, read_findings, read_submission, write_submission
 from cxr_mmdet.structures.boxes import xywh_to_xyxy
 from cxr_mmdet.structures.enums import SubmissionFormat
 
@@ -173,6 +175,29 @@ def test_a_detection_wholly_outside_is_left_out_and_not_moved_to_a_corner(tmp_pa
     count = write_submission(path, make_truth(), [entry(box) for box in [*beyond, [95, 70, 20, 20]]], np.zeros(2))
     assert count == 4
     assert path.read_text() == ("image_id,PredictionString\nb,8 0.5 190 140 200 160 14 1 0 0 1 1\na,14 1 0 0 1 1\n")
+
+
+def test_an_image_that_is_named_twice_is_refused(tmp_path):
+    """The last of two in findings.json was submitted, without a word; a sample with two ended in a traceback."""
+    image = {
+        "image_id": "a",
+        "height": 9,
+        "width": 9,
+        "p_abnormal": 0.5,
+        "model_id": "m",
+        "warnings": [],
+        "findings": [],
+    }
+    for count in (1, 2):
+        (tmp_path / "findings.json").write_text(json.dumps({"labels": ["ILD"], "images": [image] * count}))
+        if count == 1:
+            truth, _, p_abnormal = read_findings(tmp_path)
+    with pytest.raises(DatasetError, match=r"findings\.json: names image 'a' more than once"):
+        read_findings(tmp_path)
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_text("image_id,PredictionString\n" + "a,14 1 0 0 1 1\n" * 2)
+    with pytest.raises(DatasetError, match=r"sample_submission\.csv: names image 'a' more than once"):
+        images_of_sample(sample, truth, p_abnormal)
 
 
 def test_what_cannot_be_submitted_is_named_and_nothing_is_written(tmp_path):
