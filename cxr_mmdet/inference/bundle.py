@@ -32,7 +32,7 @@ class Bundle:
         path: the folder.
         format: ``onnx``, ``openvino`` or ``torch``.
         int8: whether its convolutions were quantised.
-        model_id: names the model and its weights.
+        name: config, checkpoint, format and precision, which several bundles may share; see :attr:`model_id`.
         class_names: in the order of the outputs.
         preprocessing: how to feed the network.
         spec: how to read it.
@@ -46,7 +46,7 @@ class Bundle:
     path: Path
     format: str
     int8: bool
-    model_id: str
+    name: str
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     spec: DetectorSpec
@@ -55,6 +55,11 @@ class Bundle:
     training: Mapping[str, Any]
     parity: Mapping[str, Any] | None
     versions: Mapping[str, str]
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model and of the weights that run: one checkpoint, calibrated on other images, is another."""
+        return self.name + _digest_of(self.files)
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -72,16 +77,18 @@ class Bundle:
                     f"{path / MODEL_FILE}: has version {version}, this program knows {SCHEMA_VERSION}; export the "
                     "model again with the installed version."
                 )
+            files = dict(document["files"])
             bundle = cls(
                 path=path,
                 format=str(document["format"]),
                 int8=document["int8"],
-                model_id=document["model_id"],
+                # Version 0.5.1 and earlier wrote the name alone.
+                name=document["model_id"].removesuffix(_digest_of(files)),
                 class_names=tuple(document["labels"]),
                 preprocessing=Preprocessing.from_json(document["preprocessing"]),
                 spec=DetectorSpec.from_json(document["detector"]),
                 box_depth=document["box_depth"],
-                files=dict(document["files"]),
+                files=files,
                 training=dict(document["training"]),
                 parity=document["parity"],
                 versions=dict(document["versions"]),
@@ -123,7 +130,7 @@ class Bundle:
             raise ValueError(f"format {self.format!r} is unknown")
         require_flag("int8", self.int8)
         require_whole("box_depth", self.box_depth, 0, 16)
-        for name in (self.model_id, *self.class_names):
+        for name in (self.name, *self.class_names):
             if not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise ValueError(f"model_id and labels must be names, got {name!r}")
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
@@ -155,6 +162,11 @@ class Bundle:
                     f"{file}: is not the file this bundle was written with (its SHA-256 differs from {MODEL_FILE}); "
                     "copy or export it again."
                 )
+
+
+def _digest_of(files: Mapping[str, str]) -> str:
+    """Return the suffix that tells a bundle's weight files from those of any other."""
+    return "-" + hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def sha256_of(path: Path) -> str:

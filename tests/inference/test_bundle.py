@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from detectors import bundle_of, checkpoint_of, write_image
 
+from cxr_mmdet.batch.run import RunOptions, predict_many
 from cxr_mmdet.errors import CheckpointError, CxrError, UsageError
 from cxr_mmdet.inference.bundle import MODEL_FILE, Bundle, sha256_of
 from cxr_mmdet.inference.export import export
@@ -26,8 +27,10 @@ from cxr_mmdet.inference.export.model_card import summarise
 from cxr_mmdet.inference.export.parity import EXACT
 from cxr_mmdet.inference.predictor import Predictor
 from cxr_mmdet.structures.enums import ExportFormat
+from cxr_mmdet.structures.radiograph_files import find_radiographs
 
 ROOT = Path(__file__).resolve().parents[2]
+UNCHECKED = ExportOptions(format=ExportFormat.ONNX, compare=False)
 FORBIDDEN = ("torch", "torchvision", "mmdet", "mmcv", "mmengine")
 
 
@@ -116,6 +119,29 @@ def test_a_bundle_travels_as_json(kind):
     opened = Bundle.open((bundle_of if kind == "faster" else modern.bundle_of)(kind, "onnx"))
     again = replace(opened, spec=type(opened.spec).from_json(json.loads(json.dumps(opened.spec.to_json()))))
     assert again == opened
+
+
+def test_two_exports_of_one_checkpoint_are_two_models(tmp_path):
+    """Two calibrations had one id, so that `predict` with the second continued the results of the first."""
+    first, same, second = (
+        export_model(str(checkpoint_of("retina")), tmp_path / name, replace(UNCHECKED, winograd=winograd))
+        for name, winograd in (("first", True), ("same", True), ("second", False))
+    )
+    assert first.model_id == same.model_id != second.model_id
+    assert Predictor.load(first.path).model_id == first.model_id
+    items = find_radiographs([write_image(tmp_path / "a.png")])
+    predict_many(Predictor.load(first.path), items, tmp_path / "out", RunOptions())
+    with pytest.raises(UsageError, match="holds results of another model"):
+        predict_many(Predictor.load(second.path), items, tmp_path / "out", RunOptions())
+
+
+def test_a_bundle_of_an_earlier_version_gets_the_id_of_its_weights(bundle):
+    expected = Bundle.open(bundle)
+    document = json.loads((bundle / MODEL_FILE).read_text())
+    assert document["model_id"] == expected.model_id
+    document["model_id"] = expected.name
+    (bundle / MODEL_FILE).write_text(json.dumps(document))
+    assert Bundle.open(bundle) == expected
 
 
 @pytest.mark.parametrize("kind", ["cascade_rcnn", "dino_r50"])

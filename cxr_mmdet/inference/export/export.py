@@ -109,7 +109,7 @@ def export_model(checkpoint: str, out: Path, options: ExportOptions, *, progress
             path=folder,
             format=options.format.value,
             int8=options.int8,
-            model_id=f"{model.model_id}-{options.format.value}{'-int8' * options.int8}",
+            name=f"{model.model_id}-{options.format.value}{'-int8' * options.int8}",
             class_names=detector.class_names,
             preprocessing=model.preprocessing,
             spec=spec,
