@@ -395,26 +395,27 @@ class _Training:
 def _measure_pace(
     contestants: Sequence[Contestant], training: _Training, report: Callable[[str], None]
 ) -> dict[str, float]:
-    """Return each contestant's processor seconds per iteration, from ``pace.json`` or measured now.
+    """Return each contestant's processor seconds per iteration, from its ``pace.json`` or measured now.
 
     Contestants are timed in turn, and the faster of their rounds counts: what else the machine does makes an iteration
     slower, never faster. What was measured with other settings is measured again.
     """
-    path = training.out / PACE_FILE
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     wanted = {each.pace_name: each for each in contestants}
     settings = {name: training.settings(replace(each, start=None)) for name, each in wanted.items()}
-    missing = {name: each for name, each in wanted.items() if (known.get(name) or {}).get("settings") != settings[name]}
+    # One file per contestant: two runs in one folder, of other contestants, would each replace what the other measured.
+    files = {name: run_folder(training.out, name, 0).parent / PACE_FILE for name in wanted}
+    known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
+    missing = {name: each for name, each in wanted.items() if known.get(name, {}).get("settings") != settings[name]}
     rounds: dict[str, list[float]] = {name: [] for name in missing}
     for number in range(_TIMED_ROUNDS):
         for name, contestant in missing.items():
-            folder = run_folder(training.out, name, 0).parent / f"trial_{number}"
+            folder = files[name].with_name(f"trial_{number}")
             with sole_use(folder.parent, _ELSEWHERE):
                 rounds[name].append(training.seconds(contestant, folder))
     for name, seconds in rounds.items():
         known[name] = {"seconds": min(seconds), "settings": settings[name]}
+        write_json(files[name], known[name], indent=2)
         report(f"{name}: {min(seconds):.3f} s an iteration")
-    write_json(path, known, indent=2)
     return {name: known[name]["seconds"] for name in wanted}
 
 

@@ -183,6 +183,30 @@ def test_torchvisions_detector_sees_images_in_the_size_of_the_pipeline(prepared_
     assert all(torch.equal(got, given) for got, given in zip(seen.tensors, images, strict=True))
 
 
+def test_two_runs_at_once_keep_each_others_pace(tmp_path, monkeypatch):
+    """Both rewrote one pace.json, and one lost what the other had measured."""
+    first, second = (Contestant.parse(name) for name in ("retina_small", "retina_lungs"))
+    asked = []
+
+    def seconds(self, contestant, folder):
+        asked.append(contestant.name)
+        if asked == ["retina_small"]:  # another run begins and ends while this one measures
+            measure(second)
+        return 0.5
+
+    monkeypatch.setattr(quality._Training, "settings", lambda self, contestant: contestant.name)
+    monkeypatch.setattr(quality._Training, "seconds", seconds)
+    training = quality._Training(Part(tmp_path), tmp_path / "out", (), 1, None)
+
+    def measure(contestant):
+        return quality._measure_pace([contestant], training, report=lambda line: None)
+
+    assert measure(first) == {"retina_small": 0.5}
+    asked.clear()
+    assert measure(second) | measure(first) == {"retina_lungs": 0.5, "retina_small": 0.5}
+    assert asked == []
+
+
 @pytest.mark.slow
 def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path, short_trials):
     root, out = prepared_folder(train=4, val=2), tmp_path / "quality"
@@ -200,11 +224,11 @@ def test_trainings_are_kept_and_not_repeated(prepared_folder, tmp_path, short_tr
     with pytest.raises(UsageError, match="name another folder by --out"):
         run_quality(contestants, [Part(root)], out, **options | {"minutes": 0.03})
 
-    pace = json.loads((out / "pace.json").read_text())
-    assert [max(2, round(0.12 / each["seconds"])) for each in pace.values()] == [run.iterations for run in runs]
+    paces = [json.loads((out / each.name / "pace.json").read_text())["seconds"] for each in contestants]
+    assert [max(2, round(0.12 / seconds)) for seconds in paces] == [run.iterations for run in runs]
     counted = run_quality(contestants, [Part(root)], tmp_path / "counted", iterations=3, **options)
     assert [run.iterations for run in counted] == [3, 3]
-    assert not (tmp_path / "counted/pace.json").exists()
+    assert not list((tmp_path / "counted").rglob("pace.json"))
 
 
 @pytest.mark.parametrize("other", ["configs/retina_lungs", "configs_retina_lungs.py"])
