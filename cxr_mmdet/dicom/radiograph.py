@@ -214,7 +214,7 @@ def _decode_dataset(
         values, photometric = decode_frame(dataset, syntax, index, warnings) if reduced is None else (reduced, stated)
     except ValueError as error:
         raise DicomError(f"{name}: {error}") from None
-    if reduced is None and photometric.startswith("MONOCHROME") and not jpeg2000_only:
+    if reduced is None and photometric.startswith("MONOCHROME") and not jpeg2000_only and dataset.BitsStored > 8:
         values = mean_reduced(values, times)
     facts = {
         "size_hw": size_hw,

@@ -66,8 +66,9 @@ def decode_reduced(dataset: Dataset, syntax: uid.UID, index: int, times: int) ->
 def mean_reduced(values: np.ndarray, times: int) -> np.ndarray:
     """Return the means of blocks of stored values (H, W), at most 2**times along each side.
 
-    A side is halved as often as it is even, so that the blocks fill the image. Values of 8 bits come back as they are:
-    a narrow window would show the rounding of their means.
+    A side is halved as often as it is even, so that the blocks fill the image. Arrays of other types than 16 bits come
+    back as they are. Values of 8 bits in such an array do not belong here: a narrow window shows the rounding of their
+    means.
     """
     if values.dtype not in (np.uint16, np.int16):
         return values

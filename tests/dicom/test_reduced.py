@@ -204,6 +204,14 @@ def test_uncompressed_values_are_averaged_before_the_window(tmp_path, photometri
     assert np.abs(shrunken[0] - shrunken[1]).max() <= 2
 
 
+def test_eight_bits_in_sixteen_are_read_in_full(tmp_path):
+    """Their means were rounded, by up to 5 grey levels in this window; those of 8 bits allocated never were."""
+    stored = np.rint(SMOOTH[:300] * 255).astype(np.uint16)
+    path = write_radiograph(tmp_path / "x.dcm", stored, BitsStored=8, HighBit=7, WindowCenter=128, WindowWidth=25)
+    full, small = read_radiograph(path), read_radiograph(path, min_short_edge=90)
+    np.testing.assert_array_equal(small.pixels, full.pixels)
+
+
 def _table(entries: list[int]) -> Dataset:
     """Return an item of a look-up table whose inputs are 16 bits, 256 of them to an entry."""
     item = Dataset()
