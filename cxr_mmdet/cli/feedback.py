@@ -70,7 +70,8 @@ def export(
             f"omitted: {counted(summary.unfinished, 'unfinished reading')}; --unfinished includes them", highlight=False
         )
     if summary.unknown:
-        stderr.print(f"names unknown for {counted(summary.unknown, 'reading')}; pass --images", highlight=False)
+        reason = "names unknown; pass --images" if images is None else f"{images} does not hold their radiographs"
+        stderr.print(f"omitted: {counted(summary.unknown, 'reading')}; {reason}", highlight=False)
     stderr.print(f"{counted(summary.rows, 'row')} of {counted(summary.images, 'radiograph')}", highlight=False)
     stdout.print(out, highlight=False)
 

@@ -64,7 +64,8 @@ def export_feedback(
         readings: of a store.
         out: the table.
         images: the radiographs, as ``prepare_data build`` takes them: image ids are their files' names, and files are
-            matched by content, or else by what they show. None takes the names in the store, if it has any.
+            matched by content, or else by what they show: readings of several copies may be of one file. None takes the
+            names in the store, if it has any.
         reader: name of all readings' reader; the readers' own names by default.
         unfinished: take unfinished readings, too.
         table: a readers' table that stands before the new rows, with its patients and regions to ignore, and whose
@@ -88,18 +89,19 @@ def export_feedback(
         latest.pop(key, None)
         latest[key] = reading
     if not latest:
-        raise DatasetError(_nothing(len(readings), len(taken), unknown))
+        raise DatasetError(_nothing(len(readings), len(taken), unknown, images))
     rows = [row for (name, who), reading in sorted(latest.items()) for row in _rows(name, who, reading)]
     _write(out, rows, table)
     return FeedbackSummary(len({name for name, _ in latest}), len(rows), len(readings) - len(taken), unknown)
 
 
-def _nothing(all_readings: int, finished: int, unknown: int) -> str:
+def _nothing(all_readings: int, finished: int, unknown: int, images: Path | None) -> str:
     if not all_readings:
         return "the store holds no reading; give verdicts on the page first."
     if not finished:
         return f"none of {counted(all_readings, 'reading')} is finished; finish them on the page, or pass --unfinished."
-    return f"none of the {unknown} radiographs that were read is known by name; give their folder by --images."
+    of = "known by name; give their folder by --images" if images is None else f"in {images}; give another by --images"
+    return f"none of the {unknown} radiographs that were read is {of}."
 
 
 def _rows(name: str, reader: str, reading: StoredReading) -> list[tuple[object, ...]]:
@@ -129,10 +131,11 @@ def _names(
             others[image_id] = path
         if progress is not None:
             progress(1, len(files))
-    missing = {pixels: content for content, pixels in wanted.items() if content not in found}
-    if missing:
-        found |= {missing[digest]: image_id for image_id, digest in _pixel_hashes(others) if digest in missing}
-    return found
+    by_pixels = {wanted[content]: image_id for content, image_id in found.items()}
+    if not by_pixels.keys() >= set(wanted.values()):
+        for image_id, pixels in _pixel_hashes(others):
+            by_pixels.setdefault(pixels, image_id)
+    return {content: by_pixels[pixels] for content, pixels in wanted.items() if pixels in by_pixels} | found
 
 
 def _pixel_hashes(files: dict[str, Path]) -> Iterable[tuple[str, str]]:

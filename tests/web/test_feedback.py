@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 from serving_builders import make_room, phantom_dicom
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from cxr_mmdet.annotations.table import read_table
 from cxr_mmdet.cli.feedback import app
+from cxr_mmdet.dicom.identity import hash_content, hash_pixels
 from cxr_mmdet.errors import DatasetError
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.web.cases import Filter
@@ -107,6 +109,32 @@ def test_a_radiograph_in_another_file_is_known_by_its_pixels(read_store, tmp_pat
     store.close()
     assert (summary.images, summary.unknown) == (1, 1)
     assert set(pd.read_csv(tmp_path / "out.csv")["image_id"]) == {"anonymous"}
+
+
+@pytest.mark.parametrize("there", ["first", "second", "third"])
+def test_readings_of_two_files_with_the_same_pixels(tmp_path, there):
+    """One of them was counted as unknown, although the file under --images shows what it was of."""
+    image = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    files = {name: tmp_path / name / f"{name}.png" for name in ("first", "second", "third")}
+    for level, path in enumerate(files.values()):
+        path.parent.mkdir()
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 3 * level])
+    readings = [
+        StoredReading(StoredImage(hash_content(files[name].read_bytes()), hash_pixels(image), (8, 10), None), *said)
+        for name, said in (
+            ("first", ("R1", True, (Verdict(Kind.agree, "ILD", BOX),))),
+            ("second", ("R2", True, ())),
+            ("second", ("R1", True, (Verdict(Kind.agree, "Cardiomegaly", BOX),))),
+        )
+    ]
+    assert len({reading.image.content_sha256 for reading in readings}) == 2
+    summary = export_feedback(readings, tmp_path / "a.csv", images=files[there].parent)
+    assert (summary.images, summary.rows, summary.unknown) == (1, 2, 0)
+    rows = pd.read_csv(tmp_path / "a.csv")
+    assert rows[["image_id", "rad_id", "class_name"]].to_numpy().tolist() == [
+        [there, "R1", "Cardiomegaly"],  # the latest of the radiograph, whichever file it was of
+        [there, "R2", "No finding"],
+    ]
 
 
 def test_the_latest_reading_counts(tmp_path):
