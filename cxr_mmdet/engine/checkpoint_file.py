@@ -40,7 +40,7 @@ from cxr_mmdet.models.finite import require_finite_weights
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TRUST = "--trust-checkpoint"
+TRUST = "--trust-checkpoint (trust_checkpoint=True in Python)"
 SCALES = ".scales"
 """Suffix of the tensor that holds a number per output channel by which a kernel of int8 is multiplied."""
 _AGAIN = "copy or download it again"

@@ -124,7 +124,7 @@ def _label_set(path: Path, manifest: dict[str, Any], name: str, ground_truth: Co
     if entry.get("human_ceiling") and entry.get("labels") != labels:
         raise DatasetError(
             f"{path}: label set {name} is {entry.get('labels')}, but the ground truth's classes are {labels}; "
-            "pass the manifest of its own folder by --manifest."
+            "pass the manifest of its own folder by --manifest (manifest in Python)."
         )
     return entry
 

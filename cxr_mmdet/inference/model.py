@@ -76,7 +76,9 @@ def load_model(
         raise CheckpointError(f"{path}: no such model; give a checkpoint, a run's folder or an exported bundle.")
     if (path / MODEL_FILE).is_file():
         if short_edge is not None:
-            raise UsageError(f"{path}: a bundle states the size of its images; omit --short-edge.")
+            raise UsageError(
+                f"{path}: a bundle states the size of its images; omit --short-edge (short_edge in Python)."
+            )
         return _load_bundle(Bundle.open(path), device=device, streams=Streams(streams, threads))
     return _load_checkpoint(path, device, Streams(streams, threads), trust_checkpoint, short_edge)
 
@@ -84,7 +86,7 @@ def load_model(
 def _load_bundle(bundle: Bundle, *, device: str, streams: Streams) -> LoadedModel:
     kind = ExportFormat(bundle.format)
     if kind is not ExportFormat.TORCH and device != "cpu":
-        raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; omit --device.")
+        raise UsageError(f"{bundle.path}: {kind.value} bundles run on the CPU here; omit --device (device in Python).")
     backend: Backend
     if kind is ExportFormat.ONNX:
         from cxr_mmdet.inference.backends.onnx import OnnxBackend

@@ -224,7 +224,7 @@ class Queries:
         if cells < self.count:
             raise CxrError(
                 f"DINO cannot predict {shape[0]} input(s) of {width} x {height} px ({cells} cells for {self.count} "
-                "queries); give larger radiographs or another --tta-scale."
+                "queries); give larger radiographs or another --tta-scale (make_views in Python)."
             )
 
 
@@ -414,7 +414,9 @@ def _resolve_nms_iou(spec: Spec, kind: str, asked: float | None) -> float:
     if asked is None or asked == spec.nms_iou:
         return spec.nms_iou
     if not spec.nms_is_adjustable:
-        raise UsageError(f"the NMS IoU cannot be changed: {kind} does not use plain NMS; omit --nms-iou.")
+        raise UsageError(
+            f"the NMS IoU cannot be changed: {kind} does not use plain NMS; omit --nms-iou (nms_iou in Python)."
+        )
     return asked
 
 

@@ -282,7 +282,7 @@ def test_a_path_makes_a_predictor(tmp_path):
 
 
 def test_a_bundle_knows_the_size_of_its_images():
-    with pytest.raises(UsageError, match="short-edge"):
+    with pytest.raises(UsageError, match=r"omit --short-edge \(short_edge in Python\)"):
         Predictor.load(bundle_of("faster", "onnx"), short_edge=512)
 
 

@@ -108,7 +108,8 @@ class MmdetBackend(WholeBackend):
                 reason = first_line(error)
                 raise CxrError(
                     f"{type(self.model).__name__} cannot predict {len(batch)} input(s) of {shape[1]} x {shape[0]} px "
-                    f"({reason}); give larger radiographs or another --tta-scale or --batch-size."
+                    f"({reason}); give larger radiographs or another --tta-scale or --batch-size (make_views or "
+                    "batch_size in Python)."
                 ) from error
         return [
             replace(_reaching(result.pred_instances, score_thresholds), p_abnormal=result.get("p_abnormal"))
