@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.annotations.sources import Source
     from cxr_mmdet.preparation.images import PreparedImage
     from cxr_mmdet.preparation.inputs import Input
+    from cxr_mmdet.structures.labels import LabelSet
 
 OURS = frozenset({IMAGES, ANNOTATIONS, PART, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
 
@@ -101,35 +101,6 @@ def build_dataset(
     """
     options.check()
     _check_out(out, force=force)
-    with ExitStack() as claims:
-        return _build(
-            src,
-            out,
-            options,
-            table=table,
-            format_name=format_name,
-            jobs=jobs,
-            force=force,
-            progress=progress,
-            pseudonym_key=pseudonym_key,
-            claims=claims,
-        )
-
-
-def _build(
-    src: Path | Sequence[tuple[str, Path]],
-    out: Path,
-    options: BuildOptions,
-    *,
-    table: Path | None,
-    format_name: str | None,
-    jobs: int | None,
-    force: bool,
-    progress: Callable[[int, int], None] | None,
-    pseudonym_key: Path | None,
-    claims: ExitStack,
-) -> BuildSummary:
-    """Build as :func:`build_dataset` says; ``claims`` gets ``out`` once the annotations are known to be good."""
     key = PseudonymKey.read(pseudonym_key, out) if pseudonym_key else PseudonymKey.random()
     places = [("", src)] if isinstance(src, Path) else list(src)
     inputs = read_inputs(
@@ -140,11 +111,28 @@ def _build(
         unread_as_normal=options.unread_as_normal,
     )
     options, inputs = _settle_split(options, inputs)
-    rows = all_rows(inputs)
     looked_for = [name for each in inputs for name in each.source.looked_for]
-    label_sets = choose_label_sets(options.labels, rows, options.minority, [each.name for each in inputs], looked_for)
-    claims.enter_context(sole_use(out, "name another folder"))
-    _check_out(out, force=force)  # another build may have ended meanwhile
+    label_sets = choose_label_sets(
+        options.labels, all_rows(inputs), options.minority, [each.name for each in inputs], looked_for
+    )
+    # Nothing is made where the annotations are refused.
+    with sole_use(out, "name another folder"):
+        _check_out(out, force=force)  # another build may have ended meanwhile
+        return _build(inputs, out, options, label_sets, key, jobs=jobs, progress=progress)
+
+
+def _build(
+    inputs: Sequence[Input],
+    out: Path,
+    options: BuildOptions,
+    label_sets: Sequence[LabelSet],
+    key: PseudonymKey,
+    *,
+    jobs: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> BuildSummary:
+    """Build as :func:`build_dataset` says, in a folder that no other process uses."""
+    rows = all_rows(inputs)
     unmatched = [failure for each in inputs for failure in each.failures]
     for each in inputs:
         if not each.images or each.images.keys().isdisjoint(each.source.rows["image_id"]):

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from cxr_mmdet.errors import UsageError
-from cxr_mmdet.files import write_csv
+from cxr_mmdet.files import sole_use, write_csv
 from cxr_mmdet.preparation.images import prepare_images
 from cxr_mmdet.structures.radiograph_files import find_originals, visible_files
 
@@ -139,7 +139,7 @@ def prepare_folder(
         progress: called with the number of radiographs just dealt with, and of all.
 
     Raises:
-        UsageError: ``out`` is a file, holds a finished build, or its images would replace their sources.
+        UsageError: ``out`` is a file, in use, holds a finished build, or its images would replace their sources.
         DatasetError: there are no radiographs, or an image cannot be written.
     """
     _check_out(out)
@@ -148,15 +148,17 @@ def prepare_folder(
         raise UsageError(
             f"{out}: its images would replace the radiographs that they are made from; name another folder."
         )
-    prepared = prepare_images(
-        sources,
-        out / IMAGES,
-        short_edge=short_edge,
-        reduced_jpeg2000=reduced_jpeg2000,
-        jobs=jobs,
-        progress=progress,
-    )
-    write_failures(out / FAILURES_NAME, prepared.failures)
+    with sole_use(out, "name another folder"):
+        _check_out(out)  # a build may have ended meanwhile
+        prepared = prepare_images(
+            sources,
+            out / IMAGES,
+            short_edge=short_edge,
+            reduced_jpeg2000=reduced_jpeg2000,
+            jobs=jobs,
+            progress=progress,
+        )
+        write_failures(out / FAILURES_NAME, prepared.failures)
     return prepared
 
 

@@ -11,7 +11,7 @@ from cxr_mmdet.files import sole_use, write_json
 from cxr_mmdet.preparation.annotate import ANNOTATIONS, PARAMETERS_NAME, READERS_NAME, annotate
 from cxr_mmdet.preparation.folder import MANIFEST_NAME
 from cxr_mmdet.preparation.options import BY_IMAGE, BY_PATIENT
-from cxr_mmdet.preparation.prepared import PreparedFolder
+from cxr_mmdet.preparation.prepared import PreparedFolder, read_manifest
 from cxr_mmdet.preparation.report import REPORT_NAME, write_report
 from cxr_mmdet.structures.enums import SplitMethod
 
@@ -36,6 +36,13 @@ def resplit(folder: Path, split: SplitOptions) -> Annotated:
         DatasetError: the folder is not finished, or cannot be divided so.
     """
     split.check()
+    read_manifest(folder)  # or the lock would make a folder that is not there
+    with sole_use(folder, "split a copy of it"):
+        return _resplit(folder, split)
+
+
+def _resplit(folder: Path, split: SplitOptions) -> Annotated:
+    """Split as :func:`resplit` says; what is read stays, since no other process changes the folder meanwhile."""
     prepared = PreparedFolder.load(folder)
     column = split.group_column
     kept = prepared.group_column
@@ -67,22 +74,21 @@ def resplit(folder: Path, split: SplitOptions) -> Annotated:
         if parameters.is_file():
             models[label_set.name] = ReaderModel.load(parameters, ())
     options = replace(options, reader_model=None)
-    with sole_use(folder, "split a copy of it"):
-        annotated = annotate(
-            folder,
-            prepared.rows,
-            images,
-            prepared.label_sets,
-            options,
-            facts=prepared.facts,
-            models=models,
-        )
-        manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
-        if kept:  # after a split by something else, its name is nowhere in the parameters
-            manifest["group_column"] = kept
-        manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
-        # At once: a folder without it is not finished, and only a build could finish it.
-        (folder / REPORT_NAME).unlink(missing_ok=True)
-        write_json(folder / MANIFEST_NAME, manifest, indent=2)
-        write_report(folder, manifest)
+    annotated = annotate(
+        folder,
+        prepared.rows,
+        images,
+        prepared.label_sets,
+        options,
+        facts=prepared.facts,
+        models=models,
+    )
+    manifest = prepared.manifest | annotated.manifest | {"parameters": options.to_json()}
+    if kept:  # after a split by something else, its name is nowhere in the parameters
+        manifest["group_column"] = kept
+    manifest["notes"] = {**prepared.manifest.get("notes", {}), "split": list(annotated.notes)}
+    # At once: a folder without it is not finished, and only a build could finish it.
+    (folder / REPORT_NAME).unlink(missing_ok=True)
+    write_json(folder / MANIFEST_NAME, manifest, indent=2)
+    write_report(folder, manifest)
     return annotated

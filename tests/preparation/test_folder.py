@@ -11,6 +11,7 @@ import pytest
 from conftest import write_radiograph
 
 from cxr_mmdet.errors import UsageError
+from cxr_mmdet.files import sole_use
 from cxr_mmdet.preparation.build import BuildOptions, build_dataset
 from cxr_mmdet.preparation.folder import prepare_folder, write_failures
 from cxr_mmdet.preparation.images import image_notes
@@ -41,6 +42,11 @@ def test_images_index_and_failures_are_written(src: Path, tmp_path: Path) -> Non
     write_radiograph(path)
     assert prepare_folder(src, tmp_path / "out", short_edge=20).reused == 3
     assert not (tmp_path / "out/failures.csv").exists()
+
+
+def test_a_folder_in_use_is_refused(src: Path, tmp_path: Path) -> None:
+    with sole_use(tmp_path / "out", "go elsewhere"), pytest.raises(UsageError, match="in use by another process"):
+        prepare_folder(src, tmp_path / "out")
 
 
 def test_a_build_goes_on_from_there(src: Path, tmp_path: Path) -> None:

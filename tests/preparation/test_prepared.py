@@ -111,6 +111,24 @@ class TestInterrupted:
                 build_dataset(src, built, BuildOptions(labels=("auto",), group_by="image"), force=True)
         assert content(built) == before
 
+    def test_a_split_reads_what_no_other_process_can_change(self, built, monkeypatch):
+        """What it had read before it locked the folder could be that of before another split or build."""
+        load = PreparedFolder.load
+
+        def load_locked(path, *manifest):
+            with pytest.raises(UsageError, match="in use by another process"), sole_use(path, "go elsewhere"):
+                pass
+            return load(path, *manifest)
+
+        monkeypatch.setattr("cxr_mmdet.preparation.resplit.PreparedFolder.load", load_locked)
+        resplit(built, SplitOptions(val_ratio=0.5, group_by="image"))
+        assert len(read_coco(built / "annotations/val_auto.json")["images"]) == 8
+
+    def test_a_split_of_a_folder_that_is_not_there_makes_none(self, tmp_path):
+        with pytest.raises(DatasetError, match="no such file, so the folder is not finished"):
+            resplit(tmp_path / "none", SplitOptions())
+        assert not (tmp_path / "none").exists()
+
     def test_a_forced_build_shows_no_page_of_an_earlier_one(self, src, built, killed):
         killed("build")
         with pytest.raises(KeyboardInterrupt):
