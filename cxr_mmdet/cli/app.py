@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from cxr_mmdet.commands import name_commands
@@ -77,8 +78,30 @@ DicomwebCa = Annotated[
 ]
 
 
-class _WithPlainFlags:
-    """A command or group whose flags, ``--help`` included, show no type in the help; typer shows <bool>."""
+class _HelpTable(Table):
+    """Table of options that keeps their names whole and folds other words that are wider than their column.
+
+    rich cuts them off: of 80 columns `export --help` showed `--trust-checkpo…`.
+    """
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row, and columns where there are none yet."""
+        super().add_row(*cells, **options)
+        for column, cell in zip(self.columns, cells, strict=False):
+            column.no_wrap |= str(cell).startswith("--")
+            for part in getattr(cell, "renderables", ()):  # of the help: text, default, environment variable
+                part.overflow = "fold"
+
+
+class _WithPlainHelp:
+    """A command or group whose help cuts nothing off and shows no type of flags; typer shows <bool>."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        from typer import rich_utils
+
+        rich_utils.Table = _HelpTable  # type: ignore[misc]  # typer offers no setting
+        super().format_help(ctx, formatter)  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
@@ -89,11 +112,11 @@ class _WithPlainFlags:
         return parameters
 
 
-class CxrGroup(_WithPlainFlags, TyperGroup):
+class CxrGroup(_WithPlainHelp, TyperGroup):
     """A group of commands."""
 
 
-class CxrCommand(_WithPlainFlags, TyperCommand):
+class CxrCommand(_WithPlainHelp, TyperCommand):
     """A command whose :class:`CxrError`, or a path that the system refuses, ends in one sentence and an exit code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

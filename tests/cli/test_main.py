@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -49,6 +50,28 @@ def test_help_names_every_tool(cxr):
     result = cxr("--help")
     assert "single" in result.stdout
     assert "several" in result.stdout
+
+
+def commands_of(command, path=()):
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands_of(below, (*path, name))
+
+
+def test_no_help_is_cut_off_at_80_columns():
+    """`export --help` showed `--trust-checkpo…`, and long words of descriptions and defaults ended in dots."""
+    app = main.build_app()
+    paths = list(commands_of(typer.main.get_command(app)))
+    assert ("report", "write") in paths
+    for path in paths:
+        narrow, wide = (
+            CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": str(columns)}).stdout for columns in (80, 400)
+        )
+        assert max(map(len, narrow.splitlines())) <= 80
+        for option in re.findall(r"^│[ *]+(--[\w-]+)", wide, re.MULTILINE):
+            assert option in narrow, path
+        # Folding moves characters to other places, but loses none.
+        assert sorted(re.sub(r"[\s│╭╮╰╯─]", "", narrow)) == sorted(re.sub(r"[\s│╭╮╰╯─]", "", wide)), path
 
 
 def test_version_and_completion(cxr):
