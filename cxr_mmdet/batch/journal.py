@@ -45,7 +45,8 @@ def start(out_dir: Path, settings: Mapping[str, Any], *, force: bool) -> None:
     note = folder / "settings.json"
     wanted = json.dumps(settings, sort_keys=True)
     try:
-        if force and folder.is_dir():
+        # Where a removal is killed, the settings may be gone first: lines without them may be of any model.
+        if folder.is_dir() and (force or not note.exists()):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not note.exists():

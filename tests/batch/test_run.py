@@ -355,6 +355,13 @@ def test_a_replacement_that_is_killed_leaves_no_results_of_the_model_before(imag
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".progress", "notes.txt"]
 
 
+def test_lines_without_settings_are_no_results(images, tmp_path):
+    """A --force that was killed while it removed the journal could leave them for the next model to take over."""
+    run(images, tmp_path / "out")
+    (tmp_path / "out" / ".progress" / "settings.json").unlink()
+    assert run(images, tmp_path / "out", OneBox("other")).reused == 0
+
+
 def test_numbers_and_pixels_of_a_prepared_folder(prepared_folder, tmp_path):
     root = prepared_folder()
     annotations = root / "annotations" / "val_5.json"
