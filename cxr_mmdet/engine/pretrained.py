@@ -238,8 +238,9 @@ def _named_classes(checkpoint: Mapping[str, Any]) -> list[str]:
     known = meta.get("dataset_meta") if isinstance(meta, dict) else None
     given = known.get("classes") if isinstance(known, dict) else None
     given = [given] if isinstance(given, str) else given  # metainfo=dict(classes=("Nodule")), a tuple meant
-    names = isinstance(given, (list, tuple)) and all(isinstance(name, str) for name in given)
-    return list(given) if names else []
+    if isinstance(given, (list, tuple)) and all(isinstance(name, str) for name in given):
+        return list(given)
+    return []
 
 
 def _require_classes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
