@@ -100,7 +100,7 @@ class _WithPlainHelp:
         """Print the help."""
         from typer import rich_utils
 
-        rich_utils.Table = _HelpTable  # type: ignore[attr-defined]  # typer offers no setting
+        rich_utils.Table = _HelpTable  # type: ignore[misc]  # typer offers no setting
         super().format_help(ctx, formatter)  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> list[Any]:
