@@ -83,7 +83,7 @@ def _written(part: Part, root: Path, folds: int | None, seed: int) -> Part:
             ]
             for name, whole in wholes.items()
         }
-    written = {}
+    written: dict[str, dict[str, Any]] = {}
     for path, val in files.items():
         train_coco, val_coco = splits[path.name]
         written |= {path.name: _share(train_coco, part.label_share, seed), val.name: val_coco}

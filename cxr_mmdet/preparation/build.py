@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cxr_mmdet.annotations.sources import Source
     from cxr_mmdet.preparation.images import PreparedImage
     from cxr_mmdet.preparation.inputs import Input
-    from cxr_mmdet.structures.labels import LabelSet
+    from cxr_mmdet.preparation.label_sets import LabelSet
 
 OURS = frozenset({IMAGES, ANNOTATIONS, PART, FAILURES_NAME, FINGERPRINTS_NAME, INDEX_NAME, MANIFEST_NAME, REPORT_NAME})
 
