@@ -34,8 +34,6 @@ def test_node_and_steps_as_json():
     assert [entry["name"] for entry in throughput["alternatives"]] == [BARE, NETWORK, FOLDER, NODE, NODE_DOWN]
     assert [entry["name"] for entry in steps["alternatives"]] == [PREDICT, RECEIVE, DESCRIBE, KEEP, SEND]
     assert all(len(entry["wall_s"]) == 2 for entry in throughput["alternatives"] + steps["alternatives"])
-    seconds = {entry["name"]: entry["median_wall_s"] for entry in throughput["alternatives"] + steps["alternatives"]}
-    assert seconds[NODE] > seconds[DESCRIBE], "a round of the node ends when its reports are archived"
 
 
 def test_the_best_findings_of_each_whatever_their_score():

@@ -16,13 +16,13 @@ def test_undamaged_files_are_shown(name: str) -> None:
     assert outcome(FILES[name]) == ("refused" if name == "test-SR.dcm" else "image")
 
 
-@settings(max_examples=400, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(FILES)), seed=st.integers(0, 2**32))
 def test_damaged_files_are_shown_or_refused(name: str, seed: int) -> None:
     assert outcome(damage(FILES[name], seed)) in ("image", "refused")
 
 
-@settings(max_examples=100, deadline=5000)
+@settings(max_examples=100)
 @given(content=st.binary(max_size=300), preamble=st.booleans())
 def test_noise_is_refused(content: bytes, preamble: bool) -> None:
     assert outcome((b"\0" * 128 + b"DICM" if preamble else b"") + content) == "refused"

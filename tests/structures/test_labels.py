@@ -153,7 +153,7 @@ def test_a_bad_yaml_file_is_named_by_its_line(tmp_path, text, message):
         resolve_label_map(str(tmp_path / "map.yaml"), ())
 
 
-def test_names_are_alike_in_any_case_and_spacing(self):
+def test_names_are_alike_in_any_case_and_spacing():
     assert shared_classes(["Left lung", "Nodule", "lung_opacity"], ["Lung  Opacity", "left Lung"]) == [
         (0, 1),
         (2, 0),
