@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cxr_mmdet.structures.coco import CocoDict
 
 
+_LEAST_IMAGES = 10
+
+
 class PhantomDataset(CxrDataset):
     """Phantoms with the classes of other data.
 
@@ -50,7 +53,7 @@ class WithPhantoms:
         seed: of the phantoms.
 
     Raises:
-        ConfigError: a share out of range, or data of which no class is drawn on phantoms.
+        ConfigError: a share or number out of range, or data of which no class is drawn on phantoms.
         UsageError: there is no place for the cache.
     """
 
@@ -65,6 +68,8 @@ class WithPhantoms:
     ) -> None:
         if not 0 < share < 1:
             raise ConfigError(f"WithPhantoms: share is {share}, expected above 0 and below 1, such as 0.5.")
+        if images < _LEAST_IMAGES:
+            raise ConfigError(f"WithPhantoms: images is {images}, expected at least {_LEAST_IMAGES}, such as 800.")
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.share, self.images, self.size, self.seed = share, images, size, seed
         self.datasets: tuple[Any, ...] = (self.dataset,)
@@ -122,10 +127,9 @@ class WithPhantoms:
         return entry
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the labels in entry ``idx``."""
-        part, index = self._find(idx)
-        labels: list[int] = part.get_cat_ids(index)
-        return labels
+        """Return the labels in entry ``idx``; not every wrapper of a dataset has this method."""
+        instances = self.get_data_info(idx)["instances"]
+        return [instance["bbox_label"] for instance in instances if not instance["ignore_flag"]]
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return the sample after its part's pipeline."""

@@ -8,6 +8,7 @@ from conftest import PHANTOMS
 from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
+from cxr_mmdet.datasets.draw_plan import plan_draws
 from cxr_mmdet.datasets.phantoms import relabel
 from cxr_mmdet.engine import config as configs
 from cxr_mmdet.engine.checks import heed_coverage, innermost
@@ -93,10 +94,30 @@ def test_data_of_which_phantoms_have_no_class_are_refused(prepared_folder, phant
         build(root, phantom_cache)
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.5])
-def test_a_share_out_of_range_is_refused(prepared_folder, share):
-    with pytest.raises(ConfigError, match=rf"share is {share}, expected above 0 and below 1"):
-        build(prepared_folder(), [f"train_dataloader.dataset.share={share}"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("share=0", "share is 0, expected above 0 and below 1"),
+        ("share=1", "share is 1, expected above 0 and below 1"),
+        ("images=9", "images is 9, expected at least 10"),
+    ],
+)
+def test_options_out_of_range_are_refused(prepared_folder, option, message):
+    with pytest.raises(ConfigError, match=message):
+        build(prepared_folder(), [f"train_dataloader.dataset.{option}"])
+
+
+def test_what_wraps_the_radiographs_may_be_of_mmengine(prepared_folder, phantom_cache):
+    config = configs.load_config("retina_small", data_root=prepared_folder(train=3), switches=["phantoms"])
+    settings = config.train_dataloader.dataset
+    settings.update(images=PHANTOMS[0], size=PHANTOMS[1], seed=PHANTOMS[2])
+    settings.dataset = dict(type="RepeatDataset", times=2, dataset=settings.dataset)
+    init_default_scope("mmdet")
+    dataset = DATASETS.build(settings)
+    plan = plan_draws(dataset)
+    assert len(plan.labels) == len(dataset)
+    assert any(plan.labels[: len(dataset) // 2])
+    assert dataset[0]["inputs"].shape[0] == 3
 
 
 @pytest.mark.parametrize("order", [("phantoms", "minority_copies"), ("minority_copies", "phantoms")])
