@@ -17,7 +17,7 @@ from cxr_mmdet.files import atomic_path, write_csv
 from cxr_mmdet.structures.coco import read_coco, sort_detections
 from cxr_mmdet.structures.detections import Findings
 from cxr_mmdet.structures.labels import NO_FINDING
-from cxr_mmdet.structures.radiograph_files import OVERLAYS, image_id_of, image_ids_in_coco
+from cxr_mmdet.structures.radiograph_files import OVERLAYS, PROGRESS, image_id_of, image_ids_in_coco
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -160,7 +160,7 @@ def write_results(
 
 
 def remove_results(out_dir: Path) -> None:
-    """Remove the files of an earlier run.
+    """Remove the files of an earlier run; a folder of drawings stays where no run left its progress.
 
     Raises:
         CxrError: the folder cannot be written to.
@@ -168,9 +168,10 @@ def remove_results(out_dir: Path) -> None:
     try:
         p_abnormal_path(out_dir / DETECTIONS_JSON).unlink(missing_ok=True)
         for path in (out_dir / name for name in RESULTS):
-            if path.is_dir():
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+            elif (out_dir / PROGRESS).is_dir():
                 shutil.rmtree(path)
-            path.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(Path(error.filename or out_dir), error) from None
 

@@ -260,7 +260,11 @@ def test_what_another_command_wrote_is_not_replaced(images, tmp_path):
     with pytest.raises(UsageError, match=r"detections\.json: exists, and no prediction wrote it; .* --force"):
         run(images, tmp_path / "out")
     assert (tmp_path / "out" / "detections.json").read_text() == "of tools/test.py"
+    drawing = tmp_path / "out" / "overlays" / "mine.png"
+    drawing.parent.mkdir()
+    drawing.write_bytes(b"mine")
     assert run(images, tmp_path / "out", force=True).images == 5
+    assert drawing.read_bytes() == b"mine"
     assert run(images, tmp_path / "out").reused == 5
 
 
