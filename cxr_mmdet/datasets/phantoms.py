@@ -1,4 +1,4 @@
-"""Phantoms among the training images, so that a detector does not learn a few radiographs by heart."""
+"""Phantoms among the training images, against overfitting to few radiographs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from cxr_mmdet.structures.labels import shared_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from cxr_mmdet.structures.coco import CocoDict
 
@@ -42,8 +40,8 @@ class PhantomDataset(CxrDataset):
 class WithPhantoms:
     """A training set, and phantoms as a share of its draws.
 
-    Phantoms are drawn once per machine and kept in the cache. One pass holds each radiograph ``times`` over, so that as
-    many phantoms as possible have their turn beside few radiographs; beside many, phantoms recur instead.
+    Phantoms are drawn once per machine and kept in the cache. Few radiographs are repeated so that a pass holds as many
+    phantoms as there are; beside many radiographs, phantoms are repeated.
 
     Args:
         dataset: a :class:`CxrDataset`, whatever wraps it, or its config.
@@ -57,28 +55,32 @@ class WithPhantoms:
         UsageError: there is no place for the cache.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        share: float = 0.5,
-        images: int = 800,
-        size: int = 288,
-        seed: int = 12,
-        lazy_init: bool = False,
-    ) -> None:
+    def __init__(self, dataset: Any, *, share: float = 0.5, images: int = 800, size: int = 288, seed: int = 12) -> None:
         if not 0 < share < 1:
             raise ConfigError(f"WithPhantoms: share is {share}, expected above 0 and below 1, such as 0.5.")
         if images < _LEAST_IMAGES:
             raise ConfigError(f"WithPhantoms: images is {images}, expected at least {_LEAST_IMAGES}, such as 800.")
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.share, self.images, self.size, self.seed = share, images, size, seed
-        self.datasets: tuple[Any, ...] = (self.dataset,)
-        """The training set, and the phantoms once they are there."""
-        self._parts: NDArray[np.intp] = np.empty(0, dtype=np.intp)
-        self._indices: NDArray[np.intp] = np.empty(0, dtype=np.intp)
-        self._fully_initialized = False
-        if not lazy_init:
-            self.full_init()
+        innermost = self.dataset
+        while hasattr(innermost, "dataset"):
+            innermost = innermost.dataset
+        MMLogger.get_current_instance().info(
+            f"Training with phantoms: {images} of {size} px, drawn once per machine, in about a minute."
+        )
+        phantoms = PhantomDataset(
+            data_root=str(prepare_phantoms(images, size, seed)),
+            ann_file="annotations/train_auto.json",
+            metainfo={"classes": self.metainfo["classes"]},
+            pipeline=innermost.pipeline.transforms,
+            partial_labels=innermost.partial_labels,
+        )
+        self.datasets = (self.dataset, phantoms)
+        """The training set and the phantoms."""
+        radiographs, odds = len(self.dataset), share / (1 - share)
+        times = max(1, int(len(phantoms) / odds / radiographs))
+        wanted = max(1, round(times * radiographs * odds))
+        self._parts = np.repeat([0, 1], [times * radiographs, wanted])
+        self._indices = np.concatenate([np.tile(np.arange(radiographs), times), np.arange(wanted) % len(phantoms)])
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -90,32 +92,6 @@ class WithPhantoms:
         """Number of entries that repeat another, or are virtual copies of the training set."""
         repeated = len(self) - len(set(zip(self._parts.tolist(), self._indices.tolist(), strict=True)))
         return repeated + getattr(self.dataset, "copies", 0)
-
-    def full_init(self) -> None:
-        """Draw the phantoms unless they are there, and list the entries of a pass."""
-        if self._fully_initialized:
-            return
-        self.dataset.full_init()
-        MMLogger.get_current_instance().info(
-            f"Training with phantoms: {self.images} of {self.size} px, drawn once per machine, in about a minute."
-        )
-        innermost = self.dataset
-        while hasattr(innermost, "dataset"):
-            innermost = innermost.dataset
-        phantoms = PhantomDataset(
-            data_root=str(prepare_phantoms(self.images, self.size, self.seed)),
-            ann_file="annotations/train_auto.json",
-            metainfo={"classes": self.metainfo["classes"]},
-            pipeline=innermost.pipeline.transforms,
-            partial_labels=innermost.partial_labels,
-        )
-        radiographs, odds = len(self.dataset), self.share / (1 - self.share)
-        times = max(1, int(len(phantoms) / odds / radiographs))
-        wanted = max(1, round(times * radiographs * odds))
-        self._parts = np.repeat([0, 1], [times * radiographs, wanted])
-        self._indices = np.concatenate([np.tile(np.arange(radiographs), times), np.arange(wanted) % len(phantoms)])
-        self.datasets = (self.dataset, phantoms)
-        self._fully_initialized = True
 
     def __len__(self) -> int:
         return len(self._indices)
